@@ -1,0 +1,12 @@
+//! The Millstream broker: a pure core ([`shard`]) that speaks the Kafka protocol ([`protocol`], [`api`], [`group`]) and
+//! a thin driver ([`driver`]) that runs it, one glommio executor a core.
+
+#![deny(unsafe_code)]
+
+pub mod api;
+pub mod config;
+pub mod driver;
+pub mod group;
+pub mod metrics;
+pub mod protocol;
+pub mod shard;

@@ -1,0 +1,89 @@
+//! What the log asks of a disk, as plain data. The broker's driver executes it on a real file system, the simulator on
+//! one in memory. Paths are relative to the data directory.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// The unit and alignment of every direct write, in memory, position and length.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// A file or directory below the data directory, with `/` between its parts.
+pub type FilePath = Arc<str>;
+
+/// Names one operation until its result comes back; unique within a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DiskToken(pub u64);
+
+/// One disk operation. Operations that are under way at the same time may finish in any order; whoever needs an order
+/// waits for the first before asking for the second.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskOp {
+    /// Direct write of `data`, back to back, at `position`. `position` is a multiple of [`BLOCK_BYTES`]; the driver
+    /// pads the end with zeros to the next multiple. The file is created if it is missing (its directory exists).
+    /// With `durable` the result is sent only when the bytes survive a loss of power.
+    Write {
+        path: FilePath,
+        position: u64,
+        data: Vec<Bytes>,
+        durable: bool,
+    },
+    /// `fdatasync`: all that was written to the file before this was asked for survives a loss of power.
+    Sync { path: FilePath },
+    /// Creates the file if it is missing, makes it at least `bytes` long with space reserved, and makes its name
+    /// survive a loss of power. Existing contents stay.
+    Allocate { path: FilePath, bytes: u64 },
+    /// Reads `bytes` from `position` through the page cache, fewer at the end of the file. Reply: [`DiskReply::Data`].
+    Read {
+        path: FilePath,
+        position: u64,
+        bytes: usize,
+    },
+    /// Atomically and durably replaces the file's whole contents (temporary file, sync, rename, sync of the directory).
+    Replace { path: FilePath, data: Bytes },
+    /// Sets the file's exact length and syncs it. A file that is missing is an error.
+    Truncate { path: FilePath, bytes: u64 },
+    /// Renames a file or directory, replacing a file, and makes it survive a loss of power.
+    Rename { from: FilePath, to: FilePath },
+    /// Removes a file or a whole directory; one that is missing is no error. Durable.
+    Remove { path: FilePath },
+    /// Creates a directory and its parents; one that exists is no error. Durable.
+    CreateDirectory { path: FilePath },
+    /// The names in a directory, in no order; none when it is missing. Reply: [`DiskReply::Names`].
+    List { path: FilePath },
+}
+
+/// What an operation that succeeded brings back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskReply {
+    /// Nothing but the success.
+    Done,
+    /// The bytes read.
+    Data(Bytes),
+    /// The names listed: (name, is a directory).
+    Names(Vec<(String, bool)>),
+}
+
+/// Why an operation failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskError {
+    /// No such file or directory.
+    NotFound,
+    /// ENOSPC or EDQUOT: nothing was harmed; it may be asked for again when there is room.
+    NoSpace,
+    /// EIO and everything else. After a failed write or sync nothing may be assumed of the file's contents
+    /// ("fsyncgate"), so it is never tried again: the process stops acknowledging and exits.
+    Failed(String),
+}
+
+impl std::fmt::Display for DiskError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DiskError::NotFound => write!(f, "no such file or directory"),
+            DiskError::NoSpace => write!(f, "no space left on the device"),
+            DiskError::Failed(why) => write!(f, "{why}"),
+        }
+    }
+}
+
+impl std::error::Error for DiskError {}
