@@ -3,7 +3,7 @@
 use super::topics::unknown_topic;
 use super::{
     CONFIG_VALUE_BYTES_MAX, ConfigChange, ConfigOperation, ConfigResource, ControllerResponse,
-    Decision, duplicates,
+    Decision, GivenConfigs, duplicates,
 };
 use crate::config::{
     ConfigDefinition, ConfigType, Properties, broker_config, broker_configs, list, nearest,
@@ -186,7 +186,7 @@ fn apply(
 
 pub(super) fn replace(
     image: &ClusterImage,
-    resources: Vec<(ConfigResource, Vec<(String, Option<String>)>)>,
+    resources: Vec<(ConfigResource, GivenConfigs)>,
     validate_only: bool,
 ) -> Decision {
     decide(image, resources, validate_only, |target, configs| {
