@@ -378,8 +378,15 @@ fn a_crash_within_any_operation_keeps_what_was_committed() {
                 restart += 1;
             };
             check(&found, &committed, &maybe, seed, crash);
-            // Nothing is left lying about.
+            // Nothing is left lying about: no file of before, no rest of a torn write.
             assert!(files.files.len() <= 2, "{:?}", files.files.keys());
+            for (path, bytes) in files
+                .files
+                .iter()
+                .filter(|(path, _)| path.ends_with(".log"))
+            {
+                assert_eq!(scan(path, bytes).unwrap().valid_bytes, bytes.len() as u64);
+            }
         }
     }
     assert!(compactions > 0, "the test never came to a snapshot");
