@@ -76,11 +76,7 @@ pub enum ReadPart {
     /// Bytes in memory.
     Memory(Bytes),
     /// A range of a segment file. The file stays for at least `file.delete.delay.ms`.
-    File {
-        path: FilePath,
-        position: u64,
-        bytes: usize,
-    },
+    File { path: FilePath, position: u64, bytes: usize },
 }
 
 /// An answer to a read: whole batches from the one containing the offset, the last possibly cut.
@@ -140,15 +136,9 @@ pub enum Progress {
     /// The log start offset moved, durably: by [`ShardLog::delete_records`] or by retention.
     LogStart { log: LogId, offset: i64 },
     /// A pending read finished. `Err(NotFound)`: the segment is gone, read again.
-    ReadDone {
-        token: ReadToken,
-        result: Result<ReadPlan, DiskError>,
-    },
+    ReadDone { token: ReadToken, result: Result<ReadPlan, DiskError> },
     /// A pending time query finished.
-    TimeDone {
-        token: ReadToken,
-        result: Result<Option<TimeFound>, DiskError>,
-    },
+    TimeDone { token: ReadToken, result: Result<Option<TimeFound>, DiskError> },
 }
 
 /// The log cannot go on: a write or sync failed. Acknowledge nothing more; exit; restart recovers from the journal.
@@ -160,13 +150,7 @@ pub struct ShardLog {}
 
 impl ShardLog {
     /// Creates a partition's log; returns the existing one if it is here already. Its directory is created in time.
-    pub fn create_partition(
-        &mut self,
-        key: PartitionKey,
-        topic: &str,
-        config: LogConfig,
-        ops: &mut Ops,
-    ) -> LogId {
+    pub fn create_partition(&mut self, key: PartitionKey, topic: &str, config: LogConfig, ops: &mut Ops) -> LogId {
         let _ = (key, topic, config, ops);
         unimplemented!()
     }
@@ -197,12 +181,7 @@ impl ShardLog {
 
     /// Appends one or more whole batches, already validated by [`crate::batch::validate_client_batches`], assigning
     /// offsets, the leader's epoch and, with LogAppendTime, the time.
-    pub fn append(
-        &mut self,
-        now: Now,
-        log: LogId,
-        batches: &[u8],
-    ) -> Result<Appended, AppendError> {
+    pub fn append(&mut self, now: Now, log: LogId, batches: &[u8]) -> Result<Appended, AppendError> {
         let _ = (now, log, batches);
         unimplemented!()
     }
@@ -228,26 +207,13 @@ impl ShardLog {
     /// Reads from the batch that contains `offset` up to, not including, the batch that contains `until_offset` or
     /// lies past it: at most `bytes_max`, but at least the first batch. The caller has checked
     /// `log_start <= offset <= log_end`.
-    pub fn read(
-        &mut self,
-        log: LogId,
-        offset: i64,
-        until_offset: i64,
-        bytes_max: usize,
-        ops: &mut Ops,
-    ) -> Read {
+    pub fn read(&mut self, log: LogId, offset: i64, until_offset: i64, bytes_max: usize, ops: &mut Ops) -> Read {
         let _ = (log, offset, until_offset, bytes_max, ops);
         unimplemented!()
     }
 
     /// Finds a record by time among those below `until_offset`.
-    pub fn find_time(
-        &mut self,
-        log: LogId,
-        query: TimeQuery,
-        until_offset: i64,
-        ops: &mut Ops,
-    ) -> TimeLookup {
+    pub fn find_time(&mut self, log: LogId, query: TimeQuery, until_offset: i64, ops: &mut Ops) -> TimeLookup {
         let _ = (log, query, until_offset, ops);
         unimplemented!()
     }
