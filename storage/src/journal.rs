@@ -265,7 +265,8 @@ pub fn scan(slot_bytes: &Bytes, salt: &Salt, shard: u16, slot: u32) -> Vec<Group
 
 fn read_group(bytes: Bytes, salt: &Salt, place: GroupPlace) -> Option<Group> {
     let mut header = &bytes[..GROUP_HEADER_BYTES];
-    if header.get_u32_le() != GROUP_MAGIC || header.get_u16_le() != GROUP_VERSION || header.get_u16_le() != place.shard {
+    if header.get_u32_le() != GROUP_MAGIC || header.get_u16_le() != GROUP_VERSION || header.get_u16_le() != place.shard
+    {
         return None;
     }
     let crc = header.get_u32_le();
