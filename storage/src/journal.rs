@@ -424,7 +424,6 @@ mod tests {
     /// The format is frozen: data written by this version must be readable by every later one.
     #[test]
     fn frozen_bytes() {
-        let frozen = include_bytes!("../testdata/journal-group-v1.bin");
-        assert_eq!(&sample(0x0102_0304_0506_0708, 0), frozen);
+        crate::testing::frozen("journal-group-v1.bin", &sample(0x0102_0304_0506_0708, 0));
     }
 }

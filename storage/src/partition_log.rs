@@ -131,6 +131,11 @@ impl Segment {
         self.file == FileState::Present && !self.writing && !self.closing && self.remainder.is_some()
     }
 
+    /// How far the file may be read: an extent is written before the group that makes it count is durable.
+    pub fn readable(&self) -> u64 {
+        self.written.min(self.durable)
+    }
+
     /// Whether an operation on the file is under way.
     pub fn is_busy(&self) -> bool {
         self.writing || self.syncing || self.allocating || self.closing
@@ -422,7 +427,7 @@ impl PartitionLog {
         front.is_queued = false;
         let end = front.position + front.block.len() as u64;
         let base = front.segment;
-        if self.segment(base).is_some_and(|segment| segment.written < end) {
+        if self.segment(base).is_some_and(|segment| segment.readable() < end) {
             return None;
         }
         let front = self.tail.blocks.pop_front().expect("seen above");
@@ -438,7 +443,7 @@ impl PartitionLog {
         for index in 0..self.tail.blocks.len() {
             let block = &self.tail.blocks[index];
             let end = block.position + block.block.len() as u64;
-            if self.segment(block.segment).is_some_and(|segment| segment.written < end) {
+            if self.segment(block.segment).is_some_and(|segment| segment.readable() < end) {
                 break;
             }
             let block = &mut self.tail.blocks[index];

@@ -869,8 +869,11 @@ impl ShardLog {
             progress.push(Progress::Durable { log, offset });
             let first = partition.first_open();
             let wants_write_back = partition.segments.iter().skip(first).any(|segment| {
-                segment.durable - segment.written >= WRITE_BACK_BYTES_MIN || (segment.file == FileState::Absent)
+                segment.durable.saturating_sub(segment.written) >= WRITE_BACK_BYTES_MIN
+                    || (segment.file == FileState::Absent)
             });
+            let evictable = partition.take_evictable();
+            self.evictable.extend(std::iter::repeat_n(log, evictable));
             if wants_write_back {
                 self.enqueue(log);
             }
@@ -936,7 +939,8 @@ impl ShardLog {
             if segment.allocating {
                 continue;
             }
-            let pending = segment.durable - segment.written;
+            // An extent is written before its group is durable.
+            let pending = segment.durable.saturating_sub(segment.written);
             let wants_write = pending >= WRITE_BACK_BYTES_MIN
                 || (pending > 0 && (index < last || segment.written < segment.drain_to));
             let (base, path) = (segment.base_offset, segment.path.clone());
@@ -1391,3 +1395,7 @@ fn describe(purpose: &Purpose, op: Option<&DiskOp>) -> String {
         _ => "a disk operation failed".to_string(),
     }
 }
+
+#[cfg(test)]
+#[path = "shard_log_tests.rs"]
+mod tests;

@@ -133,7 +133,7 @@ impl Walk {
         loop {
             // The segment may have been removed by retention since the last step.
             let Some(segment) = partition.segment(self.segment) else { return self.not_found() };
-            let (path, bytes, written) = (segment.path.clone(), segment.bytes, segment.written);
+            let (path, bytes, readable) = (segment.path.clone(), segment.bytes, segment.readable());
             let Some(position) = self.position else {
                 match self.start_position(partition) {
                     Some(step) => return step,
@@ -154,10 +154,10 @@ impl Walk {
                 }
             }
             let Some(available) = self.bytes_at(partition, position) else {
-                return self.read(path, position, STEP_BYTES.min((written - position) as usize));
+                return self.read(path, position, STEP_BYTES.min((readable - position) as usize));
             };
             let Some(header) = BatchHeader::read(&available) else {
-                return self.read_more(path, position, STEP_BYTES, available.len(), written);
+                return self.read_more(path, position, STEP_BYTES, available.len(), readable);
             };
             let Ok(batch_bytes) = header.batch_bytes() else { return self.corrupt("a batch has an impossible length") };
             if position + batch_bytes as u64 > bytes {
@@ -186,7 +186,7 @@ impl Walk {
                     };
                     if header.max_timestamp() >= wanted && header.last_offset() >= log_start {
                         if available.len() < batch_bytes {
-                            return self.read_more(path, position, batch_bytes, available.len(), written);
+                            return self.read_more(path, position, batch_bytes, available.len(), readable);
                         }
                         let found = match query {
                             TimeQuery::AtOrAfter(timestamp) => {
@@ -369,6 +369,6 @@ fn plan(
         return partition.read(base_offset, until_offset, bytes_max);
     }
     let found = partition.segment(segment).expect("walked just now");
-    let bytes = bytes_max.max(first_batch_bytes).min((found.written - position) as usize);
+    let bytes = bytes_max.max(first_batch_bytes).min((found.readable() - position) as usize);
     ReadPlan { parts: vec![ReadPart::File { path: found.path.clone(), position, bytes }], bytes, first_batch_bytes }
 }
