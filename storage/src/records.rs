@@ -429,3 +429,179 @@ pub(crate) fn encode_record(
     put_varlong(out, i64::try_from(record.len()).expect("a vector is shorter than i64::MAX"));
     out.extend_from_slice(&record);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchBuilder, assign, verify_crc};
+    use crate::testing::{assert_survives_mutation, testdata};
+
+    const CODECS: [(Codec, &str); 5] = [
+        (Codec::None, "none"),
+        (Codec::Gzip, "gzip"),
+        (Codec::Snappy, "snappy"),
+        (Codec::Lz4, "lz4"),
+        (Codec::Zstd, "zstd"),
+    ];
+
+    /// The batch that kafka-python 3.0.12 made of the same hundred records with each codec.
+    fn from_kafka_python(name: &str) -> Vec<u8> {
+        std::fs::read(testdata(&format!("kafka-python-{name}.batch"))).unwrap()
+    }
+
+    fn assert_the_hundred_records(batch: &[u8]) {
+        let open = OpenBatch::new(batch).unwrap();
+        assert_eq!(open.header.producer_id(), 4_000);
+        assert_eq!(open.header.base_sequence(), 7);
+        let mut count = 0;
+        for (index, record) in open.records().enumerate() {
+            let record = record.unwrap();
+            let key = format!("key-{index:03}");
+            let value = format!("value-{index:03}-").repeat(if index == 99 { 40 } else { 5 });
+            assert_eq!(record.key, (index % 10 != 0).then_some(key.as_bytes()), "{index}");
+            assert_eq!(record.value, (index != 50).then_some(value.as_bytes()));
+            assert_eq!(open.offset(&record), index as i64);
+            assert_eq!(open.timestamp(&record), 1_700_000_000_000 + (index as i64 * 7) % 50);
+            let headers: Vec<_> = record.headers().collect();
+            if index % 3 == 0 {
+                let first = format!("x{index}");
+                assert_eq!(headers, [(&b"h"[..], Some(first.as_bytes())), (&b"h"[..], None)]);
+            } else {
+                assert!(headers.is_empty());
+            }
+            count += 1;
+        }
+        assert_eq!(count, 100);
+    }
+
+    #[test]
+    fn batches_of_a_real_client_are_read_with_every_codec() {
+        for (codec, name) in CODECS {
+            let batch = from_kafka_python(name);
+            verify_crc(&batch).unwrap();
+            assert_eq!(BatchHeader::read(&batch).unwrap().codec(), Ok(codec));
+            assert_the_hundred_records(&batch);
+        }
+    }
+
+    #[test]
+    fn every_codec_can_be_changed_into_every_other() {
+        for (_, from) in CODECS {
+            let mut batch = from_kafka_python(from);
+            assign(&mut batch, 0, 3, None);
+            for (to, _) in CODECS {
+                for level in [None, Some(1), Some(9), Some(-1)] {
+                    let recoded = recode(&batch, to, level).unwrap();
+                    verify_crc(&recoded).unwrap();
+                    let header = BatchHeader::read(&recoded).unwrap();
+                    assert_eq!(header.codec(), Ok(to));
+                    assert_eq!(header.batch_bytes(), Ok(recoded.len()));
+                    assert_eq!(header.leader_epoch(), 3);
+                    assert_eq!(header.max_timestamp(), 1_700_000_000_049);
+                    assert_the_hundred_records(&recoded);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn raw_snappy_and_streams_end_to_end_are_read() {
+        let body = b"some body, some body, some body".repeat(10);
+        let raw = snap::raw::Encoder::new().compress_vec(&body).unwrap();
+        assert_eq!(decompress(Codec::Snappy, &raw).unwrap(), body);
+        for codec in [Codec::Gzip, Codec::Snappy, Codec::Zstd] {
+            let once = compress(codec, None, &body).unwrap();
+            let twice = [once.clone(), once].concat();
+            assert_eq!(decompress(codec, &twice).unwrap(), body.repeat(2), "{codec:?}");
+        }
+    }
+
+    #[test]
+    fn time_is_looked_up_by_record() {
+        for (_, name) in CODECS {
+            let mut batch = from_kafka_python(name);
+            assign(&mut batch, 500, 0, None);
+            let start = 1_700_000_000_000;
+            // Record i has the timestamp start + 7 i mod 50: 0 7 14 21 28 35 42 49 6 ...
+            assert_eq!(first_at_or_after(&batch, 0), Ok(Some((500, start))));
+            assert_eq!(first_at_or_after(&batch, start + 22), Ok(Some((504, start + 28))));
+            assert_eq!(first_at_or_after(&batch, start + 49), Ok(Some((507, start + 49))));
+            assert_eq!(first_at_or_after(&batch, start + 50), Ok(None));
+            assert_eq!(max_timestamp(&batch), Ok((507, start + 49)));
+
+            assign(&mut batch, 500, 0, Some(9_999));
+            assert_eq!(first_at_or_after(&batch, 9_999), Ok(Some((500, 9_999))));
+            assert_eq!(first_at_or_after(&batch, 10_000), Ok(None));
+            assert_eq!(max_timestamp(&batch), Ok((500, 9_999)));
+        }
+    }
+
+    #[test]
+    fn bombs_are_refused_at_the_bound() {
+        let zeros = vec![0; 1 << 20];
+        for (codec, name) in CODECS {
+            let packed = compress(codec, None, &zeros).unwrap();
+            assert_eq!(decompress_to(codec, &packed, zeros.len()).map(|body| body.len()), Ok(zeros.len()), "{name}");
+            assert_eq!(decompress_to(codec, &packed, zeros.len() - 1), Err(BatchError::TooLarge), "{name}");
+        }
+        // Four bytes that declare four gigabytes.
+        let bomb = [0xff, 0xff, 0xff, 0xff, 0x0f, 0];
+        assert!(matches!(decompress(Codec::Snappy, &bomb), Err(BatchError::Compression(_))));
+    }
+
+    #[test]
+    fn numbers_keep_their_extremes() {
+        for value in [0, 1, -1, 63, 64, -64, -65, i64::MAX, i64::MIN] {
+            let mut bytes = Vec::new();
+            put_varlong(&mut bytes, value);
+            let mut cursor = Cursor { rest: &bytes };
+            assert_eq!(cursor.varlong(), Ok(value));
+            assert!(cursor.rest.is_empty());
+        }
+        for value in [0, 1, -1, i32::MAX, i32::MIN] {
+            let mut bytes = Vec::new();
+            put_varlong(&mut bytes, i64::from(value));
+            assert_eq!(Cursor { rest: &bytes }.varint(), Ok(value));
+        }
+        let endless = [0x80; 11];
+        assert!(Cursor { rest: &endless }.varint().is_err());
+        assert!(Cursor { rest: &endless }.varlong().is_err());
+    }
+
+    #[test]
+    fn timestamps_at_the_edge_do_not_overflow() {
+        let batch = BatchBuilder::new()
+            .record(i64::MAX, None, None, &[])
+            .record(0, None, None, &[])
+            .record(i64::MIN, None, None, &[])
+            .build();
+        let open = OpenBatch::new(&batch).unwrap();
+        assert!(open.records().all(|record| record.is_ok()));
+        assert_eq!(max_timestamp(&batch), Ok((0, i64::MAX)));
+    }
+
+    #[test]
+    fn damaged_batches_are_survived() {
+        for (codec, name) in CODECS {
+            let batch = from_kafka_python(name);
+            assert_survives_mutation(&batch, |damaged| {
+                // No checksum in front: what lies behind it must hold on its own.
+                if let Ok(open) = OpenBatch::new(damaged) {
+                    for record in open.records().flatten() {
+                        assert!(record.headers().count() <= damaged.len() * 300);
+                        open.offset(&record);
+                        open.timestamp(&record);
+                    }
+                }
+                let _ = first_at_or_after(damaged, 1_700_000_000_030);
+                let _ = max_timestamp(damaged);
+            });
+            let body = &batch[BATCH_HEADER_BYTES..];
+            assert_survives_mutation(body, |damaged| {
+                if let Ok(body) = decompress_to(codec, damaged, 1 << 20) {
+                    Records::new(&body, i32::MAX).for_each(drop);
+                }
+            });
+        }
+    }
+}
