@@ -1,5 +1,9 @@
 //! The controller: what the cluster knows of itself, the record log that says so, and the decisions that change it.
 
+#![deny(unsafe_code)]
+
+pub mod config;
+
 /// A committed change of the cluster image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MetadataRecord {}
