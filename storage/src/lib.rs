@@ -19,6 +19,9 @@ pub mod producer;
 pub mod records;
 pub mod recovery;
 pub mod shard_log;
+#[cfg(test)]
+mod testing;
+pub mod validate;
 
 pub use disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, DiskToken, FilePath};
 pub use shard_log::ShardLog;
