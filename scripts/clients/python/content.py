@@ -68,10 +68,14 @@ class Content:
                 size = 8 + (h >> 8) % 185
             start = mix(h + 1) % (POOL_BYTES - size)
             value = b"%s/%d/" % (self.topic.encode(), index) + self.pool[start : start + size]
-        if self.style == "full":
+        if self.style in ("full", "plain"):
             headers = []
             if h >> 29 == 0:
-                headers = [("h", b"%d" % index), ("h", b"again"), ("empty", b""), ("null", None)]
+                headers = [("h", b"%d" % index), ("h", b"again"), ("empty", b"")]
+                if self.style == "full":
+                    headers.append(("null", None))
+            if self.style == "plain" and key is None and value is None:
+                key = b""
             return key, value, headers, FIRST_TIMESTAMP_MS + index
         if self.style == "nulls":
             return key or None, value or None, [], None
