@@ -86,10 +86,7 @@ impl SparseIndex {
             interval_bytes: interval_bytes.max(1),
             covered_bytes: 0,
             last_offset: base_offset.saturating_sub(1),
-            max: MaxTimestamp {
-                timestamp: NO_TIMESTAMP_YET,
-                position: 0,
-            },
+            max: MaxTimestamp { timestamp: NO_TIMESTAMP_YET, position: 0 },
             entries: Vec::new(),
         }
     }
@@ -103,26 +100,15 @@ impl SparseIndex {
         if position < self.covered_bytes {
             return;
         }
-        let indexed_to = self
-            .entries
-            .last()
-            .map_or(0, |entry| u64::from(entry.position));
+        let indexed_to = self.entries.last().map_or(0, |entry| u64::from(entry.position));
         if position - indexed_to >= u64::from(self.interval_bytes)
-            && let Ok(relative_offset) =
-                u32::try_from(header.base_offset().saturating_sub(self.base_offset))
+            && let Ok(relative_offset) = u32::try_from(header.base_offset().saturating_sub(self.base_offset))
             && let Ok(position) = u32::try_from(position)
         {
-            self.add(Entry {
-                relative_offset,
-                position,
-                max_timestamp_before: self.max.timestamp,
-            });
+            self.add(Entry { relative_offset, position, max_timestamp_before: self.max.timestamp });
         }
         if header.max_timestamp() > self.max.timestamp || self.covered_bytes == 0 {
-            self.max = MaxTimestamp {
-                timestamp: header.max_timestamp(),
-                position,
-            };
+            self.max = MaxTimestamp { timestamp: header.max_timestamp(), position };
         }
         self.last_offset = header.last_offset();
         self.covered_bytes = position + bytes as u64;
@@ -145,6 +131,11 @@ impl SparseIndex {
         self.covered_bytes
     }
 
+    /// Memory that the entries take.
+    pub fn memory_bytes(&self) -> usize {
+        self.entries.capacity() * size_of::<Entry>()
+    }
+
     /// Offset of the last record noted; one below the segment's base offset if there is none.
     pub fn last_offset(&self) -> i64 {
         self.last_offset
@@ -158,32 +149,24 @@ impl SparseIndex {
     /// Where a batch begins that lies at or before the one with `offset`: the search goes on from there.
     pub fn lookup_offset(&self, offset: i64) -> u64 {
         let relative = offset.saturating_sub(self.base_offset);
-        let after = self
-            .entries
-            .partition_point(|entry| i64::from(entry.relative_offset) <= relative);
+        let after = self.entries.partition_point(|entry| i64::from(entry.relative_offset) <= relative);
         self.position_before(after)
     }
 
     /// Where a batch begins that lies at or before the first with a timestamp of at least this one (milliseconds): the
     /// search goes on from there.
     pub fn lookup_time(&self, timestamp: i64) -> u64 {
-        let after = self
-            .entries
-            .partition_point(|entry| entry.max_timestamp_before < timestamp);
+        let after = self.entries.partition_point(|entry| entry.max_timestamp_before < timestamp);
         self.position_before(after)
     }
 
     fn position_before(&self, after: usize) -> u64 {
-        after
-            .checked_sub(1)
-            .and_then(|index| self.entries.get(index))
-            .map_or(0, |entry| u64::from(entry.position))
+        after.checked_sub(1).and_then(|index| self.entries.get(index)).map_or(0, |entry| u64::from(entry.position))
     }
 
     /// The index file of this segment of a partition.
     pub fn encode(&self, key: PartitionKey) -> Bytes {
-        let mut out =
-            Vec::with_capacity(HEADER_BYTES + self.entries.len() * ENTRY_BYTES + CRC_BYTES);
+        let mut out = Vec::with_capacity(HEADER_BYTES + self.entries.len() * ENTRY_BYTES + CRC_BYTES);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&key.topic_id.0);
@@ -207,20 +190,12 @@ impl SparseIndex {
     }
 
     /// Reads an index file back and makes sure that it belongs to this segment of this partition.
-    pub fn decode(
-        bytes: &[u8],
-        key: PartitionKey,
-        base_offset: i64,
-    ) -> Result<SparseIndex, IndexError> {
-        let (contents, crc) = bytes
-            .split_last_chunk::<CRC_BYTES>()
-            .ok_or(IndexError::Damaged)?;
+    pub fn decode(bytes: &[u8], key: PartitionKey, base_offset: i64) -> Result<SparseIndex, IndexError> {
+        let (contents, crc) = bytes.split_last_chunk::<CRC_BYTES>().ok_or(IndexError::Damaged)?;
         if u32::from_le_bytes(*crc) != crc32c::crc32c(contents) {
             return Err(IndexError::Damaged);
         }
-        let (header, entries) = contents
-            .split_first_chunk::<HEADER_BYTES>()
-            .ok_or(IndexError::Damaged)?;
+        let (header, entries) = contents.split_first_chunk::<HEADER_BYTES>().ok_or(IndexError::Damaged)?;
         if header[..4] != *MAGIC {
             return Err(IndexError::Damaged);
         }
@@ -245,12 +220,8 @@ impl SparseIndex {
         {
             return Err(IndexError::Foreign);
         }
-        let last_position = index
-            .entries
-            .last()
-            .map_or(0, |entry| u64::from(entry.position));
-        let within =
-            last_position <= index.covered_bytes && index.max.position <= index.covered_bytes;
+        let last_position = index.entries.last().map_or(0, |entry| u64::from(entry.position));
+        let within = last_position <= index.covered_bytes && index.max.position <= index.covered_bytes;
         if index.interval_bytes == 0 || !within {
             return Err(IndexError::Damaged);
         }
@@ -298,10 +269,7 @@ mod tests {
     use crate::batch::{BatchBuilder, assign};
     use crate::testing::{Random, assert_survives_mutation, frozen};
 
-    const KEY: PartitionKey = PartitionKey {
-        topic_id: TopicId([9; 16]),
-        partition: 3,
-    };
+    const KEY: PartitionKey = PartitionKey { topic_id: TopicId([9; 16]), partition: 3 };
 
     /// (base offset, position, max timestamp) of every batch put into an index.
     type Noted = Vec<(i64, u64, i64)>;
@@ -331,18 +299,10 @@ mod tests {
     fn assert_lookups(index: &SparseIndex, noted: &Noted) {
         let end = noted.last().map_or(1_000, |last| last.0) + 10;
         for offset in 1_000..end {
-            let containing = noted
-                .iter()
-                .rev()
-                .find(|batch| batch.0 <= offset)
-                .unwrap()
-                .1;
+            let containing = noted.iter().rev().find(|batch| batch.0 <= offset).unwrap().1;
             let found = index.lookup_offset(offset);
             assert!(found <= containing);
-            assert!(
-                noted.iter().any(|batch| batch.1 == found),
-                "a batch begins there"
-            );
+            assert!(noted.iter().any(|batch| batch.1 == found), "a batch begins there");
         }
         for timestamp in -1..10 * noted.len() as i64 + 200 {
             let found = index.lookup_time(timestamp);
@@ -352,13 +312,7 @@ mod tests {
         }
         let max = noted.iter().map(|batch| batch.2).max().unwrap();
         let first = noted.iter().find(|batch| batch.2 == max).unwrap();
-        assert_eq!(
-            index.max_timestamp(),
-            Some(MaxTimestamp {
-                timestamp: max,
-                position: first.1
-            })
-        );
+        assert_eq!(index.max_timestamp(), Some(MaxTimestamp { timestamp: max, position: first.1 }));
     }
 
     #[test]
@@ -425,18 +379,9 @@ mod tests {
         let bytes = index.encode(KEY);
         frozen("sparse-index-v1.bin", &bytes);
         assert_eq!(SparseIndex::decode(&bytes, KEY, 1_000), Ok(index));
-        let other = PartitionKey {
-            partition: 4,
-            ..KEY
-        };
-        assert_eq!(
-            SparseIndex::decode(&bytes, other, 1_000),
-            Err(IndexError::Foreign)
-        );
-        assert_eq!(
-            SparseIndex::decode(&bytes, KEY, 1_001),
-            Err(IndexError::Foreign)
-        );
+        let other = PartitionKey { partition: 4, ..KEY };
+        assert_eq!(SparseIndex::decode(&bytes, other, 1_000), Err(IndexError::Foreign));
+        assert_eq!(SparseIndex::decode(&bytes, KEY, 1_001), Err(IndexError::Foreign));
     }
 
     #[test]
@@ -462,10 +407,7 @@ mod tests {
             if let Ok(index) = SparseIndex::decode(&sealed, KEY, 1_000) {
                 index.lookup_offset(1_005);
                 index.lookup_time(50);
-                assert_eq!(
-                    SparseIndex::decode(&index.encode(KEY), KEY, 1_000),
-                    Ok(index)
-                );
+                assert_eq!(SparseIndex::decode(&index.encode(KEY), KEY, 1_000), Ok(index));
             }
         });
     }
