@@ -29,31 +29,18 @@ pub struct PrefetchToken(pub u64);
 #[derive(Debug)]
 pub enum Event {
     /// A client connected to the listener of this index (in `listeners` order).
-    Connected {
-        connection: ConnectionId,
-        listener: usize,
-        peer: SocketAddr,
-    },
+    Connected { connection: ConnectionId, listener: usize, peer: SocketAddr },
     /// One whole request came, without its length prefix. The driver has checked the length against
     /// `socket.request.max.bytes`.
-    Request {
-        connection: ConnectionId,
-        frame: Bytes,
-    },
+    Request { connection: ConnectionId, frame: Bytes },
     /// All that was given to [`Effect::Send`] so far has gone into the socket.
     Drained { connection: ConnectionId },
     /// The connection is gone: closed by the peer, broken, or closed by [`Effect::Close`].
     Disconnected { connection: ConnectionId },
     /// A disk operation finished.
-    Disk {
-        token: DiskToken,
-        result: Result<DiskReply, DiskError>,
-    },
+    Disk { token: DiskToken, result: Result<DiskReply, DiskError> },
     /// A prefetch finished: the range is in the page cache, or cannot be.
-    Prefetched {
-        token: PrefetchToken,
-        result: Result<(), DiskError>,
-    },
+    Prefetched { token: PrefetchToken, result: Result<(), DiskError> },
     /// Another shard, or the controller, says something.
     Message(Message),
     /// Free space of the data directory's file system, about once a second.
@@ -64,10 +51,7 @@ pub enum Event {
 #[derive(Debug)]
 pub enum Effect {
     /// Send these parts on the connection, after all that was sent before.
-    Send {
-        connection: ConnectionId,
-        parts: Vec<SendPart>,
-    },
+    Send { connection: ConnectionId, parts: Vec<SendPart> },
     /// Close the connection when what was sent before has left, or at once if it cannot leave.
     Close { connection: ConnectionId },
     /// Stop or go on reading requests from the connection (back-pressure).
@@ -75,25 +59,13 @@ pub enum Effect {
     /// Execute a disk operation; answer with [`Event::Disk`].
     Disk { token: DiskToken, op: DiskOp },
     /// Bring a file range into the page cache, off the reactor; answer with [`Event::Prefetched`].
-    Prefetch {
-        token: PrefetchToken,
-        path: FilePath,
-        position: u64,
-        bytes: usize,
-    },
+    Prefetch { token: PrefetchToken, path: FilePath, position: u64, bytes: usize },
     /// Drop a file range from the page cache, when convenient.
-    Discard {
-        path: FilePath,
-        position: u64,
-        bytes: usize,
-    },
+    Discard { path: FilePath, position: u64, bytes: usize },
     /// Hand a message to another shard. Messages from one shard to another arrive in order.
     ToShard { shard: ShardIndex, message: Message },
     /// Hand a request to the controller; the answer comes as [`Message::Controller`].
-    ToController {
-        token: u64,
-        request: ControllerRequest,
-    },
+    ToController { token: u64, request: ControllerRequest },
     /// This shard has applied the metadata up to and including this offset.
     MetadataApplied { offset: u64 },
     /// Nothing may be acknowledged any more: print the reason and exit with an error.
@@ -106,26 +78,16 @@ pub enum SendPart {
     /// Bytes in memory.
     Memory(Bytes),
     /// A range of a file that a prefetch has made resident: `sendfile`.
-    File {
-        path: FilePath,
-        position: u64,
-        bytes: usize,
-    },
+    File { path: FilePath, position: u64, bytes: usize },
 }
 
 /// What shards and the controller say to a shard. Plain data that may cross threads.
 #[derive(Debug)]
 pub enum Message {
     /// Metadata records were committed: replay them. `offset` is that of the last one.
-    Metadata {
-        offset: u64,
-        records: Arc<Vec<MetadataRecord>>,
-    },
+    Metadata { offset: u64, records: Arc<Vec<MetadataRecord>> },
     /// The controller's answer to [`Effect::ToController`].
-    Controller {
-        token: u64,
-        response: ControllerResponse,
-    },
+    Controller { token: u64, response: ControllerResponse },
 }
 
 /// One core's share of the broker.
