@@ -118,10 +118,7 @@ impl std::fmt::Display for BatchError {
             BatchError::Length(length) => write!(f, "impossible batch length {length}"),
             BatchError::Magic(magic) => write!(f, "batch version {magic}, not {MAGIC}"),
             BatchError::Crc { expected, computed } => {
-                write!(
-                    f,
-                    "checksum {computed:#010x}, the header says {expected:#010x}"
-                )
+                write!(f, "checksum {computed:#010x}, the header says {expected:#010x}")
             }
             BatchError::UnknownCodec(id) => write!(f, "unknown compression codec {id}"),
             BatchError::Record(why) => write!(f, "{why}"),
@@ -157,9 +154,7 @@ const _: () = assert!(size_of::<BatchHeader>() == BATCH_HEADER_BYTES);
 impl BatchHeader {
     /// The header at the start of `bytes`, unless they are too few. Nothing in it has been checked.
     pub fn read(bytes: &[u8]) -> Option<&BatchHeader> {
-        BatchHeader::ref_from_prefix(bytes)
-            .ok()
-            .map(|(header, _)| header)
+        BatchHeader::ref_from_prefix(bytes).ok().map(|(header, _)| header)
     }
 
     /// Offset of the first record.
@@ -229,15 +224,13 @@ impl BatchHeader {
 
     /// Attribute bits that nothing has given a meaning.
     pub fn unknown_attributes(&self) -> i16 {
-        const KNOWN: i16 =
-            CODEC_MASK | LOG_APPEND_TIME_BIT | TRANSACTIONAL_BIT | CONTROL_BIT | DELETE_HORIZON_BIT;
+        const KNOWN: i16 = CODEC_MASK | LOG_APPEND_TIME_BIT | TRANSACTIONAL_BIT | CONTROL_BIT | DELETE_HORIZON_BIT;
         self.attributes() & !KNOWN
     }
 
     /// Offset of the last record.
     pub fn last_offset(&self) -> i64 {
-        self.base_offset()
-            .saturating_add(i64::from(self.last_offset_delta()))
+        self.base_offset().saturating_add(i64::from(self.last_offset_delta()))
     }
 
     /// The last record's offset minus the first's.
@@ -310,10 +303,7 @@ impl<'a> Batches<'a> {
             return Err(BatchError::Magic(header.magic()));
         }
         let bytes = header.batch_bytes()?;
-        let (batch, rest) = self
-            .rest
-            .split_at_checked(bytes)
-            .ok_or(BatchError::Truncated)?;
+        let (batch, rest) = self.rest.split_at_checked(bytes).ok_or(BatchError::Truncated)?;
         Ok((header, batch, rest))
     }
 }
@@ -343,19 +333,11 @@ impl<'a> Iterator for Batches<'a> {
 pub fn verify_crc(batch: &[u8]) -> Result<(), BatchError> {
     let header = BatchHeader::read(batch).ok_or(BatchError::Truncated)?;
     let computed = crc32c::crc32c(&batch[CRC_FROM..]);
-    if computed == header.crc() {
-        Ok(())
-    } else {
-        Err(BatchError::Crc {
-            expected: header.crc(),
-            computed,
-        })
-    }
+    if computed == header.crc() { Ok(()) } else { Err(BatchError::Crc { expected: header.crc(), computed }) }
 }
 
 fn header_mut(batch: &mut [u8]) -> &mut BatchHeader {
-    let (header, _) =
-        BatchHeader::mut_from_prefix(batch).expect("a whole batch is at least a header long");
+    let (header, _) = BatchHeader::mut_from_prefix(batch).expect("a whole batch is at least a header long");
     header
 }
 
@@ -475,10 +457,7 @@ impl BatchBuilder {
     /// # Panics
     /// If it has no record, or is larger than the 2 GiB that the format can express: our own bugs.
     pub fn build(self) -> Vec<u8> {
-        assert!(
-            self.header.record_count.get() > 0,
-            "a batch has at least one record"
-        );
+        assert!(self.header.record_count.get() > 0, "a batch has at least one record");
         with_records(&self.header, Codec::None, &self.records).expect("a batch is below 2 GiB")
     }
 }
@@ -552,10 +531,7 @@ mod tests {
         let walked: Vec<_> = Batches::new(&bytes).map(|b| b.map(|_| ())).collect();
         assert_eq!(walked, [Err(BatchError::Length(48))]);
         bytes[8..12].copy_from_slice(&(-1i32).to_be_bytes());
-        assert_eq!(
-            Batches::new(&bytes).next().unwrap().map(|_| ()),
-            Err(BatchError::Length(-1))
-        );
+        assert_eq!(Batches::new(&bytes).next().unwrap().map(|_| ()), Err(BatchError::Length(-1)));
     }
 
     #[test]
@@ -571,10 +547,7 @@ mod tests {
         for position in CRC_FROM..bytes.len() {
             let mut changed = bytes.clone();
             changed[position] ^= 0x10;
-            assert!(
-                matches!(verify_crc(&changed), Err(BatchError::Crc { .. })),
-                "{position}"
-            );
+            assert!(matches!(verify_crc(&changed), Err(BatchError::Crc { .. })), "{position}");
         }
     }
 }

@@ -6,7 +6,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::disk::FilePath;
-use crate::epochs::EpochCache;
+use crate::epochs::LeaderEpochs;
 use crate::index::SparseIndex;
 use crate::journal::{Salt, get_key, put_key};
 use crate::partition_log::{PartitionState, SegmentState};
@@ -151,8 +151,8 @@ fn get_partition(bytes: &mut Bytes) -> Option<PartitionState> {
     let key = get_key(bytes)?;
     let log_start = bytes.try_get_i64_le().ok()?;
     let log_end = bytes.try_get_i64_le().ok()?;
-    let epochs = EpochCache::decode(&get_blob(bytes)?).ok()?;
-    let producers = ProducerStates::decode(&get_blob(bytes)?).ok()?;
+    let epochs = LeaderEpochs::decode(&mut &get_blob(bytes)?[..])?;
+    let producers = ProducerStates::decode(&mut &get_blob(bytes)?[..])?;
     let count = bytes.try_get_u32_le().ok()?;
     let mut segments = Vec::new();
     for _ in 0..count {

@@ -36,27 +36,16 @@ impl LeaderEpochs {
         if epoch < 0 || start_offset < 0 {
             return;
         }
-        if self
-            .entries
-            .last()
-            .is_some_and(|last| last.epoch == epoch && last.start_offset <= start_offset)
-        {
+        if self.entries.last().is_some_and(|last| last.epoch == epoch && last.start_offset <= start_offset) {
             return;
         }
-        while self
-            .entries
-            .last()
-            .is_some_and(|last| last.epoch >= epoch || last.start_offset >= start_offset)
-        {
+        while self.entries.last().is_some_and(|last| last.epoch >= epoch || last.start_offset >= start_offset) {
             self.entries.pop();
         }
         if self.entries.len() >= EPOCHS_MAX {
             self.entries.remove(0);
         }
-        self.entries.push(Epoch {
-            epoch,
-            start_offset,
-        });
+        self.entries.push(Epoch { epoch, start_offset });
     }
 
     /// The latest epoch, or -1.
@@ -78,10 +67,7 @@ impl LeaderEpochs {
         let Some(next) = self.entries.get(higher) else {
             return UNKNOWN;
         };
-        match higher
-            .checked_sub(1)
-            .and_then(|floor| self.entries.get(floor))
-        {
+        match higher.checked_sub(1).and_then(|floor| self.entries.get(floor)) {
             Some(floor) => (floor.epoch, next.start_offset),
             None => (epoch, next.start_offset),
         }
@@ -89,29 +75,20 @@ impl LeaderEpochs {
 
     /// The epoch that wrote `offset`, or -1. The caller knows that the offset lies in the log.
     pub fn epoch_of(&self, offset: i64) -> i32 {
-        let after = self
-            .entries
-            .partition_point(|entry| entry.start_offset <= offset);
-        after
-            .checked_sub(1)
-            .and_then(|index| self.entries.get(index))
-            .map_or(UNKNOWN.0, |entry| entry.epoch)
+        let after = self.entries.partition_point(|entry| entry.start_offset <= offset);
+        after.checked_sub(1).and_then(|index| self.entries.get(index)).map_or(UNKNOWN.0, |entry| entry.epoch)
     }
 
     /// The log now ends at `offset`: epochs that began there or later are gone.
     pub fn truncate_end(&mut self, offset: i64) {
-        let kept = self
-            .entries
-            .partition_point(|entry| entry.start_offset < offset);
+        let kept = self.entries.partition_point(|entry| entry.start_offset < offset);
         self.entries.truncate(kept);
     }
 
     /// The log now starts at `offset`: epochs that ended there or earlier are gone, and the one that spans it starts
     /// there.
     pub fn truncate_start(&mut self, offset: i64) {
-        let begun = self
-            .entries
-            .partition_point(|entry| entry.start_offset <= offset);
+        let begun = self.entries.partition_point(|entry| entry.start_offset <= offset);
         let Some(spanning) = begun.checked_sub(1) else {
             return;
         };
@@ -145,13 +122,9 @@ impl LeaderEpochs {
             let (epoch, after) = rest.split_first_chunk::<4>()?;
             let (start_offset, after) = after.split_first_chunk::<8>()?;
             rest = after;
-            let entry = Epoch {
-                epoch: i32::from_le_bytes(*epoch),
-                start_offset: i64::from_le_bytes(*start_offset),
-            };
-            let ascends = entries.last().is_none_or(|last| {
-                last.epoch < entry.epoch && last.start_offset < entry.start_offset
-            });
+            let entry = Epoch { epoch: i32::from_le_bytes(*epoch), start_offset: i64::from_le_bytes(*start_offset) };
+            let ascends =
+                entries.last().is_none_or(|last| last.epoch < entry.epoch && last.start_offset < entry.start_offset);
             if entry.epoch < 0 || entry.start_offset < 0 || !ascends {
                 return None;
             }
@@ -193,10 +166,7 @@ mod tests {
     #[test]
     fn epochs_of_offsets() {
         let epochs = epochs(&[(2, 10), (4, 30)]);
-        assert_eq!(
-            [9, 10, 29, 30, 99].map(|offset| epochs.epoch_of(offset)),
-            [-1, 2, 2, 4, 4]
-        );
+        assert_eq!([9, 10, 29, 30, 99].map(|offset| epochs.epoch_of(offset)), [-1, 2, 2, 4, 4]);
     }
 
     #[test]
@@ -210,15 +180,8 @@ mod tests {
 
     #[test]
     fn contradicted_entries_are_dropped() {
-        assert_eq!(
-            epochs(&[(2, 10), (4, 30), (5, 30)]),
-            epochs(&[(2, 10), (5, 30)]),
-            "an epoch that wrote nothing"
-        );
-        assert_eq!(
-            epochs(&[(2, 10), (6, 30), (5, 40)]),
-            epochs(&[(2, 10), (5, 40)])
-        );
+        assert_eq!(epochs(&[(2, 10), (4, 30), (5, 30)]), epochs(&[(2, 10), (5, 30)]), "an epoch that wrote nothing");
+        assert_eq!(epochs(&[(2, 10), (6, 30), (5, 40)]), epochs(&[(2, 10), (5, 40)]));
         assert_eq!(epochs(&[(2, 10), (2, 5)]), epochs(&[(2, 5)]));
     }
 

@@ -265,7 +265,8 @@ pub fn scan(slot_bytes: &Bytes, salt: &Salt, shard: u16, slot: u32) -> Vec<Group
 
 fn read_group(bytes: Bytes, salt: &Salt, place: GroupPlace) -> Option<Group> {
     let mut header = &bytes[..GROUP_HEADER_BYTES];
-    if header.get_u32_le() != GROUP_MAGIC || header.get_u16_le() != GROUP_VERSION || header.get_u16_le() != place.shard {
+    if header.get_u32_le() != GROUP_MAGIC || header.get_u16_le() != GROUP_VERSION || header.get_u16_le() != place.shard
+    {
         return None;
     }
     let crc = header.get_u32_le();
@@ -423,7 +424,6 @@ mod tests {
     /// The format is frozen: data written by this version must be readable by every later one.
     #[test]
     fn frozen_bytes() {
-        let frozen = include_bytes!("../testdata/journal-group-v1.bin");
-        assert_eq!(&sample(0x0102_0304_0506_0708, 0), frozen);
+        crate::testing::frozen("journal-group-v1.bin", &sample(0x0102_0304_0506_0708, 0));
     }
 }

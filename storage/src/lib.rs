@@ -22,6 +22,7 @@ pub mod shard_log;
 #[cfg(test)]
 mod testing;
 pub mod validate;
+mod walk;
 
 pub use disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, DiskToken, FilePath};
 pub use shard_log::ShardLog;

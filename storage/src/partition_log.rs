@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::batch::{self, BatchHeader, TimestampType};
 use crate::block::{Block, BlockPool};
 use crate::disk::{BLOCK_BYTES, FilePath};
-use crate::epochs::EpochCache;
+use crate::epochs::LeaderEpochs;
 use crate::index::SparseIndex;
 use crate::producer::{ProducerStates, Verdict};
 use crate::shard_log::{AppendError, Appended, LogConfig, ReadPart, ReadPlan};
@@ -80,7 +80,6 @@ pub(crate) struct Segment {
     pub max_timestamp: i64,
     /// `None`: written to its file and not loaded.
     pub index: Option<SparseIndex>,
-    pub loading_index: bool,
 }
 
 impl Segment {
@@ -105,7 +104,6 @@ impl Segment {
             first_timestamp: -1,
             max_timestamp: -1,
             index: Some(SparseIndex::new(base_offset, index_interval_bytes)),
-            loading_index: false,
         }
     }
 
@@ -133,9 +131,14 @@ impl Segment {
         self.file == FileState::Present && !self.writing && !self.closing && self.remainder.is_some()
     }
 
+    /// How far the file may be read: an extent is written before the group that makes it count is durable.
+    pub fn readable(&self) -> u64 {
+        self.written.min(self.durable)
+    }
+
     /// Whether an operation on the file is under way.
     pub fn is_busy(&self) -> bool {
-        self.writing || self.syncing || self.allocating || self.closing || self.loading_index
+        self.writing || self.syncing || self.allocating || self.closing
     }
 }
 
@@ -170,7 +173,7 @@ pub struct PartitionState {
     /// Oldest first; the last one is appended to. Never empty.
     pub segments: Vec<SegmentState>,
     /// Leader epochs and where each began.
-    pub epochs: EpochCache,
+    pub epochs: LeaderEpochs,
     /// Idempotent producers.
     pub producers: ProducerStates,
 }
@@ -183,7 +186,7 @@ impl PartitionState {
             log_start: 0,
             log_end: 0,
             segments: vec![SegmentState::empty(0, index_interval_bytes)],
-            epochs: EpochCache::default(),
+            epochs: LeaderEpochs::default(),
             producers: ProducerStates::default(),
         }
     }
@@ -222,7 +225,7 @@ pub(crate) struct PartitionLog {
     pub gathered_end: i64,
     pub ungathered_batches: usize,
     pub durable_end: i64,
-    pub epochs: EpochCache,
+    pub epochs: LeaderEpochs,
     pub producers: ProducerStates,
     /// Listed as having something for the next commit group.
     pub is_dirty: bool,
@@ -245,7 +248,7 @@ impl PartitionLog {
         PartitionLog {
             key: state.key,
             config,
-            leader_epoch: state.epochs.latest().unwrap_or(0),
+            leader_epoch: state.epochs.latest().max(0),
             directory_created: segments.iter().any(|segment| segment.file == FileState::Present),
             segments,
             directory,
@@ -267,7 +270,8 @@ impl PartitionLog {
         }
     }
 
-    /// What a checkpoint keeps. It may hold more than is durable: the caller publishes it when that has become so.
+    /// What a checkpoint keeps: with what draining is to make true, and with what is appended but not durable yet. The
+    /// caller publishes it when both have become so.
     pub fn state(&self) -> PartitionState {
         PartitionState {
             key: self.key,
@@ -279,7 +283,7 @@ impl PartitionLog {
                 .map(|segment| SegmentState {
                     base_offset: segment.base_offset,
                     bytes: segment.bytes,
-                    synced: segment.synced,
+                    synced: segment.synced.max(segment.drain_to),
                     first_timestamp: segment.first_timestamp,
                     max_timestamp: segment.max_timestamp,
                     closed: segment.closed,
@@ -321,6 +325,11 @@ impl PartitionLog {
         self.segments.get(index + 1).map_or(self.log_end, |next| next.base_offset)
     }
 
+    /// The index of the first segment that may still change.
+    pub fn first_open(&self) -> usize {
+        self.segments.partition_point(|segment| segment.closed)
+    }
+
     /// Bytes in all segments.
     pub fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
@@ -329,15 +338,13 @@ impl PartitionLog {
     /// Appends one validated batch, giving it offsets, the leader's epoch and, with LogAppendTime, the time.
     pub fn append(&mut self, now: Now, batch: &[u8], pool: &mut BlockPool) -> Result<Appended, AppendError> {
         let header = BatchHeader::read(batch).expect("the batch was validated");
-        assert_eq!(header.batch_bytes(), batch.len(), "exactly one whole batch");
+        assert_eq!(header.batch_bytes(), Ok(batch.len()), "exactly one whole batch");
         if batch.len() as u64 > self.config.segment_bytes.min(SEGMENT_BYTES_LIMIT) {
             return Err(AppendError::LargerThanSegment);
         }
         match self.producers.check(header) {
             Verdict::Append => {}
-            Verdict::Duplicate { base_offset, last_offset, timestamp } => {
-                let log_append_time =
-                    if self.config.timestamp_type == TimestampType::LogAppendTime { timestamp } else { -1 };
+            Verdict::Duplicate { base_offset, last_offset, log_append_time } => {
                 return Ok(Appended { base_offset, last_offset, log_append_time, duplicate: true });
             }
             Verdict::OutOfOrderSequence => return Err(AppendError::OutOfOrderSequence),
@@ -359,7 +366,7 @@ impl PartitionLog {
         batch::assign(target, base_offset, self.leader_epoch, log_append_time);
         let header = *BatchHeader::read(target).expect("copied from a valid one");
         self.tail.commit(batch.len(), base_offset);
-        self.note(&header, position);
+        self.note(now, &header, position);
         let active = self.active_mut();
         active.bytes += batch.len() as u64;
         self.log_end = header.last_offset() + 1;
@@ -373,13 +380,11 @@ impl PartitionLog {
     }
 
     /// Remembers what a batch at `position` of the active segment says of producers, epochs and time.
-    fn note(&mut self, header: &BatchHeader, position: u64) {
-        self.producers.record(header);
-        if self.epochs.latest().is_none_or(|latest| latest < header.leader_epoch()) {
-            self.epochs.assign(header.leader_epoch(), header.base_offset());
-        }
+    fn note(&mut self, now: Now, header: &BatchHeader, position: u64) {
+        self.producers.record(header, now.unix_ms);
+        self.epochs.assign(header.leader_epoch(), header.base_offset());
         let active = self.active_mut();
-        active.index.as_mut().expect("the active segment's index is in memory").note(header, position as u32);
+        active.index.as_mut().expect("the active segment's index is in memory").note(header, position);
         if active.first_timestamp < 0 {
             active.first_timestamp = header.max_timestamp();
         }
@@ -422,7 +427,7 @@ impl PartitionLog {
         front.is_queued = false;
         let end = front.position + front.block.len() as u64;
         let base = front.segment;
-        if self.segment(base).is_some_and(|segment| segment.written < end) {
+        if self.segment(base).is_some_and(|segment| segment.readable() < end) {
             return None;
         }
         let front = self.tail.blocks.pop_front().expect("seen above");
@@ -438,7 +443,7 @@ impl PartitionLog {
         for index in 0..self.tail.blocks.len() {
             let block = &self.tail.blocks[index];
             let end = block.position + block.block.len() as u64;
-            if self.segment(block.segment).is_some_and(|segment| segment.written < end) {
+            if self.segment(block.segment).is_some_and(|segment| segment.readable() < end) {
                 break;
             }
             let block = &mut self.tail.blocks[index];
@@ -508,6 +513,11 @@ impl PartitionLog {
         }
         start
     }
+}
+
+/// The length of a batch that this log holds already.
+fn batch_bytes(header: &BatchHeader) -> usize {
+    header.batch_bytes().expect("validated before it was appended")
 }
 
 /// The newest bytes of a partition, in memory: whole batches, contiguous from the first block to the last.
@@ -630,7 +640,7 @@ impl Tail {
             if header.last_offset() >= offset {
                 return Some((index, position));
             }
-            position += header.batch_bytes();
+            position += batch_bytes(header);
         }
         // A gap: the batch is the first of the next block.
         (index + 1 < self.blocks.len()).then_some((index + 1, 0))
@@ -640,7 +650,7 @@ impl Tail {
         let Some((first, start)) = self.find(offset) else { return ReadPlan::default() };
         let end = self.find(until_offset);
         let header = BatchHeader::read(&self.blocks[first].block.filled()[start..]).expect("found");
-        let first_batch_bytes = header.batch_bytes();
+        let first_batch_bytes = batch_bytes(header);
         let mut plan = ReadPlan { first_batch_bytes, ..ReadPlan::default() };
         let limit = bytes_max.max(first_batch_bytes);
         let last = end.map_or(self.blocks.len(), |(index, _)| index + 1);

@@ -118,15 +118,10 @@ impl ProducerStates {
             return Verdict::InvalidProducerEpoch;
         }
         if epoch > producer.epoch {
-            return if header.base_sequence() == 0 {
-                Verdict::Append
-            } else {
-                Verdict::OutOfOrderSequence
-            };
+            return if header.base_sequence() == 0 { Verdict::Append } else { Verdict::OutOfOrderSequence };
         }
         let duplicate = producer.batches().iter().find(|batch| {
-            batch.base_sequence == header.base_sequence()
-                && batch.last_offset_delta == header.last_offset_delta()
+            batch.base_sequence == header.base_sequence() && batch.last_offset_delta == header.last_offset_delta()
         });
         if let Some(batch) = duplicate {
             return Verdict::Duplicate {
@@ -171,23 +166,13 @@ impl ProducerStates {
         if self.producers.len() >= PRODUCERS_MAX {
             self.forget_oldest();
         }
-        let mut producer = Producer {
-            epoch,
-            count: 0,
-            recorded_ms: now_ms,
-            batches: Default::default(),
-        };
+        let mut producer = Producer { epoch, count: 0, recorded_ms: now_ms, batches: Default::default() };
         producer.push(batch);
-        self.producers
-            .insert(header.producer_id(), Box::new(producer));
+        self.producers.insert(header.producer_id(), Box::new(producer));
     }
 
     fn forget_oldest(&mut self) {
-        let oldest = self
-            .producers
-            .iter()
-            .min_by_key(|(_, producer)| producer.recorded_ms)
-            .map(|(id, _)| *id);
+        let oldest = self.producers.iter().min_by_key(|(_, producer)| producer.recorded_ms).map(|(id, _)| *id);
         if let Some(id) = oldest {
             self.producers.remove(&id);
         }
@@ -195,8 +180,7 @@ impl ProducerStates {
 
     /// Forgets the producers that have been silent for `expiration_ms` (`producer.id.expiration.ms`).
     pub fn expire(&mut self, now_ms: i64, expiration_ms: i64) {
-        self.producers
-            .retain(|_, producer| now_ms.saturating_sub(producer.recorded_ms) < expiration_ms);
+        self.producers.retain(|_, producer| now_ms.saturating_sub(producer.recorded_ms) < expiration_ms);
     }
 
     /// Appends the state to `out`, for a checkpoint that carries the checksum and the partition's identity.
@@ -248,22 +232,13 @@ impl ProducerStates {
                     base_sequence: i32::from_le_bytes(take(rest)?),
                     last_offset_delta: i32::from_le_bytes(take(rest)?),
                 };
-                let overflows = batch
-                    .base_offset
-                    .checked_add(i64::from(batch.last_offset_delta))
-                    .is_none();
-                if overflows
-                    || batch.base_offset < 0
-                    || batch.base_sequence < 0
-                    || batch.last_offset_delta < 0
-                {
+                let overflows = batch.base_offset.checked_add(i64::from(batch.last_offset_delta)).is_none();
+                if overflows || batch.base_offset < 0 || batch.base_sequence < 0 || batch.last_offset_delta < 0 {
                     return None;
                 }
                 producer.push(batch);
             }
-            let ascending = producers
-                .last_key_value()
-                .is_none_or(|(last, _)| *last < id);
+            let ascending = producers.last_key_value().is_none_or(|(last, _)| *last < id);
             if id < 0 || !ascending {
                 return None;
             }
@@ -320,18 +295,10 @@ mod tests {
             let base_offset = 100 + i64::from(index) * 2;
             assert_eq!(
                 states.check(header(&again)),
-                Verdict::Duplicate {
-                    base_offset,
-                    last_offset: base_offset + 1,
-                    log_append_time: -1
-                }
+                Verdict::Duplicate { base_offset, last_offset: base_offset + 1, log_append_time: -1 }
             );
         }
-        assert_eq!(
-            states.check(header(&batch(1, 0, 2, 2, 0))),
-            Verdict::OutOfOrderSequence,
-            "older than five batches"
-        );
+        assert_eq!(states.check(header(&batch(1, 0, 2, 2, 0))), Verdict::OutOfOrderSequence, "older than five batches");
         assert_eq!(
             states.check(header(&batch(1, 0, 12, 1, 0))),
             Verdict::OutOfOrderSequence,
@@ -347,11 +314,7 @@ mod tests {
         states.record(header(&bytes), 555);
         assert_eq!(
             states.check(header(&batch(1, 0, 0, 3, 0))),
-            Verdict::Duplicate {
-                base_offset: 10,
-                last_offset: 12,
-                log_append_time: 555
-            }
+            Verdict::Duplicate { base_offset: 10, last_offset: 12, log_append_time: 555 }
         );
     }
 
@@ -359,42 +322,21 @@ mod tests {
     fn gaps_are_refused_and_sequences_wrap() {
         let mut states = ProducerStates::new();
         let first = batch(1, 0, i32::MAX - 1, 2, 0);
-        assert_eq!(
-            offer(&mut states, &first),
-            Verdict::Append,
-            "an unknown producer"
-        );
-        assert_eq!(
-            offer(&mut states, &batch(1, 0, 1, 1, 2)),
-            Verdict::OutOfOrderSequence
-        );
-        assert_eq!(
-            offer(&mut states, &batch(1, 0, 0, 3, 2)),
-            Verdict::Append,
-            "wrapped"
-        );
-        assert_eq!(
-            offer(&mut states, &batch(1, 0, 4, 1, 5)),
-            Verdict::OutOfOrderSequence
-        );
+        assert_eq!(offer(&mut states, &first), Verdict::Append, "an unknown producer");
+        assert_eq!(offer(&mut states, &batch(1, 0, 1, 1, 2)), Verdict::OutOfOrderSequence);
+        assert_eq!(offer(&mut states, &batch(1, 0, 0, 3, 2)), Verdict::Append, "wrapped");
+        assert_eq!(offer(&mut states, &batch(1, 0, 4, 1, 5)), Verdict::OutOfOrderSequence);
         assert_eq!(offer(&mut states, &batch(1, 0, 3, 1, 5)), Verdict::Append);
         let across = batch(2, 0, i32::MAX, 3, 6);
         assert_eq!(offer(&mut states, &across), Verdict::Append);
-        assert_eq!(
-            offer(&mut states, &batch(2, 0, 2, 1, 9)),
-            Verdict::Append,
-            "a batch may wrap inside"
-        );
+        assert_eq!(offer(&mut states, &batch(2, 0, 2, 1, 9)), Verdict::Append, "a batch may wrap inside");
     }
 
     #[test]
     fn a_new_epoch_starts_at_zero_and_fences_the_old_one() {
         let mut states = ProducerStates::new();
         offer(&mut states, &batch(1, 3, 0, 5, 0));
-        assert_eq!(
-            offer(&mut states, &batch(1, 4, 5, 1, 5)),
-            Verdict::OutOfOrderSequence
-        );
+        assert_eq!(offer(&mut states, &batch(1, 4, 5, 1, 5)), Verdict::OutOfOrderSequence);
         assert_eq!(
             offer(&mut states, &batch(1, 4, 0, 5, 5)),
             Verdict::Append,
@@ -416,14 +358,8 @@ mod tests {
         assert_eq!(states.len(), 2);
         states.expire(3_000, 2_000);
         assert_eq!(states.len(), 1);
-        assert_eq!(
-            states.check(header(&batch(1, 0, 77, 1, 2))),
-            Verdict::Append
-        );
-        assert_eq!(
-            states.check(header(&batch(2, 0, 77, 1, 2))),
-            Verdict::OutOfOrderSequence
-        );
+        assert_eq!(states.check(header(&batch(1, 0, 77, 1, 2))), Verdict::Append);
+        assert_eq!(states.check(header(&batch(2, 0, 77, 1, 2))), Verdict::OutOfOrderSequence);
     }
 
     #[test]
@@ -434,14 +370,8 @@ mod tests {
             states.record(header(&batch(id, 0, 0, 1, id)), time);
         }
         assert_eq!(states.len(), PRODUCERS_MAX);
-        assert_eq!(
-            states.check(header(&batch(7, 0, 50, 1, 0))),
-            Verdict::Append
-        );
-        assert!(matches!(
-            states.check(header(&batch(0, 0, 0, 1, 0))),
-            Verdict::Duplicate { .. }
-        ));
+        assert_eq!(states.check(header(&batch(7, 0, 50, 1, 0))), Verdict::Append);
+        assert!(matches!(states.check(header(&batch(0, 0, 0, 1, 0))), Verdict::Duplicate { .. }));
     }
 
     #[test]
@@ -455,10 +385,7 @@ mod tests {
     fn some_states() -> ProducerStates {
         let mut states = ProducerStates::new();
         for sequence in 0..6 {
-            states.record(
-                header(&batch(4_000, 2, sequence, 1, i64::from(sequence))),
-                1_000 + i64::from(sequence),
-            );
+            states.record(header(&batch(4_000, 2, sequence, 1, i64::from(sequence))), 1_000 + i64::from(sequence));
         }
         let mut stamped = batch(4_001, 0, i32::MAX, 2, 6);
         assign(&mut stamped, 6, 1, Some(1_700_000_000_000));

@@ -7,9 +7,7 @@
 use std::borrow::Cow;
 use std::io::{Read, Write};
 
-use crate::batch::{
-    BATCH_HEADER_BYTES, BatchError, BatchHeader, Codec, TimestampType, with_records,
-};
+use crate::batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader, Codec, TimestampType, with_records};
 
 /// Largest size of a batch's records, decompressed, in bytes. Larger ones are refused where they must be opened. It lies
 /// above `socket.request.max.bytes`, so no batch of an honest client with sane settings comes near.
@@ -63,10 +61,7 @@ pub struct Records<'a> {
 impl<'a> Records<'a> {
     /// The records in `body`, of which the batch's header says that there are `count`.
     pub fn new(body: &'a [u8], count: i32) -> Records<'a> {
-        Records {
-            cursor: Cursor { rest: body },
-            left: count,
-        }
+        Records { cursor: Cursor { rest: body }, left: count }
     }
 }
 
@@ -77,9 +72,7 @@ impl<'a> Iterator for Records<'a> {
         if self.left <= 0 {
             let left_over = !self.cursor.rest.is_empty();
             self.cursor.rest = &[];
-            return left_over.then_some(Err(BatchError::Record(
-                "bytes follow the last record of the batch",
-            )));
+            return left_over.then_some(Err(BatchError::Record("bytes follow the last record of the batch")));
         }
         let record = read_record(&mut self.cursor);
         if record.is_ok() {
@@ -105,9 +98,7 @@ impl<'a> OpenBatch<'a> {
     pub fn new(batch: &'a [u8]) -> Result<OpenBatch<'a>, BatchError> {
         let header = BatchHeader::read(batch).ok_or(BatchError::Truncated)?;
         let bytes = header.batch_bytes()?;
-        let body = batch
-            .get(BATCH_HEADER_BYTES..bytes)
-            .ok_or(BatchError::Truncated)?;
+        let body = batch.get(BATCH_HEADER_BYTES..bytes).ok_or(BatchError::Truncated)?;
         let body = match header.codec()? {
             Codec::None => Cow::Borrowed(body),
             codec => Cow::Owned(decompress(codec, body)?),
@@ -127,19 +118,14 @@ impl<'a> OpenBatch<'a> {
 
     /// A record's offset in the log.
     pub fn offset(&self, record: &Record<'_>) -> i64 {
-        self.header
-            .base_offset()
-            .saturating_add(i64::from(record.offset_delta))
+        self.header.base_offset().saturating_add(i64::from(record.offset_delta))
     }
 
     /// A record's timestamp in milliseconds.
     pub fn timestamp(&self, record: &Record<'_>) -> i64 {
         match self.header.timestamp_type() {
             TimestampType::LogAppendTime => self.header.max_timestamp(),
-            TimestampType::CreateTime => self
-                .header
-                .base_timestamp()
-                .saturating_add(record.timestamp_delta),
+            TimestampType::CreateTime => self.header.base_timestamp().saturating_add(record.timestamp_delta),
         }
     }
 }
@@ -222,8 +208,7 @@ fn decompress_to(codec: Codec, bytes: &[u8], bytes_max: usize) -> Result<Vec<u8>
         Codec::Snappy => decompress_snappy(bytes, bytes_max),
         Codec::Lz4 => read_to_bound(lz4_flex::frame::FrameDecoder::new(bytes), bytes_max),
         Codec::Zstd => {
-            let decoder =
-                zstd::stream::read::Decoder::with_buffer(bytes).map_err(compression_error)?;
+            let decoder = zstd::stream::read::Decoder::with_buffer(bytes).map_err(compression_error)?;
             read_to_bound(decoder, bytes_max)
         }
     }
@@ -236,15 +221,11 @@ fn decompress_snappy(bytes: &[u8], bytes_max: usize) -> Result<Vec<u8>, BatchErr
         return Ok(body);
     }
     // Two version numbers follow the magic; like snappy-java's, this reader needs neither.
-    let mut rest = bytes
-        .get(XERIAL_HEADER_BYTES..)
-        .ok_or_else(|| compression_error("the snappy header is cut short"))?;
+    let mut rest =
+        bytes.get(XERIAL_HEADER_BYTES..).ok_or_else(|| compression_error("the snappy header is cut short"))?;
     while !rest.is_empty() {
         // Streams put end to end repeat the header.
-        if let Some(next) = rest
-            .get(XERIAL_HEADER_BYTES..)
-            .filter(|_| rest.starts_with(XERIAL_MAGIC))
-        {
+        if let Some(next) = rest.get(XERIAL_HEADER_BYTES..).filter(|_| rest.starts_with(XERIAL_MAGIC)) {
             rest = next;
             continue;
         }
@@ -268,9 +249,7 @@ fn snappy_block(block: &[u8], body: &mut Vec<u8>, bytes_max: usize) -> Result<()
         return Err(BatchError::TooLarge);
     }
     body.resize(start + declared, 0);
-    let written = snap::raw::Decoder::new()
-        .decompress(block, &mut body[start..])
-        .map_err(compression_error)?;
+    let written = snap::raw::Decoder::new().decompress(block, &mut body[start..]).map_err(compression_error)?;
     body.truncate(start + written);
     Ok(())
 }
@@ -282,9 +261,7 @@ fn compress(codec: Codec, level: Option<i32>, body: &[u8]) -> Result<Vec<u8>, Ba
             // Kafka's -1 is the codec's default.
             let level = level
                 .and_then(|level| u32::try_from(level).ok())
-                .map_or_else(flate2::Compression::default, |level| {
-                    flate2::Compression::new(level.min(9))
-                });
+                .map_or_else(flate2::Compression::default, |level| flate2::Compression::new(level.min(9)));
             let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
             encoder.write_all(body).map_err(compression_error)?;
             encoder.finish().map_err(compression_error)
@@ -375,8 +352,8 @@ impl<'a> Cursor<'a> {
         match self.varint()? {
             -1 => Ok(None),
             length => {
-                let length = usize::try_from(length)
-                    .map_err(|_| BatchError::Record("a record has a negative length"))?;
+                let length =
+                    usize::try_from(length).map_err(|_| BatchError::Record("a record has a negative length"))?;
                 self.take(length).map(Some)
             }
         }
@@ -384,11 +361,8 @@ impl<'a> Cursor<'a> {
 }
 
 fn read_record<'a>(cursor: &mut Cursor<'a>) -> Result<Record<'a>, BatchError> {
-    let length = usize::try_from(cursor.varint()?)
-        .map_err(|_| BatchError::Record("a record has a negative length"))?;
-    let mut inside = Cursor {
-        rest: cursor.take(length)?,
-    };
+    let length = usize::try_from(cursor.varint()?).map_err(|_| BatchError::Record("a record has a negative length"))?;
+    let mut inside = Cursor { rest: cursor.take(length)? };
     // The record's own attributes have no meaning yet.
     inside.byte()?;
     let timestamp_delta = inside.varlong()?;
@@ -406,20 +380,11 @@ fn read_record<'a>(cursor: &mut Cursor<'a>) -> Result<Record<'a>, BatchError> {
     if !inside.rest.is_empty() {
         return Err(BatchError::Record("a record is longer than its fields"));
     }
-    Ok(Record {
-        timestamp_delta,
-        offset_delta,
-        key,
-        value,
-        header_count,
-        headers,
-    })
+    Ok(Record { timestamp_delta, offset_delta, key, value, header_count, headers })
 }
 
 fn read_header<'a>(cursor: &mut Cursor<'a>) -> Result<(&'a [u8], Option<&'a [u8]>), BatchError> {
-    let key = cursor
-        .nullable()?
-        .ok_or(BatchError::Record("a record has a header without a key"))?;
+    let key = cursor.nullable()?.ok_or(BatchError::Record("a record has a header without a key"))?;
     Ok((key, cursor.nullable()?))
 }
 
@@ -436,10 +401,7 @@ fn put_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
     match bytes {
         None => put_varlong(out, -1),
         Some(bytes) => {
-            put_varlong(
-                out,
-                i64::try_from(bytes.len()).expect("a slice is shorter than i64::MAX"),
-            );
+            put_varlong(out, i64::try_from(bytes.len()).expect("a slice is shorter than i64::MAX"));
             out.extend_from_slice(bytes);
         }
     }
@@ -459,17 +421,187 @@ pub(crate) fn encode_record(
     put_varlong(&mut record, i64::from(offset_delta));
     put_nullable(&mut record, key);
     put_nullable(&mut record, value);
-    put_varlong(
-        &mut record,
-        i64::try_from(headers.len()).expect("a slice is shorter than i64::MAX"),
-    );
+    put_varlong(&mut record, i64::try_from(headers.len()).expect("a slice is shorter than i64::MAX"));
     for (name, header) in headers {
         put_nullable(&mut record, Some(name.as_bytes()));
         put_nullable(&mut record, *header);
     }
-    put_varlong(
-        out,
-        i64::try_from(record.len()).expect("a vector is shorter than i64::MAX"),
-    );
+    put_varlong(out, i64::try_from(record.len()).expect("a vector is shorter than i64::MAX"));
     out.extend_from_slice(&record);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchBuilder, assign, verify_crc};
+    use crate::testing::{assert_survives_mutation, testdata};
+
+    const CODECS: [(Codec, &str); 5] = [
+        (Codec::None, "none"),
+        (Codec::Gzip, "gzip"),
+        (Codec::Snappy, "snappy"),
+        (Codec::Lz4, "lz4"),
+        (Codec::Zstd, "zstd"),
+    ];
+
+    /// The batch that kafka-python 3.0.12 made of the same hundred records with each codec.
+    fn from_kafka_python(name: &str) -> Vec<u8> {
+        std::fs::read(testdata(&format!("kafka-python-{name}.batch"))).unwrap()
+    }
+
+    fn assert_the_hundred_records(batch: &[u8]) {
+        let open = OpenBatch::new(batch).unwrap();
+        assert_eq!(open.header.producer_id(), 4_000);
+        assert_eq!(open.header.base_sequence(), 7);
+        let mut count = 0;
+        for (index, record) in open.records().enumerate() {
+            let record = record.unwrap();
+            let key = format!("key-{index:03}");
+            let value = format!("value-{index:03}-").repeat(if index == 99 { 40 } else { 5 });
+            assert_eq!(record.key, (index % 10 != 0).then_some(key.as_bytes()), "{index}");
+            assert_eq!(record.value, (index != 50).then_some(value.as_bytes()));
+            assert_eq!(open.offset(&record), index as i64);
+            assert_eq!(open.timestamp(&record), 1_700_000_000_000 + (index as i64 * 7) % 50);
+            let headers: Vec<_> = record.headers().collect();
+            if index % 3 == 0 {
+                let first = format!("x{index}");
+                assert_eq!(headers, [(&b"h"[..], Some(first.as_bytes())), (&b"h"[..], None)]);
+            } else {
+                assert!(headers.is_empty());
+            }
+            count += 1;
+        }
+        assert_eq!(count, 100);
+    }
+
+    #[test]
+    fn batches_of_a_real_client_are_read_with_every_codec() {
+        for (codec, name) in CODECS {
+            let batch = from_kafka_python(name);
+            verify_crc(&batch).unwrap();
+            assert_eq!(BatchHeader::read(&batch).unwrap().codec(), Ok(codec));
+            assert_the_hundred_records(&batch);
+        }
+    }
+
+    #[test]
+    fn every_codec_can_be_changed_into_every_other() {
+        for (_, from) in CODECS {
+            let mut batch = from_kafka_python(from);
+            assign(&mut batch, 0, 3, None);
+            for (to, _) in CODECS {
+                for level in [None, Some(1), Some(9), Some(-1)] {
+                    let recoded = recode(&batch, to, level).unwrap();
+                    verify_crc(&recoded).unwrap();
+                    let header = BatchHeader::read(&recoded).unwrap();
+                    assert_eq!(header.codec(), Ok(to));
+                    assert_eq!(header.batch_bytes(), Ok(recoded.len()));
+                    assert_eq!(header.leader_epoch(), 3);
+                    assert_eq!(header.max_timestamp(), 1_700_000_000_049);
+                    assert_the_hundred_records(&recoded);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn raw_snappy_and_streams_end_to_end_are_read() {
+        let body = b"some body, some body, some body".repeat(10);
+        let raw = snap::raw::Encoder::new().compress_vec(&body).unwrap();
+        assert_eq!(decompress(Codec::Snappy, &raw).unwrap(), body);
+        for codec in [Codec::Gzip, Codec::Snappy, Codec::Zstd] {
+            let once = compress(codec, None, &body).unwrap();
+            let twice = [once.clone(), once].concat();
+            assert_eq!(decompress(codec, &twice).unwrap(), body.repeat(2), "{codec:?}");
+        }
+    }
+
+    #[test]
+    fn time_is_looked_up_by_record() {
+        for (_, name) in CODECS {
+            let mut batch = from_kafka_python(name);
+            assign(&mut batch, 500, 0, None);
+            let start = 1_700_000_000_000;
+            // Record i has the timestamp start + 7 i mod 50: 0 7 14 21 28 35 42 49 6 ...
+            assert_eq!(first_at_or_after(&batch, 0), Ok(Some((500, start))));
+            assert_eq!(first_at_or_after(&batch, start + 22), Ok(Some((504, start + 28))));
+            assert_eq!(first_at_or_after(&batch, start + 49), Ok(Some((507, start + 49))));
+            assert_eq!(first_at_or_after(&batch, start + 50), Ok(None));
+            assert_eq!(max_timestamp(&batch), Ok((507, start + 49)));
+
+            assign(&mut batch, 500, 0, Some(9_999));
+            assert_eq!(first_at_or_after(&batch, 9_999), Ok(Some((500, 9_999))));
+            assert_eq!(first_at_or_after(&batch, 10_000), Ok(None));
+            assert_eq!(max_timestamp(&batch), Ok((500, 9_999)));
+        }
+    }
+
+    #[test]
+    fn bombs_are_refused_at_the_bound() {
+        let zeros = vec![0; 1 << 20];
+        for (codec, name) in CODECS {
+            let packed = compress(codec, None, &zeros).unwrap();
+            assert_eq!(decompress_to(codec, &packed, zeros.len()).map(|body| body.len()), Ok(zeros.len()), "{name}");
+            assert_eq!(decompress_to(codec, &packed, zeros.len() - 1), Err(BatchError::TooLarge), "{name}");
+        }
+        // Four bytes that declare four gigabytes.
+        let bomb = [0xff, 0xff, 0xff, 0xff, 0x0f, 0];
+        assert!(matches!(decompress(Codec::Snappy, &bomb), Err(BatchError::Compression(_))));
+    }
+
+    #[test]
+    fn numbers_keep_their_extremes() {
+        for value in [0, 1, -1, 63, 64, -64, -65, i64::MAX, i64::MIN] {
+            let mut bytes = Vec::new();
+            put_varlong(&mut bytes, value);
+            let mut cursor = Cursor { rest: &bytes };
+            assert_eq!(cursor.varlong(), Ok(value));
+            assert!(cursor.rest.is_empty());
+        }
+        for value in [0, 1, -1, i32::MAX, i32::MIN] {
+            let mut bytes = Vec::new();
+            put_varlong(&mut bytes, i64::from(value));
+            assert_eq!(Cursor { rest: &bytes }.varint(), Ok(value));
+        }
+        let endless = [0x80; 11];
+        assert!(Cursor { rest: &endless }.varint().is_err());
+        assert!(Cursor { rest: &endless }.varlong().is_err());
+    }
+
+    #[test]
+    fn timestamps_at_the_edge_do_not_overflow() {
+        let batch = BatchBuilder::new()
+            .record(i64::MAX, None, None, &[])
+            .record(0, None, None, &[])
+            .record(i64::MIN, None, None, &[])
+            .build();
+        let open = OpenBatch::new(&batch).unwrap();
+        assert!(open.records().all(|record| record.is_ok()));
+        assert_eq!(max_timestamp(&batch), Ok((0, i64::MAX)));
+    }
+
+    #[test]
+    fn damaged_batches_are_survived() {
+        for (codec, name) in CODECS {
+            let batch = from_kafka_python(name);
+            assert_survives_mutation(&batch, |damaged| {
+                // No checksum in front: what lies behind it must hold on its own.
+                if let Ok(open) = OpenBatch::new(damaged) {
+                    for record in open.records().flatten() {
+                        assert!(record.headers().count() <= damaged.len() * 300);
+                        open.offset(&record);
+                        open.timestamp(&record);
+                    }
+                }
+                let _ = first_at_or_after(damaged, 1_700_000_000_030);
+                let _ = max_timestamp(damaged);
+            });
+            let body = &batch[BATCH_HEADER_BYTES..];
+            assert_survives_mutation(body, |damaged| {
+                if let Ok(body) = decompress_to(codec, damaged, 1 << 20) {
+                    Records::new(&body, i32::MAX).for_each(drop);
+                }
+            });
+        }
+    }
 }

@@ -282,14 +282,18 @@ struct Slot {
     last_sequence: u64,
 }
 
+/// A checkpoint on its way to the disk.
 #[derive(Debug)]
-enum CheckpointState {
-    Idle,
-    /// Bringing to the segments, durably, what groups up to `cut` hold.
-    Draining { cut: u64, waiting: usize },
-    /// Encoded; it may hold more than was durable then, so it waits until these logs are durable up to these offsets.
-    Captured { cut: u64, file: Bytes, waits: Vec<(LogId, i64)> },
-    Publishing { cut: u64 },
+struct PendingCheckpoint {
+    /// Groups up to this one are not needed once it is published.
+    cut: u64,
+    /// Logs whose bytes of those groups have not all reached their segments durably.
+    draining: usize,
+    /// The encoded file. It says of every segment what draining will have made true,
+    file: Bytes,
+    /// and it holds what was appended but not durable when it was encoded: it waits until these are durable too.
+    waits: Vec<(LogId, i64)>,
+    publishing: bool,
 }
 
 /// All the partition logs of one shard.
@@ -312,7 +316,7 @@ pub struct ShardLog {
     slot: usize,
     position: u64,
     checkpointed: u64,
-    checkpoint: CheckpointState,
+    checkpoint: Option<PendingCheckpoint>,
 
     /// Logs whose segments want write-back, sync or closing.
     write_back: VecDeque<LogId>,
@@ -364,7 +368,7 @@ impl ShardLog {
             slot: 0,
             position: 0,
             checkpointed: recovered.checkpoint.sequence,
-            checkpoint: CheckpointState::Idle,
+            checkpoint: None,
             write_back: VecDeque::new(),
             write_backs: 0,
             tail_bytes: 0,
@@ -450,7 +454,9 @@ impl ShardLog {
 
     fn finish_removal(&mut self, log: LogId, ops: &mut Ops) {
         let Some(partition) = self.logs[log.0 as usize].as_ref() else { return };
-        let in_group = self.group.as_ref().is_some_and(|group| group.ends.iter().any(|&(id, ..)| id == log));
+        let in_group = self.group.as_ref().is_some_and(|group| {
+            group.ends.iter().any(|&(id, ..)| id == log) || group.log_starts.iter().any(|&(id, _)| id == log)
+        });
         if !partition.removing || partition.operations > 0 || in_group {
             return;
         }
@@ -465,10 +471,9 @@ impl ShardLog {
             id != log
         });
         let is_draining = partition.segments.iter().any(|segment| segment.drain_to > 0);
-        match &mut self.checkpoint {
-            CheckpointState::Draining { waiting, .. } if is_draining => *waiting -= 1,
-            CheckpointState::Captured { waits, .. } => waits.retain(|&(id, _)| id != log),
-            _ => {}
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.draining -= usize::from(is_draining);
+            checkpoint.waits.retain(|&(id, _)| id != log);
         }
         self.free.push(log.0);
         if partition.directory_created {
@@ -540,7 +545,8 @@ impl ShardLog {
             self.stats.memory_reads += u64::from(plan.bytes > 0);
             return Read::Ready(plan);
         }
-        let walk = Walk::new(self.next_read(), log, Goal::Offset { offset, until_offset, bytes_max }, partition);
+        let token = self.next_read();
+        let walk = Walk::new(token, log, Goal::Offset { offset, until_offset, bytes_max }, self.log(log));
         match self.walk(walk, ops) {
             Ok((_, Outcome::Plan(plan))) => Read::Ready(plan),
             Ok(_) => unreachable!("a walk to an offset ends in a plan"),
@@ -550,7 +556,8 @@ impl ShardLog {
 
     /// Finds a record by time among those below `until_offset`.
     pub fn find_time(&mut self, log: LogId, query: TimeQuery, until_offset: i64, ops: &mut Ops) -> TimeLookup {
-        let walk = Walk::new(self.next_read(), log, Goal::Time { query, until_offset }, self.log(log));
+        let token = self.next_read();
+        let walk = Walk::new(token, log, Goal::Time { query, until_offset }, self.log(log));
         match self.walk(walk, ops) {
             Ok((_, Outcome::Time(found))) => TimeLookup::Ready(found),
             Ok(_) => unreachable!("a walk by time ends in a record or none"),
@@ -630,7 +637,7 @@ impl ShardLog {
 
     /// The leader epoch of the last batch, or -1.
     pub fn last_epoch(&self, log: LogId) -> i32 {
-        self.log(log).epochs.latest().unwrap_or(-1)
+        self.log(log).epochs.latest()
     }
 
     /// Bytes of all the log's segments.
@@ -706,28 +713,31 @@ impl ShardLog {
 
     /// Puts what is dirty into a commit group and starts it, if the journal has room.
     fn start_group(&mut self, ops: &mut Ops, progress: &mut Vec<Progress>) {
-        // Room for the largest group must be there before anything is gathered into one.
-        let largest = (GROUP_BYTES_MAX as u64).min(self.slot_bytes);
-        if self.position + largest > self.slot_bytes {
+        let mut builder = GroupBuilder::new();
+        let mut group = Group { outstanding: 1, bytes: 0, ends: Vec::new(), log_starts: Vec::new() };
+        loop {
+            let room = (self.slot_bytes - self.position).min(GROUP_BYTES_MAX as u64) as usize;
+            let mut extents = 0;
+            for _ in 0..self.dirty.len().min(GROUP_PARTITIONS_MAX) {
+                let Some(log) = self.dirty.pop_front() else { break };
+                if !self.gather(log, &mut builder, &mut group, &mut extents, room, ops) {
+                    self.dirty.push_back(log);
+                }
+            }
+            if !builder.is_empty() {
+                break;
+            }
+            // Nothing fits what is left of this slot, or nothing can go yet.
             let next = (self.slot + 1) % self.slots.len();
+            if self.position == 0 {
+                return;
+            }
             if self.slots[next].last_sequence > self.checkpointed {
                 self.stats.journal_full += 1;
                 return;
             }
             self.slot = next;
             self.position = 0;
-        }
-        let mut builder = GroupBuilder::new();
-        let mut group = Group { outstanding: 1, bytes: 0, ends: Vec::new(), log_starts: Vec::new() };
-        let mut extents = 0;
-        for _ in 0..self.dirty.len().min(GROUP_PARTITIONS_MAX) {
-            let Some(log) = self.dirty.pop_front() else { break };
-            if !self.gather(log, &mut builder, &mut group, &mut extents, largest as usize, ops) {
-                self.dirty.push_back(log);
-            }
-        }
-        if builder.is_empty() {
-            return;
         }
         self.sequence += 1;
         let place = GroupPlace { shard: self.shard, slot: self.slot as u32, position: self.position };
@@ -747,7 +757,8 @@ impl ShardLog {
                 progress.push(Progress::Durable { log, offset });
             }
         }
-        let _ = &progress;
+        #[cfg(not(feature = "simulated-bugs"))]
+        let _ = progress;
         self.group = Some(group);
     }
 
@@ -777,7 +788,9 @@ impl ShardLog {
             partition.log_start_gathered = partition.log_start_wanted;
         }
         let first = partition.segments.partition_point(|segment| segment.gathered == segment.bytes);
-        for index in first..partition.segments.len() {
+        let count = partition.segments.len();
+        for index in first..count {
+            let partition = self.logs[log.0 as usize].as_mut().expect("dirty logs are live");
             let base = partition.segments[index].base_offset;
             let (from, to) = (partition.segments[index].gathered, partition.segments[index].bytes);
             if from == to {
@@ -832,7 +845,8 @@ impl ShardLog {
 
     fn finish_gather(&mut self, log: LogId) -> bool {
         let partition = self.log_mut(log);
-        let all = partition.segments.iter().all(|segment| segment.gathered == segment.bytes);
+        let all =
+            partition.segments.partition_point(|segment| segment.gathered == segment.bytes) == partition.segments.len();
         if all {
             partition.is_dirty = false;
             partition.ungathered_batches = 0;
@@ -844,28 +858,31 @@ impl ShardLog {
         let group = self.group.take().expect("a group is under way");
         self.stats.pending_bytes -= group.bytes;
         for (log, segment, position, offset) in group.ends {
-            let partition = self.log_mut(log);
-            if partition.removing {
+            let Some(partition) = self.logs[log.0 as usize].as_mut().filter(|partition| !partition.removing) else {
                 self.finish_removal(log, ops);
                 continue;
-            }
+            };
             if let Some(segment) = partition.segment_mut(segment) {
                 segment.durable = position;
             }
             partition.durable_end = offset;
             progress.push(Progress::Durable { log, offset });
-            let wants_write_back = partition.segments.iter().any(|segment| {
-                segment.durable - segment.written >= WRITE_BACK_BYTES_MIN || (segment.file == FileState::Absent)
+            let first = partition.first_open();
+            let wants_write_back = partition.segments.iter().skip(first).any(|segment| {
+                segment.durable.saturating_sub(segment.written) >= WRITE_BACK_BYTES_MIN
+                    || (segment.file == FileState::Absent)
             });
+            let evictable = partition.take_evictable();
+            self.evictable.extend(std::iter::repeat_n(log, evictable));
             if wants_write_back {
                 self.enqueue(log);
             }
         }
         for (log, offset) in group.log_starts {
-            if self.logs[log.0 as usize].as_ref().is_none_or(|partition| partition.removing) {
+            let Some(partition) = self.logs[log.0 as usize].as_mut().filter(|partition| !partition.removing) else {
+                self.finish_removal(log, ops);
                 continue;
-            }
-            let partition = self.log_mut(log);
+            };
             partition.log_start = offset;
             partition.epochs.truncate_start(offset);
             progress.push(Progress::LogStart { log, offset });
@@ -913,16 +930,17 @@ impl ShardLog {
         }
         let partition = self.logs[log.0 as usize].as_mut().expect("seen above");
         let last = partition.segments.len() - 1;
-        for index in 0..partition.segments.len() {
+        for index in partition.first_open()..partition.segments.len() {
             let directory_created = partition.directory_created;
             let segment = &mut partition.segments[index];
-            if segment.closed || segment.is_busy() {
-                if segment.writing || segment.syncing || segment.closing {
-                    return;
-                }
+            if segment.writing || segment.syncing || segment.closing {
+                return;
+            }
+            if segment.allocating {
                 continue;
             }
-            let pending = segment.durable - segment.written;
+            // An extent is written before its group is durable.
+            let pending = segment.durable.saturating_sub(segment.written);
             let wants_write = pending >= WRITE_BACK_BYTES_MIN
                 || (pending > 0 && (index < last || segment.written < segment.drain_to));
             let (base, path) = (segment.base_offset, segment.path.clone());
@@ -956,9 +974,9 @@ impl ShardLog {
             }
             if wants_write {
                 let to = segment.durable.min(segment.written + WRITE_BACK_BYTES_MAX);
-                let (op, remainder) = write_to(&mut partition.segments[index], &partition.tail, to, false);
                 self.stats.write_backs += 1;
-                self.stats.write_back_bytes += pending;
+                self.stats.write_back_bytes += to - segment.written;
+                let (op, remainder) = write_to(&mut partition.segments[index], &partition.tail, to, false);
                 self.start(Purpose::WriteBack { log, segment: base, to, remainder }, log, op, ops);
                 return;
             }
@@ -968,14 +986,14 @@ impl ShardLog {
                 self.start(Purpose::Sync { log, segment: base, to }, log, DiskOp::Sync { path }, ops);
                 return;
             }
-            if index < last && segment.written == segment.bytes && !segment.allocating {
+            if index < last && segment.written == segment.bytes {
                 segment.closing = true;
                 let bytes = segment.bytes;
                 let purpose = Purpose::CloseTruncate { log, segment: base };
                 self.start(purpose, log, DiskOp::Truncate { path, bytes }, ops);
                 return;
             }
-            if index == last && !segment.allocating && segment.bytes > segment.allocated / 2 {
+            if index == last && segment.bytes > segment.allocated / 2 {
                 // Space ahead of the writes, so that a commit does not have to allocate.
                 let bytes = (segment.allocated * 2)
                     .clamp(ALLOCATE_BYTES_MIN, segment.allocated + ALLOCATE_BYTES_MAX)
@@ -985,6 +1003,7 @@ impl ShardLog {
                     let purpose = Purpose::Allocate { log, segment: base, bytes };
                     self.start(purpose, log, DiskOp::Allocate { path, bytes }, ops);
                 }
+                return;
             }
         }
     }
@@ -1038,55 +1057,64 @@ impl ShardLog {
     }
 
     fn advance_checkpoint(&mut self, ops: &mut Ops) {
-        match &mut self.checkpoint {
-            CheckpointState::Idle => {
-                if self.used_slots() * CHECKPOINT_SHARE as usize >= self.slots.len() {
-                    self.start_drain();
-                }
+        let Some(checkpoint) = &mut self.checkpoint else {
+            if self.used_slots() * CHECKPOINT_SHARE as usize >= self.slots.len() {
+                self.start_checkpoint();
             }
-            CheckpointState::Draining { cut, waiting: 0 } => {
-                let cut = *cut;
-                let (file, waits) = self.capture(cut);
-                self.checkpoint = CheckpointState::Captured { cut, file, waits };
-            }
-            CheckpointState::Draining { .. } | CheckpointState::Publishing { .. } => {}
-            CheckpointState::Captured { cut, file, waits } => {
-                let logs = &self.logs;
-                waits.retain(|&(log, offset)| {
-                    logs[log.0 as usize].as_ref().is_some_and(|partition| partition.durable_end < offset)
-                });
-                if waits.is_empty() {
-                    let (cut, data) = (*cut, file.clone());
-                    self.checkpoint = CheckpointState::Publishing { cut };
-                    let path = checkpoint_path(&self.directory);
-                    self.submit(Purpose::Checkpoint, DiskOp::Replace { path, data }, ops);
-                }
-            }
+            return;
+        };
+        let logs = &self.logs;
+        checkpoint.waits.retain(|&(log, offset)| {
+            logs[log.0 as usize].as_ref().is_some_and(|partition| partition.durable_end < offset)
+        });
+        if checkpoint.draining == 0 && checkpoint.waits.is_empty() && !checkpoint.publishing {
+            checkpoint.publishing = true;
+            let data = checkpoint.file.clone();
+            let path = checkpoint_path(&self.directory);
+            self.submit(Purpose::Checkpoint, DiskOp::Replace { path, data }, ops);
         }
     }
 
-    /// Everything in groups that are durable now is to reach the segments, durably.
-    fn start_drain(&mut self) {
+    /// Encodes the state of all logs now and has everything of groups that are durable now brought to the segments.
+    ///
+    /// The state is taken at the start, while half of the journal is free, and not at the end: what was appended but
+    /// not committed at that moment must become durable before the checkpoint may be published, and a journal that is
+    /// full until the checkpoint is published could never commit it.
+    fn start_checkpoint(&mut self) {
         let cut = if self.group.is_some() { self.sequence - 1 } else { self.sequence };
         if cut <= self.checkpointed {
             return;
         }
-        let mut waiting = 0;
+        let mut draining = 0;
+        let mut waits = Vec::new();
+        let mut partitions = Vec::with_capacity(self.by_key.len());
         for index in 0..self.logs.len() {
-            let Some(partition) = self.logs[index].as_mut() else { continue };
+            let log = LogId(index as u32);
+            let Some(partition) = self.logs[index].as_mut().filter(|partition| !partition.removing) else { continue };
             let mut drains = false;
-            for segment in &mut partition.segments {
-                if segment.synced < segment.durable {
-                    segment.drain_to = segment.durable;
-                    drains = true;
-                }
+            for segment in partition.segments.iter_mut().filter(|segment| segment.synced < segment.durable) {
+                segment.drain_to = segment.durable;
+                drains = true;
             }
+            if partition.durable_end < partition.log_end {
+                waits.push((log, partition.log_end));
+            }
+            partitions.push(partition.state());
             if drains {
-                waiting += 1;
-                self.enqueue(LogId(index as u32));
+                draining += 1;
+                self.enqueue(log);
             }
         }
-        self.checkpoint = CheckpointState::Draining { cut, waiting };
+        let checkpoint = Checkpoint {
+            shard: self.shard,
+            salt: self.salt,
+            sequence: cut,
+            slots: self.slots.len() as u32,
+            slot_bytes: self.slot_bytes,
+            partitions,
+        };
+        let file = checkpoint.encode();
+        self.checkpoint = Some(PendingCheckpoint { cut, draining, file, waits, publishing: false });
     }
 
     /// After a segment's `synced` moved: whether the partition has drained.
@@ -1103,31 +1131,10 @@ impl ShardLog {
         }
         if was_draining
             && !is_draining
-            && let CheckpointState::Draining { waiting, .. } = &mut self.checkpoint
+            && let Some(checkpoint) = &mut self.checkpoint
         {
-            *waiting -= 1;
+            checkpoint.draining -= 1;
         }
-    }
-
-    fn capture(&mut self, cut: u64) -> (Bytes, Vec<(LogId, i64)>) {
-        let mut partitions = Vec::with_capacity(self.by_key.len());
-        let mut waits = Vec::new();
-        for (index, partition) in self.logs.iter().enumerate() {
-            let Some(partition) = partition.as_ref().filter(|partition| !partition.removing) else { continue };
-            if partition.durable_end < partition.log_end {
-                waits.push((LogId(index as u32), partition.log_end));
-            }
-            partitions.push(partition.state());
-        }
-        let checkpoint = Checkpoint {
-            shard: self.shard,
-            salt: self.salt,
-            sequence: cut,
-            slots: self.slots.len() as u32,
-            slot_bytes: self.slot_bytes,
-            partitions,
-        };
-        (checkpoint.encode(), waits)
     }
 
     // ---- Results ----
@@ -1260,11 +1267,8 @@ impl ShardLog {
                 }
             }
             Purpose::Checkpoint => {
-                let CheckpointState::Publishing { cut } = self.checkpoint else {
-                    unreachable!("a checkpoint is written only while publishing")
-                };
-                self.checkpointed = cut;
-                self.checkpoint = CheckpointState::Idle;
+                let checkpoint = self.checkpoint.take().expect("one is being published");
+                self.checkpointed = checkpoint.cut;
                 self.stats.checkpoints += 1;
             }
             Purpose::Remove => {}
@@ -1391,3 +1395,7 @@ fn describe(purpose: &Purpose, op: Option<&DiskOp>) -> String {
         _ => "a disk operation failed".to_string(),
     }
 }
+
+#[cfg(test)]
+#[path = "shard_log_tests.rs"]
+mod tests;

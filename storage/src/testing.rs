@@ -68,9 +68,7 @@ fn damage(bytes: &mut Vec<u8>, random: &mut Random) {
 }
 
 pub(crate) fn testdata(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("testdata")
-        .join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
 }
 
 /// Compares an encoding with the bytes frozen in `testdata/`: a difference means that data on people's disks can no
@@ -80,7 +78,6 @@ pub(crate) fn frozen(name: &str, encoded: &[u8]) {
     if std::env::var_os("MILLSTREAM_FREEZE").is_some() && !path.exists() {
         std::fs::write(&path, encoded).expect("testdata is writable");
     }
-    let expected =
-        std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let expected = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     assert_eq!(encoded, expected, "{name} is encoded differently now");
 }

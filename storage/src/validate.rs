@@ -8,8 +8,8 @@
 use std::borrow::Cow;
 
 use crate::batch::{
-    BATCH_HEADER_BYTES, BatchError, BatchHeader, Batches, Codec, MAGIC, NO_PRODUCER_ID,
-    NO_TIMESTAMP, TimestampType, verify_crc,
+    BATCH_HEADER_BYTES, BatchError, BatchHeader, Batches, Codec, MAGIC, NO_PRODUCER_ID, NO_TIMESTAMP, TimestampType,
+    verify_crc,
 };
 use crate::records::{OpenBatch, Record};
 
@@ -68,33 +68,20 @@ impl std::error::Error for Refusal {}
 
 impl Refusal {
     fn new(error: RefusalError, message: impl Into<Cow<'static, str>>) -> Refusal {
-        Refusal {
-            error,
-            message: message.into(),
-            record_index: None,
-        }
+        Refusal { error, message: message.into(), record_index: None }
     }
 
-    fn of_record(
-        error: RefusalError,
-        record_index: i32,
-        message: impl Into<Cow<'static, str>>,
-    ) -> Refusal {
-        Refusal {
-            error,
-            message: message.into(),
-            record_index: Some(record_index),
-        }
+    fn of_record(error: RefusalError, record_index: i32, message: impl Into<Cow<'static, str>>) -> Refusal {
+        Refusal { error, message: message.into(), record_index: Some(record_index) }
     }
 }
 
 impl From<BatchError> for Refusal {
     fn from(error: BatchError) -> Refusal {
         let kind = match error {
-            BatchError::Truncated
-            | BatchError::Length(_)
-            | BatchError::Crc { .. }
-            | BatchError::Compression(_) => RefusalError::CorruptMessage,
+            BatchError::Truncated | BatchError::Length(_) | BatchError::Crc { .. } | BatchError::Compression(_) => {
+                RefusalError::CorruptMessage
+            }
             BatchError::Magic(_) | BatchError::Record(_) => RefusalError::InvalidRecord,
             BatchError::UnknownCodec(_) => RefusalError::UnsupportedCompressionType,
             BatchError::TooLarge => RefusalError::MessageTooLarge,
@@ -115,10 +102,7 @@ pub fn validate_client_batches(bytes: &[u8], rules: &BatchRules) -> Result<(), R
         ));
     }
     if header.base_offset() != 0 {
-        return Err(Refusal::new(
-            RefusalError::InvalidRecord,
-            "The base offset of a batch from a client must be 0",
-        ));
+        return Err(Refusal::new(RefusalError::InvalidRecord, "The base offset of a batch from a client must be 0"));
     }
     if batch.len() > rules.max_message_bytes {
         return Err(Refusal::new(
@@ -148,14 +132,8 @@ fn only_batch(bytes: &[u8]) -> Result<(&BatchHeader, &[u8]), Refusal> {
         return Err(BatchError::Magic(magic).into());
     }
     let mut batches = Batches::new(bytes);
-    let first = batches
-        .next()
-        .ok_or_else(|| Refusal::new(RefusalError::InvalidRecord, EXACTLY_ONE))??;
-    if batches.rest().is_empty() {
-        Ok(first)
-    } else {
-        Err(Refusal::new(RefusalError::InvalidRecord, EXACTLY_ONE))
-    }
+    let first = batches.next().ok_or_else(|| Refusal::new(RefusalError::InvalidRecord, EXACTLY_ONE))??;
+    if batches.rest().is_empty() { Ok(first) } else { Err(Refusal::new(RefusalError::InvalidRecord, EXACTLY_ONE)) }
 }
 
 fn check_header(header: &BatchHeader) -> Result<(), Refusal> {
@@ -209,9 +187,7 @@ fn check_timestamp(timestamp: i64, rules: &BatchRules) -> Result<(), String> {
     if (earliest..=latest).contains(&timestamp) {
         Ok(())
     } else {
-        Err(format!(
-            "Timestamp {timestamp} is out of range: it must lie between {earliest} and {latest}"
-        ))
+        Err(format!("Timestamp {timestamp} is out of range: it must lie between {earliest} and {latest}"))
     }
 }
 
@@ -219,10 +195,7 @@ fn check_records(batch: &[u8], rules: &BatchRules) -> Result<(), Refusal> {
     let open = OpenBatch::new(batch)?;
     let mut expected = 0;
     for record in open.records() {
-        let record = record.map_err(|error| Refusal {
-            record_index: Some(expected),
-            ..Refusal::from(error)
-        })?;
+        let record = record.map_err(|error| Refusal { record_index: Some(expected), ..Refusal::from(error) })?;
         check_record(&record, expected, open.timestamp(&record), rules)?;
         expected += 1;
     }
@@ -231,12 +204,7 @@ fn check_records(batch: &[u8], rules: &BatchRules) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_record(
-    record: &Record<'_>,
-    index: i32,
-    timestamp: i64,
-    rules: &BatchRules,
-) -> Result<(), Refusal> {
+fn check_record(record: &Record<'_>, index: i32, timestamp: i64, rules: &BatchRules) -> Result<(), Refusal> {
     if record.offset_delta != index {
         return Err(Refusal::of_record(
             RefusalError::InvalidRecord,
@@ -319,57 +287,34 @@ mod tests {
         let whole = batch();
         let cut = &whole[..whole.len() - 1];
         assert_eq!(refused(cut, &rules()), (RefusalError::CorruptMessage, None));
-        assert_eq!(
-            refused(&whole[..30], &rules()),
-            (RefusalError::CorruptMessage, None)
-        );
+        assert_eq!(refused(&whole[..30], &rules()), (RefusalError::CorruptMessage, None));
     }
 
     #[test]
     fn the_header_is_checked() {
         let invalid = (RefusalError::InvalidRecord, None);
         assert_eq!(changed(0, &1i64.to_be_bytes()), invalid, "base offset");
-        assert_eq!(
-            changed(57, &3i32.to_be_bytes()),
-            invalid,
-            "count of 3, last offset delta 1"
-        );
+        assert_eq!(changed(57, &3i32.to_be_bytes()), invalid, "count of 3, last offset delta 1");
         assert_eq!(changed(57, &0i32.to_be_bytes()), invalid, "no records");
-        assert_eq!(
-            changed(57, &i32::MIN.to_be_bytes()),
-            invalid,
-            "negative count"
-        );
+        assert_eq!(changed(57, &i32::MIN.to_be_bytes()), invalid, "negative count");
         assert_eq!(changed(22, &[0x20]), invalid, "control");
         assert_eq!(changed(22, &[0x40]), invalid, "delete horizon");
         assert_eq!(changed(21, &[0x80]), invalid, "unknown attribute");
         assert_eq!(changed(53, &(-1i32).to_be_bytes()), invalid, "sequence");
         assert_eq!(changed(51, &(-1i16).to_be_bytes()), invalid, "epoch");
         assert_eq!(changed(43, &(-2i64).to_be_bytes()), invalid, "producer id");
-        assert_eq!(
-            changed(22, &[5]),
-            (RefusalError::UnsupportedCompressionType, None)
-        );
+        assert_eq!(changed(22, &[5]), (RefusalError::UnsupportedCompressionType, None));
         assert_eq!(changed(22, &[0x08]), (RefusalError::InvalidTimestamp, None));
         let mut damaged = batch();
         *damaged.last_mut().unwrap() ^= 1;
-        assert_eq!(
-            refused(&damaged, &rules()),
-            (RefusalError::CorruptMessage, None)
-        );
+        assert_eq!(refused(&damaged, &rules()), (RefusalError::CorruptMessage, None));
     }
 
     #[test]
     fn zstd_needs_a_version_that_knows_it() {
         let batch = recode(&batch(), Codec::Zstd, None).unwrap();
-        let rules = BatchRules {
-            zstd_allowed: false,
-            ..rules()
-        };
-        assert_eq!(
-            refused(&batch, &rules),
-            (RefusalError::UnsupportedCompressionType, None)
-        );
+        let rules = BatchRules { zstd_allowed: false, ..rules() };
+        assert_eq!(refused(&batch, &rules), (RefusalError::UnsupportedCompressionType, None));
     }
 
     #[test]
@@ -379,18 +324,12 @@ mod tests {
         rules.max_message_bytes = batch.len();
         validate_client_batches(&batch, &rules).unwrap();
         rules.max_message_bytes -= 1;
-        assert_eq!(
-            refused(&batch, &rules),
-            (RefusalError::MessageTooLarge, None)
-        );
+        assert_eq!(refused(&batch, &rules), (RefusalError::MessageTooLarge, None));
     }
 
     #[test]
     fn compacted_topics_want_keys_even_inside_compressed_batches() {
-        let rules = BatchRules {
-            compacted: true,
-            ..rules()
-        };
+        let rules = BatchRules { compacted: true, ..rules() };
         let keyless = (RefusalError::InvalidRecord, Some(1));
         assert_eq!(refused(&batch(), &rules), keyless);
         let lz4 = recode(&batch(), Codec::Lz4, None).unwrap();
@@ -399,42 +338,20 @@ mod tests {
 
     #[test]
     fn timestamps_have_bounds_unless_the_broker_sets_them() {
-        let at = |timestamp| {
-            BatchBuilder::new()
-                .record(timestamp, None, None, &[])
-                .build()
-        };
+        let at = |timestamp| BatchBuilder::new().record(timestamp, None, None, &[]).build();
         validate_client_batches(&at(NOW_MS + 3_600_000), &rules()).unwrap();
         validate_client_batches(&at(NO_TIMESTAMP), &rules()).unwrap();
         validate_client_batches(&at(0), &rules()).unwrap();
         let late = at(NOW_MS + 3_600_001);
-        assert_eq!(
-            refused(&late, &rules()),
-            (RefusalError::InvalidTimestamp, None)
-        );
-        let stamped_here = BatchRules {
-            timestamp_type: TimestampType::LogAppendTime,
-            ..rules()
-        };
+        assert_eq!(refused(&late, &rules()), (RefusalError::InvalidTimestamp, None));
+        let stamped_here = BatchRules { timestamp_type: TimestampType::LogAppendTime, ..rules() };
         validate_client_batches(&late, &stamped_here).unwrap();
-        let narrow = BatchRules {
-            timestamp_before_max_ms: 10,
-            ..rules()
-        };
+        let narrow = BatchRules { timestamp_before_max_ms: 10, ..rules() };
         validate_client_batches(&at(NOW_MS - 10), &narrow).unwrap();
-        assert_eq!(
-            refused(&at(NOW_MS - 11), &narrow),
-            (RefusalError::InvalidTimestamp, None)
-        );
+        assert_eq!(refused(&at(NOW_MS - 11), &narrow), (RefusalError::InvalidTimestamp, None));
         // The header's two timestamps are fine, a record between them is not.
-        let inside = BatchBuilder::new()
-            .record(NOW_MS, None, None, &[])
-            .record(NOW_MS - 11, None, None, &[])
-            .build();
-        assert_eq!(
-            refused(&inside, &narrow),
-            (RefusalError::InvalidTimestamp, Some(1))
-        );
+        let inside = BatchBuilder::new().record(NOW_MS, None, None, &[]).record(NOW_MS - 11, None, None, &[]).build();
+        assert_eq!(refused(&inside, &narrow), (RefusalError::InvalidTimestamp, Some(1)));
     }
 
     #[test]
@@ -445,18 +362,12 @@ mod tests {
         assert_eq!(batch[second + 3], 2, "zigzag of 1");
         batch[second + 3] = 4;
         seal(&mut batch);
-        assert_eq!(
-            refused(&batch, &rules()),
-            (RefusalError::InvalidRecord, Some(1))
-        );
+        assert_eq!(refused(&batch, &rules()), (RefusalError::InvalidRecord, Some(1)));
 
         let mut one_less = super::tests::batch();
         one_less[57..61].copy_from_slice(&1i32.to_be_bytes());
         one_less[23..27].copy_from_slice(&0i32.to_be_bytes());
         seal(&mut one_less);
-        assert_eq!(
-            refused(&one_less, &rules()),
-            (RefusalError::InvalidRecord, Some(1))
-        );
+        assert_eq!(refused(&one_less, &rules()), (RefusalError::InvalidRecord, Some(1)));
     }
 }
