@@ -2,7 +2,8 @@
 
 use super::topics::unknown_topic;
 use super::{
-    CONFIG_VALUE_BYTES_MAX, ConfigChange, ConfigOperation, ConfigResource, ControllerResponse, Decision, duplicates,
+    CONFIG_VALUE_BYTES_MAX, ConfigChange, ConfigOperation, ConfigResource, ControllerResponse, Decision, GivenConfigs,
+    duplicates,
 };
 use crate::config::{
     ConfigDefinition, ConfigType, Properties, broker_config, broker_configs, list, nearest, topic_config, topic_configs,
@@ -143,7 +144,7 @@ fn apply(target: &Target<'_>, wanted: &mut Properties, change: ConfigChange) -> 
 
 pub(super) fn replace(
     image: &ClusterImage,
-    resources: Vec<(ConfigResource, Vec<(String, Option<String>)>)>,
+    resources: Vec<(ConfigResource, GivenConfigs)>,
     validate_only: bool,
 ) -> Decision {
     decide(image, resources, validate_only, |target, configs| {

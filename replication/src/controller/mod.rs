@@ -7,6 +7,9 @@
 mod configs;
 mod topics;
 
+#[cfg(test)]
+mod tests;
+
 use millstream_storage::{Now, TopicId};
 
 use crate::config::{Properties, broker_value};
@@ -23,6 +26,9 @@ pub const CONFIG_VALUE_BYTES_MAX: usize = 16 * 1024;
 /// Producer ids handed out at a time.
 pub const PRODUCER_ID_BLOCK: i64 = 1000;
 
+/// Configurations as a request gives them: names, and values that may be null.
+pub type GivenConfigs = Vec<(String, Option<String>)>;
+
 /// A topic to create.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewTopic {
@@ -35,7 +41,7 @@ pub struct NewTopic {
     /// The brokers of each partition, or none: the controller chooses.
     pub assignments: Vec<Assignment>,
     /// Names and values.
-    pub configs: Vec<(String, Option<String>)>,
+    pub configs: GivenConfigs,
 }
 
 /// The brokers that are to hold a partition, the leader first.
@@ -116,7 +122,7 @@ pub enum ControllerRequest {
     /// Change single configurations.
     IncrementalAlterConfigs { resources: Vec<(ConfigResource, Vec<ConfigChange>)>, validate_only: bool },
     /// Replace all dynamic configurations of the resources.
-    AlterConfigs { resources: Vec<(ConfigResource, Vec<(String, Option<String>)>)>, validate_only: bool },
+    AlterConfigs { resources: Vec<(ConfigResource, GivenConfigs)>, validate_only: bool },
     /// A block of [`PRODUCER_ID_BLOCK`] producer ids that nobody has had.
     AllocateProducerIds,
 }
