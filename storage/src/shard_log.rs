@@ -679,7 +679,10 @@ impl ShardLog {
             self.sweep(now);
         }
         for _ in 0..REMOVALS_MAX {
-            let Some((_, path)) = self.removals.pop_front_if(|(at, _)| *at <= now.elapsed) else { break };
+            if self.removals.front().is_none_or(|(at, _)| *at > now.elapsed) {
+                break;
+            }
+            let (_, path) = self.removals.pop_front().expect("seen above");
             self.submit(Purpose::Remove, DiskOp::Remove { path }, ops);
         }
         self.evict();
