@@ -7,7 +7,7 @@
 mod alter_configs;
 mod api_versions;
 mod cluster;
-mod codec;
+pub(crate) mod codec;
 mod configs;
 mod metadata;
 mod operations;

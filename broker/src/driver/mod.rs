@@ -7,6 +7,7 @@
 //! rings only when none is.
 
 pub mod clock;
+pub mod controller;
 pub mod disk;
 pub mod executor;
 pub mod files;

@@ -148,7 +148,12 @@ impl Shard {
             sample("millstream_log_commit_bytes_total", "Bytes of commit groups.", Counter, log.group_bytes),
             sample("millstream_log_appends_total", "Batches appended.", Counter, log.appends),
             sample("millstream_log_extents_total", "Large appends written once.", Counter, log.extents),
-            sample("millstream_log_extent_bytes_total", "Bytes of large appends written once.", Counter, log.extent_bytes),
+            sample(
+                "millstream_log_extent_bytes_total",
+                "Bytes of large appends written once.",
+                Counter,
+                log.extent_bytes,
+            ),
             sample("millstream_log_write_backs_total", "Write-backs to segments.", Counter, log.write_backs),
             sample(
                 "millstream_log_write_back_bytes_total",

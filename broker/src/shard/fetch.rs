@@ -306,8 +306,7 @@ impl Shard {
     fn complete(&mut self, id: RequestId, effects: &mut Vec<Effect>) {
         let pending = self.fetches.pending.get_mut(&id).expect("the fetch is under way");
         pending.limit();
-        let ranges: Vec<SentRange> =
-            pending.items.iter().flat_map(|item| file_ranges(&item.result.plan)).collect();
+        let ranges: Vec<SentRange> = pending.items.iter().flat_map(|item| file_ranges(&item.result.plan)).collect();
         if ranges.is_empty() {
             return self.send_fetched(id, effects);
         }
@@ -378,7 +377,10 @@ impl PendingFetch {
         for slot in std::mem::take(&mut self.woken) {
             self.items[slot as usize].has_some = true;
         }
-        (0..).zip(&mut self.items).filter_map(|(slot, item)| std::mem::take(&mut item.has_some).then_some(slot)).collect()
+        (0..)
+            .zip(&mut self.items)
+            .filter_map(|(slot, item)| std::mem::take(&mut item.has_some).then_some(slot))
+            .collect()
     }
 
     /// Keeps the plans within the response's limit, in the request's order (KIP-74): the first batch of the response is

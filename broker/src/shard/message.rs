@@ -11,8 +11,8 @@ use millstream_replication::{ControllerResponse, ErrorCode, MetadataRecord};
 use millstream_storage::PartitionKey;
 use millstream_storage::shard_log::ReadPlan;
 
-use super::session::RequestId;
 use super::ShardIndex;
+use super::session::RequestId;
 use crate::protocol::fetch::DivergingEpoch;
 
 /// A message to a shard.

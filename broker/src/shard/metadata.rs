@@ -214,7 +214,9 @@ impl Shard {
     fn close_topic(&mut self, id: TopicId, effects: &mut Vec<Effect>) {
         let count = self.metadata.image.topic_by_id(id).map_or(0, |topic| topic.partitions.len());
         for index in 0..count {
-            let Some(log) = self.partitions.find(PartitionKey { topic_id: id, partition: index as i32 }) else { continue };
+            let Some(log) = self.partitions.find(PartitionKey { topic_id: id, partition: index as i32 }) else {
+                continue;
+            };
             let mut waiters = Vec::new();
             self.partitions.close(log, &mut waiters, &mut self.reads.woken);
             self.release(waiters, ErrorCode::UnknownTopicOrPartition, effects);

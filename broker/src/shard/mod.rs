@@ -163,7 +163,6 @@ enum ControllerCall {
 }
 
 /// One core's share of the broker.
-#[derive(Debug)]
 pub struct Shard {
     options: ShardOptions,
     metadata: metadata::Metadata,
@@ -383,13 +382,7 @@ impl Shard {
         assert!(known, "a deadline belongs to a request");
     }
 
-    fn disk(
-        &mut self,
-        now: Now,
-        token: DiskToken,
-        result: Result<DiskReply, DiskError>,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn disk(&mut self, now: Now, token: DiskToken, result: Result<DiskReply, DiskError>, effects: &mut Vec<Effect>) {
         let mut progress = Vec::new();
         match self.log.on_disk(now, token, result, &mut self.ops, &mut progress) {
             Ok(()) => self.progress(now, progress, effects),

@@ -6,9 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use millstream_replication::ErrorCode;
 use millstream_replication::config::{TopicCompression, TopicSettings};
-use millstream_storage::batch::{
-    BatchHeader, BatchRules, Codec, Refusal, RefusalError, validate_client_batches,
-};
+use millstream_storage::batch::{BatchHeader, BatchRules, Codec, Refusal, RefusalError, validate_client_batches};
 use millstream_storage::{Now, PartitionKey, records};
 
 use super::message::{Append, AppendItem, Appended, ByOwner, Message};
@@ -104,15 +102,13 @@ impl Shard {
                     (_, Ok(topic), _) if topic.internal => {
                         Err(PartitionResult::error(ErrorCode::InvalidTopicException.code()))
                     }
-                    (_, Ok(topic), rules) => self
-                        .metadata
-                        .led_partition(topic, partition.index)
-                        .map_err(not_here_result)
-                        .and_then(|key| {
+                    (_, Ok(topic), rules) => {
+                        self.metadata.led_partition(topic, partition.index).map_err(not_here_result).and_then(|key| {
                             let (rules, settings) = rules.as_ref().expect("a topic has rules");
                             let records = partition.records.unwrap_or_default();
                             Ok((key, check_records(records, rules, settings).map_err(refusal_result)?))
-                        }),
+                        })
+                    }
                 };
                 let slot = checked.results.len() as u32;
                 match outcome {
@@ -127,12 +123,7 @@ impl Shard {
         Ok(checked)
     }
 
-    fn batch_rules(
-        &self,
-        now: Now,
-        version: i16,
-        topic: millstream_storage::TopicId,
-    ) -> (BatchRules, &TopicSettings) {
+    fn batch_rules(&self, now: Now, version: i16, topic: millstream_storage::TopicId) -> (BatchRules, &TopicSettings) {
         let settings = self.metadata.settings(topic);
         let rules = BatchRules {
             max_message_bytes: settings.max_message_bytes,

@@ -51,13 +51,6 @@ pub struct Reads {
     pub(super) woken: Vec<Watcher>,
 }
 
-impl Reads {
-    /// Reads that wait for the disk.
-    pub fn pending(&self) -> usize {
-        self.pending.len()
-    }
-}
-
 /// How much one partition may add to a response (KIP-74).
 #[derive(Clone, Copy, Debug)]
 struct Allowance {
@@ -125,7 +118,10 @@ impl Shard {
                     // It will have something: what it may take is set aside.
                     bytes_left -= allowance.bytes;
                     is_first = false;
-                    waits.push((token, PendingRead { log, place: 0, result: results.len(), item, allowance, again: false }));
+                    waits.push((
+                        token,
+                        PendingRead { log, place: 0, result: results.len(), item, allowance, again: false },
+                    ));
                     result
                 }
             };
@@ -218,7 +214,13 @@ impl Shard {
         }
     }
 
-    fn finish_read(&mut self, place: u32, result: usize, outcome: Result<ReadPlan, ErrorCode>, effects: &mut Vec<Effect>) {
+    fn finish_read(
+        &mut self,
+        place: u32,
+        result: usize,
+        outcome: Result<ReadPlan, ErrorCode>,
+        effects: &mut Vec<Effect>,
+    ) {
         let waiting = self.reads.waiting.get_mut(place);
         let result = &mut waiting.results[result].1;
         match outcome {
