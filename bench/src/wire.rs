@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn responses_that_end_too_early_are_errors() {
         for length in 0..30 {
-            let bytes = Bytes::from(vec![0, 0, 0, 1].repeat(8)).slice(..length);
+            let bytes = Bytes::from([0, 0, 0, 1].repeat(8)).slice(..length);
             assert!(produce_error(bytes.clone()).is_err() || length >= 4);
             let _ = fetched(bytes, |_, _, _, _| {});
         }

@@ -186,3 +186,59 @@ fn get_blob(bytes: &mut Bytes) -> Option<Bytes> {
     let length = bytes.try_get_u32_le().ok()? as usize;
     (length <= bytes.len()).then(|| bytes.split_to(length))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchBuilder, BatchHeader};
+    use crate::testing::{assert_survives_mutation, frozen};
+    use crate::{PartitionKey, TopicId};
+
+    fn sample() -> Checkpoint {
+        let key = PartitionKey { topic_id: TopicId([4; 16]), partition: 3 };
+        let mut partition = PartitionState::empty(key, 4096);
+        partition.log_start = 5;
+        partition.log_end = 12;
+        partition.epochs.assign(2, 0);
+        let batch = BatchBuilder::new().producer(77, 1, 0).record(1_700_000_000_000, None, Some(b"value"), &[]).build();
+        let header = BatchHeader::read(&batch).expect("built");
+        partition.producers.record(header, 1_700_000_000_000);
+        let segment = &mut partition.segments[0];
+        segment.index.as_mut().expect("open").note(header, 0);
+        segment.bytes = batch.len() as u64;
+        segment.synced = 40;
+        segment.first_timestamp = 1;
+        segment.max_timestamp = 2;
+        let closed = SegmentState { closed: true, index: None, bytes: 9, synced: 9, ..SegmentState::empty(-1, 1) };
+        partition.segments.insert(0, closed);
+        Checkpoint { shard: 1, salt: [6; 16], sequence: 99, slots: 8, slot_bytes: 1 << 20, partitions: vec![partition] }
+    }
+
+    #[test]
+    fn comes_back_as_it_was_and_is_frozen() {
+        let checkpoint = sample();
+        let bytes = checkpoint.encode();
+        assert_eq!(Checkpoint::decode(bytes.clone(), 1), Ok(checkpoint));
+        assert!(Checkpoint::decode(bytes.clone(), 2).is_err(), "another shard's");
+        frozen("checkpoint-v1.bin", &bytes);
+    }
+
+    #[test]
+    fn damage_is_noticed() {
+        let good = sample().encode();
+        for bit in 0..good.len() * 8 {
+            let mut flipped = good.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Checkpoint::decode(flipped.into(), 1).is_err(), "bit {bit}");
+        }
+        assert_survives_mutation(&good, |bytes| {
+            // With a right checksum the decoder itself has to cope.
+            let mut bytes = bytes.to_vec();
+            if bytes.len() > HEADER_BYTES {
+                let crc = crc32c::crc32c(&bytes[CRC_END..]);
+                bytes[CRC_POSITION..CRC_END].copy_from_slice(&crc.to_le_bytes());
+            }
+            let _ = Checkpoint::decode(bytes.into(), 1);
+        });
+    }
+}

@@ -7,12 +7,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_replication::{ControllerResponse, MetadataRecord};
+use millstream_replication::{ControllerResponse, ErrorCode, MetadataRecord};
 use millstream_storage::PartitionKey;
 use millstream_storage::shard_log::ReadPlan;
 
-use super::session::RequestId;
 use super::ShardIndex;
+use super::session::RequestId;
 use crate::protocol::fetch::DivergingEpoch;
 
 /// A message to a shard.
@@ -20,7 +20,7 @@ use crate::protocol::fetch::DivergingEpoch;
 pub enum Message {
     /// Metadata records were committed: replay them. `offset` is that of the last one.
     Metadata { offset: u64, records: Arc<Vec<MetadataRecord>> },
-    /// The controller's answer to [`super::Effect::ToController`].
+    /// The controller's answer to [`super::Effect::ToController`]. The records it decided came before it.
     Controller { token: u64, response: ControllerResponse },
     /// Session to owner: append.
     Append(Append),
@@ -80,8 +80,8 @@ pub struct Appended {
 pub struct AppendResult {
     /// Its place in the request.
     pub slot: u32,
-    /// Kafka's error code; 0 is success.
-    pub error_code: i16,
+    /// What went wrong, or `None`.
+    pub error: ErrorCode,
     /// Offset of the first record, -1 with an error.
     pub base_offset: i64,
     /// Offset of the last record, -1 with an error.
@@ -90,6 +90,13 @@ pub struct AppendResult {
     pub log_append_time: i64,
     /// The first offset that may be read, -1 with an error.
     pub log_start_offset: i64,
+}
+
+impl AppendResult {
+    /// A failure.
+    pub fn error(slot: u32, error: ErrorCode) -> AppendResult {
+        AppendResult { slot, error, base_offset: -1, last_offset: -1, log_append_time: -1, log_start_offset: -1 }
+    }
 }
 
 /// Partitions to read from.
@@ -134,8 +141,8 @@ pub struct ReadDone {
 /// What one partition of a [`Read`] has to say.
 #[derive(Clone, Debug)]
 pub struct ReadResult {
-    /// Kafka's error code; 0 is success.
-    pub error_code: i16,
+    /// What went wrong, or `None`.
+    pub error: ErrorCode,
     /// One past the last offset a consumer may read; -1 with an error.
     pub high_watermark: i64,
     /// The first offset that may be read; -1 with an error.
@@ -150,9 +157,9 @@ pub struct ReadResult {
 
 impl ReadResult {
     /// A failure.
-    pub fn error(error_code: i16) -> ReadResult {
+    pub fn error(error: ErrorCode) -> ReadResult {
         ReadResult {
-            error_code,
+            error,
             high_watermark: -1,
             log_start_offset: -1,
             committed_bytes: 0,
@@ -233,8 +240,8 @@ pub struct QueryDone {
 /// The answer to one question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// Kafka's error code; 0 is success.
-    pub error_code: i16,
+    /// What went wrong, or `None`.
+    pub error: ErrorCode,
     /// The offset asked for; the low watermark for DeleteRecords; -1 when there is none.
     pub offset: i64,
     /// The timestamp of the record there, milliseconds, or -1.
@@ -245,7 +252,49 @@ pub struct Answer {
 
 impl Answer {
     /// A failure.
-    pub fn error(error_code: i16) -> Answer {
-        Answer { error_code, offset: -1, timestamp: -1, leader_epoch: -1 }
+    pub fn error(error: ErrorCode) -> Answer {
+        Answer { error, offset: -1, timestamp: -1, leader_epoch: -1 }
+    }
+}
+
+/// What a session asks of partitions, gathered by the shards that own them.
+#[derive(Debug)]
+pub struct ByOwner<T> {
+    /// Few: as many as there are shards at most.
+    owners: Vec<(ShardIndex, Vec<T>)>,
+}
+
+impl<T> Default for ByOwner<T> {
+    fn default() -> Self {
+        ByOwner { owners: Vec::new() }
+    }
+}
+
+impl<T> ByOwner<T> {
+    /// Adds an item for a shard.
+    pub fn push(&mut self, owner: ShardIndex, item: T) {
+        match self.owners.iter_mut().find(|(shard, _)| *shard == owner) {
+            Some((_, items)) => items.push(item),
+            None => self.owners.push((owner, vec![item])),
+        }
+    }
+
+    /// How many shards are asked.
+    pub fn len(&self) -> usize {
+        self.owners.len()
+    }
+
+    /// Whether none is asked.
+    pub fn is_empty(&self) -> bool {
+        self.owners.is_empty()
+    }
+}
+
+impl<T> IntoIterator for ByOwner<T> {
+    type Item = (ShardIndex, Vec<T>);
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.owners.into_iter()
     }
 }

@@ -94,7 +94,9 @@ impl Partition {
     /// Whether enough replicas are in sync for `acks=all`.
     pub fn has_enough_replicas(&self) -> bool {
         match &self.role {
-            Role::Leader { in_sync_replicas, .. } => in_sync_replicas.len() as i64 >= i64::from(self.min_insync_replicas),
+            Role::Leader { in_sync_replicas, .. } => {
+                in_sync_replicas.len() as i64 >= i64::from(self.min_insync_replicas)
+            }
             Role::Follower => false,
         }
     }
@@ -181,11 +183,6 @@ impl Partitions {
     /// The partition at a place, if it is still here.
     pub fn get_mut(&mut self, log: LogId) -> Option<&mut Partition> {
         self.by_log.get_mut(log.0 as usize)?.as_mut()
-    }
-
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = (LogId, &Partition)> {
-        (0..).zip(&self.by_log).filter_map(|(place, partition)| Some((LogId(place), partition.as_ref()?)))
     }
 
     /// Finds a partition that this node leads, and checks the leader epoch a client believes in, unless it is -1

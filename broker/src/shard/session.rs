@@ -148,7 +148,12 @@ impl Sessions {
 
     /// A request of this many bytes came. `None`: the connection is being closed, or the shard shuts down; the request
     /// is dropped.
-    pub fn admit(&mut self, connection: ConnectionId, frame_bytes: usize, effects: &mut Vec<Effect>) -> Option<RequestId> {
+    pub fn admit(
+        &mut self,
+        connection: ConnectionId,
+        frame_bytes: usize,
+        effects: &mut Vec<Effect>,
+    ) -> Option<RequestId> {
         if self.shutting_down {
             return None;
         }

@@ -6,19 +6,20 @@ use millstream_storage::TopicId;
 
 use super::configs::check_topic_config;
 use super::{
-    Assignment, Controller, ControllerResponse, CreatedTopic, Decision, DeletedTopic, MorePartitions, NewTopic,
-    PARTITIONS_PER_REQUEST_MAX, TopicReference, duplicates,
+    Assignment, Controller, ControllerResponse, CreatedTopic, Decision, DeletedTopic,
+    MorePartitions, NewTopic, PARTITIONS_PER_REQUEST_MAX, Records, TopicReference, duplicates,
 };
 use crate::config::Properties;
 use crate::error::{ApiError, ErrorCode};
 use crate::image::{ClusterImage, PARTITIONS_PER_CLUSTER_MAX};
+use crate::random_id;
 use crate::record::{ConfigOwner, MetadataRecord, Partition};
 use crate::topic_name;
 
 /// What one request has decided so far.
 struct Pending<'a> {
     image: &'a ClusterImage,
-    records: Vec<MetadataRecord>,
+    records: Records,
     /// Names decided, by what `.` and `_` make of them.
     colliding: HashMap<String, String>,
     partitions: usize,
@@ -26,7 +27,12 @@ struct Pending<'a> {
 
 impl<'a> Pending<'a> {
     fn new(image: &'a ClusterImage) -> Self {
-        Pending { image, records: Vec::new(), colliding: HashMap::new(), partitions: 0 }
+        Pending {
+            image,
+            records: Records::default(),
+            colliding: HashMap::new(),
+            partitions: 0,
+        }
     }
 
     /// Whether so many more partitions fit this request and the cluster.
@@ -34,7 +40,9 @@ impl<'a> Pending<'a> {
         if self.partitions + more > PARTITIONS_PER_REQUEST_MAX {
             return Err(ApiError::new(
                 ErrorCode::PolicyViolation,
-                format!("one request can create at most {PARTITIONS_PER_REQUEST_MAX} partitions; split it"),
+                format!(
+                    "one request can create at most {PARTITIONS_PER_REQUEST_MAX} partitions; split it"
+                ),
             ));
         }
         let held = self.image.partition_count() + self.partitions;
@@ -50,7 +58,14 @@ impl<'a> Pending<'a> {
     }
 
     fn decide(self, response: ControllerResponse, validate_only: bool) -> Decision {
-        Decision { records: if validate_only { Vec::new() } else { self.records }, response }
+        Decision {
+            records: if validate_only {
+                Vec::new()
+            } else {
+                self.records.records
+            },
+            response,
+        }
     }
 }
 
@@ -71,8 +86,10 @@ impl Controller {
             let name = topic.name.clone();
             if all_twice.contains(&name) {
                 if twice.remove(&name) {
-                    let error =
-                        ApiError::new(ErrorCode::InvalidRequest, format!("topic {name} occurs twice in the request"));
+                    let error = ApiError::new(
+                        ErrorCode::InvalidRequest,
+                        format!("topic {name} occurs twice in the request"),
+                    );
                     outcomes.push((name, Err(error)));
                 }
                 continue;
@@ -94,9 +111,13 @@ impl Controller {
     ) -> Result<CreatedTopic, ApiError> {
         let image = pending.image;
         let name = topic.name.as_str();
-        topic_name::check(name).map_err(|why| ApiError::new(ErrorCode::InvalidTopicException, why))?;
+        topic_name::check(name)
+            .map_err(|why| ApiError::new(ErrorCode::InvalidTopicException, why))?;
         if image.topic(name).is_some() {
-            return Err(ApiError::new(ErrorCode::TopicAlreadyExists, format!("topic {name} exists already")));
+            return Err(ApiError::new(
+                ErrorCode::TopicAlreadyExists,
+                format!("topic {name} exists already"),
+            ));
         }
         let colliding = topic_name::colliding(name);
         let other = colliding.as_ref().and_then(|colliding| {
@@ -115,7 +136,10 @@ impl Controller {
         let mut configs = Properties::new();
         for (config, value) in topic.configs {
             let Some(value) = value else {
-                return Err(ApiError::new(ErrorCode::InvalidConfig, format!("the value of {config} is null")));
+                return Err(ApiError::new(
+                    ErrorCode::InvalidConfig,
+                    format!("the value of {config} is null"),
+                ));
             };
             check_topic_config(&config, &value)?;
             configs.insert(config, value.trim().to_string());
@@ -141,15 +165,23 @@ impl Controller {
             replication_factor: replicas[0].len() as i16,
             configs: configs.clone(),
         };
-        pending.records.push(MetadataRecord::Topic { topic_id, name: name.to_string() });
-        add_partitions(pending, topic_id, 0, replicas);
-        for (name, value) in configs {
-            pending.records.push(MetadataRecord::Config {
-                owner: ConfigOwner::Topic(topic_id),
-                name,
-                value: Some(value),
-            });
-        }
+        let mut records = vec![MetadataRecord::Topic {
+            topic_id,
+            name: name.to_string(),
+        }];
+        let count = replicas.len();
+        records.extend(new_partitions(topic_id, 0, replicas));
+        records.extend(
+            configs
+                .into_iter()
+                .map(|(name, value)| MetadataRecord::Config {
+                    owner: ConfigOwner::Topic(topic_id),
+                    name,
+                    value: Some(value),
+                }),
+        );
+        pending.records.add(records)?;
+        pending.partitions += count;
         if let Some(colliding) = colliding {
             pending.colliding.insert(colliding, topic.name);
         }
@@ -184,17 +216,26 @@ impl Controller {
             // Their default is 3, which must not keep a small cluster from having consumer groups.
             factor = factor.min(brokers.min(i16::MAX as usize) as i32);
         }
-        let Some(factor) = usize::try_from(factor).ok().filter(|factor| (1..=brokers).contains(factor)) else {
+        let Some(factor) = usize::try_from(factor)
+            .ok()
+            .filter(|factor| (1..=brokers).contains(factor))
+        else {
             return Err(ApiError::new(
                 ErrorCode::InvalidReplicationFactor,
-                format!("the replication factor must be from 1 to the number of brokers, {brokers}, not {factor}"),
+                format!(
+                    "the replication factor must be from 1 to the number of brokers, {brokers}, not {factor}"
+                ),
             ));
         };
         pending.check_room(count)?;
         Ok(spread(image, 0, count, factor))
     }
 
-    pub(super) fn delete_topics(&self, image: &ClusterImage, topics: Vec<TopicReference>) -> Decision {
+    pub(super) fn delete_topics(
+        &self,
+        image: &ClusterImage,
+        topics: Vec<TopicReference>,
+    ) -> Decision {
         let allowed = self.is_on(image, "delete.topic.enable");
         let mut removed = BTreeSet::new();
         let mut records = Vec::new();
@@ -230,13 +271,24 @@ impl Controller {
                 (None, TopicReference::Name(name)) => (Some(name), TopicId::default()),
                 (None, TopicReference::Id(id)) => (None, id),
             };
-            deleted.push(DeletedTopic { name, topic_id, outcome });
+            deleted.push(DeletedTopic {
+                name,
+                topic_id,
+                outcome,
+            });
         }
-        Decision { records, response: ControllerResponse::DeleteTopics(deleted) }
+        Decision {
+            records,
+            response: ControllerResponse::DeleteTopics(deleted),
+        }
     }
 }
 
-pub(super) fn create_partitions(image: &ClusterImage, topics: Vec<MorePartitions>, validate_only: bool) -> Decision {
+pub(super) fn create_partitions(
+    image: &ClusterImage,
+    topics: Vec<MorePartitions>,
+    validate_only: bool,
+) -> Decision {
     let mut pending = Pending::new(image);
     let mut twice = duplicates(topics.iter().map(|topic| topic.name.clone()));
     let all_twice = twice.clone();
@@ -245,8 +297,10 @@ pub(super) fn create_partitions(image: &ClusterImage, topics: Vec<MorePartitions
         let name = topic.name.clone();
         if all_twice.contains(&name) {
             if twice.remove(&name) {
-                let error =
-                    ApiError::new(ErrorCode::InvalidRequest, format!("topic {name} occurs twice in the request"));
+                let error = ApiError::new(
+                    ErrorCode::InvalidRequest,
+                    format!("topic {name} occurs twice in the request"),
+                );
                 outcomes.push((name, Err(error)));
             }
             continue;
@@ -254,7 +308,10 @@ pub(super) fn create_partitions(image: &ClusterImage, topics: Vec<MorePartitions
         let outcome = grow(&mut pending, topic);
         outcomes.push((name, outcome));
     }
-    pending.decide(ControllerResponse::CreatePartitions(outcomes), validate_only)
+    pending.decide(
+        ControllerResponse::CreatePartitions(outcomes),
+        validate_only,
+    )
 }
 
 fn grow(pending: &mut Pending<'_>, more: MorePartitions) -> Result<(), ApiError> {
@@ -265,10 +322,16 @@ fn grow(pending: &mut Pending<'_>, more: MorePartitions) -> Result<(), ApiError>
     let held = topic.partitions.len();
     let invalid = |message: String| ApiError::new(ErrorCode::InvalidPartitions, message);
     let Some(count) = usize::try_from(more.count).ok().filter(|count| *count > 0) else {
-        return Err(invalid(format!("a topic needs at least one partition, not {}", more.count)));
+        return Err(invalid(format!(
+            "a topic needs at least one partition, not {}",
+            more.count
+        )));
     };
     if count == held {
-        return Err(invalid(format!("topic {} has {held} partitions already", more.name)));
+        return Err(invalid(format!(
+            "topic {} has {held} partitions already",
+            more.name
+        )));
     }
     if count < held {
         return Err(invalid(format!(
@@ -296,7 +359,11 @@ fn grow(pending: &mut Pending<'_>, more: MorePartitions) -> Result<(), ApiError>
             if assignments.len() != count - held {
                 return Err(ApiError::new(
                     ErrorCode::InvalidReplicaAssignment,
-                    format!("{} new partitions need as many assignments, not {}", count - held, assignments.len()),
+                    format!(
+                        "{} new partitions need as many assignments, not {}",
+                        count - held,
+                        assignments.len()
+                    ),
                 ));
             }
             for brokers in &assignments {
@@ -305,7 +372,9 @@ fn grow(pending: &mut Pending<'_>, more: MorePartitions) -> Result<(), ApiError>
             assignments
         }
     };
-    add_partitions(pending, topic.id, held, replicas);
+    let records = new_partitions(topic.id, held, replicas).collect();
+    pending.records.add(records)?;
+    pending.partitions += count - held;
     Ok(())
 }
 
@@ -315,12 +384,19 @@ fn spread(image: &ClusterImage, first: usize, count: usize, factor: usize) -> Ve
     // Topics begin at different brokers, or the first would lead every topic of one partition.
     let start = image.partition_count();
     (first..first + count)
-        .map(|partition| (0..factor).map(|replica| brokers[(start + partition + replica) % brokers.len()]).collect())
+        .map(|partition| {
+            (0..factor)
+                .map(|replica| brokers[(start + partition + replica) % brokers.len()])
+                .collect()
+        })
         .collect()
 }
 
 /// The replicas that a request assigns to the partitions of a new topic.
-fn assigned_replicas(image: &ClusterImage, assignments: Vec<Assignment>) -> Result<Vec<Vec<i32>>, ApiError> {
+fn assigned_replicas(
+    image: &ClusterImage,
+    assignments: Vec<Assignment>,
+) -> Result<Vec<Vec<i32>>, ApiError> {
     let invalid = |message: String| ApiError::new(ErrorCode::InvalidReplicaAssignment, message);
     let mut replicas = BTreeMap::new();
     let factor = assignments[0].brokers.len();
@@ -331,21 +407,28 @@ fn assigned_replicas(image: &ClusterImage, assignments: Vec<Assignment>) -> Resu
             return Err(invalid(format!("partition {partition} is assigned twice")));
         }
     }
-    match (0..).zip(replicas.keys()).find(|(index, key)| index != *key) {
-        Some((missing, _)) => {
-            Err(invalid(format!("partitions must be numbered from 0 without gaps: {missing} is missing")))
-        }
+    match (0..)
+        .zip(replicas.keys())
+        .find(|(index, key)| index != *key)
+    {
+        Some((missing, _)) => Err(invalid(format!(
+            "partitions must be numbered from 0 without gaps: {missing} is missing"
+        ))),
         None => Ok(replicas.into_values().collect()),
     }
 }
 
 fn check_assignment(image: &ClusterImage, brokers: &[i32], factor: usize) -> Result<(), ApiError> {
-    let invalid = |message: String| Err(ApiError::new(ErrorCode::InvalidReplicaAssignment, message));
+    let invalid =
+        |message: String| Err(ApiError::new(ErrorCode::InvalidReplicaAssignment, message));
     if brokers.is_empty() {
         return invalid("a partition needs at least one replica".into());
     }
     if brokers.len() != factor {
-        return invalid(format!("every partition needs as many replicas, {factor}, not {}", brokers.len()));
+        return invalid(format!(
+            "every partition needs as many replicas, {factor}, not {}",
+            brokers.len()
+        ));
     }
     if let Some(unknown) = brokers.iter().find(|id| image.broker(**id).is_none()) {
         return invalid(format!("there is no broker {unknown}"));
@@ -356,10 +439,14 @@ fn check_assignment(image: &ClusterImage, brokers: &[i32], factor: usize) -> Res
     }
 }
 
-fn add_partitions(pending: &mut Pending<'_>, topic_id: TopicId, first: usize, replicas: Vec<Vec<i32>>) {
-    pending.partitions += replicas.len();
-    for (partition, replicas) in (first as i32..).zip(replicas) {
-        pending.records.push(MetadataRecord::Partition {
+fn new_partitions(
+    topic_id: TopicId,
+    first: usize,
+    replicas: Vec<Vec<i32>>,
+) -> impl Iterator<Item = MetadataRecord> {
+    (first as i32..)
+        .zip(replicas)
+        .map(move |(partition, replicas)| MetadataRecord::Partition {
             topic_id,
             partition,
             state: Partition {
@@ -369,12 +456,14 @@ fn add_partitions(pending: &mut Pending<'_>, topic_id: TopicId, first: usize, re
                 leader_epoch: 0,
                 partition_epoch: 0,
             },
-        });
-    }
+        })
 }
 
 pub(super) fn unknown_topic(name: &str) -> ApiError {
-    ApiError::new(ErrorCode::UnknownTopicOrPartition, format!("there is no topic {name:?}"))
+    ApiError::new(
+        ErrorCode::UnknownTopicOrPartition,
+        format!("there is no topic {name:?}"),
+    )
 }
 
 /// Topic ids made of random bytes: different for each topic of a request.
@@ -385,28 +474,20 @@ struct TopicIds {
 
 impl TopicIds {
     fn new(random: [u8; 16]) -> Self {
-        let random = u128::from_be_bytes(random);
-        TopicIds { high: (random >> 64) as u64, low: random as u64 }
+        let [high, low] = random_id::halves(u128::from_be_bytes(random));
+        TopicIds { high, low }
     }
 
-    /// A random UUID (RFC 9562, version 4) that no topic has and whose text does not begin with '-', which would
-    /// make it look like an option of a command.
+    /// One that no topic has.
     fn next(&mut self, image: &ClusterImage) -> TopicId {
         loop {
             self.high = self.high.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let high = (mix(self.high) & !0xf000) | 0x4000;
-            let low = (mix(self.low ^ self.high) & !(0b11 << 62)) | (0b10 << 62);
-            let id = TopicId(((u128::from(high) << 64) | u128::from(low)).to_be_bytes());
-            if !id.to_base64().starts_with('-') && image.topic_by_id(id).is_none() {
+            let low = self.low ^ self.high;
+            let random = [random_id::mix(self.high), random_id::mix(low)];
+            let id = TopicId(random_id::uuid(random_id::whole(random)));
+            if image.topic_by_id(id).is_none() {
                 return id;
             }
         }
     }
-}
-
-/// The finalizer of splitmix64: every bit of the input reaches every bit of the output, and no two inputs meet.
-fn mix(mut value: u64) -> u64 {
-    value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
 }

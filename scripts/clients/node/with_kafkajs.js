@@ -166,6 +166,9 @@ const createTopic = async (kafka, topic, partitions) => {
     waitForLeaders: true,
   });
   if (!created) fail(`${topic} exists`);
+  // Kafka may name a leader before that leader has its log; a produce with acks=0 in between is lost without a word.
+  // This call tries again until every leader has answered.
+  await admin.fetchTopicOffsets(topic);
   await admin.disconnect();
 };
 

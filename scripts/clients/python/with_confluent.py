@@ -31,7 +31,10 @@ def wait_for_leaders(client, topic, partitions):
         described = client.list_topics(topic, timeout=TIMEOUT).topics[topic]
         if described.error is None and len(described.partitions) == partitions:
             if all(p.error is None and p.leader >= 0 for p in described.partitions.values()):
-                return
+                # Kafka may name a leader before that leader has its log; a produce with acks=0 in between is lost without a word.
+                listed = client.list_offsets({ck.TopicPartition(topic, p): cka.OffsetSpec.latest() for p in range(partitions)})
+                if all(future.exception(TIMEOUT) is None for future in listed.values()):
+                    return
         check(time.monotonic() < deadline, f"{topic}: no leaders after {TIMEOUT} s")
         time.sleep(0.05)
 

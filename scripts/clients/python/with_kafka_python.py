@@ -21,6 +21,9 @@ def wait_for_leaders(client, topic, partitions):
         described = client.describe_topics([topic])[0]
         found = described["partitions"]
         if described["error_code"] == 0 and len(found) == partitions and all(p["error_code"] == 0 for p in found):
+            # Kafka may name a leader before that leader has its log; a produce with acks=0 in between is lost without a word.
+            # This call tries again until every leader has answered.
+            client.list_partition_offsets({TopicPartition(topic, p): OffsetSpec.LATEST for p in range(partitions)})
             return described
         check(time.monotonic() < deadline, f"{topic}: no leaders after {TIMEOUT} s")
         time.sleep(0.05)

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::*;
 use crate::TopicId;
 use crate::batch::{BatchBuilder, Batches};
-use crate::recovery::{KnownPartition, RecoveryOptions, recover};
+use crate::recovery::{KnownPartition, RecoveryError, RecoveryOptions, recover};
 use crate::testing::Random;
 
 /// Files in memory; every operation that is executed is durable.
@@ -389,6 +389,89 @@ fn a_removed_partition_leaves_nothing() {
         !node.disk.files.keys().any(|name| name.starts_with(&crate::partition_log::partition_directory("t", key(0))))
     );
     assert_eq!(node.log.durable_end(node.id(1)), 1);
+}
+
+/// A journal of three groups on a disk, the last of them an extent.
+fn three_groups() -> MemoryDisk {
+    let mut node = Node::start(MemoryDisk::default(), 1, 64 << 10, 1);
+    for payload in [&[1; 100][..], &[2; 100][..], &[3; 90_000][..]] {
+        node.append(0, payload, 1);
+        node.settle();
+    }
+    assert_eq!(node.log.stats().groups, 3);
+    node.disk
+}
+
+fn damage(disk: &mut MemoryDisk, suffix: &str, at: usize) {
+    let (_, file) = disk.files.iter_mut().find(|(name, _)| name.ends_with(suffix)).expect("there");
+    file[at] ^= 1;
+}
+
+fn recover_on(disk: &mut MemoryDisk, shards: usize) -> Result<crate::recovery::Recovered, RecoveryError> {
+    let known = [KnownPartition { key: key(0), topic: "t".into(), index_interval_bytes: 4096 }];
+    let options = RecoveryOptions {
+        shards,
+        salt: [9; 16],
+        slots: SLOTS,
+        slot_bytes: 64 << 10,
+        partitions: &known,
+        metadata_is_new: false,
+        now_ms: 0,
+    };
+    recover(&mut |op| disk.execute(op), &options)
+}
+
+#[test]
+fn damage_inside_the_journal_refuses_the_start_and_changes_nothing() {
+    let mut disk = three_groups();
+    damage(&mut disk, "journal-000", 100);
+    let before = disk.files.clone();
+    let Err(RecoveryError::Corrupt(why)) = recover_on(&mut disk, 1) else { panic!("must refuse") };
+    assert!(why.contains("group 1 is damaged or missing, but group 2"), "{why}");
+    assert!(disk.files == before);
+}
+
+#[test]
+fn a_torn_last_group_is_dropped_with_its_extent() {
+    for (suffix, at) in [("journal-000", 2 * BLOCK_BYTES + 20), ("00000000000000000000.log", 5000)] {
+        let mut disk = three_groups();
+        damage(&mut disk, suffix, at);
+        let recovered = recover_on(&mut disk, 1).expect("recovers");
+        assert_eq!(recovered.groups, 2, "{suffix}");
+        assert_eq!(recovered.shards[0].checkpoint.partitions[0].log_end, 2);
+        let mut node = Node::start(disk, 1, 64 << 10, 3);
+        assert_eq!(node.append(0, b"again", 1).base_offset, 2);
+        node.settle();
+        assert_eq!(node.read_all(0, 0, 1 << 20), [(0, vec![1; 100]), (1, vec![2; 100]), (2, b"again".to_vec())]);
+    }
+}
+
+#[test]
+fn another_number_of_shards_finds_every_partition() {
+    let mut disk = three_groups();
+    for shards in [3, 2, 5, 1] {
+        let recovered = recover_on(&mut disk, shards).expect("recovers");
+        assert_eq!(recovered.shards.len(), shards);
+        let holders: Vec<usize> = (0..shards)
+            .filter(|&shard| recovered.shards[shard].checkpoint.partitions.iter().any(|state| state.log_end == 3))
+            .collect();
+        assert_eq!(holders, [key(0).shard(shards)]);
+    }
+}
+
+#[test]
+fn data_without_metadata_refuses_the_start() {
+    let mut disk = three_groups();
+    let options = RecoveryOptions {
+        shards: 1,
+        salt: [9; 16],
+        slots: SLOTS,
+        slot_bytes: 64 << 10,
+        partitions: &[],
+        metadata_is_new: true,
+        now_ms: 0,
+    };
+    assert_eq!(recover(&mut |op| disk.execute(op), &options), Err(RecoveryError::MetadataMissing));
 }
 
 /// Random appends, random completion order, a stop at a random point, many times over: what was reported durable is
