@@ -51,14 +51,9 @@ impl std::fmt::Display for HeaderError {
             HeaderError::UnknownApi { api_key } => {
                 write!(formatter, "API key {api_key} is not served")
             }
-            HeaderError::UnsupportedVersion {
-                api_key,
-                api_version,
-            } => write!(
-                formatter,
-                "{} version {api_version} is not served",
-                api_key.name()
-            ),
+            HeaderError::UnsupportedVersion { api_key, api_version } => {
+                write!(formatter, "{} version {api_version} is not served", api_key.name())
+            }
         }
     }
 }
@@ -79,28 +74,15 @@ impl RequestHeader {
         let declaration = api_key.declaration();
         if !declaration.serves(api_version) {
             if api_key != ApiKey::ApiVersions {
-                return Err(HeaderError::UnsupportedVersion {
-                    api_key,
-                    api_version,
-                });
+                return Err(HeaderError::UnsupportedVersion { api_key, api_version });
             }
-            let header = RequestHeader {
-                api_key,
-                api_version,
-                correlation_id,
-                client_id: None,
-            };
+            let header = RequestHeader { api_key, api_version, correlation_id, client_id: None };
             return Ok((header, Bytes::new()));
         }
         // The client id keeps its plain length in the flexible header too (KIP-482, "request header v2").
         let client_id = reader.nullable_string(false)?;
         reader.tagged_fields(declaration.is_flexible(api_version))?;
-        let header = RequestHeader {
-            api_key,
-            api_version,
-            correlation_id,
-            client_id,
-        };
+        let header = RequestHeader { api_key, api_version, correlation_id, client_id };
         Ok((header, reader.into_rest()))
     }
 
@@ -161,10 +143,7 @@ pub fn finish_frame(mut writer: Writer) -> Bytes {
 /// # Panics
 /// When the length does not fit in 31 bits: no reply of ours is that long.
 pub fn set_frame_length(writer: &mut Writer, length: usize) {
-    writer.set_i32(
-        0,
-        i32::try_from(length).expect("a response is shorter than 2 GiB"),
-    );
+    writer.set_i32(0, i32::try_from(length).expect("a response is shorter than 2 GiB"));
 }
 
 #[cfg(test)]
@@ -230,10 +209,7 @@ mod tests {
         for version in [-1, 2, 14] {
             assert_eq!(
                 RequestHeader::parse(frame(0, version, None, false).finish()),
-                Err(HeaderError::UnsupportedVersion {
-                    api_key: ApiKey::Produce,
-                    api_version: version
-                })
+                Err(HeaderError::UnsupportedVersion { api_key: ApiKey::Produce, api_version: version })
             );
         }
     }
@@ -258,32 +234,17 @@ mod tests {
     fn every_truncation_is_malformed() {
         let whole = frame(3, 12, Some("client"), true).finish();
         for end in 0..whole.len() {
-            assert_eq!(
-                RequestHeader::parse(whole.slice(..end)),
-                Err(HeaderError::Malformed(WireError::Truncated))
-            );
+            assert_eq!(RequestHeader::parse(whole.slice(..end)), Err(HeaderError::Malformed(WireError::Truncated)));
         }
     }
 
     #[test]
     fn a_response_frame_has_its_length_and_header() {
-        let header = ResponseHeader {
-            correlation_id: 5,
-            tagged_fields: true,
-        };
+        let header = ResponseHeader { correlation_id: 5, tagged_fields: true };
         let mut writer = header.begin_frame(2);
         writer.i16(-1);
-        assert_eq!(
-            &finish_frame(writer)[..],
-            [0, 0, 0, 7, 0, 0, 0, 5, 0, 0xff, 0xff]
-        );
-        let header = ResponseHeader {
-            correlation_id: 5,
-            tagged_fields: false,
-        };
-        assert_eq!(
-            &finish_frame(header.begin_frame(0))[..],
-            [0, 0, 0, 4, 0, 0, 0, 5]
-        );
+        assert_eq!(&finish_frame(writer)[..], [0, 0, 0, 7, 0, 0, 0, 5, 0, 0xff, 0xff]);
+        let header = ResponseHeader { correlation_id: 5, tagged_fields: false };
+        assert_eq!(&finish_frame(header.begin_frame(0))[..], [0, 0, 0, 4, 0, 0, 0, 5]);
     }
 }

@@ -160,9 +160,7 @@ mod tests {
                 .expect("every served API has a schema");
             assert!(declaration.version_min >= schema.supported_versions.min().value());
             assert!(declaration.version_max <= schema.supported_versions.max().value());
-            let flexible_from = schema
-                .flexible_versions
-                .map_or(i16::MAX, |range| range.min().value());
+            let flexible_from = schema.flexible_versions.map_or(i16::MAX, |range| range.min().value());
             assert_eq!(declaration.flexible_from, flexible_from, "{}", key.name());
         }
     }

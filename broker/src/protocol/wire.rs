@@ -115,11 +115,7 @@ impl Reader {
 
     /// Requires that everything was read.
     pub fn finish(self) -> Result<(), WireError> {
-        if self.input.is_empty() {
-            Ok(())
-        } else {
-            Err(WireError::TrailingBytes)
-        }
+        if self.input.is_empty() { Ok(()) } else { Err(WireError::TrailingBytes) }
     }
 
     /// The next `length` bytes, sharing the frame's memory.
@@ -190,9 +186,7 @@ impl Reader {
     fn short_length(&mut self) -> Result<Option<usize>, WireError> {
         match self.i16()? {
             -1 => Ok(None),
-            length => usize::try_from(length)
-                .map(Some)
-                .map_err(|_| WireError::NegativeLength),
+            length => usize::try_from(length).map(Some).map_err(|_| WireError::NegativeLength),
         }
     }
 
@@ -200,9 +194,7 @@ impl Reader {
     fn long_length(&mut self) -> Result<Option<usize>, WireError> {
         match self.i32()? {
             -1 => Ok(None),
-            length => usize::try_from(length)
-                .map(Some)
-                .map_err(|_| WireError::NegativeLength),
+            length => usize::try_from(length).map(Some).map_err(|_| WireError::NegativeLength),
         }
     }
 
@@ -213,11 +205,7 @@ impl Reader {
 
     /// NULLABLE_STRING, or COMPACT_NULLABLE_STRING where the version is flexible.
     pub fn nullable_string(&mut self, flexible: bool) -> Result<Option<WireString>, WireError> {
-        let length = if flexible {
-            self.compact_length()?
-        } else {
-            self.short_length()?
-        };
+        let length = if flexible { self.compact_length()? } else { self.short_length()? };
         match length {
             None => Ok(None),
             Some(length) => WireString::try_from(self.take(length)?).map(Some),
@@ -226,17 +214,12 @@ impl Reader {
 
     /// STRING, or COMPACT_STRING where the version is flexible.
     pub fn string(&mut self, flexible: bool) -> Result<WireString, WireError> {
-        self.nullable_string(flexible)?
-            .ok_or(WireError::UnexpectedNull)
+        self.nullable_string(flexible)?.ok_or(WireError::UnexpectedNull)
     }
 
     /// NULLABLE_BYTES or RECORDS, compact where the version is flexible; shares the frame's memory.
     pub fn nullable_bytes(&mut self, flexible: bool) -> Result<Option<Bytes>, WireError> {
-        let length = if flexible {
-            self.compact_length()?
-        } else {
-            self.long_length()?
-        };
+        let length = if flexible { self.compact_length()? } else { self.long_length()? };
         match length {
             None => Ok(None),
             Some(length) => self.take(length).map(Some),
@@ -253,27 +236,16 @@ impl Reader {
         element_bytes_min: usize,
     ) -> Result<Option<usize>, WireError> {
         assert!(element_bytes_min > 0, "an element takes at least one byte");
-        let count = if flexible {
-            self.compact_length()?
-        } else {
-            self.long_length()?
-        };
+        let count = if flexible { self.compact_length()? } else { self.long_length()? };
         match count {
-            Some(count) if count > self.input.len() / element_bytes_min => {
-                Err(WireError::CountTooLarge)
-            }
+            Some(count) if count > self.input.len() / element_bytes_min => Err(WireError::CountTooLarge),
             count => Ok(count),
         }
     }
 
     /// As [`Reader::nullable_array_count`], with null refused.
-    pub fn array_count(
-        &mut self,
-        flexible: bool,
-        element_bytes_min: usize,
-    ) -> Result<usize, WireError> {
-        self.nullable_array_count(flexible, element_bytes_min)?
-            .ok_or(WireError::UnexpectedNull)
+    pub fn array_count(&mut self, flexible: bool, element_bytes_min: usize) -> Result<usize, WireError> {
+        self.nullable_array_count(flexible, element_bytes_min)?.ok_or(WireError::UnexpectedNull)
     }
 
     /// The tagged fields that end a structure where the version is flexible: each is given to `field` with a reader of
@@ -312,9 +284,7 @@ pub struct Writer {
 impl Writer {
     /// An empty buffer with room for `bytes`.
     pub fn with_capacity(bytes: usize) -> Self {
-        Writer {
-            output: BytesMut::with_capacity(bytes),
-        }
+        Writer { output: BytesMut::with_capacity(bytes) }
     }
 
     /// Bytes written so far.
@@ -408,9 +378,7 @@ impl Writer {
         if flexible {
             self.compact_length(value.map(str::len));
         } else {
-            self.i16(value.map_or(-1, |value| {
-                i16::try_from(value.len()).expect("a string of ours fits in 16 bits")
-            }));
+            self.i16(value.map_or(-1, |value| i16::try_from(value.len()).expect("a string of ours fits in 16 bits")));
         }
         self.raw(value.unwrap_or("").as_bytes());
     }
@@ -430,9 +398,7 @@ impl Writer {
         if flexible {
             self.compact_length(count);
         } else {
-            self.i32(count.map_or(-1, |count| {
-                i32::try_from(count).expect("a count of ours fits in 31 bits")
-            }));
+            self.i32(count.map_or(-1, |count| i32::try_from(count).expect("a count of ours fits in 31 bits")));
         }
     }
 
@@ -480,10 +446,7 @@ mod tests {
             assert_eq!(reader.uuid(), Ok([7; 16]));
             assert_eq!(reader.string(flexible).unwrap().as_str(), "topic");
             assert_eq!(reader.nullable_string(flexible), Ok(None));
-            assert_eq!(
-                reader.nullable_bytes(flexible),
-                Ok(Some(Bytes::from_static(b"abc")))
-            );
+            assert_eq!(reader.nullable_bytes(flexible), Ok(Some(Bytes::from_static(b"abc"))));
             assert_eq!(reader.nullable_bytes(flexible), Ok(None));
             assert_eq!(reader.array_count(flexible, 1), Ok(2));
             assert_eq!(reader.i8(), Ok(1));
@@ -496,17 +459,7 @@ mod tests {
 
     #[test]
     fn unsigned_varints_cover_32_bits_and_no_more() {
-        for value in [
-            0,
-            1,
-            127,
-            128,
-            16_383,
-            16_384,
-            2_097_151,
-            u32::MAX - 1,
-            u32::MAX,
-        ] {
+        for value in [0, 1, 127, 128, 16_383, 16_384, 2_097_151, u32::MAX - 1, u32::MAX] {
             let mut writer = Writer::default();
             writer.unsigned_varint(value);
             let mut reader = Reader::new(writer.finish());
@@ -514,59 +467,26 @@ mod tests {
             assert_eq!(reader.finish(), Ok(()));
         }
         let read = |bytes: &'static [u8]| Reader::new(Bytes::from_static(bytes)).unsigned_varint();
-        assert_eq!(
-            read(&[0xff, 0xff, 0xff, 0xff, 0x1f]),
-            Err(WireError::InvalidVarint)
-        );
-        assert_eq!(
-            read(&[0x80, 0x80, 0x80, 0x80, 0x80, 0]),
-            Err(WireError::InvalidVarint)
-        );
+        assert_eq!(read(&[0xff, 0xff, 0xff, 0xff, 0x1f]), Err(WireError::InvalidVarint));
+        assert_eq!(read(&[0x80, 0x80, 0x80, 0x80, 0x80, 0]), Err(WireError::InvalidVarint));
         assert_eq!(read(&[0x80]), Err(WireError::Truncated));
     }
 
     #[test]
     fn lengths_and_counts_from_the_wire_are_checked() {
         let reader = |bytes: &'static [u8]| Reader::new(Bytes::from_static(bytes));
-        assert_eq!(
-            reader(&[0xff, 0xfe]).nullable_string(false),
-            Err(WireError::NegativeLength)
-        );
-        assert_eq!(
-            reader(&[0xff, 0xff]).string(false),
-            Err(WireError::UnexpectedNull)
-        );
-        assert_eq!(
-            reader(&[0x7f, 0xff, b'a']).string(false),
-            Err(WireError::Truncated)
-        );
+        assert_eq!(reader(&[0xff, 0xfe]).nullable_string(false), Err(WireError::NegativeLength));
+        assert_eq!(reader(&[0xff, 0xff]).string(false), Err(WireError::UnexpectedNull));
+        assert_eq!(reader(&[0x7f, 0xff, b'a']).string(false), Err(WireError::Truncated));
         assert_eq!(reader(&[0]).string(true), Err(WireError::UnexpectedNull));
-        assert_eq!(
-            reader(&[3, 0xc3, 0x28]).string(true),
-            Err(WireError::InvalidUtf8)
-        );
-        assert_eq!(
-            reader(&[0x80, 0, 0, 0]).nullable_bytes(false),
-            Err(WireError::NegativeLength)
-        );
-        assert_eq!(
-            reader(&[0x7f, 0xff, 0xff, 0xff, 0, 0]).array_count(false, 1),
-            Err(WireError::CountTooLarge)
-        );
-        assert_eq!(
-            reader(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0]).array_count(true, 1),
-            Err(WireError::CountTooLarge)
-        );
+        assert_eq!(reader(&[3, 0xc3, 0x28]).string(true), Err(WireError::InvalidUtf8));
+        assert_eq!(reader(&[0x80, 0, 0, 0]).nullable_bytes(false), Err(WireError::NegativeLength));
+        assert_eq!(reader(&[0x7f, 0xff, 0xff, 0xff, 0, 0]).array_count(false, 1), Err(WireError::CountTooLarge));
+        assert_eq!(reader(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0]).array_count(true, 1), Err(WireError::CountTooLarge));
         assert_eq!(reader(&[0, 0, 0, 2, 1, 2]).array_count(false, 1), Ok(2));
-        assert_eq!(
-            reader(&[0, 0, 0, 2, 1, 2]).array_count(false, 2),
-            Err(WireError::CountTooLarge)
-        );
+        assert_eq!(reader(&[0, 0, 0, 2, 1, 2]).array_count(false, 2), Err(WireError::CountTooLarge));
         // A count of tagged fields without the fields.
-        assert_eq!(
-            reader(&[0xff, 0xff, 0xff, 0xff, 0x0f]).tagged_fields(true),
-            Err(WireError::Truncated)
-        );
+        assert_eq!(reader(&[0xff, 0xff, 0xff, 0xff, 0x0f]).tagged_fields(true), Err(WireError::Truncated));
     }
 
     #[test]
