@@ -9,10 +9,13 @@ pub mod config;
 pub mod controller;
 pub mod error;
 pub mod image;
+pub mod log;
+mod random_id;
 pub mod record;
 pub mod topic_name;
 
 pub use controller::{Controller, ControllerRequest, ControllerResponse, Decision};
 pub use error::{ApiError, ErrorCode};
 pub use image::{Broker, ClusterImage, Topic};
+pub use log::MetadataLog;
 pub use record::{ConfigOwner, Endpoint, MetadataRecord, Partition};

@@ -4,12 +4,8 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use kafka_wire::alter_configs_request::AlterConfigsRequest;
-use kafka_wire::alter_configs_response::{
-    AlterConfigsResourceResponse as ReplaceResult, AlterConfigsResponse,
-};
-use kafka_wire::incremental_alter_configs_request::{
-    AlterableConfig, IncrementalAlterConfigsRequest,
-};
+use kafka_wire::alter_configs_response::{AlterConfigsResourceResponse as ReplaceResult, AlterConfigsResponse};
+use kafka_wire::incremental_alter_configs_request::{AlterableConfig, IncrementalAlterConfigsRequest};
 use kafka_wire::incremental_alter_configs_response::{
     AlterConfigsResourceResponse as ChangeResult, IncrementalAlterConfigsResponse,
 };
@@ -68,10 +64,7 @@ pub(super) fn replace(header: &RequestHeader, body: Bytes) -> Outcome {
     if resources.is_empty() {
         return finish_replace(header, requested, Vec::new()).into();
     }
-    let replacement = ControllerRequest::AlterConfigs {
-        resources,
-        validate_only: request.validate_only,
-    };
+    let replacement = ControllerRequest::AlterConfigs { resources, validate_only: request.validate_only };
     ask(header, replacement, Then::AlterConfigs(requested))
 }
 
@@ -98,10 +91,7 @@ pub(super) fn incremental(header: &RequestHeader, body: Bytes) -> Outcome {
     if resources.is_empty() {
         return finish_incremental(header, requested, Vec::new()).into();
     }
-    let change = ControllerRequest::IncrementalAlterConfigs {
-        resources,
-        validate_only: request.validate_only,
-    };
+    let change = ControllerRequest::IncrementalAlterConfigs { resources, validate_only: request.validate_only };
     ask(header, change, Then::IncrementalAlterConfigs(requested))
 }
 
@@ -151,17 +141,10 @@ fn in_order(
     let altered: HashMap<ConfigResource, Result<(), ApiError>> = altered.into_iter().collect();
     requested.into_iter().map(move |requested| {
         let outcome = match requested.resource {
-            Ok(resource) => altered
-                .get(&resource)
-                .cloned()
-                .expect("the controller answers for every resource"),
+            Ok(resource) => altered.get(&resource).cloned().expect("the controller answers for every resource"),
             Err(error) => Err(error),
         };
-        Altered {
-            resource_type: requested.resource_type,
-            resource_name: requested.resource_name,
-            error: outcome.err(),
-        }
+        Altered { resource_type: requested.resource_type, resource_name: requested.resource_name, error: outcome.err() }
     })
 }
 
@@ -170,7 +153,7 @@ fn resource(resource_type: i8, name: &str) -> Result<ConfigResource, ApiError> {
         TOPIC => Ok(ConfigResource::Topic(name.to_string())),
         BROKER if name.is_empty() => Ok(ConfigResource::Cluster),
         BROKER => name.parse().map(ConfigResource::Broker).map_err(|_| {
-            let why = format!("A broker is named by its number, not {name:?}.");
+            let why = format!("a broker is named by its number, not {name:?}");
             ApiError::new(ErrorCode::InvalidRequest, why)
         }),
         other => Err(unsupported_resource(other)),
@@ -187,7 +170,7 @@ fn changes(configs: &[AlterableConfig]) -> Result<Vec<ConfigChange>, ApiError> {
                 2 => ConfigOperation::Append,
                 3 => ConfigOperation::Subtract,
                 other => {
-                    let why = format!("There is no config operation {other}, for {}.", config.name);
+                    let why = format!("there is no config operation {other}, for {}", config.name);
                     return Err(ApiError::new(ErrorCode::InvalidRequest, why));
                 }
             };

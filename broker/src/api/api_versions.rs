@@ -11,11 +11,7 @@ use crate::protocol::versions::{ApiKey, SERVED};
 
 /// Answers in any version that is asked for: in one that is not served with an error, in version 0, which every client
 /// can read, and with the list, so that it knows what to ask next (KIP-511).
-pub(super) fn handle(
-    context: &ApiContext,
-    header: &RequestHeader,
-    body: Bytes,
-) -> Result<Bytes, CloseReason> {
+pub(super) fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) -> Result<Bytes, CloseReason> {
     if !header.is_version_served() {
         let mut response = ApiVersionsResponse::default();
         response.error_code = ErrorCode::UnsupportedVersion.code();
@@ -25,8 +21,7 @@ pub(super) fn handle(
     let request: ApiVersionsRequest = codec::decode(header, body)?;
     let mut response = ApiVersionsResponse::default();
     if header.api_version >= 3
-        && !(is_software_name(&request.client_software_name)
-            && is_software_name(&request.client_software_version))
+        && !(is_software_name(&request.client_software_name) && is_software_name(&request.client_software_version))
     {
         response.error_code = ErrorCode::InvalidRequest.code();
         return codec::encode(header, &response);
@@ -35,8 +30,7 @@ pub(super) fn handle(
     if header.api_version >= 3 {
         // No feature is finalized: a client that finds `transaction.version` or `group.version` here uses what is not
         // served.
-        response.finalized_features_epoch =
-            i64::try_from(context.image.offset()).unwrap_or(i64::MAX);
+        response.finalized_features_epoch = i64::try_from(context.image.offset()).unwrap_or(i64::MAX);
     }
     codec::encode(header, &response)
 }
@@ -61,9 +55,7 @@ fn is_software_name(name: &str) -> bool {
     let bytes = name.as_bytes();
     ends(bytes.first())
         && ends(bytes.last())
-        && bytes
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
 }
 
 #[cfg(test)]

@@ -13,11 +13,7 @@ const BROKERS: i8 = 1;
 /// The endpoint type of controllers.
 const CONTROLLERS: i8 = 2;
 
-pub(super) fn handle(
-    context: &ApiContext,
-    header: &RequestHeader,
-    body: Bytes,
-) -> Result<Bytes, CloseReason> {
+pub(super) fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) -> Result<Bytes, CloseReason> {
     let request: DescribeClusterRequest = codec::decode(header, body)?;
     let mut response = DescribeClusterResponse::default();
     if request.endpoint_type != BROKERS {
@@ -26,10 +22,8 @@ pub(super) fn handle(
             _ => (ErrorCode::UnsupportedEndpointType, "UNKNOWN"),
         };
         response.error_code = error.code();
-        response.error_message = Some(
-            format!("This is an endpoint of type BROKER; the request wants one of type {wanted}.")
-                .into(),
-        );
+        response.error_message =
+            Some(format!("this is an endpoint of type BROKER; the request wants one of type {wanted}").into());
         return codec::encode(header, &response);
     }
     response.cluster_id = context.image.cluster_id().into();
@@ -47,9 +41,7 @@ pub(super) fn handle(
             Some(described)
         })
         .collect();
-    response.cluster_authorized_operations = operations::if_asked(
-        request.include_cluster_authorized_operations,
-        operations::CLUSTER,
-    );
+    response.cluster_authorized_operations =
+        operations::if_asked(request.include_cluster_authorized_operations, operations::CLUSTER);
     codec::encode(header, &response)
 }

@@ -2,9 +2,7 @@
 
 use bytes::Bytes;
 use kafka_wire::KafkaMessage;
-use kafka_wire_core::{
-    ApiVersion, DecodeError, DecodeLimits, EncodeError, KafkaDecode, KafkaEncode,
-};
+use kafka_wire_core::{ApiVersion, DecodeError, DecodeLimits, EncodeError, KafkaDecode, KafkaEncode};
 
 use crate::protocol::header::{RequestHeader, finish_frame};
 
@@ -35,10 +33,7 @@ impl std::fmt::Display for CloseReason {
         match self {
             CloseReason::Malformed(error) => write!(formatter, "malformed request: {error}"),
             CloseReason::Inexpressible(error) => {
-                write!(
-                    formatter,
-                    "the answer does not fit the request's version: {error}"
-                )
+                write!(formatter, "the answer does not fit the request's version: {error}")
             }
         }
     }
@@ -59,13 +54,9 @@ fn limits() -> DecodeLimits {
 }
 
 /// Reads a request's body. Bytes after its last field are ignored, as Kafka does.
-pub(crate) fn decode<T: KafkaDecode>(
-    header: &RequestHeader,
-    body: Bytes,
-) -> Result<T, CloseReason> {
+pub(crate) fn decode<T: KafkaDecode>(header: &RequestHeader, body: Bytes) -> Result<T, CloseReason> {
     let version = ApiVersion::new(header.api_version);
-    let mut decoder =
-        kafka_wire_core::Decoder::new(body, limits()).map_err(CloseReason::Malformed)?;
+    let mut decoder = kafka_wire_core::Decoder::new(body, limits()).map_err(CloseReason::Malformed)?;
     T::decode(&mut decoder, version).map_err(CloseReason::Malformed)
 }
 
@@ -88,11 +79,7 @@ pub(crate) fn encode_as<T: KafkaEncode + KafkaMessage>(
         Ok(_) => Ok(finish_frame(writer)),
         Err(error) => {
             // A field that the version does not have is our own mistake; a value too long for it is stored data.
-            assert!(
-                matches!(error, EncodeError::LengthOverflow { .. }),
-                "{} version {version}: {error}",
-                T::NAME
-            );
+            assert!(matches!(error, EncodeError::LengthOverflow { .. }), "{} version {version}: {error}", T::NAME);
             Err(CloseReason::Inexpressible(error))
         }
     }

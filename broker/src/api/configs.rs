@@ -5,12 +5,10 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use kafka_wire::describe_configs_request::{DescribeConfigsRequest, DescribeConfigsResource};
 use kafka_wire::describe_configs_response::{
-    DescribeConfigsResourceResult, DescribeConfigsResponse, DescribeConfigsResult,
-    DescribeConfigsSynonym,
+    DescribeConfigsResourceResult, DescribeConfigsResponse, DescribeConfigsResult, DescribeConfigsSynonym,
 };
 use millstream_replication::config::{
-    ConfigDefinition, ConfigType, Layer, Properties, broker_config, broker_configs, effective,
-    topic_configs,
+    ConfigDefinition, ConfigType, Layer, Properties, broker_config, broker_configs, effective, topic_configs,
 };
 use millstream_replication::{ApiError, ErrorCode, topic_name};
 
@@ -65,11 +63,7 @@ pub(super) struct ConfigEntry {
     documentation: &'static str,
 }
 
-pub(super) fn handle(
-    context: &ApiContext,
-    header: &RequestHeader,
-    body: Bytes,
-) -> Result<Bytes, CloseReason> {
+pub(super) fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) -> Result<Bytes, CloseReason> {
     let request: DescribeConfigsRequest = codec::decode(header, body)?;
     let with_synonyms = request.include_synonyms;
     let with_documentation = header.api_version >= 3 && request.include_documentation;
@@ -87,10 +81,8 @@ pub(super) fn handle(
             result.error_message = None;
             match describe(context, resource) {
                 Ok(entries) => {
-                    result.configs = entries
-                        .into_iter()
-                        .map(|entry| entry.describe(with_synonyms, with_documentation))
-                        .collect();
+                    result.configs =
+                        entries.into_iter().map(|entry| entry.describe(with_synonyms, with_documentation)).collect();
                 }
                 Err(error) => {
                     result.error_code = error.code.code();
@@ -103,10 +95,7 @@ pub(super) fn handle(
     codec::encode(header, &response)
 }
 
-fn describe(
-    context: &ApiContext,
-    resource: &DescribeConfigsResource,
-) -> Result<Vec<ConfigEntry>, ApiError> {
+fn describe(context: &ApiContext, resource: &DescribeConfigsResource) -> Result<Vec<ConfigEntry>, ApiError> {
     let name = resource.resource_name.as_str();
     // Null and empty both ask for everything.
     let wanted: Option<HashSet<&str>> = resource
@@ -118,10 +107,9 @@ fn describe(
 
     match resource.resource_type {
         TOPIC => {
-            topic_name::check(name)
-                .map_err(|why| ApiError::new(ErrorCode::InvalidTopicException, why))?;
+            topic_name::check(name).map_err(|why| ApiError::new(ErrorCode::InvalidTopicException, why))?;
             let topic = context.image.topic(name).ok_or_else(|| {
-                let why = format!("There is no topic {name:?}.");
+                let why = format!("there is no topic {name:?}");
                 ApiError::new(ErrorCode::UnknownTopicOrPartition, why)
             })?;
             let configs = TopicConfigs::new(context, &topic.configs);
@@ -131,7 +119,7 @@ fn describe(
         BROKER if name.parse() == Ok(context.node_id) => Ok(broker_entries(context, is_wanted)),
         BROKER => {
             let own = context.node_id;
-            let why = format!("This is broker {own}: ask for {own} or for nothing, not {name:?}.");
+            let why = format!("this is broker {own}: ask for {own} or for nothing, not {name:?}");
             Err(ApiError::new(ErrorCode::InvalidRequest, why))
         }
         other => Err(unsupported_resource(other)),
@@ -146,7 +134,7 @@ pub(super) fn unsupported_resource(resource_type: i8) -> ApiError {
         32 => "groups".to_string(),
         other => format!("resource type {other}"),
     };
-    let why = format!("Only topics and brokers have configurations, not {what}.");
+    let why = format!("only topics and brokers have configurations, not {what}");
     ApiError::new(ErrorCode::InvalidRequest, why)
 }
 
@@ -159,10 +147,7 @@ pub(super) struct TopicConfigs<'a> {
 impl<'a> TopicConfigs<'a> {
     /// Of a topic for which `topic` was configured.
     pub(super) fn new(context: &ApiContext<'a>, topic: &'a Properties) -> Self {
-        TopicConfigs {
-            layers: context.image.config_layers(context.node_id, context.file),
-            topic,
-        }
+        TopicConfigs { layers: context.image.config_layers(context.node_id, context.file), topic }
     }
 
     /// All of them, in the order of their names.
@@ -179,9 +164,7 @@ impl<'a> TopicConfigs<'a> {
 
     fn entry(&self, definition: &'static ConfigDefinition) -> ConfigEntry {
         let settings = effective(definition, self.topic, &self.layers);
-        let value = settings
-            .first()
-            .map(|setting| setting.value_in_topic_unit());
+        let value = settings.first().map(|setting| setting.value_in_topic_unit());
         let synonyms = settings
             .into_iter()
             .map(|setting| Synonym {
@@ -205,11 +188,8 @@ fn cluster_entries(context: &ApiContext, is_wanted: impl Fn(&str) -> bool) -> Ve
         .iter()
         .filter(|(name, _)| is_wanted(name))
         .filter_map(|(name, value)| {
-            let synonyms = vec![Synonym {
-                name: name.clone(),
-                value: Some(value.clone()),
-                source: Source::DynamicCluster,
-            }];
+            let synonyms =
+                vec![Synonym { name: name.clone(), value: Some(value.clone()), source: Source::DynamicCluster }];
             let definition = broker_config(name)?;
             let value = Some(value.clone());
             Some(ConfigEntry::new(name.clone(), definition, value, synonyms))
@@ -223,11 +203,7 @@ fn broker_entries(context: &ApiContext, is_wanted: impl Fn(&str) -> bool) -> Vec
     let names: std::collections::BTreeSet<&str> = broker_configs()
         .iter()
         .map(|definition| definition.name)
-        .chain(
-            layers
-                .iter()
-                .flat_map(|layer| layer.keys().map(String::as_str)),
-        )
+        .chain(layers.iter().flat_map(|layer| layer.keys().map(String::as_str)))
         .filter(|name| is_wanted(name))
         .collect();
     names
@@ -238,21 +214,10 @@ fn broker_entries(context: &ApiContext, is_wanted: impl Fn(&str) -> bool) -> Vec
             let value = own.first().and_then(|setting| setting.value.clone());
             let synonyms = same_meaning(name)
                 .iter()
-                .flat_map(|synonym| {
-                    if *synonym == name {
-                        own.clone()
-                    } else {
-                        settings(synonym, &layers)
-                    }
-                })
+                .flat_map(|synonym| if *synonym == name { own.clone() } else { settings(synonym, &layers) })
                 .collect();
             // Under a listener's name the value is that listener's own; without one, the general one holds.
-            Some(ConfigEntry::new(
-                name.to_string(),
-                definition,
-                value,
-                synonyms,
-            ))
+            Some(ConfigEntry::new(name.to_string(), definition, value, synonyms))
         })
         .collect()
 }
@@ -300,9 +265,7 @@ impl ConfigEntry {
         ConfigEntry {
             name,
             value: value.filter(|_| !sensitive),
-            source: synonyms
-                .first()
-                .map_or(Source::Default, |synonym| synonym.source),
+            source: synonyms.first().map_or(Source::Default, |synonym| synonym.source),
             read_only: !definition.dynamic,
             sensitive,
             synonyms,
@@ -311,11 +274,7 @@ impl ConfigEntry {
         }
     }
 
-    fn describe(
-        self,
-        with_synonyms: bool,
-        with_documentation: bool,
-    ) -> DescribeConfigsResourceResult {
+    fn describe(self, with_synonyms: bool, with_documentation: bool) -> DescribeConfigsResourceResult {
         let mut result = DescribeConfigsResourceResult::default();
         result.name = self.name.into();
         result.value = self.value.map(Into::into);

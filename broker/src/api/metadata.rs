@@ -14,9 +14,7 @@ use kafka_wire::metadata_response::{
 use kafka_wire_core::{StrBytes, Uuid};
 use millstream_replication::config::broker_value;
 use millstream_replication::controller::{CreatedTopic, NewTopic};
-use millstream_replication::{
-    ApiError, ControllerRequest, ErrorCode, Partition, Topic, topic_name,
-};
+use millstream_replication::{ApiError, ControllerRequest, ErrorCode, Partition, Topic, topic_name};
 use millstream_storage::TopicId;
 
 use super::{ApiContext, CloseReason, Outcome, Then, ask, codec, operations};
@@ -38,10 +36,7 @@ pub(super) fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) 
     if topics.is_empty() {
         return respond(context, header, &request, &BTreeMap::new()).into();
     }
-    let creation = ControllerRequest::CreateTopics {
-        topics,
-        validate_only: false,
-    };
+    let creation = ControllerRequest::CreateTopics { topics, validate_only: false };
     ask(header, creation, Then::Metadata(AfterCreation(request)))
 }
 
@@ -64,11 +59,7 @@ pub(super) fn finish(
 }
 
 /// The topics that are named, do not exist and are to be created (rule: the broker and the client both allow it).
-fn to_create(
-    context: &ApiContext,
-    header: &RequestHeader,
-    request: &MetadataRequest,
-) -> Vec<NewTopic> {
+fn to_create(context: &ApiContext, header: &RequestHeader, request: &MetadataRequest) -> Vec<NewTopic> {
     let layers = context.image.config_layers(context.node_id, context.file);
     let enabled = request.allow_auto_topic_creation
         && broker_value("auto.create.topics.enable", &layers)
@@ -124,10 +115,8 @@ fn respond(
     response.cluster_id = Some(image.cluster_id().into());
     response.controller_id = image.controller_id().unwrap_or(-1);
     if (8..=10).contains(&version) {
-        response.cluster_authorized_operations = operations::if_asked(
-            request.include_cluster_authorized_operations,
-            operations::CLUSTER,
-        );
+        response.cluster_authorized_operations =
+            operations::if_asked(request.include_cluster_authorized_operations, operations::CLUSTER);
     }
 
     let describe = Describe {
@@ -194,12 +183,7 @@ impl Describe<'_> {
         self.failed(Some(name.clone()), Uuid::ZERO, error)
     }
 
-    fn failed(
-        &self,
-        name: Option<StrBytes>,
-        topic_id: Uuid,
-        error: ErrorCode,
-    ) -> MetadataResponseTopic {
+    fn failed(&self, name: Option<StrBytes>, topic_id: Uuid, error: ErrorCode) -> MetadataResponseTopic {
         let mut topic = MetadataResponseTopic::default();
         topic.error_code = error.code();
         topic.is_internal = name.as_deref().is_some_and(topic_name::is_internal);
@@ -214,10 +198,8 @@ impl Describe<'_> {
         described.topic_id = Uuid::from_bytes(topic.id.0);
         described.is_internal = topic.internal;
         described.topic_authorized_operations = self.topic_operations;
-        described.partitions = (0..)
-            .zip(&topic.partitions)
-            .map(|(index, partition)| self.partition(index, partition))
-            .collect();
+        described.partitions =
+            (0..).zip(&topic.partitions).map(|(index, partition)| self.partition(index, partition)).collect();
         described
     }
 
@@ -258,11 +240,7 @@ pub(super) struct PartitionView<'a> {
 
 impl<'a> PartitionView<'a> {
     pub(super) fn new(context: &'a ApiContext<'a>, partition: &'a Partition) -> Self {
-        let mut view = PartitionView {
-            context,
-            partition,
-            leader: -1,
-        };
+        let mut view = PartitionView { context, partition, leader: -1 };
         if view.is_online(partition.leader) {
             view.leader = partition.leader;
         }
@@ -270,28 +248,16 @@ impl<'a> PartitionView<'a> {
     }
 
     fn is_online(&self, node_id: i32) -> bool {
-        self.context
-            .image
-            .broker(node_id)
-            .is_some_and(|broker| broker.endpoint(self.context.listener).is_some())
+        self.context.image.broker(node_id).is_some_and(|broker| broker.endpoint(self.context.listener).is_some())
     }
 
     fn online(&self, nodes: &[i32]) -> Vec<i32> {
-        nodes
-            .iter()
-            .copied()
-            .filter(|node| self.is_online(*node))
-            .collect()
+        nodes.iter().copied().filter(|node| self.is_online(*node)).collect()
     }
 
     /// The replicas that cannot be reached through this listener.
     pub(super) fn offline_replicas(&self) -> Vec<i32> {
-        self.partition
-            .replicas
-            .iter()
-            .copied()
-            .filter(|node| !self.is_online(*node))
-            .collect()
+        self.partition.replicas.iter().copied().filter(|node| !self.is_online(*node)).collect()
     }
 
     /// Why the partition has no leader, if so. LISTENER_NOT_FOUND is for clients that know it.

@@ -19,8 +19,7 @@ use millstream_replication::config::Properties;
 use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse};
 
 pub use codec::{
-    CloseReason, REQUEST_ARRAY_ELEMENTS_MAX, REQUEST_BYTES_MAX, REQUEST_STRING_BYTES_MAX,
-    REQUEST_TAGGED_FIELDS_MAX,
+    CloseReason, REQUEST_ARRAY_ELEMENTS_MAX, REQUEST_BYTES_MAX, REQUEST_STRING_BYTES_MAX, REQUEST_TAGGED_FIELDS_MAX,
 };
 pub use metadata::AUTO_CREATED_TOPICS_PER_REQUEST_MAX;
 pub use topic_partitions::PARTITIONS_PER_REPLY_MAX;
@@ -139,9 +138,7 @@ pub fn finish(
         (Then::CreateTopics, ControllerResponse::CreateTopics(created)) => {
             topics::finish_create(context, header, created)
         }
-        (Then::DeleteTopics, ControllerResponse::DeleteTopics(deleted)) => {
-            topics::finish_delete(header, deleted)
-        }
+        (Then::DeleteTopics, ControllerResponse::DeleteTopics(deleted)) => topics::finish_delete(header, deleted),
         (Then::CreatePartitions, ControllerResponse::CreatePartitions(created)) => {
             topics::finish_create_partitions(header, created)
         }
@@ -157,11 +154,5 @@ pub fn finish(
 
 /// Hands `request` to the controller and keeps what the reply needs.
 fn ask(header: &RequestHeader, request: ControllerRequest, then: Then) -> Outcome {
-    Outcome::Controller {
-        request,
-        then: Continuation {
-            header: header.clone(),
-            then,
-        },
-    }
+    Outcome::Controller { request, then: Continuation { header: header.clone(), then } }
 }

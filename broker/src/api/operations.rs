@@ -26,27 +26,11 @@ const fn bits(operations: &[u8]) -> i32 {
 }
 
 /// Every operation on a topic.
-pub(crate) const TOPIC: i32 = bits(&[
-    READ,
-    WRITE,
-    CREATE,
-    DELETE,
-    ALTER,
-    DESCRIBE,
-    DESCRIBE_CONFIGS,
-    ALTER_CONFIGS,
-]);
+pub(crate) const TOPIC: i32 = bits(&[READ, WRITE, CREATE, DELETE, ALTER, DESCRIBE, DESCRIBE_CONFIGS, ALTER_CONFIGS]);
 
 /// Every operation on the cluster.
-pub(crate) const CLUSTER: i32 = bits(&[
-    CREATE,
-    ALTER,
-    DESCRIBE,
-    CLUSTER_ACTION,
-    DESCRIBE_CONFIGS,
-    ALTER_CONFIGS,
-    IDEMPOTENT_WRITE,
-]);
+pub(crate) const CLUSTER: i32 =
+    bits(&[CREATE, ALTER, DESCRIBE, CLUSTER_ACTION, DESCRIBE_CONFIGS, ALTER_CONFIGS, IDEMPOTENT_WRITE]);
 
 /// The field for a client that asked, or did not.
 pub(crate) fn if_asked(asked: bool, operations: i32) -> i32 {

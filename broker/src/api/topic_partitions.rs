@@ -19,11 +19,7 @@ use crate::protocol::header::RequestHeader;
 /// Most partitions in one reply: Kafka's default of `max.request.partition.size.limit`.
 pub const PARTITIONS_PER_REPLY_MAX: i32 = 2000;
 
-pub(super) fn handle(
-    context: &ApiContext,
-    header: &RequestHeader,
-    body: Bytes,
-) -> Result<Bytes, CloseReason> {
+pub(super) fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) -> Result<Bytes, CloseReason> {
     let request: DescribeTopicPartitionsRequest = codec::decode(header, body)?;
     let mut response = DescribeTopicPartitionsResponse::default();
 
@@ -32,11 +28,7 @@ pub(super) fn handle(
         && cursor.partition_index < 0
     {
         // The reply has no error of its own: each topic that was asked for carries it.
-        response.topics = request
-            .topics
-            .iter()
-            .map(|topic| failed(&topic.name, ErrorCode::InvalidRequest))
-            .collect();
+        response.topics = request.topics.iter().map(|topic| failed(&topic.name, ErrorCode::InvalidRequest)).collect();
         return codec::encode(header, &response);
     }
     let first_name = cursor.map_or("", |cursor| cursor.topic_name.as_str());
@@ -44,16 +36,10 @@ pub(super) fn handle(
     let names: BTreeSet<&str> = if every_topic {
         context.image.topics().map(|topic| &*topic.name).collect()
     } else {
-        request
-            .topics
-            .iter()
-            .map(|topic| topic.name.as_str())
-            .collect()
+        request.topics.iter().map(|topic| topic.name.as_str()).collect()
     };
 
-    let mut room = request
-        .response_partition_limit
-        .clamp(1, PARTITIONS_PER_REPLY_MAX) as usize;
+    let mut room = request.response_partition_limit.clamp(1, PARTITIONS_PER_REPLY_MAX) as usize;
     for name in names.range(first_name..) {
         if room == 0 {
             response.next_cursor = Some(cursor_at(name, 0));
@@ -98,12 +84,7 @@ fn failed(name: &str, error: ErrorCode) -> DescribeTopicPartitionsResponseTopic 
 }
 
 /// The partitions from `first` to before `end`; none when `first` lies behind the last one.
-fn describe(
-    context: &ApiContext,
-    topic: &Topic,
-    first: usize,
-    end: usize,
-) -> DescribeTopicPartitionsResponseTopic {
+fn describe(context: &ApiContext, topic: &Topic, first: usize, end: usize) -> DescribeTopicPartitionsResponseTopic {
     let mut described = DescribeTopicPartitionsResponseTopic::default();
     described.name = Some((&*topic.name).into());
     described.topic_id = Uuid::from_bytes(topic.id.0);

@@ -2,13 +2,9 @@
 
 use bytes::Bytes;
 use kafka_wire::create_partitions_request::CreatePartitionsRequest;
-use kafka_wire::create_partitions_response::{
-    CreatePartitionsResponse, CreatePartitionsTopicResult,
-};
+use kafka_wire::create_partitions_response::{CreatePartitionsResponse, CreatePartitionsTopicResult};
 use kafka_wire::create_topics_request::CreateTopicsRequest;
-use kafka_wire::create_topics_response::{
-    CreatableTopicConfigs, CreatableTopicResult, CreateTopicsResponse,
-};
+use kafka_wire::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult, CreateTopicsResponse};
 use kafka_wire::delete_topics_request::DeleteTopicsRequest;
 use kafka_wire::delete_topics_response::{DeletableTopicResult, DeleteTopicsResponse};
 use kafka_wire_core::Uuid;
@@ -52,10 +48,7 @@ pub(super) fn create(header: &RequestHeader, body: Bytes) -> Outcome {
                 .collect(),
         })
         .collect();
-    let creation = ControllerRequest::CreateTopics {
-        topics,
-        validate_only: request.validate_only,
-    };
+    let creation = ControllerRequest::CreateTopics { topics, validate_only: request.validate_only };
     ask(header, creation, Then::CreateTopics)
 }
 
@@ -111,25 +104,14 @@ pub(super) fn delete(header: &RequestHeader, body: Bytes) -> Outcome {
         Ok(request) => request,
         Err(reason) => return Outcome::Close(reason),
     };
-    let by_name = request
-        .topic_names
-        .iter()
-        .map(|name| Some(TopicReference::Name(name.to_string())));
-    let by_either =
-        request
-            .topics
-            .iter()
-            .map(|topic| match (&topic.name, topic.topic_id.is_zero()) {
-                (Some(name), true) => Some(TopicReference::Name(name.to_string())),
-                (None, false) => Some(TopicReference::Id(TopicId(topic.topic_id.to_bytes()))),
-                (Some(_), false) | (None, true) => None,
-            });
+    let by_name = request.topic_names.iter().map(|name| Some(TopicReference::Name(name.to_string())));
+    let by_either = request.topics.iter().map(|topic| match (&topic.name, topic.topic_id.is_zero()) {
+        (Some(name), true) => Some(TopicReference::Name(name.to_string())),
+        (None, false) => Some(TopicReference::Id(TopicId(topic.topic_id.to_bytes()))),
+        (Some(_), false) | (None, true) => None,
+    });
     match by_name.chain(by_either).collect::<Option<Vec<_>>>() {
-        Some(topics) => ask(
-            header,
-            ControllerRequest::DeleteTopics { topics },
-            Then::DeleteTopics,
-        ),
+        Some(topics) => ask(header, ControllerRequest::DeleteTopics { topics }, Then::DeleteTopics),
         None => {
             let mut response = DeleteTopicsResponse::default();
             response.responses = request
@@ -140,8 +122,7 @@ pub(super) fn delete(header: &RequestHeader, body: Bytes) -> Outcome {
                     result.name = topic.name.clone();
                     result.topic_id = topic.topic_id;
                     result.error_code = ErrorCode::InvalidRequest.code();
-                    result.error_message =
-                        Some("Each topic is to be given by its name or by its id.".into());
+                    result.error_message = Some("each topic is to be given by its name or by its id".into());
                     result
                 })
                 .collect();
@@ -150,10 +131,7 @@ pub(super) fn delete(header: &RequestHeader, body: Bytes) -> Outcome {
     }
 }
 
-pub(super) fn finish_delete(
-    header: &RequestHeader,
-    deleted: Vec<DeletedTopic>,
-) -> Result<Bytes, CloseReason> {
+pub(super) fn finish_delete(header: &RequestHeader, deleted: Vec<DeletedTopic>) -> Result<Bytes, CloseReason> {
     let mut response = DeleteTopicsResponse::default();
     response.responses = deleted
         .into_iter()
@@ -165,9 +143,7 @@ pub(super) fn finish_delete(
             if let Err(error) = topic.outcome {
                 // TOPIC_DELETION_DISABLED came with version 3 (KIP-322).
                 let code = match error.code {
-                    ErrorCode::TopicDeletionDisabled if header.api_version < 3 => {
-                        ErrorCode::InvalidRequest
-                    }
+                    ErrorCode::TopicDeletionDisabled if header.api_version < 3 => ErrorCode::InvalidRequest,
                     code => code,
                 };
                 result.error_code = code.code();
@@ -190,18 +166,13 @@ pub(super) fn create_partitions(header: &RequestHeader, body: Bytes) -> Outcome 
         .map(|topic| MorePartitions {
             name: topic.name.to_string(),
             count: topic.count,
-            assignments: topic.assignments.as_ref().map(|assignments| {
-                assignments
-                    .iter()
-                    .map(|assignment| assignment.broker_ids.clone())
-                    .collect()
-            }),
+            assignments: topic
+                .assignments
+                .as_ref()
+                .map(|assignments| assignments.iter().map(|assignment| assignment.broker_ids.clone()).collect()),
         })
         .collect();
-    let growth = ControllerRequest::CreatePartitions {
-        topics,
-        validate_only: request.validate_only,
-    };
+    let growth = ControllerRequest::CreatePartitions { topics, validate_only: request.validate_only };
     ask(header, growth, Then::CreatePartitions)
 }
 

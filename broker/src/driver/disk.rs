@@ -325,8 +325,9 @@ impl Disk {
 fn copy_from(parts: &[Bytes], mut skip: usize, target: &mut [u8]) {
     let mut at = 0;
     for part in parts {
-        let part = &part[skip.min(part.len())..];
-        skip -= skip.min(part.len());
+        let skipped = skip.min(part.len());
+        skip -= skipped;
+        let part = &part[skipped..];
         target[at..at + part.len()].copy_from_slice(part);
         at += part.len();
     }

@@ -7,6 +7,7 @@
 //! rings only when none is.
 
 pub mod clock;
+pub mod controller;
 pub mod disk;
 pub mod executor;
 pub mod files;
@@ -19,6 +20,7 @@ pub mod open_files;
 pub mod output;
 pub mod pool;
 pub mod preflight;
+pub mod serve;
 pub mod sys;
 pub mod watchdog;
 

@@ -3,7 +3,7 @@
 use super::topics::unknown_topic;
 use super::{
     CONFIG_VALUE_BYTES_MAX, ConfigChange, ConfigOperation, ConfigResource, ControllerResponse,
-    Decision, GivenConfigs, duplicates,
+    Decision, GivenConfigs, Records, duplicates,
 };
 use crate::config::{
     ConfigDefinition, ConfigType, Properties, broker_config, broker_configs, list, nearest,
@@ -215,7 +215,7 @@ fn decide<T>(
 ) -> Decision {
     let mut twice = duplicates(resources.iter().map(|(resource, _)| resource.clone()));
     let all_twice = twice.clone();
-    let mut records = Vec::new();
+    let mut records = Records::default();
     let mut outcomes = Vec::new();
     for (resource, changes) in resources {
         if all_twice.contains(&resource) {
@@ -230,13 +230,16 @@ fn decide<T>(
         }
         let outcome = Target::find(image, &resource).and_then(|target| {
             let wanted = wanted(&target, changes)?;
-            records.extend(target.changes(&wanted));
-            Ok(())
+            records.add(target.changes(&wanted))
         });
         outcomes.push((resource, outcome));
     }
     Decision {
-        records: if validate_only { Vec::new() } else { records },
+        records: if validate_only {
+            Vec::new()
+        } else {
+            records.records
+        },
         response: ControllerResponse::AlterConfigs(outcomes),
     }
 }

@@ -23,6 +23,9 @@ pub const PARTITIONS_PER_REQUEST_MAX: usize = 10_000;
 /// Longest value of a dynamic configuration, in bytes.
 pub const CONFIG_VALUE_BYTES_MAX: usize = 16 * 1024;
 
+/// Most bytes of records that the topics or resources of one request lead to, so that they fit one entry of the log.
+pub const RECORDS_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Producer ids handed out at a time.
 pub const PRODUCER_ID_BLOCK: i64 = 1000;
 
@@ -307,6 +310,32 @@ fn allocate_producer_ids(image: &ClusterImage) -> Decision {
                 "all producer ids were handed out",
             ))),
         },
+    }
+}
+
+/// The records of one request, item by item.
+#[derive(Default)]
+struct Records {
+    records: Vec<MetadataRecord>,
+    bytes: usize,
+}
+
+impl Records {
+    /// Adds those of one item, all or none.
+    fn add(&mut self, more: Vec<MetadataRecord>) -> Result<(), ApiError> {
+        let mut encoded = Vec::new();
+        for record in &more {
+            record.encode(&mut encoded);
+        }
+        if self.bytes + encoded.len() > RECORDS_BYTES_MAX {
+            return Err(ApiError::new(
+                ErrorCode::PolicyViolation,
+                format!("one request can change {RECORDS_BYTES_MAX} bytes of metadata; split it"),
+            ));
+        }
+        self.bytes += encoded.len();
+        self.records.extend(more);
+        Ok(())
     }
 }
 

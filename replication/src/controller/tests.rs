@@ -325,6 +325,29 @@ fn the_cluster_has_room_for_so_many_partitions_and_no_more() {
 }
 
 #[test]
+fn one_request_changes_only_so_many_bytes() {
+    let mut cluster = Cluster::new(&[], 1);
+    let value = "9:9,".repeat(CONFIG_VALUE_BYTES_MAX / 4);
+    let topics = (0..600)
+        .map(|index| {
+            configured(
+                &format!("t{index}"),
+                "leader.replication.throttled.replicas",
+                Some(&value),
+            )
+        })
+        .collect();
+    let outcomes = cluster.create(topics);
+    let refused = outcomes
+        .iter()
+        .filter(|(_, outcome)| outcome.is_err())
+        .count();
+    assert_eq!(refused, 600 - cluster.image.topics().count());
+    // 8 MiB hold 512 values of 16 KiB, less what the records add to them.
+    assert!((88..100).contains(&refused), "{refused}");
+}
+
+#[test]
 fn validate_only_answers_and_decides_nothing() {
     let mut cluster = Cluster::new(&[], 1);
     let decision = cluster.decide(ControllerRequest::CreateTopics {

@@ -7,18 +7,19 @@ use millstream_storage::TopicId;
 use super::configs::check_topic_config;
 use super::{
     Assignment, Controller, ControllerResponse, CreatedTopic, Decision, DeletedTopic,
-    MorePartitions, NewTopic, PARTITIONS_PER_REQUEST_MAX, TopicReference, duplicates,
+    MorePartitions, NewTopic, PARTITIONS_PER_REQUEST_MAX, Records, TopicReference, duplicates,
 };
 use crate::config::Properties;
 use crate::error::{ApiError, ErrorCode};
 use crate::image::{ClusterImage, PARTITIONS_PER_CLUSTER_MAX};
+use crate::random_id;
 use crate::record::{ConfigOwner, MetadataRecord, Partition};
 use crate::topic_name;
 
 /// What one request has decided so far.
 struct Pending<'a> {
     image: &'a ClusterImage,
-    records: Vec<MetadataRecord>,
+    records: Records,
     /// Names decided, by what `.` and `_` make of them.
     colliding: HashMap<String, String>,
     partitions: usize,
@@ -28,7 +29,7 @@ impl<'a> Pending<'a> {
     fn new(image: &'a ClusterImage) -> Self {
         Pending {
             image,
-            records: Vec::new(),
+            records: Records::default(),
             colliding: HashMap::new(),
             partitions: 0,
         }
@@ -61,7 +62,7 @@ impl<'a> Pending<'a> {
             records: if validate_only {
                 Vec::new()
             } else {
-                self.records
+                self.records.records
             },
             response,
         }
@@ -164,18 +165,23 @@ impl Controller {
             replication_factor: replicas[0].len() as i16,
             configs: configs.clone(),
         };
-        pending.records.push(MetadataRecord::Topic {
+        let mut records = vec![MetadataRecord::Topic {
             topic_id,
             name: name.to_string(),
-        });
-        add_partitions(pending, topic_id, 0, replicas);
-        for (name, value) in configs {
-            pending.records.push(MetadataRecord::Config {
-                owner: ConfigOwner::Topic(topic_id),
-                name,
-                value: Some(value),
-            });
-        }
+        }];
+        let count = replicas.len();
+        records.extend(new_partitions(topic_id, 0, replicas));
+        records.extend(
+            configs
+                .into_iter()
+                .map(|(name, value)| MetadataRecord::Config {
+                    owner: ConfigOwner::Topic(topic_id),
+                    name,
+                    value: Some(value),
+                }),
+        );
+        pending.records.add(records)?;
+        pending.partitions += count;
         if let Some(colliding) = colliding {
             pending.colliding.insert(colliding, topic.name);
         }
@@ -366,7 +372,9 @@ fn grow(pending: &mut Pending<'_>, more: MorePartitions) -> Result<(), ApiError>
             assignments
         }
     };
-    add_partitions(pending, topic.id, held, replicas);
+    let records = new_partitions(topic.id, held, replicas).collect();
+    pending.records.add(records)?;
+    pending.partitions += count - held;
     Ok(())
 }
 
@@ -431,15 +439,14 @@ fn check_assignment(image: &ClusterImage, brokers: &[i32], factor: usize) -> Res
     }
 }
 
-fn add_partitions(
-    pending: &mut Pending<'_>,
+fn new_partitions(
     topic_id: TopicId,
     first: usize,
     replicas: Vec<Vec<i32>>,
-) {
-    pending.partitions += replicas.len();
-    for (partition, replicas) in (first as i32..).zip(replicas) {
-        pending.records.push(MetadataRecord::Partition {
+) -> impl Iterator<Item = MetadataRecord> {
+    (first as i32..)
+        .zip(replicas)
+        .map(move |(partition, replicas)| MetadataRecord::Partition {
             topic_id,
             partition,
             state: Partition {
@@ -449,8 +456,7 @@ fn add_partitions(
                 leader_epoch: 0,
                 partition_epoch: 0,
             },
-        });
-    }
+        })
 }
 
 pub(super) fn unknown_topic(name: &str) -> ApiError {
@@ -468,31 +474,20 @@ struct TopicIds {
 
 impl TopicIds {
     fn new(random: [u8; 16]) -> Self {
-        let random = u128::from_be_bytes(random);
-        TopicIds {
-            high: (random >> 64) as u64,
-            low: random as u64,
-        }
+        let [high, low] = random_id::halves(u128::from_be_bytes(random));
+        TopicIds { high, low }
     }
 
-    /// A random UUID (RFC 9562, version 4) that no topic has and whose text does not begin with '-', which would
-    /// make it look like an option of a command.
+    /// One that no topic has.
     fn next(&mut self, image: &ClusterImage) -> TopicId {
         loop {
             self.high = self.high.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let high = (mix(self.high) & !0xf000) | 0x4000;
-            let low = (mix(self.low ^ self.high) & !(0b11 << 62)) | (0b10 << 62);
-            let id = TopicId(((u128::from(high) << 64) | u128::from(low)).to_be_bytes());
-            if !id.to_base64().starts_with('-') && image.topic_by_id(id).is_none() {
+            let low = self.low ^ self.high;
+            let random = [random_id::mix(self.high), random_id::mix(low)];
+            let id = TopicId(random_id::uuid(random_id::whole(random)));
+            if image.topic_by_id(id).is_none() {
                 return id;
             }
         }
     }
-}
-
-/// The finalizer of splitmix64: every bit of the input reaches every bit of the output, and no two inputs meet.
-fn mix(mut value: u64) -> u64 {
-    value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
 }
