@@ -43,11 +43,14 @@ with confluent produce "$BOOTSTRAP" killed 3 400000 none all full >"$WORK/produc
 producer=$!
 until grep -qE 'killed' < <(kcat -L -b "$BOOTSTRAP" 2>/dev/null); do sleep 0.1; done
 sleep 0.7
+at_work=0
+kill -0 "$producer" 2>/dev/null || at_work=1
 kill_broker
 start
 produced() {
   [[ $1 == 0 ]] || { cat "$WORK/producer.out" && return 1; }
 }
+scenario 5 "kill -9 came while the producer was at work" exit_code_is_zero "$at_work"
 code=0
 wait_for_exit "$producer" 120 || code=$?
 kill -KILL "$producer" 2>/dev/null || true
