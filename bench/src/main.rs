@@ -1,2 +1,52 @@
-//! Load generator.
-fn main() {}
+//! A load generator for any broker that speaks the Kafka protocol. Latencies go into HDR histograms and count from the
+//! moment a request was due, not from when it could be sent, so a broker that stalls is charged for the requests that
+//! it held up (no coordinated omission).
+
+#![forbid(unsafe_code)]
+
+mod connection;
+mod consume;
+mod produce;
+mod report;
+mod wire;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Load for a Kafka-compatible broker.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Produces at the highest rate the broker takes, or at a fixed rate.
+    ///
+    /// Example: millstream-bench produce --topic bench --partitions 4 --connections 4 --acks all
+    Produce(produce::Options),
+    /// Consumes a topic from its beginning to where it ends now.
+    ///
+    /// Example: millstream-bench consume --topic bench --connections 4
+    Consume(consume::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Produce(options) => produce::run(&options),
+        Command::Consume(options) => consume::run(&options),
+    };
+    match outcome {
+        Ok(report) => {
+            println!("{report}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("millstream-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -10,3 +10,6 @@ pub mod group;
 pub mod metrics;
 pub mod protocol;
 pub mod shard;
+
+#[cfg(test)]
+mod sim;

@@ -1,13 +1,21 @@
 //! The controller: what the cluster knows of itself, the record log that says so, and the decisions that change it.
+//!
+//! Pure: [`Controller::handle`] takes an image and a request and returns records and a response; only the replay of a
+//! committed record ([`ClusterImage::replay`]) changes an image. One node is a cluster of one.
 
-/// A committed change of the cluster image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MetadataRecord {}
+#![deny(unsafe_code)]
 
-/// What brokers ask of the controller.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ControllerRequest {}
+pub mod config;
+pub mod controller;
+pub mod error;
+pub mod image;
+pub mod log;
+mod random_id;
+pub mod record;
+pub mod topic_name;
 
-/// The controller's answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ControllerResponse {}
+pub use controller::{Controller, ControllerRequest, ControllerResponse, Decision};
+pub use error::{ApiError, ErrorCode};
+pub use image::{Broker, ClusterImage, Topic};
+pub use log::MetadataLog;
+pub use record::{ConfigOwner, Endpoint, MetadataRecord, Partition};

@@ -1,1 +1,258 @@
-//! block
+//! Fixed blocks of memory that one writer fills from front to back while any number of readers, on any thread, hold
+//! slices of what is filled already. They carry bytes from the socket to the tail and from the tail to readers without
+//! a copy, and are reused, because the first touch of a page costs far more than the next.
+//!
+//! The only file of this crate with `unsafe` code; its tests run under Miri (`cargo +nightly miri test -p
+//! millstream-storage block`).
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::disk::BLOCK_BYTES;
+
+/// The smallest block.
+pub const BLOCK_CAPACITY_MIN: usize = BLOCK_BYTES;
+/// The largest block that a pool keeps for reuse; larger ones are given back to the allocator.
+pub const BLOCK_CAPACITY_POOLED_MAX: usize = 1 << 20;
+/// How many retired blocks of one size a pool looks at before it allocates another.
+const RECLAIM_ATTEMPTS_MAX: usize = 8;
+
+/// Aligned memory, initialised to zero once.
+struct Memory {
+    start: NonNull<u8>,
+    capacity: usize,
+}
+
+// SAFETY: `Memory` owns its allocation and hands out no reference by itself. The rules that keep shared and exclusive
+// access apart are `Block`'s: bytes below a block's length are never written again while a slice of them exists.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    fn allocate(capacity: usize) -> Memory {
+        let layout = Memory::layout(capacity);
+        // SAFETY: the layout's size is not zero: `capacity` is at least BLOCK_CAPACITY_MIN.
+        let pointer = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(pointer) else { handle_alloc_error(layout) };
+        Memory { start, capacity }
+    }
+
+    fn layout(capacity: usize) -> Layout {
+        assert!(capacity >= BLOCK_CAPACITY_MIN);
+        Layout::from_size_align(capacity, BLOCK_BYTES).expect("a block's capacity fits the address space")
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `allocate` with the same layout, and freed only here.
+        unsafe { dealloc(self.start.as_ptr(), Memory::layout(self.capacity)) }
+    }
+}
+
+/// A readable part of a block; keeps the memory alive.
+struct Slice {
+    memory: Arc<Memory>,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Slice {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the range lay below the block's length when the slice was made. Those bytes are initialised, and no
+        // one writes them again before every slice is gone: a block only writes past its length, and a pool reuses
+        // memory only after `Arc::get_mut` has shown that it holds the last reference.
+        unsafe {
+            std::slice::from_raw_parts(
+                self.memory.start.as_ptr().add(self.range.start),
+                self.range.end - self.range.start,
+            )
+        }
+    }
+}
+
+/// A block being filled. Not `Clone`: there is one writer.
+pub struct Block {
+    memory: Arc<Memory>,
+    len: usize,
+}
+
+impl std::fmt::Debug for Block {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Block({} of {} bytes)", self.len, self.memory.capacity)
+    }
+}
+
+impl Block {
+    /// A block of at least `bytes`, rounded up to a power of two from [`BLOCK_CAPACITY_MIN`].
+    pub fn new(bytes: usize) -> Block {
+        Block { memory: Arc::new(Memory::allocate(capacity_for(bytes))), len: 0 }
+    }
+
+    /// Bytes filled.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing is filled.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes it can hold.
+    pub fn capacity(&self) -> usize {
+        self.memory.capacity
+    }
+
+    /// Bytes that can still be filled.
+    pub fn spare(&self) -> usize {
+        self.memory.capacity - self.len
+    }
+
+    /// The memory past the filled part. What is written there becomes readable by [`Block::commit`].
+    pub fn spare_mut(&mut self) -> &mut [u8] {
+        // SAFETY: every slice lies below `len`, so this range is shared with no one; `&mut self` makes it exclusive
+        // among writers; the memory was initialised when it was allocated.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.memory.start.as_ptr().add(self.len), self.memory.capacity - self.len)
+        }
+    }
+
+    /// Adds the first `bytes` of the spare memory to the filled part.
+    pub fn commit(&mut self, bytes: usize) {
+        assert!(bytes <= self.spare());
+        self.len += bytes;
+    }
+
+    /// Copies `bytes` in; they must fit.
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.spare_mut()[..bytes.len()].copy_from_slice(bytes);
+        self.commit(bytes.len());
+    }
+
+    /// The filled part.
+    pub fn filled(&self) -> &[u8] {
+        // SAFETY: below `len`, initialised and not written again while `self` is borrowed.
+        unsafe { std::slice::from_raw_parts(self.memory.start.as_ptr(), self.len) }
+    }
+
+    /// A shared slice of the filled part, without a copy.
+    pub fn slice(&self, range: Range<usize>) -> Bytes {
+        assert!(range.start <= range.end && range.end <= self.len);
+        if range.is_empty() {
+            return Bytes::new();
+        }
+        Bytes::from_owner(Slice { memory: Arc::clone(&self.memory), range })
+    }
+}
+
+fn capacity_for(bytes: usize) -> usize {
+    bytes.max(BLOCK_CAPACITY_MIN).next_power_of_two()
+}
+
+/// Blocks for reuse, by size. A retired block becomes free when its last slice is dropped, on whatever thread.
+pub struct BlockPool {
+    retired: Vec<VecDeque<Arc<Memory>>>,
+    retained_bytes: usize,
+    retained_bytes_max: usize,
+}
+
+impl BlockPool {
+    /// A pool that keeps at most `retained_bytes_max` of retired memory.
+    pub fn new(retained_bytes_max: usize) -> BlockPool {
+        let classes = (BLOCK_CAPACITY_POOLED_MAX / BLOCK_CAPACITY_MIN).ilog2() as usize + 1;
+        BlockPool { retired: (0..classes).map(|_| VecDeque::new()).collect(), retained_bytes: 0, retained_bytes_max }
+    }
+
+    /// An empty block of at least `bytes`: a reused one if one of that size is free.
+    pub fn take(&mut self, bytes: usize) -> Block {
+        let capacity = capacity_for(bytes);
+        if let Some(class) = self.retired.get_mut(class_of(capacity)) {
+            for _ in 0..class.len().min(RECLAIM_ATTEMPTS_MAX) {
+                let Some(mut memory) = class.pop_front() else { break };
+                if Arc::get_mut(&mut memory).is_some() {
+                    self.retained_bytes -= capacity;
+                    return Block { memory, len: 0 };
+                }
+                class.push_back(memory);
+            }
+        }
+        Block::new(capacity)
+    }
+
+    /// Gives a block back; slices of it stay valid.
+    pub fn give(&mut self, block: Block) {
+        let capacity = block.capacity();
+        if self.retained_bytes + capacity <= self.retained_bytes_max
+            && let Some(class) = self.retired.get_mut(class_of(capacity))
+        {
+            self.retained_bytes += capacity;
+            class.push_back(block.memory);
+        }
+    }
+
+    /// Retired memory held, in bytes.
+    pub fn retained_bytes(&self) -> usize {
+        self.retained_bytes
+    }
+}
+
+fn class_of(capacity: usize) -> usize {
+    (capacity / BLOCK_CAPACITY_MIN).ilog2() as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_outlive_later_appends_and_the_block() {
+        let mut block = Block::new(1);
+        assert_eq!(block.capacity(), BLOCK_CAPACITY_MIN);
+        block.append(b"first");
+        let first = block.slice(0..5);
+        block.append(b"second");
+        let second = block.slice(5..11);
+        assert_eq!(block.filled(), b"firstsecond");
+        drop(block);
+        let reader = std::thread::spawn(move || (first.to_vec(), second.to_vec()));
+        assert_eq!(reader.join().expect("no panic"), (b"first".to_vec(), b"second".to_vec()));
+    }
+
+    #[test]
+    fn a_pool_reuses_memory_only_when_no_slice_is_left() {
+        let mut pool = BlockPool::new(1 << 20);
+        let mut block = pool.take(10);
+        block.append(b"kept");
+        let slice = block.slice(0..4);
+        let address = block.filled().as_ptr();
+        pool.give(block);
+        let mut other = pool.take(10);
+        assert_ne!(other.filled().as_ptr(), address);
+        other.append(b"else");
+        assert_eq!(&slice[..], b"kept");
+        drop(slice);
+        let again = pool.take(10);
+        assert_eq!(again.filled().as_ptr(), address);
+        assert!(again.is_empty());
+        assert_eq!(pool.retained_bytes(), 0);
+    }
+
+    #[test]
+    fn a_pool_keeps_no_more_than_its_bound() {
+        let mut pool = BlockPool::new(BLOCK_CAPACITY_MIN);
+        let (a, b) = (pool.take(1), pool.take(1));
+        pool.give(a);
+        pool.give(b);
+        assert_eq!(pool.retained_bytes(), BLOCK_CAPACITY_MIN);
+        let huge = pool.take(BLOCK_CAPACITY_POOLED_MAX * 2);
+        pool.give(huge);
+        assert_eq!(pool.retained_bytes(), BLOCK_CAPACITY_MIN);
+    }
+}

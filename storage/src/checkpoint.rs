@@ -1,1 +1,244 @@
-//! checkpoint
+//! The checkpoint file: everything a shard must know of its partitions that the journal no longer holds.
+//!
+//! One file a shard and generation, replaced atomically. Its checksum covers the generation's salt and the shard's
+//! index, so that a checkpoint of another shard or generation is refused. `docs/storage-format.md` has the layout.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::disk::FilePath;
+use crate::epochs::LeaderEpochs;
+use crate::index::SparseIndex;
+use crate::journal::{Salt, get_key, put_key};
+use crate::partition_log::{PartitionState, SegmentState};
+use crate::producer::ProducerStates;
+
+/// `MSCP`, little-endian.
+const CHECKPOINT_MAGIC: u32 = 0x5043_534d;
+/// Version of the format.
+const CHECKPOINT_VERSION: u16 = 1;
+const HEADER_BYTES: usize = 56;
+const CRC_POSITION: usize = 8;
+const CRC_END: usize = CRC_POSITION + 4;
+
+/// What a checkpoint holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    /// The shard's index.
+    pub shard: u16,
+    /// The generation's salt, which the journal's groups must carry too.
+    pub salt: Salt,
+    /// Journal groups up to and including this one are not needed any more.
+    pub sequence: u64,
+    /// Number and size of the journal's slots.
+    pub slots: u32,
+    /// Bytes of one slot.
+    pub slot_bytes: u64,
+    /// The shard's partitions.
+    pub partitions: Vec<PartitionState>,
+}
+
+/// Why a checkpoint cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unusable(pub String);
+
+/// The directory of a generation: all shards' journals and checkpoints since one start of the process.
+pub fn generation_directory(generation: u64) -> String {
+    format!("shards/gen-{generation:010}")
+}
+
+/// A shard's directory below its generation's.
+pub fn shard_directory(generation_directory: &str, shard: usize) -> String {
+    format!("{generation_directory}/shard-{shard}")
+}
+
+/// The checkpoint file in a shard's directory.
+pub fn checkpoint_path(shard_directory: &str) -> FilePath {
+    format!("{shard_directory}/checkpoint").into()
+}
+
+/// A journal slot in a shard's directory.
+pub fn slot_path(shard_directory: &str, slot: u32) -> FilePath {
+    format!("{shard_directory}/journal-{slot:03}").into()
+}
+
+impl Checkpoint {
+    /// The file's bytes.
+    pub fn encode(&self) -> Bytes {
+        let mut buffer = BytesMut::with_capacity(HEADER_BYTES + self.partitions.len() * 128);
+        buffer.put_u32_le(CHECKPOINT_MAGIC);
+        buffer.put_u16_le(CHECKPOINT_VERSION);
+        buffer.put_u16_le(self.shard);
+        buffer.put_u32_le(0);
+        buffer.put_u32_le(u32::try_from(self.partitions.len()).expect("partitions are bounded"));
+        buffer.put_u64_le(self.sequence);
+        buffer.put_u64_le(self.slot_bytes);
+        buffer.put_u32_le(self.slots);
+        buffer.put_u32_le(0);
+        buffer.put_slice(&self.salt);
+        debug_assert_eq!(buffer.len(), HEADER_BYTES);
+        for partition in &self.partitions {
+            put_partition(&mut buffer, partition);
+        }
+        let crc = crc32c::crc32c(&buffer[CRC_END..]);
+        buffer[CRC_POSITION..CRC_END].copy_from_slice(&crc.to_le_bytes());
+        buffer.freeze()
+    }
+
+    /// Reads a file's bytes; `shard` is the one whose directory it was found in.
+    pub fn decode(bytes: Bytes, shard: u16) -> Result<Checkpoint, Unusable> {
+        let unusable = |why: &str| Unusable(format!("checkpoint of shard {shard}: {why}"));
+        if bytes.len() < HEADER_BYTES {
+            return Err(unusable("shorter than its header"));
+        }
+        let mut rest = bytes.clone();
+        if rest.get_u32_le() != CHECKPOINT_MAGIC {
+            return Err(unusable("not a checkpoint"));
+        }
+        let version = rest.get_u16_le();
+        if version != CHECKPOINT_VERSION {
+            return Err(unusable(&format!("format version {version}, this program knows {CHECKPOINT_VERSION}")));
+        }
+        let owner = rest.get_u16_le();
+        let crc = rest.get_u32_le();
+        if crc32c::crc32c(&bytes[CRC_END..]) != crc {
+            return Err(unusable("checksum mismatch"));
+        }
+        if owner != shard {
+            return Err(unusable(&format!("belongs to shard {owner}")));
+        }
+        let count = rest.get_u32_le();
+        let sequence = rest.get_u64_le();
+        let slot_bytes = rest.get_u64_le();
+        let slots = rest.get_u32_le();
+        rest.advance(4);
+        let mut salt = Salt::default();
+        rest.copy_to_slice(&mut salt);
+        let mut partitions = Vec::new();
+        for index in 0..count {
+            let partition =
+                get_partition(&mut rest).ok_or_else(|| unusable(&format!("partition {index} does not parse")))?;
+            partitions.push(partition);
+        }
+        if !rest.is_empty() {
+            return Err(unusable("bytes behind the last partition"));
+        }
+        Ok(Checkpoint { shard, salt, sequence, slots, slot_bytes, partitions })
+    }
+}
+
+fn put_partition(buffer: &mut BytesMut, partition: &PartitionState) {
+    put_key(buffer, partition.key);
+    buffer.put_i64_le(partition.log_start);
+    buffer.put_i64_le(partition.log_end);
+    put_blob(buffer, |blob| partition.epochs.encode(blob));
+    put_blob(buffer, |blob| partition.producers.encode(blob));
+    buffer.put_u32_le(partition.segments.len() as u32);
+    for segment in &partition.segments {
+        buffer.put_i64_le(segment.base_offset);
+        buffer.put_u64_le(segment.bytes);
+        buffer.put_u64_le(segment.synced);
+        buffer.put_i64_le(segment.first_timestamp);
+        buffer.put_i64_le(segment.max_timestamp);
+        buffer.put_u8(u8::from(segment.closed));
+        buffer.put_u8(u8::from(segment.index.is_some()));
+        if let Some(index) = &segment.index {
+            put_blob(buffer, |blob| blob.extend_from_slice(&index.encode(partition.key)));
+        }
+    }
+}
+
+fn get_partition(bytes: &mut Bytes) -> Option<PartitionState> {
+    let key = get_key(bytes)?;
+    let log_start = bytes.try_get_i64_le().ok()?;
+    let log_end = bytes.try_get_i64_le().ok()?;
+    let epochs = LeaderEpochs::decode(&mut &get_blob(bytes)?[..])?;
+    let producers = ProducerStates::decode(&mut &get_blob(bytes)?[..])?;
+    let count = bytes.try_get_u32_le().ok()?;
+    let mut segments = Vec::new();
+    for _ in 0..count {
+        let base_offset = bytes.try_get_i64_le().ok()?;
+        let segment = SegmentState {
+            base_offset,
+            bytes: bytes.try_get_u64_le().ok()?,
+            synced: bytes.try_get_u64_le().ok()?,
+            first_timestamp: bytes.try_get_i64_le().ok()?,
+            max_timestamp: bytes.try_get_i64_le().ok()?,
+            closed: bytes.try_get_u8().ok()? != 0,
+            index: match bytes.try_get_u8().ok()? {
+                0 => None,
+                _ => Some(SparseIndex::decode(&get_blob(bytes)?, key, base_offset).ok()?),
+            },
+        };
+        segments.push(segment);
+    }
+    let last_has_index = segments.last().is_some_and(|segment: &SegmentState| segment.index.is_some());
+    last_has_index.then_some(PartitionState { key, log_start, log_end, segments, epochs, producers })
+}
+
+fn put_blob(buffer: &mut BytesMut, fill: impl FnOnce(&mut Vec<u8>)) {
+    let mut blob = Vec::new();
+    fill(&mut blob);
+    buffer.put_u32_le(u32::try_from(blob.len()).expect("bounded by the caller"));
+    buffer.put_slice(&blob);
+}
+
+fn get_blob(bytes: &mut Bytes) -> Option<Bytes> {
+    let length = bytes.try_get_u32_le().ok()? as usize;
+    (length <= bytes.len()).then(|| bytes.split_to(length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchBuilder, BatchHeader};
+    use crate::testing::{assert_survives_mutation, frozen};
+    use crate::{PartitionKey, TopicId};
+
+    fn sample() -> Checkpoint {
+        let key = PartitionKey { topic_id: TopicId([4; 16]), partition: 3 };
+        let mut partition = PartitionState::empty(key, 4096);
+        partition.log_start = 5;
+        partition.log_end = 12;
+        partition.epochs.assign(2, 0);
+        let batch = BatchBuilder::new().producer(77, 1, 0).record(1_700_000_000_000, None, Some(b"value"), &[]).build();
+        let header = BatchHeader::read(&batch).expect("built");
+        partition.producers.record(header, 1_700_000_000_000);
+        let segment = &mut partition.segments[0];
+        segment.index.as_mut().expect("open").note(header, 0);
+        segment.bytes = batch.len() as u64;
+        segment.synced = 40;
+        segment.first_timestamp = 1;
+        segment.max_timestamp = 2;
+        let closed = SegmentState { closed: true, index: None, bytes: 9, synced: 9, ..SegmentState::empty(-1, 1) };
+        partition.segments.insert(0, closed);
+        Checkpoint { shard: 1, salt: [6; 16], sequence: 99, slots: 8, slot_bytes: 1 << 20, partitions: vec![partition] }
+    }
+
+    #[test]
+    fn comes_back_as_it_was_and_is_frozen() {
+        let checkpoint = sample();
+        let bytes = checkpoint.encode();
+        assert_eq!(Checkpoint::decode(bytes.clone(), 1), Ok(checkpoint));
+        assert!(Checkpoint::decode(bytes.clone(), 2).is_err(), "another shard's");
+        frozen("checkpoint-v1.bin", &bytes);
+    }
+
+    #[test]
+    fn damage_is_noticed() {
+        let good = sample().encode();
+        for bit in 0..good.len() * 8 {
+            let mut flipped = good.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Checkpoint::decode(flipped.into(), 1).is_err(), "bit {bit}");
+        }
+        assert_survives_mutation(&good, |bytes| {
+            // With a right checksum the decoder itself has to cope.
+            let mut bytes = bytes.to_vec();
+            if bytes.len() > HEADER_BYTES {
+                let crc = crc32c::crc32c(&bytes[CRC_END..]);
+                bytes[CRC_POSITION..CRC_END].copy_from_slice(&crc.to_le_bytes());
+            }
+            let _ = Checkpoint::decode(bytes.into(), 1);
+        });
+    }
+}

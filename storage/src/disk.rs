@@ -22,23 +22,14 @@ pub enum DiskOp {
     /// Direct write of `data`, back to back, at `position`. `position` is a multiple of [`BLOCK_BYTES`]; the driver
     /// pads the end with zeros to the next multiple. The file is created if it is missing (its directory exists).
     /// With `durable` the result is sent only when the bytes survive a loss of power.
-    Write {
-        path: FilePath,
-        position: u64,
-        data: Vec<Bytes>,
-        durable: bool,
-    },
+    Write { path: FilePath, position: u64, data: Vec<Bytes>, durable: bool },
     /// `fdatasync`: all that was written to the file before this was asked for survives a loss of power.
     Sync { path: FilePath },
     /// Creates the file if it is missing, makes it at least `bytes` long with space reserved, and makes its name
     /// survive a loss of power. Existing contents stay.
     Allocate { path: FilePath, bytes: u64 },
     /// Reads `bytes` from `position` through the page cache, fewer at the end of the file. Reply: [`DiskReply::Data`].
-    Read {
-        path: FilePath,
-        position: u64,
-        bytes: usize,
-    },
+    Read { path: FilePath, position: u64, bytes: usize },
     /// Atomically and durably replaces the file's whole contents (temporary file, sync, rename, sync of the directory).
     Replace { path: FilePath, data: Bytes },
     /// Sets the file's exact length and syncs it. A file that is missing is an error.

@@ -1,1 +1,414 @@
-//! index
+//! The sparse index of one segment: where to begin looking for an offset or a time.
+//!
+//! In memory while the segment exists, at most [`INDEX_ENTRIES_MAX`] entries; written beside the segment when it is
+//! closed. It only shortens a search: losing it costs a walk over the segment's batch headers, which feeds
+//! [`SparseIndex::note`] again. File format (numbers little-endian): `docs/storage-format.md`.
+
+use bytes::Bytes;
+
+use crate::PartitionKey;
+use crate::batch::BatchHeader;
+
+/// Entries of one segment's index, 16 bytes each. When it is full, every second one goes and the interval doubles: a
+/// segment of 1 GiB ends with an entry for every 512 KiB or less.
+pub const INDEX_ENTRIES_MAX: usize = 4_096;
+
+const MAGIC: &[u8; 4] = b"MSIX";
+const VERSION: u32 = 1;
+const HEADER_BYTES: usize = 80;
+const ENTRY_BYTES: usize = 16;
+const CRC_BYTES: usize = 4;
+
+/// The timestamp of a segment that has no batch yet: below every other.
+const NO_TIMESTAMP_YET: i64 = i64::MIN;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    /// Base offset of the batch at `position`, after the segment's.
+    relative_offset: u32,
+    /// Where the batch begins in the segment file.
+    position: u32,
+    /// The largest timestamp of all batches before this one.
+    max_timestamp_before: i64,
+}
+
+/// The batch with a segment's largest timestamp, the first if several have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxTimestamp {
+    /// The timestamp, as the batch's header declares it, in milliseconds.
+    pub timestamp: i64,
+    /// Where the batch begins in the segment file.
+    pub position: u64,
+}
+
+/// The index of one segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SparseIndex {
+    base_offset: i64,
+    interval_bytes: u32,
+    covered_bytes: u64,
+    last_offset: i64,
+    max: MaxTimestamp,
+    entries: Vec<Entry>,
+}
+
+/// Why an index file is not used. The index is rebuilt from the segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IndexError {
+    /// The file is cut short, longer than it says, or its checksum is wrong.
+    Damaged,
+    /// The file was written by another version.
+    Version(u32),
+    /// The file belongs to another partition or segment.
+    Foreign,
+}
+
+impl std::fmt::Display for IndexError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            IndexError::Damaged => write!(f, "the index file is damaged"),
+            IndexError::Version(version) => {
+                write!(f, "the index file has version {version}, not {VERSION}")
+            }
+            IndexError::Foreign => write!(f, "the index file belongs to another segment"),
+        }
+    }
+}
+
+impl std::error::Error for IndexError {}
+
+impl SparseIndex {
+    /// The index of an empty segment that begins at `base_offset`, with an entry for every `interval_bytes`
+    /// (`index.interval.bytes`) or so.
+    pub fn new(base_offset: i64, interval_bytes: u32) -> SparseIndex {
+        SparseIndex {
+            base_offset,
+            interval_bytes: interval_bytes.max(1),
+            covered_bytes: 0,
+            last_offset: base_offset.saturating_sub(1),
+            max: MaxTimestamp { timestamp: NO_TIMESTAMP_YET, position: 0 },
+            entries: Vec::new(),
+        }
+    }
+
+    /// Takes note of the next batch of the segment, which begins at `position` bytes. Batches come in order; one that was
+    /// noted before is passed over.
+    pub fn note(&mut self, header: &BatchHeader, position: u64) {
+        let Ok(bytes) = header.batch_bytes() else {
+            return;
+        };
+        if position < self.covered_bytes {
+            return;
+        }
+        let indexed_to = self.entries.last().map_or(0, |entry| u64::from(entry.position));
+        if position - indexed_to >= u64::from(self.interval_bytes)
+            && let Ok(relative_offset) = u32::try_from(header.base_offset().saturating_sub(self.base_offset))
+            && let Ok(position) = u32::try_from(position)
+        {
+            self.add(Entry { relative_offset, position, max_timestamp_before: self.max.timestamp });
+        }
+        if header.max_timestamp() > self.max.timestamp || self.covered_bytes == 0 {
+            self.max = MaxTimestamp { timestamp: header.max_timestamp(), position };
+        }
+        self.last_offset = header.last_offset();
+        self.covered_bytes = position + bytes as u64;
+    }
+
+    fn add(&mut self, entry: Entry) {
+        if self.entries.len() == INDEX_ENTRIES_MAX {
+            let mut index = 0;
+            self.entries.retain(|_| {
+                index += 1;
+                index % 2 == 0
+            });
+            self.interval_bytes = self.interval_bytes.saturating_mul(2);
+        }
+        self.entries.push(entry);
+    }
+
+    /// How many bytes of the segment the index knows: where the last batch noted ends.
+    pub fn covered_bytes(&self) -> u64 {
+        self.covered_bytes
+    }
+
+    /// Memory that the entries take.
+    pub fn memory_bytes(&self) -> usize {
+        self.entries.capacity() * size_of::<Entry>()
+    }
+
+    /// Offset of the last record noted; one below the segment's base offset if there is none.
+    pub fn last_offset(&self) -> i64 {
+        self.last_offset
+    }
+
+    /// The batch with the largest timestamp, if any batch was noted.
+    pub fn max_timestamp(&self) -> Option<MaxTimestamp> {
+        (self.covered_bytes > 0).then_some(self.max)
+    }
+
+    /// Where a batch begins that lies at or before the one with `offset`: the search goes on from there.
+    pub fn lookup_offset(&self, offset: i64) -> u64 {
+        let relative = offset.saturating_sub(self.base_offset);
+        let after = self.entries.partition_point(|entry| i64::from(entry.relative_offset) <= relative);
+        self.position_before(after)
+    }
+
+    /// Where a batch begins that lies at or before the first with a timestamp of at least this one (milliseconds): the
+    /// search goes on from there.
+    pub fn lookup_time(&self, timestamp: i64) -> u64 {
+        let after = self.entries.partition_point(|entry| entry.max_timestamp_before < timestamp);
+        self.position_before(after)
+    }
+
+    fn position_before(&self, after: usize) -> u64 {
+        after.checked_sub(1).and_then(|index| self.entries.get(index)).map_or(0, |entry| u64::from(entry.position))
+    }
+
+    /// The index file of this segment of a partition.
+    pub fn encode(&self, key: PartitionKey) -> Bytes {
+        let mut out = Vec::with_capacity(HEADER_BYTES + self.entries.len() * ENTRY_BYTES + CRC_BYTES);
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&key.topic_id.0);
+        out.extend_from_slice(&key.partition.to_le_bytes());
+        out.extend_from_slice(&self.interval_bytes.to_le_bytes());
+        out.extend_from_slice(&self.base_offset.to_le_bytes());
+        out.extend_from_slice(&self.last_offset.to_le_bytes());
+        out.extend_from_slice(&self.covered_bytes.to_le_bytes());
+        out.extend_from_slice(&self.max.timestamp.to_le_bytes());
+        out.extend_from_slice(&self.max.position.to_le_bytes());
+        out.extend_from_slice(&(self.entries.len() as u32).to_le_bytes());
+        // The rest of the header is reserved.
+        out.resize(HEADER_BYTES, 0);
+        for entry in &self.entries {
+            out.extend_from_slice(&entry.relative_offset.to_le_bytes());
+            out.extend_from_slice(&entry.position.to_le_bytes());
+            out.extend_from_slice(&entry.max_timestamp_before.to_le_bytes());
+        }
+        out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
+        Bytes::from(out)
+    }
+
+    /// Reads an index file back and makes sure that it belongs to this segment of this partition.
+    pub fn decode(bytes: &[u8], key: PartitionKey, base_offset: i64) -> Result<SparseIndex, IndexError> {
+        let (contents, crc) = bytes.split_last_chunk::<CRC_BYTES>().ok_or(IndexError::Damaged)?;
+        if u32::from_le_bytes(*crc) != crc32c::crc32c(contents) {
+            return Err(IndexError::Damaged);
+        }
+        let (header, entries) = contents.split_first_chunk::<HEADER_BYTES>().ok_or(IndexError::Damaged)?;
+        if header[..4] != *MAGIC {
+            return Err(IndexError::Damaged);
+        }
+        let version = u32::from_le_bytes(field(header, 4));
+        if version != VERSION {
+            return Err(IndexError::Version(version));
+        }
+        let index = SparseIndex {
+            interval_bytes: u32::from_le_bytes(field(header, 28)),
+            base_offset: i64::from_le_bytes(field(header, 32)),
+            last_offset: i64::from_le_bytes(field(header, 40)),
+            covered_bytes: u64::from_le_bytes(field(header, 48)),
+            max: MaxTimestamp {
+                timestamp: i64::from_le_bytes(field(header, 56)),
+                position: u64::from_le_bytes(field(header, 64)),
+            },
+            entries: decode_entries(entries, u32::from_le_bytes(field(header, 72)))?,
+        };
+        if header[8..24] != key.topic_id.0
+            || i32::from_le_bytes(field(header, 24)) != key.partition
+            || index.base_offset != base_offset
+        {
+            return Err(IndexError::Foreign);
+        }
+        let last_position = index.entries.last().map_or(0, |entry| u64::from(entry.position));
+        let within = last_position <= index.covered_bytes && index.max.position <= index.covered_bytes;
+        if index.interval_bytes == 0 || !within {
+            return Err(IndexError::Damaged);
+        }
+        Ok(index)
+    }
+}
+
+fn field<const BYTES: usize>(header: &[u8; HEADER_BYTES], at: usize) -> [u8; BYTES] {
+    let mut value = [0; BYTES];
+    value.copy_from_slice(&header[at..at + BYTES]);
+    value
+}
+
+fn decode_entries(bytes: &[u8], count: u32) -> Result<Vec<Entry>, IndexError> {
+    let count = usize::try_from(count)
+        .ok()
+        .filter(|count| *count <= INDEX_ENTRIES_MAX && *count * ENTRY_BYTES == bytes.len())
+        .ok_or(IndexError::Damaged)?;
+    let mut entries: Vec<Entry> = Vec::with_capacity(count);
+    let (chunks, _) = bytes.as_chunks::<ENTRY_BYTES>();
+    for chunk in chunks {
+        let bits = u128::from_le_bytes(*chunk);
+        let entry = Entry {
+            relative_offset: bits as u32,
+            position: (bits >> 32) as u32,
+            max_timestamp_before: (bits >> 64) as u64 as i64,
+        };
+        let ascends = entries.last().is_none_or(|last| {
+            last.relative_offset < entry.relative_offset
+                && last.position < entry.position
+                && last.max_timestamp_before <= entry.max_timestamp_before
+        });
+        if !ascends {
+            return Err(IndexError::Damaged);
+        }
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TopicId;
+    use crate::batch::{BatchBuilder, assign};
+    use crate::testing::{Random, assert_survives_mutation, frozen};
+
+    const KEY: PartitionKey = PartitionKey { topic_id: TopicId([9; 16]), partition: 3 };
+
+    /// (base offset, position, max timestamp) of every batch put into an index.
+    type Noted = Vec<(i64, u64, i64)>;
+
+    fn filled(seed: u64, batches: usize, interval_bytes: u32) -> (SparseIndex, Noted) {
+        let mut random = Random::new(seed);
+        let mut index = SparseIndex::new(1_000, interval_bytes);
+        let mut noted = Noted::new();
+        let (mut offset, mut position) = (1_000, 0);
+        for number in 0..batches {
+            let timestamp = 10 * number as i64 + random.below(100) as i64;
+            let mut builder = BatchBuilder::new();
+            for _ in 0..=random.below(3) {
+                builder = builder.record(timestamp, None, Some(&[0; 20]), &[]);
+            }
+            let mut bytes = builder.build();
+            assign(&mut bytes, offset, 0, None);
+            let header = BatchHeader::read(&bytes).unwrap();
+            index.note(header, position);
+            noted.push((offset, position, timestamp));
+            offset = header.last_offset() + 1;
+            position += bytes.len() as u64;
+        }
+        (index, noted)
+    }
+
+    fn assert_lookups(index: &SparseIndex, noted: &Noted) {
+        let end = noted.last().map_or(1_000, |last| last.0) + 10;
+        for offset in 1_000..end {
+            let containing = noted.iter().rev().find(|batch| batch.0 <= offset).unwrap().1;
+            let found = index.lookup_offset(offset);
+            assert!(found <= containing);
+            assert!(noted.iter().any(|batch| batch.1 == found), "a batch begins there");
+        }
+        for timestamp in -1..10 * noted.len() as i64 + 200 {
+            let found = index.lookup_time(timestamp);
+            if let Some(first) = noted.iter().find(|batch| batch.2 >= timestamp) {
+                assert!(found <= first.1);
+            }
+        }
+        let max = noted.iter().map(|batch| batch.2).max().unwrap();
+        let first = noted.iter().find(|batch| batch.2 == max).unwrap();
+        assert_eq!(index.max_timestamp(), Some(MaxTimestamp { timestamp: max, position: first.1 }));
+    }
+
+    #[test]
+    fn searches_begin_at_or_before_what_they_look_for() {
+        for seed in 0..20 {
+            println!("seed {seed}");
+            let (index, noted) = filled(seed, 200, 300);
+            assert!(index.entries.len() > 20, "it has entries at all");
+            assert_lookups(&index, &noted);
+            // Close, too: an interval and a batch at most.
+            for batch in &noted {
+                assert!(batch.1 - index.lookup_offset(batch.0) <= 300 + 200);
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_index_thins_itself_out() {
+        let (index, noted) = filled(1, INDEX_ENTRIES_MAX * 3, 1);
+        assert!(index.entries.len() <= INDEX_ENTRIES_MAX);
+        assert!(index.entries.len() > INDEX_ENTRIES_MAX / 4);
+        assert!(index.interval_bytes > 1);
+        for batch in noted.iter().step_by(97) {
+            assert!(index.lookup_offset(batch.0) <= batch.1);
+        }
+        let decoded = SparseIndex::decode(&index.encode(KEY), KEY, 1_000);
+        assert_eq!(decoded, Ok(index));
+    }
+
+    #[test]
+    fn an_empty_index_starts_at_the_beginning() {
+        let index = SparseIndex::new(5, 4_096);
+        assert_eq!(index.lookup_offset(7), 0);
+        assert_eq!(index.lookup_time(7), 0);
+        assert_eq!(index.max_timestamp(), None);
+        assert_eq!(index.last_offset(), 4);
+        assert_eq!(SparseIndex::decode(&index.encode(KEY), KEY, 5), Ok(index));
+    }
+
+    #[test]
+    fn noting_a_segment_again_changes_nothing() {
+        let (mut index, _) = filled(3, 10, 100);
+        let before = index.clone();
+        let bytes = BatchBuilder::new().record(1 << 50, None, None, &[]).build();
+        index.note(BatchHeader::read(&bytes).unwrap(), 0);
+        assert_eq!(index, before);
+    }
+
+    #[test]
+    fn offsets_that_do_not_fit_are_not_indexed() {
+        let mut index = SparseIndex::new(0, 1);
+        for (offset, position) in [(0, 0), (1 << 33, 100), (1 << 34, 1 << 33)] {
+            let mut bytes = BatchBuilder::new().record(0, None, None, &[]).build();
+            assign(&mut bytes, offset, 0, None);
+            index.note(BatchHeader::read(&bytes).unwrap(), position);
+        }
+        assert!(index.entries.is_empty());
+        assert_eq!(index.last_offset(), 1 << 34);
+    }
+
+    #[test]
+    fn the_file_is_frozen_and_knows_whose_it_is() {
+        let (index, _) = filled(11, 12, 100);
+        let bytes = index.encode(KEY);
+        frozen("sparse-index-v1.bin", &bytes);
+        assert_eq!(SparseIndex::decode(&bytes, KEY, 1_000), Ok(index));
+        let other = PartitionKey { partition: 4, ..KEY };
+        assert_eq!(SparseIndex::decode(&bytes, other, 1_000), Err(IndexError::Foreign));
+        assert_eq!(SparseIndex::decode(&bytes, KEY, 1_001), Err(IndexError::Foreign));
+    }
+
+    #[test]
+    fn damage_is_noticed() {
+        let (index, _) = filled(11, 12, 100);
+        let bytes = index.encode(KEY);
+        assert_survives_mutation(&bytes, |damaged| {
+            if damaged != bytes {
+                assert!(SparseIndex::decode(damaged, KEY, 1_000).is_err());
+            }
+            // Behind a checksum that is right, too.
+            let mut sealed = damaged.to_vec();
+            sealed.extend_from_slice(&crc32c::crc32c(damaged).to_le_bytes());
+            if let Ok(index) = SparseIndex::decode(&sealed, KEY, 1_000) {
+                index.lookup_offset(1_005);
+                index.lookup_time(50);
+            }
+        });
+        let contents = &bytes[..bytes.len() - CRC_BYTES];
+        assert_survives_mutation(contents, |damaged| {
+            let mut sealed = damaged.to_vec();
+            sealed.extend_from_slice(&crc32c::crc32c(damaged).to_le_bytes());
+            if let Ok(index) = SparseIndex::decode(&sealed, KEY, 1_000) {
+                index.lookup_offset(1_005);
+                index.lookup_time(50);
+                assert_eq!(SparseIndex::decode(&index.encode(KEY), KEY, 1_000), Ok(index));
+            }
+        });
+    }
+}

@@ -1,1 +1,429 @@
-//! journal
+//! The journal's on-disk format: commit groups in a ring of preallocated files ("slots").
+//!
+//! A group is what one shard appended in one turn, over all its partitions. It starts at a multiple of
+//! [`BLOCK_BYTES`], is written by one direct write and is durable as a whole or not there. Its checksum covers the
+//! generation's secret salt, its sequence number and its own place, so that a stale group, a group of another shard, a
+//! group that landed in the wrong place, and bytes that a client made to look like a group are all told apart from the
+//! real one. `docs/storage-format.md` has the layout.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::batch::BATCH_HEADER_BYTES;
+use crate::disk::BLOCK_BYTES;
+use crate::{PartitionKey, TopicId};
+
+/// `MSJG`, little-endian.
+const GROUP_MAGIC: u32 = 0x474a_534d;
+/// Version of the group format.
+const GROUP_VERSION: u16 = 1;
+/// Bytes of a group's header.
+pub const GROUP_HEADER_BYTES: usize = 64;
+/// Bytes of an append entry before its data.
+pub const APPEND_HEADER_BYTES: usize = 1 + 20 + 8 + 8 + 8 + 4;
+/// Where the checksum lies in the header; everything behind it is covered.
+const CRC_POSITION: usize = 8;
+const CRC_END: usize = CRC_POSITION + 4;
+
+/// The random value that makes one generation's checksums differ from every other's.
+pub type Salt = [u8; 16];
+
+/// Whose journal it is, and where in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupPlace {
+    /// The shard's index.
+    pub shard: u16,
+    /// The slot's index.
+    pub slot: u32,
+    /// Where the group starts in the slot, bytes.
+    pub position: u64,
+}
+
+/// One thing that a group makes durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// Whole batches appended to a segment, here in full.
+    Append {
+        /// The partition.
+        key: PartitionKey,
+        /// Base offset of the segment.
+        segment: i64,
+        /// Where in the segment the bytes belong.
+        position: u64,
+        /// Offset of the first record.
+        base_offset: i64,
+        /// The batches.
+        data: Bytes,
+    },
+    /// Whole batches appended to a segment and already written there, durably, before this group counts.
+    Extent {
+        /// The partition.
+        key: PartitionKey,
+        /// Base offset of the segment.
+        segment: i64,
+        /// Where in the segment the bytes are.
+        position: u64,
+        /// Offset of the first record.
+        base_offset: i64,
+        /// How many bytes.
+        bytes: u32,
+        /// CRC-32C of the bytes, to tell whether the write arrived.
+        crc: u32,
+        /// The batches' headers, [`BATCH_HEADER_BYTES`] each: enough to replay all but the payload.
+        headers: Bytes,
+    },
+    /// The log start offset moved up.
+    LogStart {
+        /// The partition.
+        key: PartitionKey,
+        /// The first offset that may be read from now on.
+        offset: i64,
+    },
+}
+
+const KIND_APPEND: u8 = 1;
+const KIND_EXTENT: u8 = 2;
+const KIND_LOG_START: u8 = 3;
+
+/// Appends up to this length are copied next to their entry; longer ones travel as slices of their own.
+const COPY_BYTES_MAX: usize = 8192;
+
+/// A group being put together. Data stays shared with the tail; only headers and small appends are copied.
+pub struct GroupBuilder {
+    /// Finished parts, without the group's header.
+    parts: Vec<Bytes>,
+    /// Bytes not yet made a part.
+    buffer: BytesMut,
+    bytes: usize,
+    entries: u32,
+}
+
+impl GroupBuilder {
+    /// An empty group.
+    pub fn new() -> GroupBuilder {
+        GroupBuilder { parts: Vec::new(), buffer: BytesMut::new(), bytes: GROUP_HEADER_BYTES, entries: 0 }
+    }
+
+    /// Length so far with the header, without the padding.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether nothing was added.
+    pub fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+
+    /// Adds an append of `data`, given as slices back to back.
+    pub fn append(&mut self, key: PartitionKey, segment: i64, position: u64, base_offset: i64, data: Vec<Bytes>) {
+        let data_bytes: usize = data.iter().map(Bytes::len).sum();
+        self.buffer.reserve(APPEND_HEADER_BYTES + data_bytes.min(COPY_BYTES_MAX));
+        self.buffer.put_u8(KIND_APPEND);
+        put_key(&mut self.buffer, key);
+        self.buffer.put_i64_le(segment);
+        self.buffer.put_u64_le(position);
+        self.buffer.put_i64_le(base_offset);
+        self.buffer.put_u32_le(u32::try_from(data_bytes).expect("a group is smaller than 4 GiB"));
+        for slice in data {
+            if slice.len() <= COPY_BYTES_MAX {
+                self.buffer.put_slice(&slice);
+            } else {
+                self.parts.push(self.buffer.split().freeze());
+                self.parts.push(slice);
+            }
+        }
+        self.bytes += APPEND_HEADER_BYTES + data_bytes;
+        self.entries += 1;
+    }
+
+    /// Adds an extent.
+    #[allow(clippy::too_many_arguments)]
+    pub fn extent(
+        &mut self,
+        key: PartitionKey,
+        segment: i64,
+        position: u64,
+        base_offset: i64,
+        bytes: u32,
+        crc: u32,
+        headers: &[u8],
+    ) {
+        assert!(headers.len().is_multiple_of(BATCH_HEADER_BYTES));
+        let before = self.buffer.len();
+        self.buffer.put_u8(KIND_EXTENT);
+        put_key(&mut self.buffer, key);
+        self.buffer.put_i64_le(segment);
+        self.buffer.put_u64_le(position);
+        self.buffer.put_i64_le(base_offset);
+        self.buffer.put_u32_le(bytes);
+        self.buffer.put_u32_le(crc);
+        self.buffer.put_u32_le((headers.len() / BATCH_HEADER_BYTES) as u32);
+        self.buffer.put_slice(headers);
+        self.bytes += self.buffer.len() - before;
+        self.entries += 1;
+    }
+
+    /// Adds a move of the log start offset.
+    pub fn log_start(&mut self, key: PartitionKey, offset: i64) {
+        let before = self.buffer.len();
+        self.buffer.put_u8(KIND_LOG_START);
+        put_key(&mut self.buffer, key);
+        self.buffer.put_i64_le(offset);
+        self.bytes += self.buffer.len() - before;
+        self.entries += 1;
+    }
+
+    /// The group's bytes, to be written at its place; the disk pads the last block with zeros.
+    pub fn finish(mut self, salt: &Salt, sequence: u64, place: GroupPlace) -> Vec<Bytes> {
+        if !self.buffer.is_empty() {
+            self.parts.push(self.buffer.split().freeze());
+        }
+        let mut header = BytesMut::with_capacity(GROUP_HEADER_BYTES);
+        header.put_u32_le(GROUP_MAGIC);
+        header.put_u16_le(GROUP_VERSION);
+        header.put_u16_le(place.shard);
+        header.put_u32_le(0);
+        header.put_u32_le(u32::try_from(self.bytes).expect("a group is smaller than 4 GiB"));
+        header.put_u64_le(sequence);
+        header.put_u64_le(place.position);
+        header.put_u32_le(place.slot);
+        header.put_u32_le(self.entries);
+        header.resize(GROUP_HEADER_BYTES, 0);
+        let mut crc = crc32c::crc32c_append(crc32c::crc32c(salt), &header[CRC_END..]);
+        for part in &self.parts {
+            crc = crc32c::crc32c_append(crc, part);
+        }
+        header[CRC_POSITION..CRC_END].copy_from_slice(&crc.to_le_bytes());
+        let mut parts = Vec::with_capacity(self.parts.len() + 1);
+        parts.push(header.freeze());
+        parts.append(&mut self.parts);
+        parts
+    }
+}
+
+impl Default for GroupBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A group found in a slot, checked against its checksum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its place in the order of groups; the next one's is one more.
+    pub sequence: u64,
+    /// Where it was found.
+    pub place: GroupPlace,
+    /// The bytes of its entries.
+    body: Bytes,
+    entries: u32,
+}
+
+/// A group whose checksum is right but whose entries make no sense: written by a faulty or newer version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Malformed(pub String);
+
+impl Group {
+    /// Length in the slot with header and padding.
+    pub fn padded_bytes(&self) -> u64 {
+        (self.body.len() + GROUP_HEADER_BYTES).next_multiple_of(BLOCK_BYTES) as u64
+    }
+
+    /// The entries, in order.
+    pub fn entries(&self) -> Result<Vec<Entry>, Malformed> {
+        let mut body = self.body.clone();
+        let mut entries = Vec::new();
+        for index in 0..self.entries {
+            let entry = read_entry(&mut body)
+                .ok_or_else(|| Malformed(format!("entry {index} of journal group {} does not parse", self.sequence)))?;
+            entries.push(entry);
+        }
+        if body.is_empty() {
+            Ok(entries)
+        } else {
+            Err(Malformed(format!("journal group {} has bytes behind its last entry", self.sequence)))
+        }
+    }
+}
+
+/// All the groups in a slot's bytes that belong to this generation and place, in any order. Stale and torn ones among
+/// them are for the caller to sort out by their sequence numbers.
+pub fn scan(slot_bytes: &Bytes, salt: &Salt, shard: u16, slot: u32) -> Vec<Group> {
+    let mut groups = Vec::new();
+    let mut position = 0;
+    while position + GROUP_HEADER_BYTES <= slot_bytes.len() {
+        let place = GroupPlace { shard, slot, position: position as u64 };
+        match read_group(slot_bytes.slice(position..), salt, place) {
+            Some(group) => {
+                position += group.padded_bytes() as usize;
+                groups.push(group);
+            }
+            None => position += BLOCK_BYTES,
+        }
+    }
+    groups
+}
+
+fn read_group(bytes: Bytes, salt: &Salt, place: GroupPlace) -> Option<Group> {
+    let mut header = &bytes[..GROUP_HEADER_BYTES];
+    if header.get_u32_le() != GROUP_MAGIC || header.get_u16_le() != GROUP_VERSION || header.get_u16_le() != place.shard
+    {
+        return None;
+    }
+    let crc = header.get_u32_le();
+    let length = header.get_u32_le() as usize;
+    let sequence = header.get_u64_le();
+    let position = header.get_u64_le();
+    let slot = header.get_u32_le();
+    let entries = header.get_u32_le();
+    if slot != place.slot || position != place.position || length < GROUP_HEADER_BYTES || length > bytes.len() {
+        return None;
+    }
+    if crc32c::crc32c_append(crc32c::crc32c(salt), &bytes[CRC_END..length]) != crc {
+        return None;
+    }
+    Some(Group { sequence, place, body: bytes.slice(GROUP_HEADER_BYTES..length), entries })
+}
+
+fn read_entry(body: &mut Bytes) -> Option<Entry> {
+    let kind = body.try_get_u8().ok()?;
+    let key = get_key(body)?;
+    match kind {
+        KIND_APPEND => {
+            let segment = body.try_get_i64_le().ok()?;
+            let position = body.try_get_u64_le().ok()?;
+            let base_offset = body.try_get_i64_le().ok()?;
+            let bytes = body.try_get_u32_le().ok()? as usize;
+            (bytes <= body.len()).then(|| Entry::Append {
+                key,
+                segment,
+                position,
+                base_offset,
+                data: body.split_to(bytes),
+            })
+        }
+        KIND_EXTENT => {
+            let segment = body.try_get_i64_le().ok()?;
+            let position = body.try_get_u64_le().ok()?;
+            let base_offset = body.try_get_i64_le().ok()?;
+            let bytes = body.try_get_u32_le().ok()?;
+            let crc = body.try_get_u32_le().ok()?;
+            let headers = (body.try_get_u32_le().ok()? as usize).checked_mul(BATCH_HEADER_BYTES)?;
+            (headers <= body.len()).then(|| Entry::Extent {
+                key,
+                segment,
+                position,
+                base_offset,
+                bytes,
+                crc,
+                headers: body.split_to(headers),
+            })
+        }
+        KIND_LOG_START => Some(Entry::LogStart { key, offset: body.try_get_i64_le().ok()? }),
+        _ => None,
+    }
+}
+
+/// Writes a partition's identity: topic id, then index.
+pub(crate) fn put_key(buffer: &mut BytesMut, key: PartitionKey) {
+    buffer.put_slice(&key.topic_id.0);
+    buffer.put_i32_le(key.partition);
+}
+
+/// Reads what [`put_key`] wrote.
+pub(crate) fn get_key(bytes: &mut Bytes) -> Option<PartitionKey> {
+    let mut topic_id = TopicId::default();
+    bytes.try_copy_to_slice(&mut topic_id.0).ok()?;
+    Some(PartitionKey { topic_id, partition: bytes.try_get_i32_le().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SALT: Salt = [9; 16];
+
+    fn key(partition: i32) -> PartitionKey {
+        PartitionKey { topic_id: TopicId([3; 16]), partition }
+    }
+
+    fn place(position: u64) -> GroupPlace {
+        GroupPlace { shard: 1, slot: 2, position }
+    }
+
+    fn sample(sequence: u64, position: u64) -> Vec<u8> {
+        let mut group = GroupBuilder::new();
+        group.append(key(0), 0, 0, 0, vec![Bytes::from_static(b"small"), Bytes::from(vec![7; COPY_BYTES_MAX + 1])]);
+        group.extent(key(1), 100, 4096, 120, 70_000, 0xdead_beef, &[5; 2 * BATCH_HEADER_BYTES]);
+        group.log_start(key(2), 17);
+        let length = group.bytes();
+        let bytes = group.finish(&SALT, sequence, place(position)).concat();
+        assert_eq!(bytes.len(), length);
+        bytes
+    }
+
+    fn padded(mut bytes: Vec<u8>) -> Vec<u8> {
+        bytes.resize(bytes.len().next_multiple_of(BLOCK_BYTES), 0);
+        bytes
+    }
+
+    #[test]
+    fn groups_come_back_as_they_were_written() {
+        let first = padded(sample(41, 0));
+        let mut slot = first.clone();
+        slot.extend(padded(sample(42, first.len() as u64)));
+        let groups = scan(&Bytes::from(slot), &SALT, 1, 2);
+        assert_eq!(groups.iter().map(|group| group.sequence).collect::<Vec<_>>(), [41, 42]);
+        let entries = groups[1].entries().expect("parses");
+        let mut data = b"small".to_vec();
+        data.extend(vec![7; COPY_BYTES_MAX + 1]);
+        assert_eq!(
+            entries,
+            [
+                Entry::Append { key: key(0), segment: 0, position: 0, base_offset: 0, data: data.into() },
+                Entry::Extent {
+                    key: key(1),
+                    segment: 100,
+                    position: 4096,
+                    base_offset: 120,
+                    bytes: 70_000,
+                    crc: 0xdead_beef,
+                    headers: Bytes::from(vec![5; 2 * BATCH_HEADER_BYTES]),
+                },
+                Entry::LogStart { key: key(2), offset: 17 },
+            ]
+        );
+    }
+
+    #[test]
+    fn a_group_counts_only_in_its_own_place_and_generation() {
+        let slot = Bytes::from(padded(sample(1, 0)));
+        assert_eq!(scan(&slot, &SALT, 1, 2).len(), 1);
+        assert!(scan(&slot, &[8; 16], 1, 2).is_empty(), "another generation");
+        assert!(scan(&slot, &SALT, 0, 2).is_empty(), "another shard");
+        assert!(scan(&slot, &SALT, 1, 3).is_empty(), "another slot");
+        let mut moved = vec![0; BLOCK_BYTES];
+        moved.extend_from_slice(&slot);
+        assert!(scan(&moved.into(), &SALT, 1, 2).is_empty(), "another position");
+    }
+
+    #[test]
+    fn a_torn_or_flipped_group_is_no_group() {
+        let whole = sample(1, 0);
+        for length in (0..whole.len()).step_by(512) {
+            let mut torn = whole[..length].to_vec();
+            torn.resize(whole.len().next_multiple_of(BLOCK_BYTES), 0);
+            assert!(scan(&torn.into(), &SALT, 1, 2).is_empty(), "cut at {length}");
+        }
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = padded(whole.clone());
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(scan(&flipped.into(), &SALT, 1, 2).is_empty(), "bit {bit}");
+        }
+    }
+
+    /// The format is frozen: data written by this version must be readable by every later one.
+    #[test]
+    fn frozen_bytes() {
+        crate::testing::frozen("journal-group-v1.bin", &sample(0x0102_0304_0506_0708, 0));
+    }
+}

@@ -19,6 +19,10 @@ pub mod producer;
 pub mod records;
 pub mod recovery;
 pub mod shard_log;
+#[cfg(test)]
+mod testing;
+pub mod validate;
+mod walk;
 
 pub use disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, DiskToken, FilePath};
 pub use shard_log::ShardLog;
@@ -41,17 +45,12 @@ pub struct TopicId(pub [u8; 16]);
 impl TopicId {
     /// The URL-safe base64 text Kafka's tools print and that names the topic's directory: 22 characters.
     pub fn to_base64(self) -> String {
-        const ALPHABET: &[u8; 64] =
-            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let bits = u128::from_be_bytes(self.0);
         (0..22)
             .map(|digit| {
                 // 22 digits of 6 bits are 132 bits: the last digit carries four zero bits at its end.
-                let value = if digit == 21 {
-                    bits << 4
-                } else {
-                    bits >> (122 - 6 * digit)
-                };
+                let value = if digit == 21 { bits << 4 } else { bits >> (122 - 6 * digit) };
                 char::from(ALPHABET[(value & 63) as usize])
             })
             .collect()
@@ -89,15 +88,8 @@ mod tests {
 
     #[test]
     fn partitions_of_a_topic_spread_over_the_shards() {
-        let shards: Vec<usize> = (0..4)
-            .map(|partition| {
-                PartitionKey {
-                    topic_id: TopicId([7; 16]),
-                    partition,
-                }
-                .shard(4)
-            })
-            .collect();
+        let shards: Vec<usize> =
+            (0..4).map(|partition| PartitionKey { topic_id: TopicId([7; 16]), partition }.shard(4)).collect();
         let mut sorted = shards.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, [0, 1, 2, 3]);

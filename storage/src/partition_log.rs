@@ -1,1 +1,683 @@
-//! partition_log
+//! One partition's log: its segments, its newest bytes in memory, and what is known of its producers and epochs.
+//!
+//! Pure bookkeeping. How far each segment's bytes have come is a chain of positions, each at most the one before:
+//! `bytes` (appended) ≥ `gathered` (handed to a commit group) ≥ `durable` (that group is on disk) ≥ `written` (written
+//! back to the segment's file) ≥ `synced` (durable there, so the journal is not needed for them any more).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::batch::{self, BatchHeader, TimestampType};
+use crate::block::{Block, BlockPool};
+use crate::disk::{BLOCK_BYTES, FilePath};
+use crate::epochs::LeaderEpochs;
+use crate::index::SparseIndex;
+use crate::producer::{ProducerStates, Verdict};
+use crate::shard_log::{AppendError, Appended, LogConfig, ReadPart, ReadPlan};
+use crate::{Now, PartitionKey};
+
+/// The first block of a quiet partition.
+const TAIL_BLOCK_BYTES_MIN: usize = 8 << 10;
+/// The block size a busy partition grows to; larger batches get a block of their own.
+const TAIL_BLOCK_BYTES_MAX: usize = 256 << 10;
+/// A tail block remembers where a batch starts about once in this many bytes.
+const TAIL_MARK_INTERVAL_BYTES: usize = 4096;
+/// Positions in a segment and offsets relative to its base are 32 bits wide in the index.
+const SEGMENT_BYTES_LIMIT: u64 = u32::MAX as u64;
+
+/// Where the directory of a partition lies, relative to the data directory.
+pub fn partition_directory(topic: &str, key: PartitionKey) -> String {
+    format!("topics/{topic}/{}/{}", key.topic_id.to_base64(), key.partition)
+}
+
+/// The file of a segment, named as Kafka names it.
+pub fn segment_path(directory: &str, base_offset: i64) -> FilePath {
+    format!("{directory}/{base_offset:020}.log").into()
+}
+
+/// The file of a closed segment's index.
+pub fn index_path(directory: &str, base_offset: i64) -> FilePath {
+    format!("{directory}/{base_offset:020}.index").into()
+}
+
+/// Whether a segment's file is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileState {
+    Absent,
+    Creating,
+    Present,
+}
+
+/// One segment.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub base_offset: i64,
+    pub path: FilePath,
+    pub bytes: u64,
+    pub gathered: u64,
+    pub durable: u64,
+    pub written: u64,
+    pub synced: u64,
+    /// The checkpoint under way needs `synced` to come this far.
+    pub drain_to: u64,
+    /// Space reserved in the file.
+    pub allocated: u64,
+    pub file: FileState,
+    pub allocating: bool,
+    pub writing: bool,
+    pub syncing: bool,
+    /// Truncation and index are under way.
+    pub closing: bool,
+    /// The file has its final length and the index is written: nothing will change any more.
+    pub closed: bool,
+    /// The bytes from the last block boundary up to `written`, which the next write repeats. `None`: only on disk.
+    pub remainder: Option<Vec<u8>>,
+    /// Timestamp of the first batch, for rolling by time; -1 while empty.
+    pub first_timestamp: i64,
+    /// Largest timestamp, for retention and lookups by time; -1 while empty.
+    pub max_timestamp: i64,
+    /// `None`: written to its file and not loaded.
+    pub index: Option<SparseIndex>,
+}
+
+impl Segment {
+    pub fn new(directory: &str, base_offset: i64, index_interval_bytes: u32) -> Segment {
+        Segment {
+            base_offset,
+            path: segment_path(directory, base_offset),
+            bytes: 0,
+            gathered: 0,
+            durable: 0,
+            written: 0,
+            synced: 0,
+            drain_to: 0,
+            allocated: 0,
+            file: FileState::Absent,
+            allocating: false,
+            writing: false,
+            syncing: false,
+            closing: false,
+            closed: false,
+            remainder: Some(Vec::new()),
+            first_timestamp: -1,
+            max_timestamp: -1,
+            index: Some(SparseIndex::new(base_offset, index_interval_bytes)),
+        }
+    }
+
+    /// A segment whose bytes are all in its file.
+    pub fn recovered(directory: &str, state: &SegmentState) -> Segment {
+        Segment {
+            bytes: state.bytes,
+            gathered: state.bytes,
+            durable: state.bytes,
+            written: state.bytes,
+            synced: state.bytes,
+            allocated: state.bytes,
+            file: if state.bytes > 0 { FileState::Present } else { FileState::Absent },
+            closed: state.closed,
+            remainder: state.bytes.is_multiple_of(BLOCK_BYTES as u64).then(Vec::new),
+            first_timestamp: state.first_timestamp,
+            max_timestamp: state.max_timestamp,
+            index: state.index.clone(),
+            ..Segment::new(directory, state.base_offset, 1)
+        }
+    }
+
+    /// Whether a write to the file may start.
+    pub fn is_writable(&self) -> bool {
+        self.file == FileState::Present && !self.writing && !self.closing && self.remainder.is_some()
+    }
+
+    /// How far the file may be read: an extent is written before the group that makes it count is durable.
+    pub fn readable(&self) -> u64 {
+        self.written.min(self.durable)
+    }
+
+    /// Whether an operation on the file is under way.
+    pub fn is_busy(&self) -> bool {
+        self.writing || self.syncing || self.allocating || self.closing
+    }
+}
+
+/// A segment as the checkpoint keeps it and recovery rebuilds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SegmentState {
+    /// Offset of its first record.
+    pub base_offset: i64,
+    /// Its length.
+    pub bytes: u64,
+    /// How much of it is durable in its file.
+    pub synced: u64,
+    /// Timestamp of its first batch, or -1.
+    pub first_timestamp: i64,
+    /// Its largest timestamp, or -1.
+    pub max_timestamp: i64,
+    /// Nothing will change any more and the index is in its file.
+    pub closed: bool,
+    /// The index, while it is not in its file.
+    pub index: Option<SparseIndex>,
+}
+
+/// A partition's log as the checkpoint keeps it and recovery rebuilds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartitionState {
+    /// The partition.
+    pub key: PartitionKey,
+    /// First offset that may be read.
+    pub log_start: i64,
+    /// One past the last offset.
+    pub log_end: i64,
+    /// Oldest first; the last one is appended to. Never empty.
+    pub segments: Vec<SegmentState>,
+    /// Leader epochs and where each began.
+    pub epochs: LeaderEpochs,
+    /// Idempotent producers.
+    pub producers: ProducerStates,
+}
+
+impl PartitionState {
+    /// An empty log that starts at offset 0.
+    pub fn empty(key: PartitionKey, index_interval_bytes: u32) -> PartitionState {
+        PartitionState {
+            key,
+            log_start: 0,
+            log_end: 0,
+            segments: vec![SegmentState::empty(0, index_interval_bytes)],
+            epochs: LeaderEpochs::default(),
+            producers: ProducerStates::default(),
+        }
+    }
+}
+
+impl SegmentState {
+    /// A segment with nothing in it.
+    pub fn empty(base_offset: i64, index_interval_bytes: u32) -> SegmentState {
+        SegmentState {
+            base_offset,
+            bytes: 0,
+            synced: 0,
+            first_timestamp: -1,
+            max_timestamp: -1,
+            closed: false,
+            index: Some(SparseIndex::new(base_offset, index_interval_bytes)),
+        }
+    }
+}
+
+/// One partition's log.
+#[derive(Debug)]
+pub(crate) struct PartitionLog {
+    pub key: PartitionKey,
+    pub directory: Arc<str>,
+    pub config: LogConfig,
+    pub leader_epoch: i32,
+    pub segments: VecDeque<Segment>,
+    pub tail: Tail,
+    pub log_start: i64,
+    /// Where the log start is to move, once that is durable.
+    pub log_start_wanted: i64,
+    pub log_start_gathered: i64,
+    pub log_end: i64,
+    /// Offset of the first batch not yet handed to a commit group, and how many such batches there are.
+    pub gathered_end: i64,
+    pub ungathered_batches: usize,
+    pub durable_end: i64,
+    pub epochs: LeaderEpochs,
+    pub producers: ProducerStates,
+    /// Listed as having something for the next commit group.
+    pub is_dirty: bool,
+    /// Listed for write-back.
+    pub is_queued: bool,
+    pub directory_created: bool,
+    pub creating_directory: bool,
+    /// Disk operations under way.
+    pub operations: u32,
+    /// The topic is gone: files go when no operation is under way.
+    pub removing: bool,
+}
+
+impl PartitionLog {
+    pub fn new(topic: &str, config: LogConfig, state: &PartitionState) -> PartitionLog {
+        let directory: Arc<str> = partition_directory(topic, state.key).into();
+        let segments: VecDeque<Segment> =
+            state.segments.iter().map(|segment| Segment::recovered(&directory, segment)).collect();
+        assert!(!segments.is_empty());
+        PartitionLog {
+            key: state.key,
+            config,
+            leader_epoch: state.epochs.latest().max(0),
+            directory_created: segments.iter().any(|segment| segment.file == FileState::Present),
+            segments,
+            directory,
+            tail: Tail::default(),
+            log_start: state.log_start,
+            log_start_wanted: state.log_start,
+            log_start_gathered: state.log_start,
+            log_end: state.log_end,
+            gathered_end: state.log_end,
+            ungathered_batches: 0,
+            durable_end: state.log_end,
+            epochs: state.epochs.clone(),
+            producers: state.producers.clone(),
+            is_dirty: false,
+            is_queued: false,
+            creating_directory: false,
+            operations: 0,
+            removing: false,
+        }
+    }
+
+    /// What a checkpoint keeps: with what draining is to make true, and with what is appended but not durable yet. The
+    /// caller publishes it when both have become so.
+    pub fn state(&self) -> PartitionState {
+        PartitionState {
+            key: self.key,
+            log_start: self.log_start,
+            log_end: self.log_end,
+            segments: self
+                .segments
+                .iter()
+                .map(|segment| SegmentState {
+                    base_offset: segment.base_offset,
+                    bytes: segment.bytes,
+                    synced: segment.synced.max(segment.drain_to),
+                    first_timestamp: segment.first_timestamp,
+                    max_timestamp: segment.max_timestamp,
+                    closed: segment.closed,
+                    index: if segment.closed { None } else { segment.index.clone() },
+                })
+                .collect(),
+            epochs: self.epochs.clone(),
+            producers: self.producers.clone(),
+        }
+    }
+
+    pub fn active(&self) -> &Segment {
+        self.segments.back().expect("a log has at least one segment")
+    }
+
+    fn active_mut(&mut self) -> &mut Segment {
+        self.segments.back_mut().expect("a log has at least one segment")
+    }
+
+    pub fn segment(&self, base_offset: i64) -> Option<&Segment> {
+        self.segment_index(base_offset).map(|index| &self.segments[index])
+    }
+
+    pub fn segment_mut(&mut self, base_offset: i64) -> Option<&mut Segment> {
+        self.segment_index(base_offset).map(|index| &mut self.segments[index])
+    }
+
+    fn segment_index(&self, base_offset: i64) -> Option<usize> {
+        self.segments.binary_search_by_key(&base_offset, |segment| segment.base_offset).ok()
+    }
+
+    /// The index of the segment in which `offset` lies or would lie.
+    pub fn segment_containing(&self, offset: i64) -> usize {
+        self.segments.partition_point(|segment| segment.base_offset <= offset).saturating_sub(1)
+    }
+
+    /// One past the last offset of the segment at `index`.
+    pub fn segment_end_offset(&self, index: usize) -> i64 {
+        self.segments.get(index + 1).map_or(self.log_end, |next| next.base_offset)
+    }
+
+    /// The index of the first segment that may still change.
+    pub fn first_open(&self) -> usize {
+        self.segments.partition_point(|segment| segment.closed)
+    }
+
+    /// Bytes in all segments.
+    pub fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// Appends one validated batch, giving it offsets, the leader's epoch and, with LogAppendTime, the time.
+    pub fn append(&mut self, now: Now, batch: &[u8], pool: &mut BlockPool) -> Result<Appended, AppendError> {
+        let header = BatchHeader::read(batch).expect("the batch was validated");
+        assert_eq!(header.batch_bytes(), Ok(batch.len()), "exactly one whole batch");
+        if batch.len() as u64 > self.config.segment_bytes.min(SEGMENT_BYTES_LIMIT) {
+            return Err(AppendError::LargerThanSegment);
+        }
+        match self.producers.check(header) {
+            Verdict::Append => {}
+            Verdict::Duplicate { base_offset, last_offset, log_append_time } => {
+                return Ok(Appended { base_offset, last_offset, log_append_time, duplicate: true });
+            }
+            Verdict::OutOfOrderSequence => return Err(AppendError::OutOfOrderSequence),
+            Verdict::InvalidProducerEpoch => return Err(AppendError::InvalidProducerEpoch),
+        }
+        let log_append_time = match self.config.timestamp_type {
+            TimestampType::CreateTime => None,
+            TimestampType::LogAppendTime => Some(now.unix_ms),
+        };
+        let max_timestamp = log_append_time.unwrap_or(header.max_timestamp());
+        if self.must_roll(batch.len() as u64, header.last_offset_delta(), max_timestamp) {
+            self.roll();
+        }
+
+        let base_offset = self.log_end;
+        let (segment, position) = (self.active().base_offset, self.active().bytes);
+        let target = self.tail.reserve(pool, segment, position, base_offset, batch.len());
+        target.copy_from_slice(batch);
+        batch::assign(target, base_offset, self.leader_epoch, log_append_time);
+        let header = *BatchHeader::read(target).expect("copied from a valid one");
+        self.tail.commit(batch.len(), base_offset);
+        self.note(now, &header, position);
+        let active = self.active_mut();
+        active.bytes += batch.len() as u64;
+        self.log_end = header.last_offset() + 1;
+        self.ungathered_batches += 1;
+        Ok(Appended {
+            base_offset,
+            last_offset: header.last_offset(),
+            log_append_time: log_append_time.unwrap_or(-1),
+            duplicate: false,
+        })
+    }
+
+    /// Remembers what a batch at `position` of the active segment says of producers, epochs and time.
+    fn note(&mut self, now: Now, header: &BatchHeader, position: u64) {
+        self.producers.record(header, now.unix_ms);
+        self.epochs.assign(header.leader_epoch(), header.base_offset());
+        let active = self.active_mut();
+        active.index.as_mut().expect("the active segment's index is in memory").note(header, position);
+        if active.first_timestamp < 0 {
+            active.first_timestamp = header.max_timestamp();
+        }
+        active.max_timestamp = active.max_timestamp.max(header.max_timestamp());
+    }
+
+    fn must_roll(&self, bytes: u64, last_offset_delta: i32, max_timestamp: i64) -> bool {
+        let active = self.active();
+        if active.bytes == 0 {
+            return false;
+        }
+        let last_relative = self.log_end + i64::from(last_offset_delta) - active.base_offset;
+        active.bytes + bytes > self.config.segment_bytes.min(SEGMENT_BYTES_LIMIT)
+            || last_relative > i64::from(u32::MAX)
+            || (active.first_timestamp >= 0 && max_timestamp - active.first_timestamp > self.config.segment_ms)
+    }
+
+    /// Starts a new segment at the log's end; the one before is closed when it has been written back.
+    pub fn roll(&mut self) {
+        let segment = Segment::new(&self.directory, self.log_end, self.config.index_interval_bytes);
+        self.segments.push_back(segment);
+    }
+
+    /// Whether [`PartitionLog::read`] can answer for this offset: it is in memory, or there is nothing to read.
+    pub fn is_in_memory(&self, offset: i64) -> bool {
+        offset >= self.tail.first_offset().unwrap_or(self.log_end)
+    }
+
+    /// The slices of the tail from the batch containing `offset` up to the one containing `until_offset`.
+    pub fn read(&self, offset: i64, until_offset: i64, bytes_max: usize) -> ReadPlan {
+        if offset >= until_offset.min(self.log_end) {
+            return ReadPlan::default();
+        }
+        self.tail.read(offset, until_offset, bytes_max)
+    }
+
+    /// Drops memory of the oldest tail block if its bytes are all in the segment's file. Returns its capacity.
+    pub fn evict_front(&mut self, pool: &mut BlockPool) -> Option<usize> {
+        let front = self.tail.blocks.front_mut()?;
+        front.is_queued = false;
+        let end = front.position + front.block.len() as u64;
+        let base = front.segment;
+        if self.segment(base).is_some_and(|segment| segment.readable() < end) {
+            return None;
+        }
+        let front = self.tail.blocks.pop_front().expect("seen above");
+        let capacity = front.block.capacity();
+        self.tail.capacity -= capacity;
+        pool.give(front.block);
+        Some(capacity)
+    }
+
+    /// How many more tail blocks have become evictable since the last call.
+    pub fn take_evictable(&mut self) -> usize {
+        let mut count = 0;
+        for index in 0..self.tail.blocks.len() {
+            let block = &self.tail.blocks[index];
+            let end = block.position + block.block.len() as u64;
+            if self.segment(block.segment).is_some_and(|segment| segment.readable() < end) {
+                break;
+            }
+            let block = &mut self.tail.blocks[index];
+            if !block.is_queued {
+                block.is_queued = true;
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Removes segments that lie wholly below the log start; never the active one. Returns their base offsets.
+    pub fn drop_segments_below_start(&mut self) -> Vec<i64> {
+        let mut dropped = Vec::new();
+        while self.segments.len() > 1
+            && self.segment_end_offset(0) <= self.log_start
+            && !self.segments[0].is_busy()
+            && self.segments[0].closed
+        {
+            let segment = self.segments.pop_front().expect("there are two");
+            dropped.push(segment.base_offset);
+        }
+        dropped
+    }
+
+    /// Frees tail blocks of segments that are gone. Returns the capacity freed.
+    pub fn drop_stale_blocks(&mut self, pool: &mut BlockPool) -> usize {
+        let first = self.segments[0].base_offset;
+        let mut freed = 0;
+        while self.tail.blocks.front().is_some_and(|block| block.segment < first) {
+            let front = self.tail.blocks.pop_front().expect("seen above");
+            freed += front.block.capacity();
+            self.tail.capacity -= front.block.capacity();
+            pool.give(front.block);
+        }
+        freed
+    }
+
+    /// The offset that retention wants the log to start at: whole segments, oldest first (`retention.ms`,
+    /// `retention.bytes`). Rolls the active segment when all of it has expired.
+    pub fn retention_start(&mut self, now_ms: i64) -> i64 {
+        if !self.config.cleanup_delete {
+            return self.log_start;
+        }
+        let mut start = self.log_start;
+        let mut bytes = self.bytes();
+        for index in 0..self.segments.len() {
+            let segment = &self.segments[index];
+            let expired = self.config.retention_ms >= 0
+                && segment.max_timestamp >= 0
+                && now_ms.saturating_sub(segment.max_timestamp) > self.config.retention_ms;
+            let is_active = index + 1 == self.segments.len();
+            let excess = self.config.retention_bytes >= 0
+                && !is_active
+                && bytes.saturating_sub(segment.bytes) >= self.config.retention_bytes as u64;
+            let end = self.segment_end_offset(index);
+            // What is not durable yet was appended just now: it cannot be old.
+            if segment.bytes == 0 || end > self.durable_end || !(expired || excess) {
+                break;
+            }
+            bytes -= segment.bytes;
+            start = start.max(end);
+            if is_active {
+                self.roll();
+                break;
+            }
+        }
+        start
+    }
+}
+
+/// The length of a batch that this log holds already.
+fn batch_bytes(header: &BatchHeader) -> usize {
+    header.batch_bytes().expect("validated before it was appended")
+}
+
+/// The newest bytes of a partition, in memory: whole batches, contiguous from the first block to the last.
+#[derive(Debug, Default)]
+pub(crate) struct Tail {
+    blocks: VecDeque<TailBlock>,
+    capacity: usize,
+}
+
+#[derive(Debug)]
+struct TailBlock {
+    segment: i64,
+    position: u64,
+    first_offset: i64,
+    block: Block,
+    /// (base offset, position in the block) of a batch, about every [`TAIL_MARK_INTERVAL_BYTES`].
+    marks: Vec<(i64, u32)>,
+    /// Listed for eviction.
+    is_queued: bool,
+}
+
+impl Tail {
+    /// Memory held, in bytes.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// The first offset in memory.
+    pub fn first_offset(&self) -> Option<i64> {
+        self.blocks.front().map(|block| block.first_offset)
+    }
+
+    /// Room for a batch of `bytes` at `position` of `segment`; [`Tail::commit`] makes it part of the tail.
+    fn reserve(
+        &mut self,
+        pool: &mut BlockPool,
+        segment: i64,
+        position: u64,
+        first_offset: i64,
+        bytes: usize,
+    ) -> &mut [u8] {
+        let last = self.blocks.back();
+        if last.is_none_or(|last| last.segment != segment || last.block.spare() < bytes) {
+            let grown = last.map_or(TAIL_BLOCK_BYTES_MIN, |last| (last.block.capacity() * 2).min(TAIL_BLOCK_BYTES_MAX));
+            let block = pool.take(grown.max(bytes));
+            self.capacity += block.capacity();
+            self.blocks.push_back(TailBlock {
+                segment,
+                position,
+                first_offset,
+                block,
+                marks: Vec::new(),
+                is_queued: false,
+            });
+        }
+        let last = self.blocks.back_mut().expect("there is one now");
+        debug_assert_eq!(last.position + last.block.len() as u64, position);
+        &mut last.block.spare_mut()[..bytes]
+    }
+
+    fn commit(&mut self, bytes: usize, base_offset: i64) {
+        let last = self.blocks.back_mut().expect("reserved");
+        let position = last.block.len() as u32;
+        if last.marks.last().is_none_or(|&(_, mark)| (position - mark) as usize >= TAIL_MARK_INTERVAL_BYTES) {
+            last.marks.push((base_offset, position));
+        }
+        last.block.commit(bytes);
+    }
+
+    /// The slices that hold `from..to` of a segment; all of it must be here.
+    pub fn slices(&self, segment: i64, from: u64, to: u64) -> Vec<Bytes> {
+        let start = self
+            .blocks
+            .partition_point(|block| (block.segment, block.position + block.block.len() as u64) <= (segment, from));
+        let mut position = from;
+        let mut slices = Vec::new();
+        for block in self.blocks.iter().skip(start) {
+            if position >= to {
+                break;
+            }
+            assert!(block.segment == segment && block.position <= position, "the tail holds what is not written back");
+            let end = to.min(block.position + block.block.len() as u64);
+            slices.push(block.block.slice((position - block.position) as usize..(end - block.position) as usize));
+            position = end;
+        }
+        assert_eq!(position, to, "the tail holds what is not written back");
+        slices
+    }
+
+    /// The end of the last whole block in `from..to` of a segment within `bytes_max`, and the offset of the batch there.
+    pub fn block_boundary(&self, segment: i64, from: u64, bytes_max: u64) -> Option<(u64, i64)> {
+        let start = self.blocks.partition_point(|block| (block.segment, block.position) <= (segment, from));
+        let mut boundary = None;
+        for block in self.blocks.iter().skip(start) {
+            if block.segment != segment || block.position - from > bytes_max {
+                break;
+            }
+            boundary = Some((block.position, block.first_offset));
+        }
+        boundary
+    }
+
+    /// The bytes in memory from `position` of a segment to the end of their block.
+    pub fn at(&self, segment: i64, position: u64) -> Option<Bytes> {
+        let index = self.blocks.partition_point(|block| (block.segment, block.position) <= (segment, position));
+        let block = self.blocks.get(index.checked_sub(1)?)?;
+        let start = (position - block.position) as usize;
+        (block.segment == segment && start < block.block.len()).then(|| block.block.slice(start..block.block.len()))
+    }
+
+    /// Index of the block that holds the batch containing `offset`, and the batch's position in it.
+    fn find(&self, offset: i64) -> Option<(usize, usize)> {
+        let index = self.blocks.partition_point(|block| block.first_offset <= offset).checked_sub(1)?;
+        let block = &self.blocks[index];
+        let mark = block.marks.partition_point(|&(base, _)| base <= offset) - 1;
+        let filled = block.block.filled();
+        let mut position = block.marks[mark].1 as usize;
+        while position < filled.len() {
+            let header = BatchHeader::read(&filled[position..]).expect("the tail holds whole batches");
+            if header.last_offset() >= offset {
+                return Some((index, position));
+            }
+            position += batch_bytes(header);
+        }
+        // A gap: the batch is the first of the next block.
+        (index + 1 < self.blocks.len()).then_some((index + 1, 0))
+    }
+
+    fn read(&self, offset: i64, until_offset: i64, bytes_max: usize) -> ReadPlan {
+        let Some((first, start)) = self.find(offset) else { return ReadPlan::default() };
+        let end = self.find(until_offset);
+        let header = BatchHeader::read(&self.blocks[first].block.filled()[start..]).expect("found");
+        let first_batch_bytes = batch_bytes(header);
+        let mut plan = ReadPlan { first_batch_bytes, ..ReadPlan::default() };
+        let limit = bytes_max.max(first_batch_bytes);
+        let last = end.map_or(self.blocks.len(), |(index, _)| index + 1);
+        for index in first..last {
+            let block = &self.blocks[index].block;
+            let from = if index == first { start } else { 0 };
+            let to = match end {
+                Some((end_index, position)) if end_index == index => position,
+                _ => block.len(),
+            };
+            let to = to.min(from + (limit - plan.bytes));
+            if to > from {
+                plan.parts.push(ReadPart::Memory(block.slice(from..to)));
+                plan.bytes += to - from;
+            }
+            if plan.bytes >= limit {
+                break;
+            }
+        }
+        if plan.bytes == 0 { ReadPlan::default() } else { plan }
+    }
+
+    /// Gives all memory back.
+    pub fn clear(&mut self, pool: &mut BlockPool) {
+        for block in self.blocks.drain(..) {
+            pool.give(block.block);
+        }
+        self.capacity = 0;
+    }
+}

@@ -1,1 +1,422 @@
-//! producer
+//! What a partition remembers of its idempotent producers (KIP-98, KIP-185): enough to recognise a batch that was
+//! sent again, and to refuse one that would leave a gap.
+//!
+//! For each producer id: its epoch and its last [`BATCHES_REMEMBERED`] batches. A producer that nothing is known of may
+//! begin with any sequence number (KIP-360): its state may have expired. The log's start moving up is no reason to
+//! forget a producer; time is.
+
+use std::collections::BTreeMap;
+
+use crate::batch::{BatchHeader, NO_PRODUCER_ID, TimestampType, sequence_after};
+
+/// A producer may have this many batches on their way to a partition, so as many may be sent again
+/// (`max.in.flight.requests.per.connection` of an idempotent producer is at most 5).
+pub const BATCHES_REMEMBERED: usize = 5;
+
+/// Producers remembered in one partition. Above it the one that has been silent for the longest is forgotten: its next
+/// batch is taken whatever its sequence number, as if its state had expired.
+pub const PRODUCERS_MAX: usize = 5_000;
+
+const VERSION: u8 = 1;
+
+/// What to do with a producer's batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It follows what is known: append it, then [`ProducerStates::record`] it.
+    Append,
+    /// It is here already: answer as the first time.
+    Duplicate {
+        /// The offset that its first record was given.
+        base_offset: i64,
+        /// The offset that its last record was given.
+        last_offset: i64,
+        /// The broker's time in its records with LogAppendTime, else -1.
+        log_append_time: i64,
+    },
+    /// Its sequence number does not follow the last one: OUT_OF_ORDER_SEQUENCE_NUMBER.
+    OutOfOrderSequence,
+    /// A newer epoch of this producer has been seen: INVALID_PRODUCER_EPOCH.
+    InvalidProducerEpoch,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct RememberedBatch {
+    base_offset: i64,
+    log_append_time: i64,
+    base_sequence: i32,
+    last_offset_delta: i32,
+}
+
+impl RememberedBatch {
+    fn last_sequence(&self) -> i32 {
+        sequence_after(self.base_sequence, self.last_offset_delta)
+    }
+
+    fn last_offset(&self) -> i64 {
+        self.base_offset + i64::from(self.last_offset_delta)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Producer {
+    epoch: i16,
+    /// How many of `batches` are in use, from 1; the oldest is first.
+    count: u8,
+    /// When the last batch was recorded, by the broker's clock.
+    recorded_ms: i64,
+    batches: [RememberedBatch; BATCHES_REMEMBERED],
+}
+
+impl Producer {
+    fn batches(&self) -> &[RememberedBatch] {
+        &self.batches[..usize::from(self.count)]
+    }
+
+    fn push(&mut self, batch: RememberedBatch) {
+        if usize::from(self.count) == BATCHES_REMEMBERED {
+            self.batches.copy_within(1.., 0);
+            self.count -= 1;
+        }
+        self.batches[usize::from(self.count)] = batch;
+        self.count += 1;
+    }
+}
+
+/// The idempotent producers of one partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProducerStates {
+    /// Boxed because a node of the map has room for eleven values, and most partitions have one or two producers.
+    producers: BTreeMap<i64, Box<Producer>>,
+}
+
+impl ProducerStates {
+    /// Nothing is known of any producer.
+    pub fn new() -> ProducerStates {
+        ProducerStates::default()
+    }
+
+    /// How many producers are remembered, at most [`PRODUCERS_MAX`].
+    pub fn len(&self) -> usize {
+        self.producers.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.producers.is_empty()
+    }
+
+    /// Judges a batch that a client sent. A batch without a producer id is always to be appended.
+    pub fn check(&self, header: &BatchHeader) -> Verdict {
+        if header.producer_id() == NO_PRODUCER_ID {
+            return Verdict::Append;
+        }
+        let Some(producer) = self.producers.get(&header.producer_id()) else {
+            return Verdict::Append;
+        };
+        let epoch = header.producer_epoch();
+        if epoch < producer.epoch {
+            return Verdict::InvalidProducerEpoch;
+        }
+        if epoch > producer.epoch {
+            return if header.base_sequence() == 0 { Verdict::Append } else { Verdict::OutOfOrderSequence };
+        }
+        let duplicate = producer.batches().iter().find(|batch| {
+            batch.base_sequence == header.base_sequence() && batch.last_offset_delta == header.last_offset_delta()
+        });
+        if let Some(batch) = duplicate {
+            return Verdict::Duplicate {
+                base_offset: batch.base_offset,
+                last_offset: batch.last_offset(),
+                log_append_time: batch.log_append_time,
+            };
+        }
+        match producer.batches().last() {
+            Some(last) if header.base_sequence() != sequence_after(last.last_sequence(), 1) => {
+                Verdict::OutOfOrderSequence
+            }
+            _ => Verdict::Append,
+        }
+    }
+
+    /// Remembers a batch that was appended, its offset assigned; also while a log is replayed. `now_ms` is the broker's
+    /// clock; a replay may give its own time, which only lets the state live longer.
+    pub fn record(&mut self, header: &BatchHeader, now_ms: i64) {
+        if header.producer_id() == NO_PRODUCER_ID || header.is_control() {
+            return;
+        }
+        let batch = RememberedBatch {
+            base_offset: header.base_offset(),
+            log_append_time: match header.timestamp_type() {
+                TimestampType::LogAppendTime => header.max_timestamp(),
+                TimestampType::CreateTime => -1,
+            },
+            base_sequence: header.base_sequence(),
+            last_offset_delta: header.last_offset_delta(),
+        };
+        let epoch = header.producer_epoch();
+        if let Some(producer) = self.producers.get_mut(&header.producer_id()) {
+            if producer.epoch != epoch {
+                producer.epoch = epoch;
+                producer.count = 0;
+            }
+            producer.recorded_ms = now_ms;
+            producer.push(batch);
+            return;
+        }
+        if self.producers.len() >= PRODUCERS_MAX {
+            self.forget_oldest();
+        }
+        let mut producer = Producer { epoch, count: 0, recorded_ms: now_ms, batches: Default::default() };
+        producer.push(batch);
+        self.producers.insert(header.producer_id(), Box::new(producer));
+    }
+
+    fn forget_oldest(&mut self) {
+        let oldest = self.producers.iter().min_by_key(|(_, producer)| producer.recorded_ms).map(|(id, _)| *id);
+        if let Some(id) = oldest {
+            self.producers.remove(&id);
+        }
+    }
+
+    /// Forgets the producers that have been silent for `expiration_ms` (`producer.id.expiration.ms`).
+    pub fn expire(&mut self, now_ms: i64, expiration_ms: i64) {
+        self.producers.retain(|_, producer| now_ms.saturating_sub(producer.recorded_ms) < expiration_ms);
+    }
+
+    /// Appends the state to `out`, for a checkpoint that carries the checksum and the partition's identity.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.push(VERSION);
+        out.extend_from_slice(&(self.producers.len() as u32).to_le_bytes());
+        for (id, producer) in &self.producers {
+            out.extend_from_slice(&id.to_le_bytes());
+            out.extend_from_slice(&producer.epoch.to_le_bytes());
+            out.extend_from_slice(&producer.recorded_ms.to_le_bytes());
+            out.push(producer.count);
+            for batch in producer.batches() {
+                out.extend_from_slice(&batch.base_offset.to_le_bytes());
+                out.extend_from_slice(&batch.log_append_time.to_le_bytes());
+                out.extend_from_slice(&batch.base_sequence.to_le_bytes());
+                out.extend_from_slice(&batch.last_offset_delta.to_le_bytes());
+            }
+        }
+    }
+
+    /// Reads back what [`ProducerStates::encode`] wrote from the front of `bytes`, and moves past it. None if the bytes
+    /// are not such a state.
+    pub fn decode(bytes: &mut &[u8]) -> Option<ProducerStates> {
+        let rest = &mut *bytes;
+        if take::<1>(rest)? != [VERSION] {
+            return None;
+        }
+        let count = usize::try_from(u32::from_le_bytes(take(rest)?)).ok()?;
+        if count > PRODUCERS_MAX {
+            return None;
+        }
+        let mut producers = BTreeMap::new();
+        for _ in 0..count {
+            let id = i64::from_le_bytes(take(rest)?);
+            let mut producer = Box::new(Producer {
+                epoch: i16::from_le_bytes(take(rest)?),
+                recorded_ms: i64::from_le_bytes(take(rest)?),
+                count: 0,
+                batches: Default::default(),
+            });
+            let [batches] = take(rest)?;
+            if batches == 0 || usize::from(batches) > BATCHES_REMEMBERED {
+                return None;
+            }
+            for _ in 0..batches {
+                let batch = RememberedBatch {
+                    base_offset: i64::from_le_bytes(take(rest)?),
+                    log_append_time: i64::from_le_bytes(take(rest)?),
+                    base_sequence: i32::from_le_bytes(take(rest)?),
+                    last_offset_delta: i32::from_le_bytes(take(rest)?),
+                };
+                let overflows = batch.base_offset.checked_add(i64::from(batch.last_offset_delta)).is_none();
+                if overflows || batch.base_offset < 0 || batch.base_sequence < 0 || batch.last_offset_delta < 0 {
+                    return None;
+                }
+                producer.push(batch);
+            }
+            let ascending = producers.last_key_value().is_none_or(|(last, _)| *last < id);
+            if id < 0 || !ascending {
+                return None;
+            }
+            producers.insert(id, producer);
+        }
+        Some(ProducerStates { producers })
+    }
+}
+
+fn take<const BYTES: usize>(from: &mut &[u8]) -> Option<[u8; BYTES]> {
+    let (taken, rest) = from.split_first_chunk::<BYTES>()?;
+    *from = rest;
+    Some(*taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchBuilder, assign};
+    use crate::testing::{assert_survives_mutation, frozen};
+
+    fn batch(id: i64, epoch: i16, sequence: i32, records: usize, offset: i64) -> Vec<u8> {
+        let mut builder = BatchBuilder::new().producer(id, epoch, sequence);
+        for _ in 0..records {
+            builder = builder.record(1_000, None, Some(b"v"), &[]);
+        }
+        let mut bytes = builder.build();
+        assign(&mut bytes, offset, 0, None);
+        bytes
+    }
+
+    fn header(bytes: &[u8]) -> &BatchHeader {
+        BatchHeader::read(bytes).unwrap()
+    }
+
+    /// Checks and, if it is to be appended, records.
+    fn offer(states: &mut ProducerStates, bytes: &[u8]) -> Verdict {
+        let verdict = states.check(header(bytes));
+        if verdict == Verdict::Append {
+            states.record(header(bytes), 1);
+        }
+        verdict
+    }
+
+    #[test]
+    fn the_last_five_batches_are_recognised() {
+        let mut states = ProducerStates::new();
+        for index in 0..7 {
+            let bytes = batch(1, 0, index * 2, 2, 100 + i64::from(index) * 2);
+            assert_eq!(offer(&mut states, &bytes), Verdict::Append);
+        }
+        for index in 2..7 {
+            let again = batch(1, 0, index * 2, 2, 0);
+            let base_offset = 100 + i64::from(index) * 2;
+            assert_eq!(
+                states.check(header(&again)),
+                Verdict::Duplicate { base_offset, last_offset: base_offset + 1, log_append_time: -1 }
+            );
+        }
+        assert_eq!(states.check(header(&batch(1, 0, 2, 2, 0))), Verdict::OutOfOrderSequence, "older than five batches");
+        assert_eq!(
+            states.check(header(&batch(1, 0, 12, 1, 0))),
+            Verdict::OutOfOrderSequence,
+            "the same first sequence, but another batch"
+        );
+    }
+
+    #[test]
+    fn a_duplicate_has_the_time_it_was_given() {
+        let mut bytes = batch(1, 0, 0, 3, 10);
+        assign(&mut bytes, 10, 0, Some(555));
+        let mut states = ProducerStates::new();
+        states.record(header(&bytes), 555);
+        assert_eq!(
+            states.check(header(&batch(1, 0, 0, 3, 0))),
+            Verdict::Duplicate { base_offset: 10, last_offset: 12, log_append_time: 555 }
+        );
+    }
+
+    #[test]
+    fn gaps_are_refused_and_sequences_wrap() {
+        let mut states = ProducerStates::new();
+        let first = batch(1, 0, i32::MAX - 1, 2, 0);
+        assert_eq!(offer(&mut states, &first), Verdict::Append, "an unknown producer");
+        assert_eq!(offer(&mut states, &batch(1, 0, 1, 1, 2)), Verdict::OutOfOrderSequence);
+        assert_eq!(offer(&mut states, &batch(1, 0, 0, 3, 2)), Verdict::Append, "wrapped");
+        assert_eq!(offer(&mut states, &batch(1, 0, 4, 1, 5)), Verdict::OutOfOrderSequence);
+        assert_eq!(offer(&mut states, &batch(1, 0, 3, 1, 5)), Verdict::Append);
+        let across = batch(2, 0, i32::MAX, 3, 6);
+        assert_eq!(offer(&mut states, &across), Verdict::Append);
+        assert_eq!(offer(&mut states, &batch(2, 0, 2, 1, 9)), Verdict::Append, "a batch may wrap inside");
+    }
+
+    #[test]
+    fn a_new_epoch_starts_at_zero_and_fences_the_old_one() {
+        let mut states = ProducerStates::new();
+        offer(&mut states, &batch(1, 3, 0, 5, 0));
+        assert_eq!(offer(&mut states, &batch(1, 4, 5, 1, 5)), Verdict::OutOfOrderSequence);
+        assert_eq!(
+            offer(&mut states, &batch(1, 4, 0, 5, 5)),
+            Verdict::Append,
+            "not taken for the batch of the old epoch"
+        );
+        assert_eq!(
+            offer(&mut states, &batch(1, 3, 0, 5, 10)),
+            Verdict::InvalidProducerEpoch,
+            "not answered as a duplicate either"
+        );
+    }
+
+    #[test]
+    fn silent_producers_are_forgotten() {
+        let mut states = ProducerStates::new();
+        states.record(header(&batch(1, 0, 0, 1, 0)), 1_000);
+        states.record(header(&batch(2, 0, 0, 1, 1)), 2_000);
+        states.expire(2_999, 2_000);
+        assert_eq!(states.len(), 2);
+        states.expire(3_000, 2_000);
+        assert_eq!(states.len(), 1);
+        assert_eq!(states.check(header(&batch(1, 0, 77, 1, 2))), Verdict::Append);
+        assert_eq!(states.check(header(&batch(2, 0, 77, 1, 2))), Verdict::OutOfOrderSequence);
+    }
+
+    #[test]
+    fn the_oldest_goes_when_there_are_too_many() {
+        let mut states = ProducerStates::new();
+        for id in 0..=PRODUCERS_MAX as i64 {
+            let time = if id == 7 { 0 } else { 1 + id };
+            states.record(header(&batch(id, 0, 0, 1, id)), time);
+        }
+        assert_eq!(states.len(), PRODUCERS_MAX);
+        assert_eq!(states.check(header(&batch(7, 0, 50, 1, 0))), Verdict::Append);
+        assert!(matches!(states.check(header(&batch(0, 0, 0, 1, 0))), Verdict::Duplicate { .. }));
+    }
+
+    #[test]
+    fn batches_without_a_producer_leave_no_trace() {
+        let mut states = ProducerStates::new();
+        let bytes = BatchBuilder::new().record(0, None, None, &[]).build();
+        assert_eq!(offer(&mut states, &bytes), Verdict::Append);
+        assert!(states.is_empty());
+    }
+
+    fn some_states() -> ProducerStates {
+        let mut states = ProducerStates::new();
+        for sequence in 0..6 {
+            states.record(header(&batch(4_000, 2, sequence, 1, i64::from(sequence))), 1_000 + i64::from(sequence));
+        }
+        let mut stamped = batch(4_001, 0, i32::MAX, 2, 6);
+        assign(&mut stamped, 6, 1, Some(1_700_000_000_000));
+        states.record(header(&stamped), 1_700_000_000_000);
+        states
+    }
+
+    #[test]
+    fn encoding_comes_back_and_is_frozen() {
+        let states = some_states();
+        let mut bytes = Vec::new();
+        states.encode(&mut bytes);
+        frozen("producer-states-v1.bin", &bytes);
+        bytes.extend_from_slice(b"after");
+        let mut rest = &bytes[..];
+        assert_eq!(ProducerStates::decode(&mut rest), Some(states));
+        assert_eq!(rest, b"after");
+    }
+
+    #[test]
+    fn decoding_survives_damage() {
+        let mut bytes = Vec::new();
+        some_states().encode(&mut bytes);
+        assert_survives_mutation(&bytes, |mut damaged| {
+            if let Some(states) = ProducerStates::decode(&mut damaged) {
+                // Whatever was accepted must be usable.
+                states.check(header(&batch(4_000, 2, 9, 1, 0)));
+                let mut again = Vec::new();
+                states.encode(&mut again);
+                assert_eq!(ProducerStates::decode(&mut &again[..]), Some(states));
+            }
+        });
+    }
+}

@@ -1,1 +1,158 @@
 //! Handlers of the APIs that are not the hot path: metadata, topics, configs, admin.
+//!
+//! Each is a pure function of the cluster image and a request. What only the controller may decide leaves as
+//! [`Outcome::Controller`]; when the controller has answered, and the image that is given holds what it decided,
+//! [`finish`] makes the reply.
+
+mod alter_configs;
+mod api_versions;
+mod cluster;
+pub(crate) mod codec;
+mod configs;
+mod metadata;
+mod operations;
+mod topic_partitions;
+mod topics;
+
+use bytes::Bytes;
+use millstream_replication::config::Properties;
+use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse};
+
+pub use codec::{
+    CloseReason, REQUEST_ARRAY_ELEMENTS_MAX, REQUEST_BYTES_MAX, REQUEST_STRING_BYTES_MAX, REQUEST_TAGGED_FIELDS_MAX,
+};
+pub use metadata::AUTO_CREATED_TOPICS_PER_REQUEST_MAX;
+pub use topic_partitions::PARTITIONS_PER_REPLY_MAX;
+
+use crate::protocol::header::RequestHeader;
+use crate::protocol::versions::ApiKey;
+
+/// What a handler knows besides the request.
+#[derive(Clone, Copy, Debug)]
+pub struct ApiContext<'a> {
+    /// The cluster as this shard knows it.
+    pub image: &'a ClusterImage,
+    /// What this process was configured with at its start: file and flags.
+    pub file: &'a Properties,
+    /// This broker.
+    pub node_id: i32,
+    /// The name of the listener the client came through: it is told of brokers by their addresses under this one.
+    pub listener: &'a str,
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Outcome {
+    /// A whole response frame: length, header and body.
+    Reply(Bytes),
+    /// The controller decides; its answer goes to [`finish`].
+    Controller {
+        /// For the controller.
+        request: ControllerRequest,
+        /// For [`finish`].
+        then: Continuation,
+    },
+    /// The connection is to be closed: no error reply exists that the client could read.
+    Close(CloseReason),
+}
+
+impl From<Result<Bytes, CloseReason>> for Outcome {
+    fn from(result: Result<Bytes, CloseReason>) -> Self {
+        match result {
+            Ok(frame) => Outcome::Reply(frame),
+            Err(reason) => Outcome::Close(reason),
+        }
+    }
+}
+
+/// What is kept of a request while the controller decides. It keeps the request's frame alive.
+#[derive(Clone, Debug)]
+pub struct Continuation {
+    header: RequestHeader,
+    then: Then,
+}
+
+#[derive(Clone, Debug)]
+enum Then {
+    Metadata(metadata::AfterCreation),
+    CreateTopics,
+    DeleteTopics,
+    CreatePartitions,
+    AlterConfigs(alter_configs::Resources),
+    IncrementalAlterConfigs(alter_configs::Resources),
+}
+
+/// Whether [`handle`] takes requests of this API.
+pub fn handles(api_key: ApiKey) -> bool {
+    matches!(
+        api_key,
+        ApiKey::Metadata
+            | ApiKey::ApiVersions
+            | ApiKey::CreateTopics
+            | ApiKey::DeleteTopics
+            | ApiKey::DescribeConfigs
+            | ApiKey::AlterConfigs
+            | ApiKey::CreatePartitions
+            | ApiKey::IncrementalAlterConfigs
+            | ApiKey::DescribeCluster
+            | ApiKey::DescribeTopicPartitions
+    )
+}
+
+/// Answers a request, or says what the controller is to decide first. `body` is what
+/// [`RequestHeader::parse`] left.
+///
+/// # Panics
+/// When [`handles`] says no.
+pub fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) -> Outcome {
+    match header.api_key {
+        ApiKey::ApiVersions => api_versions::handle(context, header, body).into(),
+        ApiKey::Metadata => metadata::handle(context, header, body),
+        ApiKey::DescribeCluster => cluster::handle(context, header, body).into(),
+        ApiKey::DescribeTopicPartitions => topic_partitions::handle(context, header, body).into(),
+        ApiKey::DescribeConfigs => configs::handle(context, header, body).into(),
+        ApiKey::CreateTopics => topics::create(header, body),
+        ApiKey::DeleteTopics => topics::delete(header, body),
+        ApiKey::CreatePartitions => topics::create_partitions(header, body),
+        ApiKey::AlterConfigs => alter_configs::replace(header, body),
+        ApiKey::IncrementalAlterConfigs => alter_configs::incremental(header, body),
+        other => panic!("{} is not handled here", other.name()),
+    }
+}
+
+/// Makes the reply to a request that the controller has decided: a whole response frame. The context's image already
+/// holds what the controller decided.
+///
+/// # Panics
+/// When the response is not of the kind that was asked for.
+pub fn finish(
+    context: &ApiContext,
+    continuation: Continuation,
+    response: ControllerResponse,
+) -> Result<Bytes, CloseReason> {
+    let header = &continuation.header;
+    match (continuation.then, response) {
+        (Then::Metadata(after), ControllerResponse::CreateTopics(created)) => {
+            metadata::finish(context, header, after, created)
+        }
+        (Then::CreateTopics, ControllerResponse::CreateTopics(created)) => {
+            topics::finish_create(context, header, created)
+        }
+        (Then::DeleteTopics, ControllerResponse::DeleteTopics(deleted)) => topics::finish_delete(header, deleted),
+        (Then::CreatePartitions, ControllerResponse::CreatePartitions(created)) => {
+            topics::finish_create_partitions(header, created)
+        }
+        (Then::AlterConfigs(resources), ControllerResponse::AlterConfigs(altered)) => {
+            alter_configs::finish_replace(header, resources, altered)
+        }
+        (Then::IncrementalAlterConfigs(resources), ControllerResponse::AlterConfigs(altered)) => {
+            alter_configs::finish_incremental(header, resources, altered)
+        }
+        (then, response) => panic!("the controller answered {response:?} to {then:?}"),
+    }
+}
+
+/// Hands `request` to the controller and keeps what the reply needs.
+fn ask(header: &RequestHeader, request: ControllerRequest, then: Then) -> Outcome {
+    Outcome::Controller { request, then: Continuation { header: header.clone(), then } }
+}

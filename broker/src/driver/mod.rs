@@ -1,1 +1,64 @@
 //! The thin driver: glommio executors, sockets, files, timers, threads. glommio is named nowhere else.
+//!
+//! One executor a core runs one [`crate::shard::Shard`] ([`executor`]). Its connections ([`net`]) and disk operations
+//! ([`disk`]) are small tasks that wait for one thing each and leave events in the shard's [`inbox`]; other threads
+//! (other shards, the [`pool`], the [`controller`], [`http`]) leave theirs in its [`mailbox`]. One task takes them all,
+//! calls the shard, and executes the effects: that is a turn. No task keeps itself runnable, for glommio looks at its
+//! rings only when none is.
+
+pub mod clock;
+pub mod controller;
+pub mod disk;
+pub mod executor;
+pub mod files;
+pub mod frames;
+pub mod http;
+pub mod inbox;
+pub mod mailbox;
+pub mod net;
+pub mod open_files;
+pub mod output;
+pub mod pool;
+pub mod preflight;
+pub mod serve;
+pub mod sys;
+pub mod watchdog;
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+
+use millstream_storage::FilePath;
+
+use crate::metrics::Sample;
+use crate::shard::Event;
+
+/// What other threads say to a shard's executor.
+#[derive(Debug)]
+pub enum Inbound {
+    /// Something happened that concerns the shard itself.
+    Event(Event),
+    /// A thread of the pool has opened a file that the disk may keep, if no name has changed since `generation`.
+    Opened { generation: u64, path: FilePath, file: Arc<File> },
+    /// Somebody wants the shard's samples.
+    Samples(SyncSender<Vec<Sample>>),
+    /// Begin to listen on the sockets.
+    Listen,
+    /// Stop accepting work, finish what is under way, and say so.
+    ShutDown,
+}
+
+/// One line of the log, on stderr.
+pub fn log(level: &str, target: &str, message: &str) {
+    eprintln!("{level} {target} {message}");
+}
+
+/// Logs something that went wrong and was survived.
+pub fn warn(target: &str, message: &str) {
+    log("WARN", target, message);
+}
+
+/// Logs something worth knowing.
+pub fn info(target: &str, message: &str) {
+    log("INFO", target, message);
+}

@@ -1,1 +1,8 @@
 //! Wire formats: frames, the produce and fetch hot paths, and the advertised API table.
+
+pub mod fetch;
+pub mod header;
+pub mod produce;
+pub mod topic;
+pub mod versions;
+pub mod wire;

@@ -4,15 +4,57 @@
 //! then [`Shard::end_turn`] once, and executes the effects in order. It calls `end_turn` again at
 //! [`Shard::next_deadline`]. The shard performs no I/O, reads no clock and draws no random number.
 
+//!
+//! Inside: a request comes in by its connection's *session* ([`session`]), which asks the *owners* of partitions
+//! ([`partition`]) by messages ([`message`]), at this shard as at others, and puts their replies together.
+//!
+//! | request | session's side | owner's side |
+//! |---|---|---|
+//! | Produce | [`produce`] | [`append`] |
+//! | Fetch | [`fetch`], [`cold`] | [`read`] |
+//! | ListOffsets, DeleteRecords, OffsetForLeaderEpoch | [`offsets`] | [`query`] |
+//! | InitProducerId | [`producer_ids`] | the controller |
+//! | all others | [`crate::api`] | the controller |
+
+mod append;
+mod cold;
+mod counters;
+mod fetch;
+mod message;
+mod metadata;
+mod offsets;
+mod partition;
+mod produce;
+mod producer_ids;
+mod query;
+mod read;
+mod session;
+mod slab;
+mod timer;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use millstream_replication::{ControllerRequest, ControllerResponse, MetadataRecord};
-use millstream_storage::{DiskError, DiskOp, DiskReply, DiskToken, FilePath, Now};
+use millstream_replication::config::Properties;
+use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse, ErrorCode};
+use millstream_storage::shard_log::{Ops, Progress};
+use millstream_storage::{DiskError, DiskOp, DiskReply, DiskToken, FilePath, Now, ShardLog};
 
-use crate::metrics::Sample;
+pub use message::Message;
+
+use crate::api;
+use crate::protocol::header::RequestHeader;
+use crate::protocol::versions::ApiKey;
+use session::{RequestId, Response, Sessions};
+
+/// Partitions that one Produce or Fetch request may name; a request with more closes its connection.
+pub const REQUEST_PARTITIONS_MAX: usize = 100_000;
 
 /// Index of a shard in this process, from 0.
 pub type ShardIndex = usize;
@@ -29,31 +71,18 @@ pub struct PrefetchToken(pub u64);
 #[derive(Debug)]
 pub enum Event {
     /// A client connected to the listener of this index (in `listeners` order).
-    Connected {
-        connection: ConnectionId,
-        listener: usize,
-        peer: SocketAddr,
-    },
+    Connected { connection: ConnectionId, listener: usize, peer: SocketAddr },
     /// One whole request came, without its length prefix. The driver has checked the length against
     /// `socket.request.max.bytes`.
-    Request {
-        connection: ConnectionId,
-        frame: Bytes,
-    },
+    Request { connection: ConnectionId, frame: Bytes },
     /// All that was given to [`Effect::Send`] so far has gone into the socket.
     Drained { connection: ConnectionId },
     /// The connection is gone: closed by the peer, broken, or closed by [`Effect::Close`].
     Disconnected { connection: ConnectionId },
     /// A disk operation finished.
-    Disk {
-        token: DiskToken,
-        result: Result<DiskReply, DiskError>,
-    },
+    Disk { token: DiskToken, result: Result<DiskReply, DiskError> },
     /// A prefetch finished: the range is in the page cache, or cannot be.
-    Prefetched {
-        token: PrefetchToken,
-        result: Result<(), DiskError>,
-    },
+    Prefetched { token: PrefetchToken, result: Result<(), DiskError> },
     /// Another shard, or the controller, says something.
     Message(Message),
     /// Free space of the data directory's file system, about once a second.
@@ -64,10 +93,7 @@ pub enum Event {
 #[derive(Debug)]
 pub enum Effect {
     /// Send these parts on the connection, after all that was sent before.
-    Send {
-        connection: ConnectionId,
-        parts: Vec<SendPart>,
-    },
+    Send { connection: ConnectionId, parts: Vec<SendPart> },
     /// Close the connection when what was sent before has left, or at once if it cannot leave.
     Close { connection: ConnectionId },
     /// Stop or go on reading requests from the connection (back-pressure).
@@ -75,25 +101,13 @@ pub enum Effect {
     /// Execute a disk operation; answer with [`Event::Disk`].
     Disk { token: DiskToken, op: DiskOp },
     /// Bring a file range into the page cache, off the reactor; answer with [`Event::Prefetched`].
-    Prefetch {
-        token: PrefetchToken,
-        path: FilePath,
-        position: u64,
-        bytes: usize,
-    },
+    Prefetch { token: PrefetchToken, path: FilePath, position: u64, bytes: usize },
     /// Drop a file range from the page cache, when convenient.
-    Discard {
-        path: FilePath,
-        position: u64,
-        bytes: usize,
-    },
+    Discard { path: FilePath, position: u64, bytes: usize },
     /// Hand a message to another shard. Messages from one shard to another arrive in order.
     ToShard { shard: ShardIndex, message: Message },
     /// Hand a request to the controller; the answer comes as [`Message::Controller`].
-    ToController {
-        token: u64,
-        request: ControllerRequest,
-    },
+    ToController { token: u64, request: ControllerRequest },
     /// This shard has applied the metadata up to and including this offset.
     MetadataApplied { offset: u64 },
     /// Nothing may be acknowledged any more: print the reason and exit with an error.
@@ -106,63 +120,324 @@ pub enum SendPart {
     /// Bytes in memory.
     Memory(Bytes),
     /// A range of a file that a prefetch has made resident: `sendfile`.
-    File {
-        path: FilePath,
-        position: u64,
-        bytes: usize,
-    },
+    File { path: FilePath, position: u64, bytes: usize },
 }
 
-/// What shards and the controller say to a shard. Plain data that may cross threads.
+impl SendPart {
+    /// Length in bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            SendPart::Memory(bytes) => bytes.len(),
+            SendPart::File { bytes, .. } => *bytes,
+        }
+    }
+}
+
+/// What a shard is, and its limits.
+#[derive(Clone, Debug)]
+pub struct ShardOptions {
+    /// Which of the process's shards.
+    pub index: ShardIndex,
+    /// How many shards the process has.
+    pub shards: usize,
+    /// This broker.
+    pub node_id: i32,
+    /// What the process was configured with at its start.
+    pub file: Arc<Properties>,
+    /// The names of the listeners, in `listeners` order.
+    pub listeners: Vec<String>,
+    /// `fetch.max.bytes`: records in one Fetch response, but for its first batch.
+    pub fetch_bytes_max: usize,
+    /// This shard's part of `queued.max.request.bytes`: memory of requests in flight, beyond which clients are not read
+    /// from.
+    pub request_bytes_max: usize,
+}
+
+/// What the controller was asked for.
 #[derive(Debug)]
-pub enum Message {
-    /// Metadata records were committed: replay them. `offset` is that of the last one.
-    Metadata {
-        offset: u64,
-        records: Arc<Vec<MetadataRecord>>,
-    },
-    /// The controller's answer to [`Effect::ToController`].
-    Controller {
-        token: u64,
-        response: ControllerResponse,
-    },
+enum ControllerCall {
+    /// A block of producer ids.
+    ProducerIds,
+    /// A decision for a client.
+    Api { request: RequestId, then: api::Continuation },
 }
 
 /// One core's share of the broker.
-pub struct Shard {}
+pub struct Shard {
+    options: ShardOptions,
+    metadata: metadata::Metadata,
+    log: ShardLog,
+
+    // As the session of connections.
+    sessions: Sessions,
+    timers: timer::Timers,
+    produces: produce::Produces,
+    fetches: fetch::Fetches,
+    cold: cold::ColdReads,
+    offsets: offsets::Offsets,
+    producer_ids: producer_ids::ProducerIds,
+    controller_calls: HashMap<u64, ControllerCall>,
+    next_controller_token: u64,
+
+    // As the owner of partitions.
+    partitions: partition::Partitions,
+    appends: slab::Slab<append::WaitingAppend>,
+    reads: read::Reads,
+    queries: query::Queries,
+
+    counters: counters::Counters,
+    /// Messages of this shard to itself: handled in the same turn.
+    to_self: VecDeque<Message>,
+    /// Disk operations of this turn so far.
+    ops: Ops,
+    is_shutting_down: bool,
+    /// [`Effect::Fail`] was given: nothing is acknowledged any more.
+    has_failed: bool,
+}
 
 impl Shard {
+    /// A shard with its recovered log. `image` is the whole cluster image as the controller recovered it: partitions
+    /// that it does not hold were deleted, and their logs are removed.
+    pub fn new(options: ShardOptions, log: ShardLog, image: ClusterImage) -> Shard {
+        let mut shard = Shard {
+            metadata: metadata::Metadata::new(image, options.node_id, options.file.clone()),
+            log,
+            sessions: Sessions::new(options.request_bytes_max),
+            timers: timer::Timers::default(),
+            produces: produce::Produces::default(),
+            fetches: fetch::Fetches::default(),
+            cold: cold::ColdReads::default(),
+            offsets: offsets::Offsets::default(),
+            producer_ids: producer_ids::ProducerIds::default(),
+            controller_calls: HashMap::new(),
+            next_controller_token: 0,
+            partitions: partition::Partitions::default(),
+            appends: slab::Slab::default(),
+            reads: read::Reads::default(),
+            queries: query::Queries::default(),
+            counters: counters::Counters::default(),
+            to_self: VecDeque::new(),
+            ops: Ops::new(),
+            is_shutting_down: false,
+            has_failed: false,
+            options,
+        };
+        shard.open_partitions();
+        shard
+    }
+
     /// Takes one event.
     pub fn handle(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
-        let _ = (now, event, effects);
-        unimplemented!()
+        if self.has_failed {
+            return;
+        }
+        match event {
+            Event::Connected { connection, listener, peer: _ } => self.sessions.connected(connection, listener),
+            Event::Request { connection, frame } => self.request(now, connection, frame, effects),
+            Event::Drained { connection } => self.sessions.drained(connection, effects),
+            Event::Disconnected { connection } => self.disconnected(connection, effects),
+            Event::Disk { token, result } => self.disk(now, token, result, effects),
+            Event::Prefetched { token, result } => {
+                if let Some((request, result)) = self.cold.loaded(token, result, effects) {
+                    self.fetch_loaded(now, request, result, effects);
+                }
+            }
+            Event::Message(message) => self.message(now, message, effects),
+            Event::FreeSpace { bytes } => self.log.set_free_space(bytes),
+        }
+        self.settle(now, effects);
     }
 
     /// Ends a turn, after its events and whenever [`Shard::next_deadline`] has come.
     pub fn end_turn(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let _ = (now, effects);
-        unimplemented!()
+        if self.has_failed {
+            return;
+        }
+        while let Some(request) = self.timers.take_due(now.elapsed) {
+            self.timed_out(now, request, effects);
+            self.settle(now, effects);
+        }
+        let mut progress = Vec::new();
+        self.log.end_turn(now, &mut self.ops, &mut progress);
+        self.progress(now, progress, effects);
+        self.settle(now, effects);
+        // What was committed in this turn wakes each fetch once, however many partitions it came from.
+        self.tell_woken(effects);
+        self.settle(now, effects);
+        self.read_woken(now, effects);
+        self.settle(now, effects);
     }
 
     /// When `end_turn` is to be called though nothing happens; in [`Now::elapsed`]'s time.
     pub fn next_deadline(&self) -> Option<Duration> {
-        unimplemented!()
+        [self.timers.next(), self.log.next_deadline()].into_iter().flatten().min()
     }
 
     /// Stop accepting work: answer what is under way, commit it.
     pub fn begin_shutdown(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let _ = (now, effects);
-        unimplemented!()
+        self.is_shutting_down = true;
+        self.sessions.begin_shutdown(effects);
+        self.answer_parked(now, effects);
+        self.settle(now, effects);
     }
 
     /// After `begin_shutdown`: everything is durable and answered; the driver may stop.
     pub fn is_shut_down(&self) -> bool {
-        unimplemented!()
+        self.is_shutting_down && self.sessions.is_answered() && self.log.is_idle()
     }
 
-    /// Counters and gauges, for a scrape.
-    pub fn samples(&self, samples: &mut Vec<Sample>) {
-        let _ = samples;
-        unimplemented!()
+    /// Handles what this shard says to itself, and hands over the disk operations so far.
+    fn settle(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        while let Some(message) = self.to_self.pop_front() {
+            self.message(now, message, effects);
+        }
+        effects.extend(self.ops.drain(..).map(|(token, op)| Effect::Disk { token, op }));
+    }
+
+    fn request(&mut self, now: Now, connection: ConnectionId, frame: Bytes, effects: &mut Vec<Effect>) {
+        let Some(id) = self.sessions.admit(connection, frame.len(), effects) else { return };
+        let Ok((header, body)) = RequestHeader::parse(frame) else { return self.close(id, effects) };
+        self.counters.request(header.api_key);
+        match header.api_key {
+            ApiKey::Produce => self.produce(now, id, &header, body, effects),
+            ApiKey::Fetch => self.fetch(now, id, &header, body, effects),
+            ApiKey::ListOffsets | ApiKey::DeleteRecords | ApiKey::OffsetForLeaderEpoch => {
+                self.offsets(now, id, &header, body, effects);
+            }
+            ApiKey::InitProducerId => self.init_producer_id(id, &header, body, effects),
+            api_key if api::handles(api_key) => self.api(id, &header, body, effects),
+            _ => self.close(id, effects),
+        }
+    }
+
+    /// Takes a request that is answered from the image, or by the controller.
+    fn api(&mut self, id: RequestId, header: &RequestHeader, body: Bytes, effects: &mut Vec<Effect>) {
+        match api::handle(&self.api_context(id.connection), header, body) {
+            api::Outcome::Reply(frame) => self.reply(id, Ok(frame), effects),
+            api::Outcome::Controller { request, then } => {
+                self.ask_controller(ControllerCall::Api { request: id, then }, request, effects);
+            }
+            api::Outcome::Close(_) => self.close(id, effects),
+        }
+    }
+
+    fn ask_controller(&mut self, call: ControllerCall, request: ControllerRequest, effects: &mut Vec<Effect>) {
+        let token = self.next_controller_token;
+        self.next_controller_token += 1;
+        self.controller_calls.insert(token, call);
+        effects.push(Effect::ToController { token, request });
+    }
+
+    fn controller_answered(&mut self, token: u64, response: ControllerResponse, effects: &mut Vec<Effect>) {
+        match self.controller_calls.remove(&token).expect("the controller answers once") {
+            ControllerCall::ProducerIds => {
+                let ControllerResponse::AllocateProducerIds(block) = response else {
+                    panic!("the controller answered {response:?} to AllocateProducerIds");
+                };
+                self.producer_ids_allocated(block, effects);
+            }
+            ControllerCall::Api { request, then } => {
+                // Its connection may be gone.
+                if self.sessions.listener(request.connection).is_some() {
+                    let frame = api::finish(&self.api_context(request.connection), then, response);
+                    self.reply(request, frame, effects);
+                }
+            }
+        }
+    }
+
+    fn api_context(&self, connection: ConnectionId) -> api::ApiContext<'_> {
+        api::ApiContext {
+            image: self.metadata.image(),
+            file: &self.options.file,
+            node_id: self.options.node_id,
+            listener: self.listener_name(connection),
+        }
+    }
+
+    /// The name of the listener a connection came in by.
+    fn listener_name(&self, connection: ConnectionId) -> &str {
+        self.sessions.listener(connection).map_or("", |listener| &self.options.listeners[listener])
+    }
+
+    /// Closes the connection of a request that cannot be read or answered.
+    fn close(&mut self, id: RequestId, effects: &mut Vec<Effect>) {
+        self.counters.closed_for_error += 1;
+        self.sessions.respond(id, Response::Close, effects);
+    }
+
+    fn disconnected(&mut self, connection: ConnectionId, effects: &mut Vec<Effect>) {
+        for request in self.sessions.disconnected(connection, effects) {
+            self.cancel_produce(request);
+            self.cancel_fetch(request, effects);
+            self.cancel_offsets(request);
+            self.cancel_init_producer_id(request);
+        }
+    }
+
+    fn timed_out(&mut self, now: Now, request: RequestId, effects: &mut Vec<Effect>) {
+        let known = self.produce_timed_out(request, effects)
+            || self.fetch_timed_out(now, request, effects)
+            || self.offsets_timed_out(request, effects);
+        assert!(known, "a deadline belongs to a request");
+    }
+
+    fn disk(&mut self, now: Now, token: DiskToken, result: Result<DiskReply, DiskError>, effects: &mut Vec<Effect>) {
+        let mut progress = Vec::new();
+        match self.log.on_disk(now, token, result, &mut self.ops, &mut progress) {
+            Ok(()) => self.progress(now, progress, effects),
+            Err(fatal) => {
+                self.has_failed = true;
+                self.ops.clear();
+                effects.push(Effect::Fail { reason: fatal.0 });
+            }
+        }
+    }
+
+    fn progress(&mut self, _now: Now, progress: Vec<Progress>, effects: &mut Vec<Effect>) {
+        let mut committed = Vec::new();
+        for progress in progress {
+            match progress {
+                Progress::Durable { log, offset } => {
+                    if let Some(partition) = self.partitions.get_mut(log) {
+                        partition.advance(offset, &mut committed, &mut self.reads.woken);
+                    }
+                }
+                Progress::LogStart { log, offset } => {
+                    if let Some(partition) = self.partitions.get_mut(log) {
+                        partition.log_start_moved(offset, &mut self.reads.woken);
+                    }
+                    self.deletions_done(log, offset, effects);
+                }
+                Progress::ReadDone { token, result } => self.read_done(token, result, effects),
+                Progress::TimeDone { token, result } => self.time_done(token, result, effects),
+            }
+        }
+        self.release(committed, ErrorCode::None, effects);
+    }
+
+    /// Says something to a shard, perhaps to this one.
+    fn tell(&mut self, shard: ShardIndex, message: Message, effects: &mut Vec<Effect>) {
+        if shard == self.options.index {
+            self.to_self.push_back(message);
+        } else {
+            effects.push(Effect::ToShard { shard, message });
+        }
+    }
+
+    fn message(&mut self, now: Now, message: Message, effects: &mut Vec<Effect>) {
+        match message {
+            Message::Metadata { offset, records } => self.apply_metadata(offset, &records, effects),
+            Message::Controller { token, response } => self.controller_answered(token, response, effects),
+            Message::Append(append) => self.append(now, append, effects),
+            Message::Appended(appended) => self.appended(appended, effects),
+            Message::Read(read) => self.read(read, effects),
+            Message::ReadDone(done) => self.fetch_read(now, done, effects),
+            Message::Watch(watch) => self.watch(watch),
+            Message::Unwatch { from, request } => self.unwatch(from, request),
+            Message::Wake { request, slots } => self.wake(request, slots),
+            Message::Query(query) => self.query(query, effects),
+            Message::QueryDone(done) => self.offsets_answered(done, effects),
+        }
     }
 }

@@ -1,0 +1,47 @@
+//! DescribeCluster: the brokers, as the listener that was asked advertises them.
+
+use bytes::Bytes;
+use kafka_wire::describe_cluster_request::DescribeClusterRequest;
+use kafka_wire::describe_cluster_response::{DescribeClusterBroker, DescribeClusterResponse};
+use millstream_replication::ErrorCode;
+
+use super::{ApiContext, CloseReason, codec, operations};
+use crate::protocol::header::RequestHeader;
+
+/// The endpoint type of brokers (KIP-919).
+const BROKERS: i8 = 1;
+/// The endpoint type of controllers.
+const CONTROLLERS: i8 = 2;
+
+pub(super) fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) -> Result<Bytes, CloseReason> {
+    let request: DescribeClusterRequest = codec::decode(header, body)?;
+    let mut response = DescribeClusterResponse::default();
+    if request.endpoint_type != BROKERS {
+        let (error, wanted) = match request.endpoint_type {
+            CONTROLLERS => (ErrorCode::MismatchedEndpointType, "CONTROLLER"),
+            _ => (ErrorCode::UnsupportedEndpointType, "UNKNOWN"),
+        };
+        response.error_code = error.code();
+        response.error_message =
+            Some(format!("this is an endpoint of type BROKER; the request wants one of type {wanted}").into());
+        return codec::encode(header, &response);
+    }
+    response.cluster_id = context.image.cluster_id().into();
+    response.controller_id = context.image.controller_id().unwrap_or(-1);
+    response.brokers = context
+        .image
+        .brokers()
+        .filter_map(|broker| {
+            let endpoint = broker.endpoint(context.listener)?;
+            let mut described = DescribeClusterBroker::default();
+            described.broker_id = broker.node_id;
+            described.host = endpoint.host.as_str().into();
+            described.port = i32::from(endpoint.port);
+            described.rack = broker.rack.as_deref().map(Into::into);
+            Some(described)
+        })
+        .collect();
+    response.cluster_authorized_operations =
+        operations::if_asked(request.include_cluster_authorized_operations, operations::CLUSTER);
+    codec::encode(header, &response)
+}

@@ -1,0 +1,297 @@
+//! Disk operations with plain, blocking calls: for recovery at start and for the pool's threads.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Component, Path, PathBuf};
+
+use bytes::Bytes;
+use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply};
+
+use super::sys::{self, Advice};
+
+/// How far apart a prefetch touches a range: the kernel reads ahead in pieces of at least this size.
+const TOUCH_BYTES: usize = 64 * 1024;
+
+/// Executes one operation below `root` and waits for it.
+pub fn execute(root: &Path, operation: &DiskOp) -> Result<DiskReply, DiskError> {
+    let done = |result: io::Result<()>| result.map(|()| DiskReply::Done).map_err(|error| failure(&error));
+    match operation {
+        DiskOp::Write { path, position, data, durable } => {
+            done(write(&resolve(root, path), *position, data, *durable))
+        }
+        DiskOp::Sync { path } => done(File::open(resolve(root, path)).and_then(|file| file.sync_data())),
+        DiskOp::Allocate { path, bytes } => done(allocate(&resolve(root, path), *bytes)),
+        DiskOp::Read { path, position, bytes } => File::open(resolve(root, path))
+            .and_then(|file| read(&file, *position, *bytes))
+            .map(DiskReply::Data)
+            .map_err(|error| failure(&error)),
+        DiskOp::Replace { path, data } => done(replace(&resolve(root, path), data)),
+        DiskOp::Truncate { path, bytes } => done(truncate(&resolve(root, path), *bytes)),
+        DiskOp::Rename { from, to } => done(rename(&resolve(root, from), &resolve(root, to))),
+        DiskOp::Remove { path } => done(remove(&resolve(root, path))),
+        DiskOp::CreateDirectory { path } => done(create_directory(root, &resolve(root, path))),
+        DiskOp::List { path } => list(&resolve(root, path)).map(DiskReply::Names).map_err(|error| failure(&error)),
+    }
+}
+
+/// What an error means to the log.
+pub fn failure(error: &io::Error) -> DiskError {
+    match error.kind() {
+        ErrorKind::NotFound => DiskError::NotFound,
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => DiskError::NoSpace,
+        _ => DiskError::Failed(error.to_string()),
+    }
+}
+
+/// The absolute place of a path below the data directory.
+pub fn resolve(root: &Path, path: &str) -> PathBuf {
+    let path = Path::new(path);
+    assert!(
+        path.components().all(|component| matches!(component, Component::Normal(_))),
+        "{} leaves the data directory",
+        path.display()
+    );
+    root.join(path)
+}
+
+/// Creates an empty file whose name survives a loss of power; one that exists stays as it is.
+pub fn create(path: &Path) -> io::Result<()> {
+    File::options().create(true).append(true).open(path)?;
+    sync_directory_of(path)
+}
+
+/// Reads up to `bytes`, fewer at the end of the file.
+pub fn read(file: &File, position: u64, bytes: usize) -> io::Result<Bytes> {
+    // The file's length bounds the memory, whatever is asked for.
+    let there = file.metadata()?.len().saturating_sub(position);
+    let mut buffer = vec![0; bytes.min(usize::try_from(there).unwrap_or(usize::MAX))];
+    let filled = fill(&mut buffer, |buffer, at| file.read_at(buffer, position + at))?;
+    buffer.truncate(filled);
+    Ok(Bytes::from(buffer))
+}
+
+/// Fills a buffer from a reader that may return less than asked for, until the reader returns nothing.
+pub fn fill(buffer: &mut [u8], mut read: impl FnMut(&mut [u8], u64) -> io::Result<usize>) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match read(&mut buffer[filled..], filled as u64) {
+            Ok(0) => break,
+            Ok(bytes) => filled += bytes,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// Brings a range of a file into the page cache.
+pub fn prefetch(file: &File, position: u64, bytes: usize) -> io::Result<()> {
+    sys::advise(file, position, bytes, Advice::WillNeed);
+    // The advice only starts the reading. A byte read of each piece waits until it is there.
+    let mut byte = [0];
+    for at in (0..bytes).step_by(TOUCH_BYTES).chain(bytes.checked_sub(1)) {
+        file.read_at(&mut byte, position + at as u64)?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, position: u64, data: &[Bytes], durable: bool) -> io::Result<()> {
+    assert!(position.is_multiple_of(BLOCK_BYTES as u64), "writes begin at a block");
+    let file = match File::options().write(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            create(path)?;
+            File::options().write(true).open(path)?
+        }
+        other => other?,
+    };
+    let mut at = position;
+    for part in data {
+        file.write_all_at(part, at)?;
+        at += part.len() as u64;
+    }
+    let padding = at.next_multiple_of(BLOCK_BYTES as u64) - at;
+    file.write_all_at(&[0; BLOCK_BYTES][..padding as usize], at)?;
+    if durable {
+        file.sync_data()?;
+    }
+    Ok(())
+}
+
+fn allocate(path: &Path, bytes: u64) -> io::Result<()> {
+    let file = File::options().create(true).append(true).open(path)?;
+    if bytes > 0 {
+        sys::allocate(&file, bytes)?;
+    }
+    file.sync_all()?;
+    sync_directory_of(path)
+}
+
+fn replace(path: &Path, data: &[u8]) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".tmp");
+    let temporary = PathBuf::from(name);
+    let mut file = File::create(&temporary)?;
+    file.write_all(data)?;
+    file.sync_all()?;
+    rename(&temporary, path)
+}
+
+fn truncate(path: &Path, bytes: u64) -> io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    file.set_len(bytes)?;
+    file.sync_all()
+}
+
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    sync_directory_of(to)?;
+    if from.parent() != to.parent() {
+        sync_directory_of(from)?;
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    let result = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(()) => sync_directory_of(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn create_directory(root: &Path, path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    // Whichever of the parents was new: its name lives in the one above.
+    for directory in path.ancestors().take_while(|directory| *directory != root) {
+        sync_directory_of(directory)?;
+    }
+    Ok(())
+}
+
+fn list(path: &Path) -> io::Result<Vec<(String, bool)>> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        // No file of ours has a name that is not text.
+        if let Ok(name) = entry.file_name().into_string() {
+            names.push((name, entry.file_type()?.is_dir()));
+        }
+    }
+    Ok(names)
+}
+
+/// Makes the names in a path's directory survive a loss of power.
+fn sync_directory_of(path: &Path) -> io::Result<()> {
+    let directory = path.parent().expect("a path below the data directory has a parent");
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// A directory that is removed when the test ends. On the disk, for direct writes need a real file system.
+    pub struct TestDirectory(pub PathBuf);
+
+    impl TestDirectory {
+        pub fn new(name: &str) -> TestDirectory {
+            static NEXT: AtomicUsize = AtomicUsize::new(0);
+            let unique = format!("{name}_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            let path = std::env::temp_dir().join(format!("millstream_{unique}"));
+            fs::create_dir_all(&path).expect("created");
+            TestDirectory(path)
+        }
+    }
+
+    impl Drop for TestDirectory {
+        fn drop(&mut self) {
+            // What is left over harms no other test.
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn path(text: &str) -> Arc<str> {
+        Arc::from(text)
+    }
+
+    #[test]
+    fn writes_are_padded_and_read_back() {
+        let root = TestDirectory::new("files_write");
+        let data = vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")];
+        let write = DiskOp::Write { path: path("log"), position: 4096, data, durable: true };
+        assert_eq!(execute(&root.0, &write), Ok(DiskReply::Done));
+        let read = |position, bytes| execute(&root.0, &DiskOp::Read { path: path("log"), position, bytes });
+        assert_eq!(read(4096, 6), Ok(DiskReply::Data(Bytes::from_static(b"onetwo"))));
+        assert_eq!(read(8190, 100), Ok(DiskReply::Data(Bytes::from_static(&[0, 0]))));
+        assert_eq!(read(1 << 40, usize::MAX), Ok(DiskReply::Data(Bytes::new())));
+        assert_eq!(fs::metadata(root.0.join("log")).expect("there").len(), 8192);
+    }
+
+    #[test]
+    fn allocation_keeps_contents() {
+        let root = TestDirectory::new("files_allocate");
+        fs::write(root.0.join("a"), b"kept").expect("written");
+        let allocate = DiskOp::Allocate { path: path("a"), bytes: 100_000 };
+        assert_eq!(execute(&root.0, &allocate), Ok(DiskReply::Done));
+        let contents = fs::read(root.0.join("a")).expect("there");
+        assert_eq!((contents.len(), &contents[..5]), (100_000, b"kept\0".as_slice()));
+    }
+
+    #[test]
+    fn names_come_and_go() {
+        let root = TestDirectory::new("files_names");
+        let run = |operation: DiskOp| execute(&root.0, &operation);
+        assert_eq!(run(DiskOp::List { path: path("no/where") }), Ok(DiskReply::Names(vec![])));
+        assert_eq!(run(DiskOp::CreateDirectory { path: path("a/b") }), Ok(DiskReply::Done));
+        assert_eq!(run(DiskOp::CreateDirectory { path: path("a/b") }), Ok(DiskReply::Done));
+        let replace = DiskOp::Replace { path: path("a/x"), data: Bytes::from_static(b"new") };
+        assert_eq!(run(replace.clone()), Ok(DiskReply::Done));
+        assert_eq!(run(replace), Ok(DiskReply::Done));
+        let Ok(DiskReply::Names(mut names)) = run(DiskOp::List { path: path("a") }) else { panic!("a listing") };
+        names.sort();
+        assert_eq!(names, [("b".to_owned(), true), ("x".to_owned(), false)]);
+        assert_eq!(run(DiskOp::Truncate { path: path("a/x"), bytes: 2 }), Ok(DiskReply::Done));
+        assert_eq!(run(DiskOp::Rename { from: path("a/x"), to: path("a/b/y") }), Ok(DiskReply::Done));
+        assert_eq!(fs::read(root.0.join("a/b/y")).expect("there"), b"ne");
+        assert_eq!(run(DiskOp::Remove { path: path("a") }), Ok(DiskReply::Done));
+        assert_eq!(run(DiskOp::Remove { path: path("a") }), Ok(DiskReply::Done));
+        for missing in [
+            DiskOp::Truncate { path: path("a/x"), bytes: 0 },
+            DiskOp::Rename { from: path("a"), to: path("b") },
+            DiskOp::Read { path: path("a"), position: 0, bytes: 1 },
+            DiskOp::Sync { path: path("a") },
+        ] {
+            assert_eq!(run(missing), Err(DiskError::NotFound));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "leaves the data directory")]
+    fn a_path_cannot_leave_the_data_directory() {
+        resolve(Path::new("/data"), "topic/../../etc");
+    }
+
+    #[test]
+    fn a_prefetched_range_is_resident() {
+        let root = TestDirectory::new("files_prefetch");
+        fs::write(root.0.join("a"), vec![7; 1 << 20]).expect("written");
+        let file = File::open(root.0.join("a")).expect("there");
+        file.sync_all().expect("clean pages, so that they can be dropped");
+        sys::advise(&file, 0, 1 << 20, Advice::DontNeed);
+        prefetch(&file, 10_000, 900_000).expect("read");
+        let mut last = [0];
+        assert_eq!(sys::read_resident(&file, &mut last, 909_999).expect("resident"), 1);
+    }
+}

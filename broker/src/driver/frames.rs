@@ -1,0 +1,275 @@
+//! Cuts a connection's byte stream into request frames (a big-endian length of 4 bytes, then so many bytes) without
+//! copying them, and without ever giving memory to an announced length before the bytes have come.
+//!
+//! A connection that sends small requests reads into a block it shares with all others of its core. Only the rest of a
+//! frame that is not complete moves into a block of its own, which doubles as bytes arrive. A connection that has sent
+//! large frames before is trusted with blocks of that size at once.
+
+use bytes::Bytes;
+use millstream_storage::block::{Block, BlockPool};
+
+/// Length of the prefix that announces a frame's length.
+const PREFIX_BYTES: usize = 4;
+/// Capacity of the block that a core's connections share for small requests.
+pub const SHARED_BLOCK_BYTES: usize = 256 * 1024;
+/// The shared block is replaced when less than this is left.
+const SHARED_SPARE_BYTES_MIN: usize = 16 * 1024;
+/// The smallest block of a connection's own.
+const OWN_BLOCK_BYTES_MIN: usize = 64 * 1024;
+/// How far a read may go past the end of a large frame: what it brings of the next one may have to be copied.
+const LOOKAHEAD_BYTES: usize = 4 * 1024;
+/// The most that a connection is trusted with before its bytes have come.
+const TRUSTED_BYTES_MAX: usize = 4 << 20;
+
+/// Memory that a core's connections read into.
+pub struct ReadMemory {
+    shared: Block,
+    pool: BlockPool,
+}
+
+impl ReadMemory {
+    /// Memory that keeps at most `retained_bytes_max` of unused blocks.
+    pub fn new(retained_bytes_max: usize) -> ReadMemory {
+        ReadMemory { shared: Block::new(SHARED_BLOCK_BYTES), pool: BlockPool::new(retained_bytes_max) }
+    }
+
+    fn renew_shared(&mut self) {
+        if self.shared.spare() < SHARED_SPARE_BYTES_MIN {
+            let next = self.pool.take(SHARED_BLOCK_BYTES);
+            self.pool.give(std::mem::replace(&mut self.shared, next));
+        }
+    }
+}
+
+/// The announced length was negative or above the limit: the connection must be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameError {
+    /// The length announced.
+    pub announced: i32,
+}
+
+impl std::fmt::Display for FrameError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "a request of {} bytes was announced", self.announced)
+    }
+}
+
+/// One connection's place in its stream.
+#[derive(Debug)]
+pub struct FrameReader {
+    /// Bytes of frames that are not complete, from `start`; `None`: there are none, read into the shared block.
+    own: Option<Block>,
+    start: usize,
+    frame_bytes_max: usize,
+    /// About the largest of the last frames, prefix included: memory of that size is given before its bytes have come.
+    trusted_bytes: usize,
+}
+
+impl FrameReader {
+    /// A reader at the start of a stream; frames above `frame_bytes_max` (at most `i32::MAX`) are refused.
+    pub fn new(frame_bytes_max: usize) -> FrameReader {
+        FrameReader { own: None, start: 0, frame_bytes_max, trusted_bytes: 0 }
+    }
+
+    /// Where the next bytes of the stream are to be read to; never empty. Call [`FrameReader::received`] with their
+    /// number before anything else uses `memory`.
+    pub fn buffer<'a>(&'a mut self, memory: &'a mut ReadMemory) -> &'a mut [u8] {
+        if self.own.is_none() && self.trusted_bytes >= OWN_BLOCK_BYTES_MIN {
+            self.own = Some(memory.pool.take(self.trusted_bytes + LOOKAHEAD_BYTES));
+            self.start = 0;
+        }
+        match &mut self.own {
+            Some(block) => {
+                let missing = missing_bytes(&block.filled()[self.start..]);
+                let spare = block.spare_mut();
+                let bytes = spare.len().min(missing + LOOKAHEAD_BYTES);
+                assert!(bytes > 0, "a full block was replaced when its bytes came");
+                &mut spare[..bytes]
+            }
+            None => {
+                memory.renew_shared();
+                memory.shared.spare_mut()
+            }
+        }
+    }
+
+    /// Takes the number of bytes that were read into [`FrameReader::buffer`] and gives each whole frame, without its
+    /// prefix, to `frame`.
+    pub fn received(
+        &mut self,
+        bytes: usize,
+        memory: &mut ReadMemory,
+        mut frame: impl FnMut(Bytes),
+    ) -> Result<(), FrameError> {
+        let start = if self.own.is_some() { self.start } else { memory.shared.len() };
+        let block = self.own.as_mut().unwrap_or(&mut memory.shared);
+        block.commit(bytes);
+        let mut at = start;
+        let mut announced = None;
+        while let Some(length) = announced_bytes(&block.filled()[at..]) {
+            if length < 0 || length as usize > self.frame_bytes_max {
+                return Err(FrameError { announced: length });
+            }
+            let end = at + PREFIX_BYTES + length as usize;
+            if end > block.len() {
+                announced = Some(end - at);
+                break;
+            }
+            frame(block.slice(at + PREFIX_BYTES..end));
+            self.trusted_bytes = (end - at).max(self.trusted_bytes - self.trusted_bytes / 8).min(TRUSTED_BYTES_MAX);
+            at = end;
+        }
+        self.keep_rest(at, announced.unwrap_or(PREFIX_BYTES), memory);
+        Ok(())
+    }
+
+    /// Makes room for the rest of the frame that begins at `at` and is `frame_bytes` long, as far as is known.
+    fn keep_rest(&mut self, at: usize, frame_bytes: usize, memory: &mut ReadMemory) {
+        let block = self.own.as_ref().unwrap_or(&memory.shared);
+        let rest = block.len() - at;
+        if self.own.is_some() && at + frame_bytes <= block.capacity() {
+            // It fits where it is. An empty rest does not need the block, unless more large frames are to be expected.
+            self.start = at;
+            if rest == 0 && (self.trusted_bytes < OWN_BLOCK_BYTES_MIN || block.spare() < self.trusted_bytes) {
+                self.release(memory);
+            }
+            return;
+        }
+        if rest == 0 {
+            self.release(memory);
+            return;
+        }
+        // Not more than double of what has come, unless earlier frames have earned trust.
+        let granted = (2 * rest).max(OWN_BLOCK_BYTES_MIN).max(self.trusted_bytes);
+        let room = (frame_bytes + LOOKAHEAD_BYTES).min(granted);
+        if self.own.is_some() && at == 0 && room <= block.capacity() {
+            self.start = 0;
+            return;
+        }
+        let mut next = memory.pool.take(room.max(rest + 1));
+        next.append(&block.filled()[at..]);
+        self.start = 0;
+        if let Some(full) = self.own.replace(next) {
+            memory.pool.give(full);
+        }
+    }
+
+    /// Gives memory back that holds nothing; for a connection that has been quiet.
+    pub fn release_idle(&mut self, memory: &mut ReadMemory) {
+        if self.own.as_ref().is_some_and(|block| block.len() == self.start) {
+            self.trusted_bytes = 0;
+            self.release(memory);
+        }
+    }
+
+    fn release(&mut self, memory: &mut ReadMemory) {
+        if let Some(block) = self.own.take() {
+            memory.pool.give(block);
+        }
+        self.start = 0;
+    }
+}
+
+fn announced_bytes(stream: &[u8]) -> Option<i32> {
+    stream.first_chunk::<PREFIX_BYTES>().map(|prefix| i32::from_be_bytes(*prefix))
+}
+
+/// Bytes that the frame at the start of `stream`, which is not complete, still lacks, as far as is known.
+fn missing_bytes(stream: &[u8]) -> usize {
+    let length = announced_bytes(stream).map_or(0, |length| length.max(0) as usize);
+    (PREFIX_BYTES + length).saturating_sub(stream.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRAME_BYTES_MAX: usize = 8 << 20;
+
+    /// Feeds a stream in pieces of at most `piece` bytes; returns the frames and the largest own block seen.
+    fn feed(reader: &mut FrameReader, stream: &[u8], piece: usize) -> Result<(Vec<Bytes>, usize), FrameError> {
+        let mut memory = ReadMemory::new(64 << 20);
+        let mut frames = Vec::new();
+        let mut largest = 0;
+        let mut rest = stream;
+        while !rest.is_empty() {
+            let buffer = reader.buffer(&mut memory);
+            let bytes = buffer.len().min(piece).min(rest.len());
+            buffer[..bytes].copy_from_slice(&rest[..bytes]);
+            rest = &rest[bytes..];
+            reader.received(bytes, &mut memory, |frame| frames.push(frame))?;
+            largest = largest.max(reader.own.as_ref().map_or(0, Block::capacity));
+        }
+        Ok((frames, largest))
+    }
+
+    fn stream_of(sizes: &[usize]) -> (Vec<u8>, Vec<Vec<u8>>) {
+        let frames: Vec<Vec<u8>> = sizes
+            .iter()
+            .enumerate()
+            .map(|(index, &size)| (0..size).map(|byte| (byte * 31 + index) as u8).collect())
+            .collect();
+        let mut stream = Vec::new();
+        for frame in &frames {
+            stream.extend((frame.len() as i32).to_be_bytes());
+            stream.extend(frame);
+        }
+        (stream, frames)
+    }
+
+    #[test]
+    fn every_cut_of_the_stream_gives_the_same_frames() {
+        let sizes = [0, 1, 3, 100, 70_000, 5, 300_000, 299_000, 298_000, 0, 20_000, 2_100_000, 2_100_001, 12];
+        let (stream, frames) = stream_of(&sizes);
+        for piece in [1, 3, 4, 5, 1000, 4096, 65_536, 1 << 20, usize::MAX] {
+            let mut reader = FrameReader::new(FRAME_BYTES_MAX);
+            let (cut, _) = feed(&mut reader, &stream, piece).expect("legal frames");
+            assert!(cut.iter().eq(frames.iter()), "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn an_announced_length_earns_no_memory_until_bytes_come() {
+        let mut stream = (FRAME_BYTES_MAX as i32).to_be_bytes().to_vec();
+        let mut reader = FrameReader::new(FRAME_BYTES_MAX);
+        let (_, largest) = feed(&mut reader, &stream, usize::MAX).expect("legal");
+        assert_eq!(largest, OWN_BLOCK_BYTES_MIN);
+        stream.resize(1_000_000, 1);
+        let mut reader = FrameReader::new(FRAME_BYTES_MAX);
+        let (_, largest) = feed(&mut reader, &stream, 10_000).expect("legal");
+        assert!(largest <= 4 * stream.len(), "{largest}");
+    }
+
+    #[test]
+    fn impossible_lengths_are_refused() {
+        for announced in [-1, i32::MIN, FRAME_BYTES_MAX as i32 + 1, i32::MAX] {
+            let mut stream = stream_of(&[10]).0;
+            stream.extend(announced.to_be_bytes());
+            let mut reader = FrameReader::new(FRAME_BYTES_MAX);
+            assert_eq!(feed(&mut reader, &stream, usize::MAX).expect_err("refused"), FrameError { announced });
+        }
+    }
+
+    #[test]
+    fn small_requests_need_no_block_of_their_own() {
+        let (stream, frames) = stream_of(&[50; 100]);
+        let mut reader = FrameReader::new(FRAME_BYTES_MAX);
+        let (cut, largest) = feed(&mut reader, &stream, 54).expect("legal frames");
+        assert!(cut.iter().eq(frames.iter()));
+        assert_eq!(largest, 0);
+    }
+
+    #[test]
+    fn a_quiet_connection_gives_its_block_back() {
+        let (stream, _) = stream_of(&[500_000, 500_000]);
+        let mut reader = FrameReader::new(FRAME_BYTES_MAX);
+        feed(&mut reader, &stream, 100_000).expect("legal frames");
+        let mut memory = ReadMemory::new(64 << 20);
+        reader.buffer(&mut memory);
+        assert!(reader.own.is_some());
+        reader.release_idle(&mut memory);
+        assert!(reader.own.is_none());
+        assert!(reader.buffer(&mut memory).len() <= SHARED_BLOCK_BYTES);
+        assert!(reader.own.is_none());
+    }
+}

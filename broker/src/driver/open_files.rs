@@ -1,0 +1,185 @@
+//! A shard's open files by path. Bounded; a file that is in use is never closed.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use glommio::io::DmaFile;
+use millstream_storage::FilePath;
+
+/// The handles of one path, each opened when it is first needed.
+#[derive(Default)]
+struct Handles {
+    /// Direct writes, and `fdatasync`.
+    direct: Option<Rc<DmaFile>>,
+    /// Direct writes that return when they are durable (`O_DSYNC`).
+    durable: Option<Rc<DmaFile>>,
+    /// Reads through the page cache, `sendfile`.
+    buffered: Option<Arc<File>>,
+    used_at: u64,
+}
+
+impl Handles {
+    fn count(&self) -> usize {
+        usize::from(self.direct.is_some()) + usize::from(self.durable.is_some()) + usize::from(self.buffered.is_some())
+    }
+
+    fn is_in_use(&self) -> bool {
+        let direct = |file: &Option<Rc<DmaFile>>| file.as_ref().is_some_and(|file| Rc::strong_count(file) > 1);
+        direct(&self.direct)
+            || direct(&self.durable)
+            || self.buffered.as_ref().is_some_and(|file| Arc::strong_count(file) > 1)
+    }
+}
+
+/// Open files, oldest out first.
+pub struct OpenFiles {
+    by_path: HashMap<FilePath, Handles>,
+    handles: usize,
+    handles_max: usize,
+    clock: u64,
+    /// Counts [`OpenFiles::forget`]: a handle opened before it may be that of a file with another name by now.
+    generation: u64,
+}
+
+impl OpenFiles {
+    /// A cache of at most `handles_max` descriptors that are not in use.
+    pub fn new(handles_max: usize) -> OpenFiles {
+        OpenFiles { by_path: HashMap::new(), handles: 0, handles_max: handles_max.max(1), clock: 0, generation: 0 }
+    }
+
+    /// The handle for direct writes.
+    pub fn direct(&mut self, path: &FilePath, durable: bool) -> Option<Rc<DmaFile>> {
+        let handles = self.used(path)?;
+        if durable { handles.durable.clone() } else { handles.direct.clone() }
+    }
+
+    /// The handle for reads through the page cache.
+    pub fn buffered(&mut self, path: &FilePath) -> Option<Arc<File>> {
+        self.used(path)?.buffered.clone()
+    }
+
+    /// To be given back to the `add` functions with a handle that takes a while to open.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Keeps a handle for direct writes, unless names have changed since `generation`.
+    pub fn add_direct(&mut self, generation: u64, path: &FilePath, durable: bool, file: Rc<DmaFile>) {
+        if generation == self.generation {
+            let handles = self.entry(path);
+            let place = if durable { &mut handles.durable } else { &mut handles.direct };
+            let added = place.replace(file).is_none();
+            self.grown(added);
+        }
+    }
+
+    /// Keeps a handle for reads, unless names have changed since `generation`.
+    pub fn add_buffered(&mut self, generation: u64, path: &FilePath, file: Arc<File>) {
+        if generation == self.generation {
+            let added = self.entry(path).buffered.replace(file).is_none();
+            self.grown(added);
+        }
+    }
+
+    /// Forgets a file, or all files of a directory: what the path names is about to change.
+    pub fn forget(&mut self, path: &str) {
+        self.generation += 1;
+        let handles = &mut self.handles;
+        self.by_path.retain(|known, entry| {
+            let below = known.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            if below {
+                *handles -= entry.count();
+            }
+            !below
+        });
+    }
+
+    /// Open descriptors.
+    pub fn len(&self) -> usize {
+        self.handles
+    }
+
+    fn used(&mut self, path: &FilePath) -> Option<&mut Handles> {
+        self.clock += 1;
+        let handles = self.by_path.get_mut(path)?;
+        handles.used_at = self.clock;
+        Some(handles)
+    }
+
+    fn entry(&mut self, path: &FilePath) -> &mut Handles {
+        self.clock += 1;
+        let handles = self.by_path.entry(Arc::clone(path)).or_default();
+        handles.used_at = self.clock;
+        handles
+    }
+
+    fn grown(&mut self, added: bool) {
+        self.handles += usize::from(added);
+        if self.handles <= self.handles_max {
+            return;
+        }
+        // An eighth at a time, so that the search for the oldest is paid for by many openings.
+        let mut idle: Vec<(u64, FilePath)> = self
+            .by_path
+            .iter()
+            .filter(|(_, handles)| !handles.is_in_use() && handles.used_at != self.clock)
+            .map(|(path, handles)| (handles.used_at, Arc::clone(path)))
+            .collect();
+        idle.sort_unstable();
+        let keep = self.handles_max - self.handles_max / 8;
+        for (_, path) in idle {
+            if self.handles <= keep {
+                break;
+            }
+            if let Some(handles) = self.by_path.remove(&path) {
+                self.handles -= handles.count();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn null() -> Arc<File> {
+        Arc::new(File::open("/dev/null").expect("there"))
+    }
+
+    fn path(text: &str) -> FilePath {
+        Arc::from(text)
+    }
+
+    #[test]
+    fn the_oldest_idle_files_go_first() {
+        let mut files = OpenFiles::new(8);
+        let held = null();
+        files.add_buffered(0, &path("held"), Arc::clone(&held));
+        for index in 0..8 {
+            files.add_buffered(0, &path(&format!("{index}")), null());
+            files.buffered(&path("0"));
+        }
+        assert!(files.len() <= 8);
+        assert!(files.buffered(&path("held")).is_some(), "in use");
+        assert!(files.buffered(&path("0")).is_some(), "used all the time");
+        assert!(files.buffered(&path("1")).is_none(), "the oldest");
+        assert!(files.buffered(&path("7")).is_some(), "the newest");
+    }
+
+    #[test]
+    fn a_changed_name_is_forgotten_with_what_lies_below() {
+        let mut files = OpenFiles::new(8);
+        for name in ["topic", "topic/0", "topic/0/1.log", "topic-2/0"] {
+            files.add_buffered(0, &path(name), null());
+        }
+        files.forget("topic");
+        assert_eq!(files.len(), 1);
+        assert!(files.buffered(&path("topic-2/0")).is_some());
+        files.add_buffered(0, &path("topic/0"), null());
+        assert!(files.buffered(&path("topic/0")).is_none(), "opened before the name changed");
+        files.add_buffered(files.generation(), &path("topic/0"), null());
+        assert!(files.buffered(&path("topic/0")).is_some());
+    }
+}

@@ -1,0 +1,102 @@
+//! The owner's side of Produce: append what a session has checked, and reply when it is committed.
+
+use millstream_replication::ErrorCode;
+use millstream_storage::Now;
+use millstream_storage::shard_log::AppendError;
+
+use super::message::{Append, AppendItem, AppendResult, Appended, Message};
+use super::partition::Waiter;
+use super::session::RequestId;
+use super::{Effect, Shard, ShardIndex};
+
+/// An append whose reply waits for partitions to commit it.
+#[derive(Debug)]
+pub struct WaitingAppend {
+    from: ShardIndex,
+    request: RequestId,
+    results: Vec<AppendResult>,
+    /// How many of them wait.
+    uncommitted: usize,
+}
+
+impl Shard {
+    /// Appends, and replies at once if nothing has to be waited for.
+    pub(super) fn append(&mut self, now: Now, append: Append, effects: &mut Vec<Effect>) {
+        let Append { from, request, acks, items } = append;
+        let place = self.appends.insert(WaitingAppend { from, request, results: Vec::new(), uncommitted: 0 });
+        let mut results = Vec::with_capacity(items.len());
+        let mut uncommitted = 0;
+        for (index, item) in (0..).zip(&items) {
+            // With acks=0 the reply only says whether it failed.
+            let waiter = if acks == 0 { Waiter::Nobody } else { Waiter::Append { place, result: index } };
+            let result = match self.append_one(now, acks, item, waiter) {
+                Ok((result, committed)) => {
+                    uncommitted += usize::from(!committed && acks != 0);
+                    result
+                }
+                Err(error) => AppendResult::error(item.slot, error),
+            };
+            results.push(result);
+        }
+        if uncommitted == 0 {
+            self.appends.remove(place);
+            return self.tell(from, Message::Appended(Appended { request, results }), effects);
+        }
+        let waiting = self.appends.get_mut(place);
+        waiting.results = results;
+        waiting.uncommitted = uncommitted;
+    }
+
+    /// Appends to one partition; the flag says whether that is committed already.
+    fn append_one(
+        &mut self,
+        now: Now,
+        acks: i16,
+        item: &AppendItem,
+        waiter: Waiter,
+    ) -> Result<(AppendResult, bool), ErrorCode> {
+        let (log, partition) = self.partitions.leader(item.key, -1)?;
+        if acks == -1 && !partition.has_enough_replicas() {
+            return Err(ErrorCode::NotEnoughReplicas);
+        }
+        let appended = self.log.append(now, log, &item.records).map_err(|error| match error {
+            AppendError::OutOfOrderSequence => ErrorCode::OutOfOrderSequenceNumber,
+            AppendError::InvalidProducerEpoch => ErrorCode::InvalidProducerEpoch,
+            AppendError::LargerThanSegment => ErrorCode::RecordListTooLarge,
+            AppendError::NoSpace => ErrorCode::KafkaStorageError,
+        })?;
+        let bytes = if appended.duplicate { 0 } else { item.records.len() };
+        let partition = self.partitions.get_mut(log).expect("the partition was just found");
+        let committed = partition.appended(appended.last_offset + 1, bytes, waiter);
+        self.counters.produced_bytes += bytes as u64;
+        if !appended.duplicate {
+            self.counters.produced_records += (appended.last_offset - appended.base_offset + 1) as u64;
+        }
+        let result = AppendResult {
+            slot: item.slot,
+            error: ErrorCode::None,
+            base_offset: appended.base_offset,
+            last_offset: appended.last_offset,
+            log_append_time: appended.log_append_time,
+            log_start_offset: self.log.log_start(log),
+        };
+        Ok((result, committed))
+    }
+
+    /// Tells who waits that what was appended is committed, or that it never will be.
+    pub(super) fn release(&mut self, waiters: Vec<Waiter>, error: ErrorCode, effects: &mut Vec<Effect>) {
+        for waiter in waiters {
+            let Waiter::Append { place, result } = waiter else { continue };
+            let waiting = self.appends.get_mut(place);
+            if error != ErrorCode::None {
+                let result = &mut waiting.results[result as usize];
+                *result = AppendResult::error(result.slot, error);
+            }
+            waiting.uncommitted -= 1;
+            if waiting.uncommitted == 0 {
+                let WaitingAppend { from, request, results, .. } = self.appends.remove(place);
+                self.tell(from, Message::Appended(Appended { request, results }), effects);
+            }
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! What shards and the controller say to a shard. Plain data that may cross threads.
+//!
+//! A client's connection lives on its *session* shard, a partition on its *owner*. The session shard asks owners about
+//! batches of partitions in one message each and gets one reply for each; `slot` numbers a partition within its
+//! request, so that replies find their place.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millstream_replication::{ControllerResponse, ErrorCode, MetadataRecord};
+use millstream_storage::PartitionKey;
+use millstream_storage::shard_log::ReadPlan;
+
+use super::ShardIndex;
+use super::session::RequestId;
+use crate::protocol::fetch::DivergingEpoch;
+
+/// A message to a shard.
+#[derive(Debug)]
+pub enum Message {
+    /// Metadata records were committed: replay them. `offset` is that of the last one.
+    Metadata { offset: u64, records: Arc<Vec<MetadataRecord>> },
+    /// The controller's answer to [`super::Effect::ToController`]. The records it decided came before it.
+    Controller { token: u64, response: ControllerResponse },
+    /// Session to owner: append.
+    Append(Append),
+    /// Owner to session: every partition of an append was refused or is committed.
+    Appended(Appended),
+    /// Session to owner: read.
+    Read(Read),
+    /// Owner to session: what was read.
+    ReadDone(ReadDone),
+    /// Session to owner: say when one of these partitions has more to read.
+    Watch(Watch),
+    /// Session to owner: forget the watches of a request.
+    Unwatch { from: ShardIndex, request: RequestId },
+    /// Owner to session: these partitions of a watching request have more to read.
+    Wake { request: RequestId, slots: Vec<u32> },
+    /// Session to owner: a question about offsets.
+    Query(Query),
+    /// Owner to session: its answers.
+    QueryDone(QueryDone),
+}
+
+/// Batches to append, checked by the session.
+#[derive(Debug)]
+pub struct Append {
+    /// The session's shard.
+    pub from: ShardIndex,
+    /// The request.
+    pub request: RequestId,
+    /// How many replicas must have them before the reply: 0, 1, or -1 for all in sync.
+    pub acks: i16,
+    /// The partitions, in the request's order.
+    pub items: Vec<AppendItem>,
+}
+
+/// One partition of an [`Append`].
+#[derive(Debug)]
+pub struct AppendItem {
+    /// Its place in the request.
+    pub slot: u32,
+    /// The partition.
+    pub key: PartitionKey,
+    /// Whole batches.
+    pub records: Bytes,
+}
+
+/// The reply to an [`Append`].
+#[derive(Debug)]
+pub struct Appended {
+    /// The request.
+    pub request: RequestId,
+    /// One for each item, in their order.
+    pub results: Vec<AppendResult>,
+}
+
+/// What became of one partition of an [`Append`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendResult {
+    /// Its place in the request.
+    pub slot: u32,
+    /// What went wrong, or `None`.
+    pub error: ErrorCode,
+    /// Offset of the first record, -1 with an error.
+    pub base_offset: i64,
+    /// Offset of the last record, -1 with an error.
+    pub last_offset: i64,
+    /// The broker's time in the records with LogAppendTime, else -1; milliseconds.
+    pub log_append_time: i64,
+    /// The first offset that may be read, -1 with an error.
+    pub log_start_offset: i64,
+}
+
+impl AppendResult {
+    /// A failure.
+    pub fn error(slot: u32, error: ErrorCode) -> AppendResult {
+        AppendResult { slot, error, base_offset: -1, last_offset: -1, log_append_time: -1, log_start_offset: -1 }
+    }
+}
+
+/// Partitions to read from.
+#[derive(Debug)]
+pub struct Read {
+    /// The session's shard.
+    pub from: ShardIndex,
+    /// The request.
+    pub request: RequestId,
+    /// How many bytes of records the whole response may hold, but for its first batch.
+    pub bytes_max: usize,
+    /// The partitions, in the request's order.
+    pub items: Vec<ReadItem>,
+}
+
+/// One partition of a [`Read`].
+#[derive(Clone, Copy, Debug)]
+pub struct ReadItem {
+    /// Its place in the request.
+    pub slot: u32,
+    /// The partition.
+    pub key: PartitionKey,
+    /// The first offset wanted.
+    pub offset: i64,
+    /// How many bytes of records are wanted, but for the first batch.
+    pub bytes_max: usize,
+    /// The leader epoch the client knows, or -1.
+    pub current_leader_epoch: i32,
+    /// The leader epoch of the last record the client has, or -1.
+    pub last_fetched_epoch: i32,
+}
+
+/// The reply to a [`Read`].
+#[derive(Debug)]
+pub struct ReadDone {
+    /// The request.
+    pub request: RequestId,
+    /// One for each item, in their order.
+    pub results: Vec<(u32, ReadResult)>,
+}
+
+/// What one partition of a [`Read`] has to say.
+#[derive(Clone, Debug)]
+pub struct ReadResult {
+    /// What went wrong, or `None`.
+    pub error: ErrorCode,
+    /// One past the last offset a consumer may read; -1 with an error.
+    pub high_watermark: i64,
+    /// The first offset that may be read; -1 with an error.
+    pub log_start_offset: i64,
+    /// Bytes committed to the partition since its log was opened, as of this read: see [`WatchItem::committed_bytes`].
+    pub committed_bytes: u64,
+    /// Set when the client's log is not a prefix of ours.
+    pub diverging_epoch: Option<DivergingEpoch>,
+    /// The records.
+    pub plan: ReadPlan,
+}
+
+impl ReadResult {
+    /// A failure.
+    pub fn error(error: ErrorCode) -> ReadResult {
+        ReadResult {
+            error,
+            high_watermark: -1,
+            log_start_offset: -1,
+            committed_bytes: 0,
+            diverging_epoch: None,
+            plan: ReadPlan::default(),
+        }
+    }
+}
+
+/// Partitions to watch, once: each wakes the request at most once.
+#[derive(Debug)]
+pub struct Watch {
+    /// The session's shard.
+    pub from: ShardIndex,
+    /// The request.
+    pub request: RequestId,
+    /// The partitions.
+    pub items: Vec<WatchItem>,
+}
+
+/// One partition of a [`Watch`].
+#[derive(Clone, Copy, Debug)]
+pub struct WatchItem {
+    /// Its place in the request.
+    pub slot: u32,
+    /// The partition.
+    pub key: PartitionKey,
+    /// Wake when at least this many bytes were committed to the partition since its log was opened.
+    pub committed_bytes: u64,
+    /// Wake when the log start offset is no longer this one.
+    pub log_start_offset: i64,
+}
+
+/// Questions about the offsets of partitions.
+#[derive(Debug)]
+pub struct Query {
+    /// The session's shard.
+    pub from: ShardIndex,
+    /// The request.
+    pub request: RequestId,
+    /// The questions, in the request's order.
+    pub items: Vec<QueryItem>,
+}
+
+/// One question of a [`Query`].
+#[derive(Clone, Copy, Debug)]
+pub struct QueryItem {
+    /// Its place in the request.
+    pub slot: u32,
+    /// The partition.
+    pub key: PartitionKey,
+    /// The leader epoch the client knows, or -1.
+    pub current_leader_epoch: i32,
+    /// What is asked.
+    pub question: Question,
+}
+
+/// What may be asked about a partition's offsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// ListOffsets, by its timestamp: milliseconds, or one of the negative numbers that stand for places in the log.
+    Offset { timestamp: i64 },
+    /// DeleteRecords: move the log start here; -1 is the high watermark.
+    DeleteRecords { before_offset: i64 },
+    /// OffsetForLeaderEpoch: where the largest epoch at or below this one ended.
+    EpochEnd { leader_epoch: i32 },
+}
+
+/// The reply to a [`Query`].
+#[derive(Debug)]
+pub struct QueryDone {
+    /// The request.
+    pub request: RequestId,
+    /// One for each item, in no order.
+    pub answers: Vec<(u32, Answer)>,
+}
+
+/// The answer to one question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What went wrong, or `None`.
+    pub error: ErrorCode,
+    /// The offset asked for; the low watermark for DeleteRecords; -1 when there is none.
+    pub offset: i64,
+    /// The timestamp of the record there, milliseconds, or -1.
+    pub timestamp: i64,
+    /// The leader epoch of the record there, or the epoch found, or -1.
+    pub leader_epoch: i32,
+}
+
+impl Answer {
+    /// A failure.
+    pub fn error(error: ErrorCode) -> Answer {
+        Answer { error, offset: -1, timestamp: -1, leader_epoch: -1 }
+    }
+}
+
+/// What a session asks of partitions, gathered by the shards that own them.
+#[derive(Debug)]
+pub struct ByOwner<T> {
+    /// Few: as many as there are shards at most.
+    owners: Vec<(ShardIndex, Vec<T>)>,
+}
+
+impl<T> Default for ByOwner<T> {
+    fn default() -> Self {
+        ByOwner { owners: Vec::new() }
+    }
+}
+
+impl<T> ByOwner<T> {
+    /// Adds an item for a shard.
+    pub fn push(&mut self, owner: ShardIndex, item: T) {
+        match self.owners.iter_mut().find(|(shard, _)| *shard == owner) {
+            Some((_, items)) => items.push(item),
+            None => self.owners.push((owner, vec![item])),
+        }
+    }
+
+    /// How many shards are asked.
+    pub fn len(&self) -> usize {
+        self.owners.len()
+    }
+
+    /// Whether none is asked.
+    pub fn is_empty(&self) -> bool {
+        self.owners.is_empty()
+    }
+}
+
+impl<T> IntoIterator for ByOwner<T> {
+    type Item = (ShardIndex, Vec<T>);
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.owners.into_iter()
+    }
+}

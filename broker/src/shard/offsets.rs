@@ -1,0 +1,288 @@
+//! The session's side of questions about offsets: ListOffsets, DeleteRecords, OffsetForLeaderEpoch. All three ask the
+//! owners of some partitions one question each and put the answers together.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_wire::delete_records_response::{DeleteRecordsPartitionResult, DeleteRecordsTopicResult};
+use kafka_wire::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
+use kafka_wire::offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
+use kafka_wire::{
+    DeleteRecordsRequest, DeleteRecordsResponse, ListOffsetsRequest, ListOffsetsResponse, OffsetForLeaderEpochRequest,
+    OffsetForLeaderEpochResponse,
+};
+use millstream_replication::ErrorCode;
+use millstream_storage::Now;
+
+use super::message::{Answer, ByOwner, Message, Query, QueryDone, QueryItem, Question};
+use super::query::{EARLIEST_LOCAL_TIMESTAMP, LATEST_TIERED_TIMESTAMP, MAX_TIMESTAMP};
+use super::session::{RequestId, Response};
+use super::{Effect, SendPart, Shard};
+use crate::api::codec::{CloseReason, decode, encode};
+use crate::protocol::header::RequestHeader;
+use crate::protocol::versions::ApiKey;
+
+/// A request, decoded.
+#[derive(Debug)]
+enum Asked {
+    ListOffsets(ListOffsetsRequest),
+    DeleteRecords(DeleteRecordsRequest),
+    EpochEnd(OffsetForLeaderEpochRequest),
+}
+
+/// A request that waits for owners.
+#[derive(Debug)]
+struct PendingOffsets {
+    header: RequestHeader,
+    asked: Asked,
+    /// In the order in which the request names the partitions. Those not answered yet say that the time is up.
+    answers: Vec<Answer>,
+    owners_left: usize,
+    deadline: Option<Duration>,
+}
+
+/// Questions under way at this shard, as the session.
+#[derive(Debug, Default)]
+pub struct Offsets {
+    pending: HashMap<RequestId, PendingOffsets>,
+}
+
+/// One partition's question, before it is known where the partition is.
+struct Asking<'a> {
+    topic: &'a str,
+    partition: i32,
+    current_leader_epoch: i32,
+    question: Result<Question, ErrorCode>,
+}
+
+impl Shard {
+    /// Takes a ListOffsets, DeleteRecords or OffsetForLeaderEpoch request.
+    pub(super) fn offsets(
+        &mut self,
+        now: Now,
+        id: RequestId,
+        header: &RequestHeader,
+        body: Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        let asked = match header.api_key {
+            ApiKey::ListOffsets => decode(header, body).map(Asked::ListOffsets),
+            ApiKey::DeleteRecords => decode(header, body).map(Asked::DeleteRecords),
+            ApiKey::OffsetForLeaderEpoch => decode(header, body).map(Asked::EpochEnd),
+            other => panic!("{} asks no offsets", other.name()),
+        };
+        let Ok(asked) = asked else { return self.close(id, effects) };
+        let mut answers = Vec::new();
+        let mut queries = ByOwner::default();
+        asked.for_each(header.api_version, |asking| {
+            let found = asking.question.and_then(|question| {
+                let topic = self.metadata.topic_by_name(asking.topic).map_err(|not_here| not_here.error)?;
+                if topic.internal && matches!(question, Question::DeleteRecords { .. }) {
+                    return Err(ErrorCode::InvalidTopicException);
+                }
+                let key = self.metadata.led_partition(topic, asking.partition).map_err(|not_here| not_here.error)?;
+                Ok((key, question))
+            });
+            match found {
+                Ok((key, question)) => {
+                    let slot = answers.len() as u32;
+                    let current_leader_epoch = asking.current_leader_epoch;
+                    queries.push(self.owner(key), QueryItem { slot, key, current_leader_epoch, question });
+                    answers.push(Answer::error(ErrorCode::RequestTimedOut));
+                }
+                Err(error) => answers.push(Answer::error(error)),
+            }
+        });
+        let deadline = match &asked {
+            Asked::DeleteRecords(request) => {
+                let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+                Some(now.elapsed + timeout)
+            }
+            Asked::ListOffsets(_) | Asked::EpochEnd(_) => None,
+        };
+        let owners_left = queries.len();
+        // A copy of the header that does not keep the frame.
+        let header = RequestHeader { client_id: None, ..header.clone() };
+        let pending = PendingOffsets { header, asked, answers, owners_left, deadline };
+        if queries.is_empty() {
+            return self.finish_offsets(id, pending, effects);
+        }
+        if let Some(deadline) = deadline {
+            self.timers.set(deadline, id);
+        }
+        self.offsets.pending.insert(id, pending);
+        for (owner, items) in queries {
+            let query = Query { from: self.options.index, request: id, items };
+            self.tell(owner, Message::Query(query), effects);
+        }
+    }
+
+    /// An owner has replied.
+    pub(super) fn offsets_answered(&mut self, done: QueryDone, effects: &mut Vec<Effect>) {
+        let id = done.request;
+        // It may be gone: its time was up, or its connection is closed.
+        let Some(pending) = self.offsets.pending.get_mut(&id) else { return };
+        for (slot, answer) in done.answers {
+            pending.answers[slot as usize] = answer;
+        }
+        pending.owners_left -= 1;
+        if pending.owners_left == 0 {
+            let pending = self.offsets.pending.remove(&id).expect("it was just there");
+            if let Some(deadline) = pending.deadline {
+                self.timers.clear(deadline, id);
+            }
+            self.finish_offsets(id, pending, effects);
+        }
+    }
+
+    /// The time of a request is up.
+    pub(super) fn offsets_timed_out(&mut self, id: RequestId, effects: &mut Vec<Effect>) -> bool {
+        let Some(pending) = self.offsets.pending.remove(&id) else { return false };
+        self.finish_offsets(id, pending, effects);
+        true
+    }
+
+    /// Forgets a request whose connection is gone.
+    pub(super) fn cancel_offsets(&mut self, id: RequestId) {
+        if let Some(PendingOffsets { deadline: Some(deadline), .. }) = self.offsets.pending.remove(&id) {
+            self.timers.clear(deadline, id);
+        }
+    }
+
+    fn finish_offsets(&mut self, id: RequestId, pending: PendingOffsets, effects: &mut Vec<Effect>) {
+        let PendingOffsets { header, asked, answers, .. } = pending;
+        let frame = match asked {
+            Asked::ListOffsets(request) => encode(&header, &list_offsets_response(&header, request, answers)),
+            Asked::DeleteRecords(request) => encode(&header, &delete_records_response(request, answers)),
+            Asked::EpochEnd(request) => encode(&header, &epoch_end_response(request, answers)),
+        };
+        self.reply(id, frame, effects);
+    }
+
+    /// Sends a frame, or closes the connection that cannot be answered.
+    pub(super) fn reply(&mut self, id: RequestId, frame: Result<Bytes, CloseReason>, effects: &mut Vec<Effect>) {
+        match frame {
+            Ok(frame) => self.sessions.respond(id, Response::Parts(vec![SendPart::Memory(frame)]), effects),
+            Err(_) => self.close(id, effects),
+        }
+    }
+}
+
+impl Asked {
+    /// Gives every partition's question, in the request's order.
+    fn for_each(&self, version: i16, mut ask: impl FnMut(Asking)) {
+        match self {
+            Asked::ListOffsets(request) => {
+                for topic in &request.topics {
+                    for partition in &topic.partitions {
+                        ask(Asking {
+                            topic: topic.name.as_str(),
+                            partition: partition.partition_index,
+                            current_leader_epoch: partition.current_leader_epoch,
+                            question: offset_question(version, partition.timestamp),
+                        });
+                    }
+                }
+            }
+            Asked::DeleteRecords(request) => {
+                for topic in &request.topics {
+                    for partition in &topic.partitions {
+                        ask(Asking {
+                            topic: topic.name.as_str(),
+                            partition: partition.partition_index,
+                            current_leader_epoch: -1,
+                            question: Ok(Question::DeleteRecords { before_offset: partition.offset }),
+                        });
+                    }
+                }
+            }
+            Asked::EpochEnd(request) => {
+                for topic in &request.topics {
+                    for partition in &topic.partitions {
+                        ask(Asking {
+                            topic: topic.topic.as_str(),
+                            partition: partition.partition,
+                            current_leader_epoch: partition.current_leader_epoch,
+                            question: Ok(Question::EpochEnd { leader_epoch: partition.leader_epoch }),
+                        });
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The negative timestamps came one by one: a version does not know those that came after it.
+fn offset_question(version: i16, timestamp: i64) -> Result<Question, ErrorCode> {
+    let version_min = match timestamp {
+        MAX_TIMESTAMP => 7,
+        EARLIEST_LOCAL_TIMESTAMP => 8,
+        LATEST_TIERED_TIMESTAMP => 9,
+        _ => 1,
+    };
+    if version < version_min { Err(ErrorCode::UnsupportedVersion) } else { Ok(Question::Offset { timestamp }) }
+}
+
+fn list_offsets_response(
+    header: &RequestHeader,
+    request: ListOffsetsRequest,
+    answers: Vec<Answer>,
+) -> ListOffsetsResponse {
+    let mut answers = answers.into_iter();
+    let mut response = ListOffsetsResponse::default();
+    for asked in request.topics {
+        let mut topic = ListOffsetsTopicResponse::default();
+        topic.name = asked.name;
+        for (asked, answer) in asked.partitions.iter().zip(&mut answers) {
+            let mut partition = ListOffsetsPartitionResponse::default();
+            partition.partition_index = asked.partition_index;
+            partition.error_code = answer.error.code();
+            partition.offset = answer.offset;
+            partition.timestamp = answer.timestamp;
+            if header.api_version >= 4 {
+                partition.leader_epoch = answer.leader_epoch;
+            }
+            topic.partitions.push(partition);
+        }
+        response.topics.push(topic);
+    }
+    response
+}
+
+fn delete_records_response(request: DeleteRecordsRequest, answers: Vec<Answer>) -> DeleteRecordsResponse {
+    let mut answers = answers.into_iter();
+    let mut response = DeleteRecordsResponse::default();
+    for asked in request.topics {
+        let mut topic = DeleteRecordsTopicResult::default();
+        topic.name = asked.name;
+        for (asked, answer) in asked.partitions.iter().zip(&mut answers) {
+            let mut partition = DeleteRecordsPartitionResult::default();
+            partition.partition_index = asked.partition_index;
+            partition.error_code = answer.error.code();
+            partition.low_watermark = answer.offset;
+            topic.partitions.push(partition);
+        }
+        response.topics.push(topic);
+    }
+    response
+}
+
+fn epoch_end_response(request: OffsetForLeaderEpochRequest, answers: Vec<Answer>) -> OffsetForLeaderEpochResponse {
+    let mut answers = answers.into_iter();
+    let mut response = OffsetForLeaderEpochResponse::default();
+    for asked in request.topics {
+        let mut topic = OffsetForLeaderTopicResult::default();
+        topic.topic = asked.topic;
+        for (asked, answer) in asked.partitions.iter().zip(&mut answers) {
+            let mut partition = EpochEndOffset::default();
+            partition.partition = asked.partition;
+            partition.error_code = answer.error.code();
+            partition.leader_epoch = answer.leader_epoch;
+            partition.end_offset = answer.offset;
+            topic.partitions.push(partition);
+        }
+        response.topics.push(topic);
+    }
+    response
+}

@@ -1,0 +1,235 @@
+//! The partitions this shard owns: who leads them, how far they are committed, and who waits for that.
+//!
+//! The high watermark is the offset below which every in-sync replica has everything durably. Consumers see nothing
+//! above it, and `acks=all` waits for it. This node's own part of it is the durable end of the log.
+
+use std::collections::{HashMap, VecDeque};
+
+use millstream_replication::ErrorCode;
+use millstream_storage::PartitionKey;
+use millstream_storage::shard_log::LogId;
+
+use super::ShardIndex;
+use super::session::RequestId;
+
+/// What this node is to a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It leads.
+    Leader {
+        /// Since when.
+        leader_epoch: i32,
+        /// Broker ids of the replicas in sync, this node's among them.
+        in_sync_replicas: Vec<i32>,
+    },
+    /// It holds a replica, or what was one.
+    Follower,
+}
+
+/// Who is told that an append is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiter {
+    /// No one.
+    Nobody,
+    /// A client's append: its place among the waiting appends, and the index of the result there.
+    Append { place: u32, result: u32 },
+}
+
+/// Bytes that are appended and not committed yet.
+#[derive(Clone, Copy, Debug)]
+struct Uncommitted {
+    /// One past the last offset.
+    end_offset: i64,
+    /// `Partition::appended_bytes` when they were appended.
+    appended_bytes: u64,
+    waiter: Waiter,
+}
+
+/// Who wants to know when a partition has more to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Watcher {
+    /// The session's shard.
+    pub from: ShardIndex,
+    /// The request.
+    pub request: RequestId,
+    /// The partition's place in the request.
+    pub slot: u32,
+    /// Wake at this many committed bytes.
+    pub committed_bytes: u64,
+    /// Wake when the log start offset is no longer this one.
+    pub log_start_offset: i64,
+}
+
+/// A partition.
+#[derive(Debug)]
+pub struct Partition {
+    /// Which.
+    pub key: PartitionKey,
+    /// What this node is to it.
+    pub role: Role,
+    /// `min.insync.replicas`
+    pub min_insync_replicas: i32,
+    /// `cleanup.policy` contains `delete`: records may be deleted.
+    pub cleanup_delete: bool,
+    high_watermark: i64,
+    /// Bytes appended since the log was opened.
+    appended_bytes: u64,
+    /// Those of them below the high watermark.
+    committed_bytes: u64,
+    uncommitted: VecDeque<Uncommitted>,
+    watchers: Vec<Watcher>,
+}
+
+impl Partition {
+    /// One past the last offset that consumers may read. Without transactions also the last stable offset.
+    pub fn high_watermark(&self) -> i64 {
+        self.high_watermark
+    }
+
+    /// Bytes committed since the log was opened.
+    pub fn committed_bytes(&self) -> u64 {
+        self.committed_bytes
+    }
+
+    /// Whether enough replicas are in sync for `acks=all`.
+    pub fn has_enough_replicas(&self) -> bool {
+        match &self.role {
+            Role::Leader { in_sync_replicas, .. } => {
+                in_sync_replicas.len() as i64 >= i64::from(self.min_insync_replicas)
+            }
+            Role::Follower => false,
+        }
+    }
+
+    /// Batches up to `end_offset` were appended: `bytes` of them, none for a duplicate. Returns whether they are
+    /// committed already; if not, `waiter` is told when they are.
+    pub fn appended(&mut self, end_offset: i64, bytes: usize, waiter: Waiter) -> bool {
+        self.appended_bytes += bytes as u64;
+        if end_offset <= self.high_watermark {
+            assert_eq!(bytes, 0, "what is appended lies above the high watermark");
+            return true;
+        }
+        self.uncommitted.push_back(Uncommitted { end_offset, appended_bytes: self.appended_bytes, waiter });
+        false
+    }
+
+    /// The log is durable on this node up to `durable_end`: moves the high watermark, which is the least durable end of
+    /// the in-sync replicas, and takes out who waited for that.
+    pub fn advance(&mut self, durable_end: i64, committed: &mut Vec<Waiter>, woken: &mut Vec<Watcher>) {
+        assert!(durable_end >= self.high_watermark, "what was committed is durable");
+        self.high_watermark = durable_end;
+        while let Some(front) = self.uncommitted.front()
+            && front.end_offset <= durable_end
+        {
+            self.committed_bytes = front.appended_bytes;
+            if front.waiter != Waiter::Nobody {
+                committed.push(front.waiter);
+            }
+            self.uncommitted.pop_front();
+        }
+        let committed_bytes = self.committed_bytes;
+        self.wake(woken, |watcher| committed_bytes >= watcher.committed_bytes);
+    }
+
+    /// The log start offset moved.
+    pub fn log_start_moved(&mut self, log_start_offset: i64, woken: &mut Vec<Watcher>) {
+        self.wake(woken, |watcher| watcher.log_start_offset != log_start_offset);
+    }
+
+    /// Watches the partition, unless there is more to read already: then `false`.
+    pub fn watch(&mut self, watcher: Watcher, log_start_offset: i64) -> bool {
+        if self.committed_bytes >= watcher.committed_bytes || watcher.log_start_offset != log_start_offset {
+            return false;
+        }
+        self.watchers.push(watcher);
+        true
+    }
+
+    /// Forgets the watches of a request.
+    pub fn unwatch(&mut self, from: ShardIndex, request: RequestId) {
+        self.watchers.retain(|watcher| watcher.request != request || watcher.from != from);
+    }
+
+    fn wake(&mut self, woken: &mut Vec<Watcher>, is_due: impl Fn(&Watcher) -> bool) {
+        if !self.watchers.is_empty() {
+            woken.extend(self.watchers.extract_if(.., |watcher| is_due(watcher)));
+        }
+    }
+}
+
+/// All partitions of the shard, by the place of their logs.
+#[derive(Debug, Default)]
+pub struct Partitions {
+    by_key: HashMap<PartitionKey, LogId>,
+    by_log: Vec<Option<Partition>>,
+}
+
+impl Partitions {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// The place of a partition, if it is here.
+    pub fn find(&self, key: PartitionKey) -> Option<LogId> {
+        self.by_key.get(&key).copied()
+    }
+
+    /// The partition at a place, if it is still here.
+    pub fn get(&self, log: LogId) -> Option<&Partition> {
+        self.by_log.get(log.0 as usize)?.as_ref()
+    }
+
+    /// The partition at a place, if it is still here.
+    pub fn get_mut(&mut self, log: LogId) -> Option<&mut Partition> {
+        self.by_log.get_mut(log.0 as usize)?.as_mut()
+    }
+
+    /// Finds a partition that this node leads, and checks the leader epoch a client believes in, unless it is -1
+    /// (KIP-320).
+    pub fn leader(&self, key: PartitionKey, current_leader_epoch: i32) -> Result<(LogId, &Partition), ErrorCode> {
+        // A session knows partitions from the same metadata as their owner, a moment earlier or later: both pass.
+        let log = self.find(key).ok_or(ErrorCode::NotLeaderOrFollower)?;
+        let partition = self.get(log).expect("both tables have the same partitions");
+        let Role::Leader { leader_epoch, .. } = partition.role else { return Err(ErrorCode::NotLeaderOrFollower) };
+        if current_leader_epoch >= 0 {
+            if current_leader_epoch < leader_epoch {
+                return Err(ErrorCode::FencedLeaderEpoch);
+            }
+            if current_leader_epoch > leader_epoch {
+                return Err(ErrorCode::UnknownLeaderEpoch);
+            }
+        }
+        Ok((log, partition))
+    }
+
+    /// A partition's log was opened; it is durable up to `durable_end`.
+    pub fn open(&mut self, log: LogId, key: PartitionKey, durable_end: i64) -> &mut Partition {
+        let place = log.0 as usize;
+        if self.by_log.len() <= place {
+            self.by_log.resize_with(place + 1, || None);
+        }
+        let previous = self.by_key.insert(key, log);
+        assert!(previous.is_none() && self.by_log[place].is_none(), "a partition is opened once");
+        self.by_log[place].insert(Partition {
+            key,
+            role: Role::Follower,
+            min_insync_replicas: 1,
+            cleanup_delete: true,
+            high_watermark: durable_end,
+            appended_bytes: 0,
+            committed_bytes: 0,
+            uncommitted: VecDeque::new(),
+            watchers: Vec::new(),
+        })
+    }
+
+    /// Forgets a partition: takes out who waited for it.
+    pub fn close(&mut self, log: LogId, waiting: &mut Vec<Waiter>, woken: &mut Vec<Watcher>) {
+        let partition = self.by_log[log.0 as usize].take().expect("the partition is open");
+        self.by_key.remove(&partition.key);
+        let waiters = partition.uncommitted.into_iter().map(|uncommitted| uncommitted.waiter);
+        waiting.extend(waiters.filter(|&waiter| waiter != Waiter::Nobody));
+        woken.extend(partition.watchers);
+    }
+}

@@ -1,0 +1,233 @@
+//! The session's side of Produce: check every batch, hand them to their owners, answer when all have replied.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use millstream_replication::ErrorCode;
+use millstream_replication::config::{TopicCompression, TopicSettings};
+use millstream_storage::batch::{BatchHeader, BatchRules, Codec, Refusal, RefusalError, validate_client_batches};
+use millstream_storage::{Now, PartitionKey, records};
+
+use super::message::{Append, AppendItem, Appended, ByOwner, Message};
+use super::metadata::NotHere;
+use super::session::{RequestId, Response};
+use super::{Effect, REQUEST_PARTITIONS_MAX, SendPart, Shard, ShardIndex};
+use crate::protocol::header::{RequestHeader, ResponseHeader, finish_frame};
+use crate::protocol::produce::{PartitionResult, ProduceRequest, Rejection, write_response};
+use crate::protocol::wire::WireError;
+
+/// From this version of Produce on a batch may be compressed with zstd (KIP-110).
+const ZSTD_FROM: i16 = 7;
+/// About what a partition takes in a response.
+const RESULT_BYTES: usize = 40;
+
+/// A request that waits for owners.
+#[derive(Debug)]
+struct PendingProduce {
+    header: ResponseHeader,
+    /// Keeps the frame: the response names the same topics.
+    request: ProduceRequest,
+    /// In the order in which the request names the partitions. Those not answered yet say that the time is up.
+    results: Vec<PartitionResult>,
+    owners_left: usize,
+    deadline: Duration,
+}
+
+/// Produce requests under way at this shard, as the session.
+#[derive(Debug, Default)]
+pub struct Produces {
+    pending: HashMap<RequestId, PendingProduce>,
+}
+
+/// A request whose batches were checked.
+struct Checked {
+    results: Vec<PartitionResult>,
+    appends: ByOwner<AppendItem>,
+}
+
+impl Shard {
+    /// Takes a Produce request.
+    pub(super) fn produce(
+        &mut self,
+        now: Now,
+        id: RequestId,
+        header: &RequestHeader,
+        body: Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        let checked = ProduceRequest::parse(body, header.api_version)
+            .and_then(|request| Ok((self.check_produce(now, &request, header.api_version)?, request)));
+        let Ok((Checked { results, appends }, request)) = checked else {
+            return self.close(id, effects);
+        };
+        let acks = request.acks;
+        let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+        let deadline = now.elapsed + timeout;
+        let owners_left = appends.len();
+        let pending = PendingProduce { header: header.response(), request, results, owners_left, deadline };
+        if appends.is_empty() {
+            return self.finish_produce(id, pending, effects);
+        }
+        self.timers.set(deadline, id);
+        self.produces.pending.insert(id, pending);
+        for (owner, items) in appends {
+            let append = Append { from: self.options.index, request: id, acks, items };
+            self.tell(owner, Message::Append(append), effects);
+        }
+    }
+
+    /// Walks a request to its end and checks every batch. Nothing is appended when the frame turns out to be broken.
+    fn check_produce(&self, now: Now, request: &ProduceRequest, version: i16) -> Result<Checked, WireError> {
+        let refused = if !(-1..=1).contains(&request.acks) {
+            Some(ErrorCode::InvalidRequiredAcks)
+        } else if request.transactional_id.is_some() {
+            // Transactions are not served; see `producer_ids.rs` for why this error.
+            Some(ErrorCode::TransactionalIdAuthorizationFailed)
+        } else {
+            None
+        };
+        let mut checked = Checked { results: Vec::new(), appends: ByOwner::default() };
+        let mut topics = request.topics();
+        while let Some(topic) = topics.next_topic()? {
+            if checked.results.len() + topic.partition_count > REQUEST_PARTITIONS_MAX {
+                return Err(WireError::CountTooLarge);
+            }
+            let found = self.metadata.topic(&topic.topic);
+            let rules = found.as_ref().ok().map(|topic| self.batch_rules(now, version, topic.id));
+            while let Some(partition) = topics.next_partition()? {
+                let outcome = match (refused, &found, &rules) {
+                    (Some(error), ..) => Err(PartitionResult::error(error.code())),
+                    (_, Err(not_here), _) => Err(not_here_result(*not_here)),
+                    (_, Ok(topic), _) if topic.internal => {
+                        Err(PartitionResult::error(ErrorCode::InvalidTopicException.code()))
+                    }
+                    (_, Ok(topic), rules) => {
+                        self.metadata.led_partition(topic, partition.index).map_err(not_here_result).and_then(|key| {
+                            let (rules, settings) = rules.as_ref().expect("a topic has rules");
+                            let records = partition.records.unwrap_or_default();
+                            Ok((key, check_records(records, rules, settings).map_err(refusal_result)?))
+                        })
+                    }
+                };
+                let slot = checked.results.len() as u32;
+                match outcome {
+                    Ok((key, records)) => {
+                        checked.appends.push(self.owner(key), AppendItem { slot, key, records });
+                        checked.results.push(PartitionResult::error(ErrorCode::RequestTimedOut.code()));
+                    }
+                    Err(result) => checked.results.push(result),
+                }
+            }
+        }
+        Ok(checked)
+    }
+
+    fn batch_rules(&self, now: Now, version: i16, topic: millstream_storage::TopicId) -> (BatchRules, &TopicSettings) {
+        let settings = self.metadata.settings(topic);
+        let rules = BatchRules {
+            max_message_bytes: settings.max_message_bytes,
+            timestamp_before_max_ms: settings.timestamp_before_max_ms,
+            timestamp_after_max_ms: settings.timestamp_after_max_ms,
+            now_ms: now.unix_ms,
+            timestamp_type: settings.log.timestamp_type,
+            compacted: settings.compacted,
+            zstd_allowed: version >= ZSTD_FROM,
+        };
+        (rules, settings)
+    }
+
+    /// The shard that owns a partition.
+    pub(super) fn owner(&self, key: PartitionKey) -> ShardIndex {
+        key.shard(self.options.shards)
+    }
+
+    /// An owner has replied.
+    pub(super) fn appended(&mut self, appended: Appended, effects: &mut Vec<Effect>) {
+        let Appended { request: id, results } = appended;
+        // It may be gone: its time was up, or its connection is closed.
+        let Some(pending) = self.produces.pending.get_mut(&id) else { return };
+        for appended in results {
+            pending.results[appended.slot as usize] = PartitionResult {
+                base_offset: appended.base_offset,
+                log_append_time: appended.log_append_time,
+                log_start_offset: appended.log_start_offset,
+                ..PartitionResult::error(appended.error.code())
+            };
+        }
+        pending.owners_left -= 1;
+        if pending.owners_left == 0 {
+            let pending = self.produces.pending.remove(&id).expect("it was just there");
+            self.timers.clear(pending.deadline, id);
+            self.finish_produce(id, pending, effects);
+        }
+    }
+
+    /// The time of a request is up: what is not committed by now is answered with REQUEST_TIMED_OUT, and may be
+    /// committed later.
+    pub(super) fn produce_timed_out(&mut self, id: RequestId, effects: &mut Vec<Effect>) -> bool {
+        let Some(pending) = self.produces.pending.remove(&id) else { return false };
+        self.finish_produce(id, pending, effects);
+        true
+    }
+
+    /// Forgets a request whose connection is gone.
+    pub(super) fn cancel_produce(&mut self, id: RequestId) {
+        if let Some(pending) = self.produces.pending.remove(&id) {
+            self.timers.clear(pending.deadline, id);
+        }
+    }
+
+    fn finish_produce(&mut self, id: RequestId, pending: PendingProduce, effects: &mut Vec<Effect>) {
+        let PendingProduce { header, request, results, .. } = pending;
+        let errors = results.iter().filter(|result| result.error_code != 0).count();
+        self.counters.produce_errors += errors as u64;
+        if request.acks == 0 {
+            // There is no reply to carry an error: a closed connection makes the client refresh its metadata.
+            let response = if errors > 0 { Response::Close } else { Response::Nothing };
+            return self.sessions.respond(id, response, effects);
+        }
+        let leaders = results.iter().filter_map(|result| result.current_leader);
+        let endpoints = self.metadata.endpoints(leaders, self.listener_name(id.connection));
+        let mut writer = header.begin_frame(64 + RESULT_BYTES * results.len());
+        write_response(&mut writer, &request, &results, &endpoints);
+        let parts = vec![SendPart::Memory(finish_frame(writer))];
+        self.sessions.respond(id, Response::Parts(parts), effects);
+    }
+}
+
+/// Checks a client's records, and compresses them anew where the topic wants another codec.
+fn check_records(records: Bytes, rules: &BatchRules, settings: &TopicSettings) -> Result<Bytes, Refusal> {
+    validate_client_batches(&records, rules)?;
+    let wanted = match settings.compression {
+        TopicCompression::Producer => return Ok(records),
+        TopicCompression::Uncompressed => Codec::None,
+        TopicCompression::Gzip => Codec::Gzip,
+        TopicCompression::Snappy => Codec::Snappy,
+        TopicCompression::Lz4 => Codec::Lz4,
+        TopicCompression::Zstd => Codec::Zstd,
+    };
+    let header = BatchHeader::read(&records).expect("the batch was checked");
+    if header.codec() == Ok(wanted) {
+        return Ok(records);
+    }
+    Ok(Bytes::from(records::recode(&records, wanted, None)?))
+}
+
+fn not_here_result(not_here: NotHere) -> PartitionResult {
+    PartitionResult { current_leader: not_here.leader, ..PartitionResult::error(not_here.error.code()) }
+}
+
+fn refusal_result(refusal: Refusal) -> PartitionResult {
+    let error = match refusal.error {
+        RefusalError::CorruptMessage => ErrorCode::CorruptMessage,
+        RefusalError::MessageTooLarge => ErrorCode::MessageTooLarge,
+        RefusalError::InvalidRecord => ErrorCode::InvalidRecord,
+        RefusalError::InvalidTimestamp => ErrorCode::InvalidTimestamp,
+        RefusalError::UnsupportedCompressionType => ErrorCode::UnsupportedCompressionType,
+    };
+    let message = refusal.message.into_owned();
+    let records = refusal.record_index.map(|index| (index, Some(message.clone()))).into_iter().collect();
+    let rejection = Rejection { message: Some(message), records };
+    PartitionResult { rejection: Some(Box::new(rejection)), ..PartitionResult::error(error.code()) }
+}

@@ -1,0 +1,409 @@
+//! Sessions: one for each client connection of this shard.
+//!
+//! Requests are answered in any order and leave in the order in which they came (Kafka promises it to its clients). A
+//! session that has too much under way is not read from until it has less: requests in flight, bytes of responses the
+//! client does not take, and the shard's memory for requests are all bounded here.
+
+use std::collections::{HashMap, VecDeque};
+
+use millstream_storage::FilePath;
+
+use super::{ConnectionId, Effect, SendPart};
+
+/// Requests of one connection that may be in flight before it is not read from any more. Clients pipeline five.
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 64;
+/// Bytes of responses of one connection that may wait for the client before it is not read from any more.
+pub const RESPONSE_BYTES_MAX: usize = 16 << 20;
+
+/// Names a request of a client until it is answered; never reused within a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId {
+    /// The connection it came on.
+    pub connection: ConnectionId,
+    /// Its number on that connection, from 0.
+    pub sequence: u64,
+}
+
+/// How a request ends.
+#[derive(Debug)]
+pub enum Response {
+    /// These parts are sent.
+    Parts(Vec<SendPart>),
+    /// Nothing is sent: Produce with acks=0.
+    Nothing,
+    /// The connection is closed after the responses before this one.
+    Close,
+}
+
+/// A range of a file that was sent and that no tail reader wants: to be dropped from the page cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SentRange {
+    /// The file.
+    pub path: FilePath,
+    /// First byte.
+    pub position: u64,
+    /// Length.
+    pub bytes: usize,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    frame_bytes: usize,
+    response: Option<Response>,
+}
+
+#[derive(Debug)]
+struct Session {
+    listener: usize,
+    /// The number of the request at the front of `in_flight`.
+    first_sequence: u64,
+    in_flight: VecDeque<InFlight>,
+    /// Bytes of responses that wait for those before them, or for the client to take them.
+    response_bytes: usize,
+    /// The part of `response_bytes` that was given to the driver.
+    sent_bytes: usize,
+    /// To be dropped from the page cache once the client has taken it.
+    sent_ranges: Vec<SentRange>,
+    reading: bool,
+    /// Waits in `Sessions::held` for the shard's memory.
+    held: bool,
+    /// [`Effect::Close`] was given: nothing more is sent or taken.
+    closing: bool,
+}
+
+/// All sessions of a shard.
+#[derive(Debug)]
+pub struct Sessions {
+    sessions: HashMap<ConnectionId, Session>,
+    /// Bytes of requests in flight over all sessions.
+    request_bytes: usize,
+    /// `queued.max.request.bytes`, for this shard.
+    request_bytes_max: usize,
+    /// Sessions not read from for want of that memory, first come first.
+    held: VecDeque<ConnectionId>,
+    /// No request is taken any more.
+    shutting_down: bool,
+}
+
+impl Sessions {
+    /// None yet. `request_bytes_max` bounds the memory of requests in flight over all sessions: when it is exceeded,
+    /// those who send are not read from until it is not.
+    pub fn new(request_bytes_max: usize) -> Sessions {
+        Sessions {
+            sessions: HashMap::new(),
+            request_bytes: 0,
+            request_bytes_max,
+            held: VecDeque::new(),
+            shutting_down: false,
+        }
+    }
+
+    /// A client connected to the listener of this index.
+    pub fn connected(&mut self, connection: ConnectionId, listener: usize) {
+        let session = Session {
+            listener,
+            first_sequence: 0,
+            in_flight: VecDeque::new(),
+            response_bytes: 0,
+            sent_bytes: 0,
+            sent_ranges: Vec::new(),
+            reading: true,
+            held: false,
+            closing: false,
+        };
+        let previous = self.sessions.insert(connection, session);
+        assert!(previous.is_none(), "a connection connects once");
+    }
+
+    /// The listener a connection came in by, while it is there.
+    pub fn listener(&self, connection: ConnectionId) -> Option<usize> {
+        self.sessions.get(&connection).map(|session| session.listener)
+    }
+
+    /// Connections open.
+    pub fn connections(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Bytes of requests in flight.
+    pub fn request_bytes(&self) -> usize {
+        self.request_bytes
+    }
+
+    /// Whether every request was answered, as far as this shard can: what clients have not taken may still wait.
+    pub fn is_answered(&self) -> bool {
+        self.sessions.values().all(|session| session.closing || session.in_flight.is_empty())
+    }
+
+    /// Takes no more requests.
+    pub fn begin_shutdown(&mut self, effects: &mut Vec<Effect>) {
+        self.shutting_down = true;
+        for (&connection, session) in &mut self.sessions {
+            if session.reading && !session.closing {
+                session.reading = false;
+                effects.push(Effect::Reading { connection, on: false });
+            }
+        }
+    }
+
+    /// A request of this many bytes came. `None`: the connection is being closed, or the shard shuts down; the request
+    /// is dropped.
+    pub fn admit(
+        &mut self,
+        connection: ConnectionId,
+        frame_bytes: usize,
+        effects: &mut Vec<Effect>,
+    ) -> Option<RequestId> {
+        if self.shutting_down {
+            return None;
+        }
+        let session = self.sessions.get_mut(&connection)?;
+        if session.closing {
+            return None;
+        }
+        let sequence = session.first_sequence + session.in_flight.len() as u64;
+        session.in_flight.push_back(InFlight { frame_bytes, response: None });
+        self.request_bytes += frame_bytes;
+        if self.request_bytes > self.request_bytes_max && !session.held {
+            session.held = true;
+            self.held.push_back(connection);
+        }
+        session.set_reading(connection, effects);
+        Some(RequestId { connection, sequence })
+    }
+
+    /// Ends a request; what can leave leaves. Does nothing when the connection is gone.
+    pub fn respond(&mut self, request: RequestId, response: Response, effects: &mut Vec<Effect>) {
+        let connection = request.connection;
+        let Some(session) = self.sessions.get_mut(&connection) else { return };
+        if session.closing {
+            return;
+        }
+        let index = request.sequence.checked_sub(session.first_sequence).expect("a request is answered once");
+        let in_flight = &mut session.in_flight[index as usize];
+        assert!(in_flight.response.is_none(), "a request is answered once");
+        if let Response::Parts(parts) = &response {
+            session.response_bytes += parts.iter().map(SendPart::bytes).sum::<usize>();
+        }
+        in_flight.response = Some(response);
+        if index == 0 {
+            self.request_bytes -= session.send_ready(connection, effects);
+        }
+        session.set_reading(connection, effects);
+        self.release_held(effects);
+    }
+
+    /// Remembers ranges of a response of this connection, to be dropped from the page cache when it has taken them.
+    pub fn discard_after_send(&mut self, connection: ConnectionId, ranges: Vec<SentRange>) {
+        if let Some(session) = self.sessions.get_mut(&connection) {
+            session.sent_ranges.extend(ranges);
+        }
+    }
+
+    /// The client took all that was sent so far.
+    pub fn drained(&mut self, connection: ConnectionId, effects: &mut Vec<Effect>) {
+        let Some(session) = self.sessions.get_mut(&connection) else { return };
+        session.response_bytes -= std::mem::take(&mut session.sent_bytes);
+        // A range belongs to a response that may still wait for one before it: then it was not sent yet, and dropping
+        // it early costs one more read.
+        if session.in_flight.iter().all(|in_flight| in_flight.response.is_none()) {
+            for SentRange { path, position, bytes } in session.sent_ranges.drain(..) {
+                effects.push(Effect::Discard { path, position, bytes });
+            }
+        }
+        if !session.closing && !self.shutting_down {
+            session.set_reading(connection, effects);
+        }
+    }
+
+    /// The connection is gone. Returns the requests that were not answered.
+    pub fn disconnected(&mut self, connection: ConnectionId, effects: &mut Vec<Effect>) -> Vec<RequestId> {
+        let Some(session) = self.sessions.remove(&connection) else { return Vec::new() };
+        if session.held {
+            self.held.retain(|&held| held != connection);
+        }
+        let mut unanswered = Vec::new();
+        for (sequence, in_flight) in (session.first_sequence..).zip(&session.in_flight) {
+            self.request_bytes -= in_flight.frame_bytes;
+            if in_flight.response.is_none() {
+                unanswered.push(RequestId { connection, sequence });
+            }
+        }
+        for SentRange { path, position, bytes } in session.sent_ranges {
+            effects.push(Effect::Discard { path, position, bytes });
+        }
+        self.release_held(effects);
+        unanswered
+    }
+
+    /// Reads again from sessions that were held for want of memory, in their order, while there is some.
+    fn release_held(&mut self, effects: &mut Vec<Effect>) {
+        while self.request_bytes <= self.request_bytes_max
+            && let Some(connection) = self.held.pop_front()
+        {
+            let session = self.sessions.get_mut(&connection).expect("a session that is gone is not held");
+            session.held = false;
+            if !session.closing && !self.shutting_down {
+                session.set_reading(connection, effects);
+            }
+        }
+    }
+}
+
+impl Session {
+    /// Sends the responses at the front that are there. Returns the bytes of the requests that are done with.
+    fn send_ready(&mut self, connection: ConnectionId, effects: &mut Vec<Effect>) -> usize {
+        let mut frame_bytes = 0;
+        let mut parts = Vec::new();
+        while let Some(InFlight { response: Some(_), .. }) = self.in_flight.front() {
+            let done = self.in_flight.pop_front().expect("it was just seen");
+            self.first_sequence += 1;
+            frame_bytes += done.frame_bytes;
+            match done.response.expect("it was just seen") {
+                Response::Parts(more) if parts.is_empty() => parts = more,
+                Response::Parts(more) => parts.extend(more),
+                Response::Nothing => {}
+                Response::Close => {
+                    self.closing = true;
+                    break;
+                }
+            }
+        }
+        if !parts.is_empty() {
+            self.sent_bytes += parts.iter().map(SendPart::bytes).sum::<usize>();
+            effects.push(Effect::Send { connection, parts });
+        }
+        if self.closing {
+            effects.push(Effect::Close { connection });
+        }
+        frame_bytes
+    }
+
+    /// Switches reading on or off, as its bounds say.
+    fn set_reading(&mut self, connection: ConnectionId, effects: &mut Vec<Effect>) {
+        let on = !self.held
+            && !self.closing
+            && self.in_flight.len() < REQUESTS_IN_FLIGHT_MAX
+            && self.response_bytes < RESPONSE_BYTES_MAX;
+        if on != self.reading && !self.closing {
+            self.reading = on;
+            effects.push(Effect::Reading { connection, on });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    const CONNECTION: ConnectionId = ConnectionId(1);
+    const OTHER: ConnectionId = ConnectionId(2);
+
+    fn parts(text: &'static str) -> Response {
+        Response::Parts(vec![SendPart::Memory(Bytes::from_static(text.as_bytes()))])
+    }
+
+    fn send(connection: ConnectionId, texts: &[&'static str]) -> Effect {
+        let parts = texts.iter().map(|text| SendPart::Memory(Bytes::from_static(text.as_bytes()))).collect();
+        Effect::Send { connection, parts }
+    }
+
+    #[track_caller]
+    fn assert_effects(effects: &mut Vec<Effect>, expected: &[Effect]) {
+        assert_eq!(format!("{effects:?}"), format!("{expected:?}"));
+        effects.clear();
+    }
+
+    #[test]
+    fn responses_leave_in_the_order_of_their_requests() {
+        let mut effects = Vec::new();
+        let mut sessions = Sessions::new(1000);
+        sessions.connected(CONNECTION, 3);
+        assert_eq!(sessions.listener(CONNECTION), Some(3));
+        let ids: Vec<RequestId> = (0..4).map(|_| sessions.admit(CONNECTION, 10, &mut effects).unwrap()).collect();
+        sessions.respond(ids[2], parts("third"), &mut effects);
+        sessions.respond(ids[1], Response::Nothing, &mut effects);
+        assert_effects(&mut effects, &[]);
+        sessions.respond(ids[0], parts("first"), &mut effects);
+        assert_effects(&mut effects, &[send(CONNECTION, &["first", "third"])]);
+        assert_eq!(sessions.request_bytes(), 10);
+        sessions.respond(ids[3], parts("fourth"), &mut effects);
+        assert_effects(&mut effects, &[send(CONNECTION, &["fourth"])]);
+        assert_eq!(sessions.request_bytes(), 0);
+    }
+
+    #[test]
+    fn a_close_waits_for_the_responses_before_it_and_ends_what_comes_after() {
+        let mut effects = Vec::new();
+        let mut sessions = Sessions::new(1000);
+        sessions.connected(CONNECTION, 0);
+        let ids: Vec<RequestId> = (0..3).map(|_| sessions.admit(CONNECTION, 10, &mut effects).unwrap()).collect();
+        sessions.respond(ids[1], Response::Close, &mut effects);
+        sessions.respond(ids[2], parts("never"), &mut effects);
+        assert_effects(&mut effects, &[]);
+        sessions.respond(ids[0], parts("first"), &mut effects);
+        assert_effects(&mut effects, &[send(CONNECTION, &["first"]), Effect::Close { connection: CONNECTION }]);
+        assert_eq!(sessions.admit(CONNECTION, 10, &mut effects), None);
+        sessions.disconnected(CONNECTION, &mut effects);
+        assert_eq!(sessions.request_bytes(), 0);
+        assert_effects(&mut effects, &[]);
+    }
+
+    #[test]
+    fn a_session_with_too_many_requests_is_not_read_from() {
+        let mut effects = Vec::new();
+        let mut sessions = Sessions::new(1000);
+        sessions.connected(CONNECTION, 0);
+        let ids: Vec<RequestId> =
+            (0..REQUESTS_IN_FLIGHT_MAX).map(|_| sessions.admit(CONNECTION, 1, &mut effects).unwrap()).collect();
+        assert_effects(&mut effects, &[Effect::Reading { connection: CONNECTION, on: false }]);
+        sessions.respond(ids[0], Response::Nothing, &mut effects);
+        assert_effects(&mut effects, &[Effect::Reading { connection: CONNECTION, on: true }]);
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_is_not_read_from() {
+        let mut effects = Vec::new();
+        let mut sessions = Sessions::new(1000);
+        sessions.connected(CONNECTION, 0);
+        let request = sessions.admit(CONNECTION, 10, &mut effects).unwrap();
+        let large = SendPart::File { path: "segment".into(), position: 0, bytes: RESPONSE_BYTES_MAX };
+        sessions.respond(request, Response::Parts(vec![large.clone()]), &mut effects);
+        let range = SentRange { path: "segment".into(), position: 0, bytes: RESPONSE_BYTES_MAX };
+        sessions.discard_after_send(CONNECTION, vec![range]);
+        assert_effects(
+            &mut effects,
+            &[
+                Effect::Send { connection: CONNECTION, parts: vec![large] },
+                Effect::Reading { connection: CONNECTION, on: false },
+            ],
+        );
+        sessions.drained(CONNECTION, &mut effects);
+        assert_effects(
+            &mut effects,
+            &[
+                Effect::Discard { path: "segment".into(), position: 0, bytes: RESPONSE_BYTES_MAX },
+                Effect::Reading { connection: CONNECTION, on: true },
+            ],
+        );
+    }
+
+    #[test]
+    fn the_shards_memory_for_requests_is_bounded() {
+        let mut effects = Vec::new();
+        let mut sessions = Sessions::new(100);
+        sessions.connected(CONNECTION, 0);
+        sessions.connected(OTHER, 0);
+        let first = sessions.admit(CONNECTION, 100, &mut effects).unwrap();
+        assert_effects(&mut effects, &[]);
+        let second = sessions.admit(OTHER, 60, &mut effects).unwrap();
+        assert_effects(&mut effects, &[Effect::Reading { connection: OTHER, on: false }]);
+        sessions.respond(first, Response::Nothing, &mut effects);
+        assert_effects(&mut effects, &[Effect::Reading { connection: OTHER, on: true }]);
+        assert_eq!(sessions.request_bytes(), 60);
+        assert_eq!(sessions.disconnected(OTHER, &mut effects), [second]);
+        assert_eq!(sessions.request_bytes(), 0);
+    }
+}

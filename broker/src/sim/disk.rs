@@ -1,0 +1,610 @@
+//! A disk in memory that executes every [`DiskOp`] and is as unkind as its documentation allows.
+//!
+//! What a loss of power leaves: of everything written and not made durable, any subset of the 512-byte sectors, each
+//! in any of the versions it had since it was last durable; of operations under way, all, nothing or (writes, removal
+//! of a directory) a part; of a name that nothing made durable, perhaps nothing. A killed process loses only what was
+//! under way. After a failed sync what was waiting for it is never made durable again, though reads still show it.
+//!
+//! Operations take effect when they complete. The simulator completes them in an order of its choosing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, FilePath};
+
+use super::random::Random;
+
+/// What a disk writes all at once or not at all.
+const SECTOR_BYTES: usize = 512;
+
+type Sector = [u8; SECTOR_BYTES];
+
+/// Names an operation under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Operation(pub u64);
+
+/// How the disk misbehaves apart from losing power.
+#[derive(Clone, Debug, Default)]
+pub struct DiskFaults {
+    /// Space for files, in bytes; `None` is without limit.
+    pub capacity_bytes: Option<u64>,
+    /// One write or sync in this many fails; 0 is none.
+    pub fail_one_in: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct File {
+    /// What reads see.
+    content: Vec<u8>,
+    /// What survives a loss of power, whatever happens.
+    durable: Vec<u8>,
+    /// Sectors that may survive in another version than the durable one: (number of the write, bytes), in order.
+    versions: BTreeMap<usize, Vec<(u64, Box<Sector>)>>,
+    /// The name survives a loss of power.
+    is_named_durably: bool,
+    reserved_bytes: u64,
+}
+
+impl File {
+    fn bytes_used(&self) -> u64 {
+        (self.content.len() as u64).max(self.reserved_bytes)
+    }
+
+    fn sector(&self, index: usize) -> Box<Sector> {
+        let mut sector = Box::new([0; SECTOR_BYTES]);
+        let start = (index * SECTOR_BYTES).min(self.content.len());
+        let end = (start + SECTOR_BYTES).min(self.content.len());
+        sector[..end - start].copy_from_slice(&self.content[start..end]);
+        sector
+    }
+
+    /// Writes the sectors for which `chosen` says so.
+    fn write(&mut self, write: u64, position: usize, data: &[u8], mut chosen: impl FnMut() -> bool) {
+        for (index, chunk) in data.chunks(SECTOR_BYTES).enumerate() {
+            if !chosen() {
+                continue;
+            }
+            let start = position + index * SECTOR_BYTES;
+            let end = start + chunk.len();
+            if self.content.len() < end {
+                self.content.resize(end, 0);
+            }
+            self.content[start..end].copy_from_slice(chunk);
+            let sector = start / SECTOR_BYTES;
+            let version = self.sector(sector);
+            self.versions.entry(sector).or_default().push((write, version));
+        }
+    }
+
+    /// Makes durable what the sectors from `first` to before `last` held after write number `until`.
+    fn make_durable(&mut self, sectors: std::ops::Range<usize>, until: u64) {
+        let File { durable, versions, .. } = self;
+        for (&index, versions) in versions.range_mut(sectors) {
+            let settled = versions.partition_point(|(write, _)| *write <= until);
+            if let Some((_, version)) = versions.drain(..settled).next_back() {
+                let start = index * SECTOR_BYTES;
+                let end = start + SECTOR_BYTES;
+                if durable.len() < end {
+                    durable.resize(end, 0);
+                }
+                durable[start..end].copy_from_slice(&version[..]);
+            }
+        }
+        versions.retain(|_, versions| !versions.is_empty());
+    }
+
+    fn make_all_durable(&mut self) {
+        self.durable.clone_from(&self.content);
+        self.versions.clear();
+    }
+
+    fn lose_power(&mut self, random: &mut Random) {
+        // Whether this file is hit at all, and how hard, differs from file to file: all or nothing must happen, too.
+        let survival = random.below(5);
+        let mut content = std::mem::take(&mut self.durable);
+        for (index, versions) in std::mem::take(&mut self.versions) {
+            let kept = match survival {
+                0 => 0,
+                1 => versions.len(),
+                _ => random.index(versions.len() + 1),
+            };
+            let Some((_, version)) = kept.checked_sub(1).map(|last| &versions[last]) else { continue };
+            let start = index * SECTOR_BYTES;
+            if content.len() < start + SECTOR_BYTES {
+                content.resize(start + SECTOR_BYTES, 0);
+            }
+            content[start..start + SECTOR_BYTES].copy_from_slice(&version[..]);
+        }
+        self.content.clone_from(&content);
+        self.durable = content;
+    }
+}
+
+#[derive(Debug)]
+struct Underway {
+    op: DiskOp,
+    /// Number of the last write that had completed when the operation was asked for.
+    writes_before: u64,
+}
+
+/// The disk of one node.
+#[derive(Debug)]
+pub struct SimDisk {
+    random: Random,
+    /// How the disk misbehaves from now on.
+    pub faults: DiskFaults,
+    files: BTreeMap<FilePath, File>,
+    directories: BTreeSet<FilePath>,
+    underway: BTreeMap<Operation, Underway>,
+    next_operation: u64,
+    writes: u64,
+    /// After this many further operations of [`SimDisk::execute`] the power goes.
+    power_lasts: Option<u64>,
+}
+
+impl SimDisk {
+    /// An empty disk.
+    pub fn new(random: Random) -> SimDisk {
+        SimDisk {
+            random,
+            faults: DiskFaults::default(),
+            files: BTreeMap::new(),
+            directories: BTreeSet::new(),
+            underway: BTreeMap::new(),
+            next_operation: 0,
+            writes: 0,
+            power_lasts: None,
+        }
+    }
+
+    /// Starts an operation, and says after how many microseconds it completes.
+    pub fn submit(&mut self, op: DiskOp) -> (Operation, u64) {
+        let operation = Operation(self.next_operation);
+        self.next_operation += 1;
+        let base = match &op {
+            DiskOp::Read { .. } | DiskOp::List { .. } => 20,
+            DiskOp::Write { durable: false, .. } => 30,
+            _ => 60,
+        };
+        let delay = match self.random.below(100) {
+            0 => self.random.between(2_000, 60_000),
+            1..10 => self.random.between(300, 3_000),
+            _ => self.random.between(base, base * 5),
+        };
+        self.underway.insert(operation, Underway { op, writes_before: self.writes });
+        (operation, delay)
+    }
+
+    /// An operation completes: it takes effect now.
+    pub fn complete(&mut self, operation: Operation) -> Result<DiskReply, DiskError> {
+        let Underway { op, writes_before } = self.underway.remove(&operation).expect("it is under way");
+        let may_fail = matches!(op, DiskOp::Write { .. } | DiskOp::Sync { .. });
+        if may_fail && self.random.one_in(self.faults.fail_one_in) {
+            self.fail(op);
+            return Err(DiskError::Failed("input/output error (simulated)".to_string()));
+        }
+        self.apply(op, writes_before)
+    }
+
+    /// Executes an operation at once, as recovery does. Once [`SimDisk::cut_power_after`] has run out, every operation
+    /// fails and changes nothing.
+    pub fn execute(&mut self, op: DiskOp) -> Result<DiskReply, DiskError> {
+        let (operation, _) = self.submit(op);
+        match &mut self.power_lasts {
+            // The operation stays under way: how much of it happened, `lose_power` decides.
+            Some(0) => return Err(DiskError::Failed("the power is gone (simulated)".to_string())),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        let Underway { op, writes_before } = self.underway.remove(&operation).expect("it was just submitted");
+        self.apply(op, writes_before)
+    }
+
+    /// The power goes during the operation after the next `operations` of [`SimDisk::execute`].
+    pub fn cut_power_after(&mut self, operations: u64) {
+        self.power_lasts = Some(operations);
+    }
+
+    /// Whether the power was cut: what was executed since is not known to have happened.
+    pub fn is_out_of_power(&self) -> bool {
+        self.power_lasts == Some(0)
+    }
+
+    /// The power goes, and comes back.
+    pub fn lose_power(&mut self) {
+        self.interrupt();
+        let SimDisk { random, files, .. } = self;
+        files.retain(|_, file| file.is_named_durably || random.coin());
+        for file in files.values_mut() {
+            file.lose_power(random);
+            file.is_named_durably = true;
+        }
+        self.power_lasts = None;
+    }
+
+    /// The process is killed: the kernel keeps what was written, and operations under way may still happen.
+    pub fn kill(&mut self) {
+        self.interrupt();
+        self.power_lasts = None;
+    }
+
+    /// Bytes from a file as `sendfile` sees them, if they are all there.
+    pub fn peek(&self, path: &str, position: u64, bytes: usize) -> Option<Bytes> {
+        let start = usize::try_from(position).ok()?;
+        let content = &self.files.get(path)?.content;
+        content.get(start..start.checked_add(bytes)?).map(Bytes::copy_from_slice)
+    }
+
+    /// Space that is left, in bytes.
+    pub fn free_bytes(&self) -> u64 {
+        let used: u64 = self.files.values().map(File::bytes_used).sum();
+        self.faults.capacity_bytes.unwrap_or(1 << 40).saturating_sub(used)
+    }
+
+    /// Every file's path and length, for a trace.
+    pub fn listing(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.files.iter().map(|(path, file)| (&**path, file.content.len()))
+    }
+
+    /// Everything under way happens wholly, partly or not at all, in any order.
+    fn interrupt(&mut self) {
+        let mut underway: Vec<Underway> = std::mem::take(&mut self.underway).into_values().collect();
+        while !underway.is_empty() {
+            let Underway { op, writes_before } = underway.swap_remove(self.random.index(underway.len()));
+            match (op, self.random.below(3)) {
+                (_, 0) => {}
+                (DiskOp::Write { path, position, data, .. }, 1) => {
+                    let data = padded(&data);
+                    let writes = self.next_write();
+                    let SimDisk { random, files, .. } = self;
+                    if let Some(file) = files.get_mut(&path) {
+                        file.write(writes, position as usize, &data, || random.coin());
+                    }
+                }
+                (DiskOp::Remove { path }, 1) => {
+                    let SimDisk { random, files, .. } = self;
+                    files.retain(|name, _| !is_below(name, &path) || random.coin());
+                }
+                (DiskOp::Replace { path, data }, 1) => {
+                    // The driver's temporary file stays behind, with anything in it.
+                    let kept = self.random.index(data.len() + 1);
+                    let mut file = File { content: data[..kept].to_vec(), is_named_durably: true, ..File::default() };
+                    file.make_all_durable();
+                    self.files.insert(format!("{path}.tmp").into(), file);
+                }
+                // Nobody hears whether it succeeded.
+                (op, _) => drop(self.apply(op, writes_before)),
+            }
+        }
+    }
+
+    /// A write or sync fails: some of it may have reached the disk, and nothing more ever will.
+    fn fail(&mut self, op: DiskOp) {
+        let writes = self.next_write();
+        let SimDisk { random, files, .. } = self;
+        match op {
+            DiskOp::Write { path, position, data, .. } => {
+                if let Some(file) = files.get_mut(&path) {
+                    file.write(writes, position as usize, &padded(&data), || random.coin());
+                }
+            }
+            DiskOp::Sync { path } => {
+                // The kernel marks the pages clean: the next sync has nothing to do and succeeds.
+                if let Some(file) = files.get_mut(&path) {
+                    file.versions.retain(|_, _| random.coin());
+                }
+            }
+            _ => unreachable!("only writes and syncs are made to fail"),
+        }
+    }
+
+    fn next_write(&mut self) -> u64 {
+        self.writes += 1;
+        self.writes
+    }
+
+    fn has_directory_of(&self, path: &str) -> bool {
+        path.rsplit_once('/').is_none_or(|(directory, _)| self.directories.contains(directory))
+    }
+
+    /// Makes room for a file of this length; a new file needs its directory.
+    fn grow(&mut self, path: &FilePath, bytes: u64) -> Result<(), DiskError> {
+        if !self.has_directory_of(path) || self.directories.contains(path) {
+            return Err(DiskError::NotFound);
+        }
+        let used = self.files.get(path).map_or(0, File::bytes_used);
+        if bytes.saturating_sub(used) > self.free_bytes() {
+            return Err(DiskError::NoSpace);
+        }
+        self.files.entry(path.clone()).or_default();
+        Ok(())
+    }
+
+    fn apply(&mut self, op: DiskOp, writes_before: u64) -> Result<DiskReply, DiskError> {
+        match op {
+            DiskOp::Write { path, position, data, durable } => {
+                assert_eq!(position % BLOCK_BYTES as u64, 0, "direct writes are aligned");
+                let data = padded(&data);
+                self.grow(&path, position + data.len() as u64)?;
+                let writes = self.next_write();
+                let file = self.files.get_mut(&path).expect("grown");
+                let position = position as usize;
+                file.write(writes, position, &data, || true);
+                if durable {
+                    file.make_durable(position / SECTOR_BYTES..(position + data.len()) / SECTOR_BYTES, writes);
+                }
+            }
+            DiskOp::Sync { path } => {
+                let file = self.files.get_mut(&path).ok_or(DiskError::NotFound)?;
+                file.make_durable(0..usize::MAX, writes_before);
+            }
+            DiskOp::Allocate { path, bytes } => {
+                self.grow(&path, bytes)?;
+                let file = self.files.get_mut(&path).expect("grown");
+                file.is_named_durably = true;
+                file.reserved_bytes = file.reserved_bytes.max(bytes);
+                let length = (bytes as usize).max(file.content.len());
+                file.content.resize(length, 0);
+                let length = length.max(file.durable.len());
+                file.durable.resize(length, 0);
+            }
+            DiskOp::Read { path, position, bytes } => {
+                let file = self.files.get(&path).ok_or(DiskError::NotFound)?;
+                let start = (position as usize).min(file.content.len());
+                let end = start.saturating_add(bytes).min(file.content.len());
+                return Ok(DiskReply::Data(Bytes::copy_from_slice(&file.content[start..end])));
+            }
+            DiskOp::Replace { path, data } => {
+                self.grow(&path, data.len() as u64)?;
+                let mut file = File { content: data.to_vec(), is_named_durably: true, ..File::default() };
+                file.make_all_durable();
+                self.files.insert(path, file);
+            }
+            DiskOp::Truncate { path, bytes } => {
+                let file = self.files.get_mut(&path).ok_or(DiskError::NotFound)?;
+                file.content.resize(bytes as usize, 0);
+                file.reserved_bytes = file.reserved_bytes.min(bytes);
+                file.make_all_durable();
+            }
+            DiskOp::Rename { from, to } => self.rename(&from, &to)?,
+            DiskOp::Remove { path } => {
+                self.files.retain(|name, _| !is_below(name, &path));
+                self.directories.retain(|name| !is_below(name, &path));
+            }
+            DiskOp::CreateDirectory { path } => {
+                let parts = path.match_indices('/').map(|(end, _)| &path[..end]);
+                for directory in parts.chain([&*path]) {
+                    if self.files.contains_key(directory) {
+                        return Err(DiskError::Failed("not a directory".to_string()));
+                    }
+                    self.directories.insert(directory.into());
+                }
+            }
+            DiskOp::List { path } => return Ok(DiskReply::Names(self.list(&path))),
+        }
+        Ok(DiskReply::Done)
+    }
+
+    fn rename(&mut self, from: &FilePath, to: &FilePath) -> Result<(), DiskError> {
+        if !self.has_directory_of(to) {
+            return Err(DiskError::NotFound);
+        }
+        if let Some(mut file) = self.files.remove(from) {
+            file.is_named_durably = true;
+            self.files.insert(to.clone(), file);
+            return Ok(());
+        }
+        if !self.directories.contains(from) {
+            return Err(DiskError::NotFound);
+        }
+        if self.directories.contains(to) {
+            return Err(DiskError::Failed("a directory of that name exists".to_string()));
+        }
+        let moved = |name: &FilePath| -> FilePath { format!("{to}{}", &name[from.len()..]).into() };
+        for name in self.directories.clone().iter().filter(|name| is_below(name, from)) {
+            self.directories.remove(name);
+            self.directories.insert(moved(name));
+        }
+        let names: Vec<FilePath> = self.files.keys().filter(|name| is_below(name, from)).cloned().collect();
+        for name in names {
+            let file = self.files.remove(&name).expect("listed");
+            self.files.insert(moved(&name), file);
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, path: &str) -> Vec<(String, bool)> {
+        let inside = |name: &FilePath| -> Option<String> {
+            let rest = if path.is_empty() { Some(&**name) } else { name.strip_prefix(path)?.strip_prefix('/') };
+            rest.filter(|rest| !rest.is_empty() && !rest.contains('/')).map(str::to_string)
+        };
+        let files = self.files.keys().filter_map(inside).map(|name| (name, false));
+        let directories = self.directories.iter().filter_map(inside).map(|name| (name, true));
+        let mut names: Vec<_> = files.chain(directories).collect();
+        // "In no order": whoever relies on one is to be found out.
+        for index in (1..names.len()).rev() {
+            names.swap(index, self.random.index(index + 1));
+        }
+        names
+    }
+}
+
+/// Whether a path is that of `directory` or of something in it.
+fn is_below(path: &str, directory: &str) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn padded(data: &[Bytes]) -> Vec<u8> {
+    let mut out = data.concat();
+    out.resize(out.len().next_multiple_of(BLOCK_BYTES), 0);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "d/file";
+
+    fn disk(seed: u64) -> SimDisk {
+        println!("seed {seed}");
+        let mut disk = SimDisk::new(Random::new(seed));
+        disk.execute(DiskOp::CreateDirectory { path: "d".into() }).unwrap();
+        disk.execute(DiskOp::Allocate { path: FILE.into(), bytes: 8_192 }).unwrap();
+        disk
+    }
+
+    fn write(fill: u8, position: u64, durable: bool) -> DiskOp {
+        DiskOp::Write { path: FILE.into(), position, data: vec![Bytes::from(vec![fill; 4_096])], durable }
+    }
+
+    fn content(disk: &mut SimDisk) -> Bytes {
+        match disk.execute(DiskOp::Read { path: FILE.into(), position: 0, bytes: 1 << 20 }).unwrap() {
+            DiskReply::Data(data) => data,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What each of many seeds leaves of sector 0.
+    fn outcomes(mut run: impl FnMut(&mut SimDisk)) -> BTreeSet<u8> {
+        (0..200)
+            .map(|seed| {
+                let mut disk = disk(seed);
+                run(&mut disk);
+                disk.lose_power();
+                content(&mut disk)[0]
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_is_durable_stays() {
+        let left = outcomes(|disk| {
+            disk.execute(write(1, 0, false)).unwrap();
+            disk.execute(write(2, 0, true)).unwrap();
+        });
+        assert_eq!(left, BTreeSet::from([2]));
+        let left = outcomes(|disk| {
+            disk.execute(write(1, 0, false)).unwrap();
+            disk.execute(DiskOp::Sync { path: FILE.into() }).unwrap();
+        });
+        assert_eq!(left, BTreeSet::from([1]));
+    }
+
+    #[test]
+    fn what_is_not_durable_may_stay_in_any_version() {
+        let left = outcomes(|disk| {
+            disk.execute(write(1, 0, true)).unwrap();
+            disk.execute(write(2, 0, false)).unwrap();
+            disk.execute(write(3, 0, false)).unwrap();
+        });
+        assert_eq!(left, BTreeSet::from([1, 2, 3]));
+        let left = outcomes(|disk| {
+            disk.submit(write(1, 0, true));
+        });
+        assert_eq!(left, BTreeSet::from([0, 1]), "under way");
+    }
+
+    #[test]
+    fn a_sync_covers_what_was_written_before_it_was_asked_for() {
+        let left = outcomes(|disk| {
+            let (sync, _) = disk.submit(DiskOp::Sync { path: FILE.into() });
+            disk.execute(write(1, 0, false)).unwrap();
+            disk.complete(sync).unwrap();
+        });
+        assert_eq!(left, BTreeSet::from([0, 1]));
+    }
+
+    #[test]
+    fn writes_are_torn_between_sectors_not_inside() {
+        let mut torn = 0;
+        for seed in 0..50 {
+            let mut disk = disk(seed);
+            disk.execute(write(7, 0, false)).unwrap();
+            disk.lose_power();
+            let content = content(&mut disk);
+            let sectors: BTreeSet<&[u8]> = content[..4_096].chunks(SECTOR_BYTES).collect();
+            assert!(sectors.iter().all(|sector| sector.iter().all(|byte| *byte == sector[0])));
+            torn += usize::from(sectors.len() > 1);
+        }
+        assert!(torn > 10);
+    }
+
+    #[test]
+    fn a_killed_process_loses_nothing_that_completed() {
+        let mut disk = disk(1);
+        disk.execute(write(1, 0, false)).unwrap();
+        disk.kill();
+        assert_eq!(content(&mut disk)[4_095], 1);
+    }
+
+    #[test]
+    fn a_name_that_only_a_write_made_may_vanish() {
+        let survivors = (0..100)
+            .filter(|seed| {
+                let mut disk = SimDisk::new(Random::new(*seed));
+                disk.execute(DiskOp::CreateDirectory { path: "d".into() }).unwrap();
+                disk.execute(write(1, 0, true)).unwrap();
+                disk.lose_power();
+                disk.peek(FILE, 0, 4_096).is_some()
+            })
+            .count();
+        assert!((20..80).contains(&survivors), "{survivors}");
+    }
+
+    #[test]
+    fn a_full_disk_refuses_and_harms_nothing() {
+        let mut disk = disk(1);
+        disk.execute(write(1, 0, true)).unwrap();
+        disk.faults.capacity_bytes = Some(8_192);
+        assert_eq!(disk.execute(write(2, 8_192, true)), Err(DiskError::NoSpace));
+        assert_eq!(disk.execute(DiskOp::Allocate { path: FILE.into(), bytes: 8_193 }), Err(DiskError::NoSpace));
+        assert_eq!(disk.execute(write(3, 4_096, true)), Ok(DiskReply::Done), "inside what is reserved");
+        assert_eq!(disk.free_bytes(), 0);
+        disk.execute(DiskOp::Remove { path: FILE.into() }).unwrap();
+        assert_eq!(disk.free_bytes(), 8_192);
+    }
+
+    #[test]
+    fn nothing_is_durable_after_a_failed_sync() {
+        let left = outcomes(|disk| {
+            disk.execute(write(1, 0, false)).unwrap();
+            disk.faults.fail_one_in = 1;
+            let (sync, _) = disk.submit(DiskOp::Sync { path: FILE.into() });
+            assert!(matches!(disk.complete(sync), Err(DiskError::Failed(_))));
+            disk.faults.fail_one_in = 0;
+            disk.execute(DiskOp::Sync { path: FILE.into() }).unwrap();
+        });
+        assert_eq!(left, BTreeSet::from([0, 1]));
+    }
+
+    #[test]
+    fn directories_are_renamed_listed_and_removed_with_all_they_hold() {
+        let mut disk = disk(1);
+        disk.execute(DiskOp::CreateDirectory { path: "d/e/f".into() }).unwrap();
+        disk.execute(DiskOp::Rename { from: "d".into(), to: "g".into() }).unwrap();
+        let Ok(DiskReply::Names(mut names)) = disk.execute(DiskOp::List { path: "g".into() }) else { panic!() };
+        names.sort();
+        assert_eq!(names, [("e".to_string(), true), ("file".to_string(), false)]);
+        assert_eq!(disk.execute(DiskOp::List { path: "d".into() }), Ok(DiskReply::Names(Vec::new())));
+        let Ok(DiskReply::Names(names)) = disk.execute(DiskOp::List { path: "".into() }) else { panic!() };
+        assert_eq!(names, [("g".to_string(), true)]);
+        disk.execute(DiskOp::Remove { path: "g".into() }).unwrap();
+        assert_eq!(disk.listing().count(), 0);
+        assert_eq!(disk.execute(DiskOp::Sync { path: "g/file".into() }), Err(DiskError::NotFound));
+        assert_eq!(disk.execute(DiskOp::Remove { path: "g".into() }), Ok(DiskReply::Done));
+    }
+
+    #[test]
+    fn power_can_go_between_any_two_operations() {
+        let mut disk = disk(3);
+        disk.cut_power_after(1);
+        assert!(!disk.is_out_of_power());
+        disk.execute(write(1, 0, true)).unwrap();
+        assert!(disk.execute(write(2, 4_096, true)).is_err());
+        assert!(disk.is_out_of_power());
+        assert!(disk.execute(write(3, 4_096, true)).is_err());
+        disk.lose_power();
+        assert_eq!(content(&mut disk)[0], 1);
+    }
+}

@@ -1,0 +1,285 @@
+//! Bytes that nobody meant well: valid requests, cut and changed at random. Nothing may panic, and what is allocated
+//! stays within a multiple of the frame.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use bytes::{Bytes, BytesMut};
+use kafka_wire::alter_configs_request::AlterConfigsRequest;
+use kafka_wire::api_versions_request::ApiVersionsRequest;
+use kafka_wire::create_partitions_request::{CreatePartitionsRequest, CreatePartitionsTopic};
+use kafka_wire::create_topics_request::{
+    CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig, CreateTopicsRequest,
+};
+use kafka_wire::delete_topics_request::{DeleteTopicState, DeleteTopicsRequest};
+use kafka_wire::describe_cluster_request::DescribeClusterRequest;
+use kafka_wire::describe_configs_request::{DescribeConfigsRequest, DescribeConfigsResource};
+use kafka_wire::describe_topic_partitions_request::{Cursor, DescribeTopicPartitionsRequest, TopicRequest};
+use kafka_wire::incremental_alter_configs_request::{
+    AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequest,
+};
+use kafka_wire::metadata_request::{MetadataRequest, MetadataRequestTopic};
+use kafka_wire_core::{ApiVersion, KafkaEncode};
+use millstream::protocol::header::RequestHeader;
+use millstream::protocol::versions::{ApiKey, SERVED};
+use millstream::protocol::wire::Writer;
+
+use super::cluster::{Cluster, frame};
+
+/// Counts the bytes that the current thread holds, and the most it held.
+struct Counting;
+
+thread_local! {
+    static HELD: Cell<isize> = const { Cell::new(0) };
+    static MOST: Cell<isize> = const { Cell::new(0) };
+}
+
+fn count(bytes: isize) {
+    // A thread that ends has no counters any more; it is not measured.
+    let _ = HELD.try_with(|held| {
+        held.set(held.get() + bytes);
+        let _ = MOST.try_with(|most| most.set(most.get().max(held.get())));
+    });
+}
+
+// SAFETY: hands every call to the system's allocator unchanged; counting touches plain thread-local cells only.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// The most that `run` held beyond what was held before.
+fn most_held(run: impl FnOnce()) -> usize {
+    let before = HELD.get();
+    MOST.set(before);
+    run();
+    usize::try_from(MOST.get() - before).unwrap()
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+}
+
+/// One request of every API in every version, with something in every list.
+fn seeds() -> Vec<Bytes> {
+    let mut seeds = Vec::new();
+    for &key in SERVED.iter().filter(|key| millstream::api::handles(**key)) {
+        for version in key.declaration().versions() {
+            seeds.push(seed(key, version));
+        }
+    }
+    seeds
+}
+
+fn seed(key: ApiKey, version: i16) -> Bytes {
+    match key {
+        ApiKey::ApiVersions => {
+            let mut request = ApiVersionsRequest::default();
+            if version >= 3 {
+                request.client_software_name = "software".into();
+                request.client_software_version = "1.0".into();
+            }
+            frame(version, &request)
+        }
+        ApiKey::Metadata => {
+            let mut topic = MetadataRequestTopic::default();
+            topic.name = Some("events".into());
+            let mut request = MetadataRequest::default();
+            request.topics = Some(vec![topic.clone(), topic]);
+            frame(version, &request)
+        }
+        ApiKey::CreateTopics => {
+            let mut assignment = CreatableReplicaAssignment::default();
+            assignment.broker_ids = vec![1];
+            let mut config = CreatableTopicConfig::default();
+            config.name = "retention.ms".into();
+            config.value = Some("1".into());
+            let mut topic = CreatableTopic::default();
+            topic.name = "fresh".into();
+            topic.num_partitions = -1;
+            topic.replication_factor = -1;
+            topic.assignments = vec![assignment];
+            topic.configs = vec![config];
+            let mut request = CreateTopicsRequest::default();
+            request.topics = vec![topic];
+            frame(version, &request)
+        }
+        ApiKey::DeleteTopics => {
+            let mut request = DeleteTopicsRequest::default();
+            if version >= 6 {
+                let mut topic = DeleteTopicState::default();
+                topic.name = Some("events".into());
+                request.topics = vec![topic];
+            } else {
+                request.topic_names = vec!["events".into()];
+            }
+            frame(version, &request)
+        }
+        ApiKey::CreatePartitions => {
+            let mut topic = CreatePartitionsTopic::default();
+            topic.name = "events".into();
+            topic.count = 4;
+            topic.assignments = Some(vec![Default::default()]);
+            let mut request = CreatePartitionsRequest::default();
+            request.topics = vec![topic];
+            frame(version, &request)
+        }
+        ApiKey::DescribeConfigs => {
+            let mut resource = DescribeConfigsResource::default();
+            resource.resource_type = 2;
+            resource.resource_name = "events".into();
+            resource.configuration_keys = Some(vec!["retention.ms".into()]);
+            let mut request = DescribeConfigsRequest::default();
+            request.resources = vec![resource];
+            request.include_synonyms = true;
+            frame(version, &request)
+        }
+        ApiKey::AlterConfigs => {
+            use kafka_wire::alter_configs_request::{AlterConfigsResource, AlterableConfig};
+            let mut config = AlterableConfig::default();
+            config.name = "retention.ms".into();
+            config.value = Some("1".into());
+            let mut resource = AlterConfigsResource::default();
+            resource.resource_type = 2;
+            resource.resource_name = "events".into();
+            resource.configs = vec![config];
+            let mut request = AlterConfigsRequest::default();
+            request.resources = vec![resource];
+            frame(version, &request)
+        }
+        ApiKey::IncrementalAlterConfigs => {
+            let mut config = AlterableConfig::default();
+            config.name = "cleanup.policy".into();
+            config.config_operation = 2;
+            config.value = Some("compact".into());
+            let mut resource = AlterConfigsResource::default();
+            resource.resource_type = 2;
+            resource.resource_name = "events".into();
+            resource.configs = vec![config];
+            let mut request = IncrementalAlterConfigsRequest::default();
+            request.resources = vec![resource];
+            frame(version, &request)
+        }
+        ApiKey::DescribeCluster => frame(version, &DescribeClusterRequest::default()),
+        ApiKey::DescribeTopicPartitions => {
+            let mut topic = TopicRequest::default();
+            topic.name = "events".into();
+            let mut cursor = Cursor::default();
+            cursor.topic_name = "events".into();
+            cursor.partition_index = 1;
+            let mut request = DescribeTopicPartitionsRequest::default();
+            request.topics = vec![topic];
+            request.cursor = Some(cursor);
+            frame(version, &request)
+        }
+        other => panic!("{other:?} is not handled here"),
+    }
+}
+
+/// Where the handlers run, with their replies thrown away: closed connections are fine.
+fn run(frame: Bytes) {
+    if let Ok((header, _)) = RequestHeader::parse(frame.clone())
+        && millstream::api::handles(header.api_key)
+    {
+        let _ = Cluster::new().handle(frame);
+    }
+}
+
+#[test]
+fn truncated_requests() {
+    for seed in seeds() {
+        for end in 0..seed.len() {
+            run(seed.slice(..end));
+        }
+    }
+}
+
+#[test]
+fn mutated_requests() {
+    const ROUNDS: usize = 400;
+    /// Lengths and counts that decoders trip over.
+    const NASTY: [&[u8]; 8] = [
+        &[0xff, 0xff, 0xff, 0xff, 0x0f],
+        &[0x7f, 0xff, 0xff, 0xff],
+        &[0xff, 0xff, 0xff, 0xff],
+        &[0x80, 0x00, 0x00, 0x00],
+        &[0x80, 0x80, 0x80, 0x80, 0x80, 0x80],
+        &[0x7f, 0xff],
+        &[0xff, 0xff],
+        &[0x00, 0x01, 0x86, 0xa0],
+    ];
+    let mut random = Random(0x4d69_6c6c);
+    for seed in seeds() {
+        let whole_cluster = most_held(|| drop(Cluster::new()));
+        for _ in 0..ROUNDS {
+            let mut bytes = BytesMut::from(&seed[..]);
+            for _ in 0..=random.below(4) {
+                let at = random.below(bytes.len());
+                match random.below(3) {
+                    0 => bytes[at] ^= 1 << random.below(8),
+                    1 => bytes[at] = random.next() as u8,
+                    _ => {
+                        let nasty = NASTY[random.below(NASTY.len())];
+                        let end = (at + nasty.len()).min(bytes.len());
+                        bytes[at..end].copy_from_slice(&nasty[..end - at]);
+                    }
+                }
+            }
+            let bytes = bytes.freeze();
+            let held = most_held(|| run(bytes.clone()));
+            // Replies are as large as the cluster is: every configuration of the broker, in the worst case.
+            let bound = whole_cluster + 64 * bytes.len() + 512 * 1024;
+            assert!(held < bound, "{held} bytes for {bytes:?}");
+        }
+    }
+}
+
+/// The elements that take the least on the wire and the most in memory, as many as a request can hold.
+#[test]
+fn the_largest_arrays_take_a_bounded_multiple() {
+    let mut topics = MetadataRequest::default();
+    topics.allow_auto_topic_creation = false;
+    let mut nobody = MetadataRequestTopic::default();
+    nobody.name = Some("".into());
+    topics.topics = Some(vec![nobody; millstream::api::REQUEST_ARRAY_ELEMENTS_MAX]);
+    let largest = frame(4, &topics);
+    let held = most_held(|| run(largest.clone()));
+    assert!(held < 200 * largest.len(), "{held} for {}", largest.len());
+
+    // One more than may be: refused at the count, before anything is read.
+    let mut over = BytesMut::new();
+    topics.topics.as_mut().unwrap().push(Default::default());
+    topics.encode_into(&mut over, ApiVersion::new(4)).unwrap();
+    let mut writer = Writer::default();
+    writer.raw(&largest[..2 + 2 + 4 + 2 + "test-client".len()]);
+    writer.raw(&over);
+    let over = writer.finish();
+    let before = most_held(|| drop(Cluster::new()));
+    let held = most_held(|| assert!(Cluster::new().handle(over).is_err()));
+    assert!(held < before + 64 * 1024, "{held}");
+}

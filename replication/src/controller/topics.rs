@@ -1,0 +1,493 @@
+//! Creating, growing and deleting topics.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use millstream_storage::TopicId;
+
+use super::configs::check_topic_config;
+use super::{
+    Assignment, Controller, ControllerResponse, CreatedTopic, Decision, DeletedTopic,
+    MorePartitions, NewTopic, PARTITIONS_PER_REQUEST_MAX, Records, TopicReference, duplicates,
+};
+use crate::config::Properties;
+use crate::error::{ApiError, ErrorCode};
+use crate::image::{ClusterImage, PARTITIONS_PER_CLUSTER_MAX};
+use crate::random_id;
+use crate::record::{ConfigOwner, MetadataRecord, Partition};
+use crate::topic_name;
+
+/// What one request has decided so far.
+struct Pending<'a> {
+    image: &'a ClusterImage,
+    records: Records,
+    /// Names decided, by what `.` and `_` make of them.
+    colliding: HashMap<String, String>,
+    partitions: usize,
+}
+
+impl<'a> Pending<'a> {
+    fn new(image: &'a ClusterImage) -> Self {
+        Pending {
+            image,
+            records: Records::default(),
+            colliding: HashMap::new(),
+            partitions: 0,
+        }
+    }
+
+    /// Whether so many more partitions fit this request and the cluster.
+    fn check_room(&self, more: usize) -> Result<(), ApiError> {
+        if self.partitions + more > PARTITIONS_PER_REQUEST_MAX {
+            return Err(ApiError::new(
+                ErrorCode::PolicyViolation,
+                format!(
+                    "one request can create at most {PARTITIONS_PER_REQUEST_MAX} partitions; split it"
+                ),
+            ));
+        }
+        let held = self.image.partition_count() + self.partitions;
+        if held + more > PARTITIONS_PER_CLUSTER_MAX {
+            return Err(ApiError::new(
+                ErrorCode::PolicyViolation,
+                format!(
+                    "the cluster has {held} partitions and can hold {PARTITIONS_PER_CLUSTER_MAX}: there is no room for {more} more"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn decide(self, response: ControllerResponse, validate_only: bool) -> Decision {
+        Decision {
+            records: if validate_only {
+                Vec::new()
+            } else {
+                self.records.records
+            },
+            response,
+        }
+    }
+}
+
+impl Controller {
+    pub(super) fn create_topics(
+        &self,
+        image: &ClusterImage,
+        topics: Vec<NewTopic>,
+        validate_only: bool,
+        random_id: [u8; 16],
+    ) -> Decision {
+        let mut pending = Pending::new(image);
+        let mut ids = TopicIds::new(random_id);
+        let mut twice = duplicates(topics.iter().map(|topic| topic.name.clone()));
+        let all_twice = twice.clone();
+        let mut outcomes = Vec::new();
+        for topic in topics {
+            let name = topic.name.clone();
+            if all_twice.contains(&name) {
+                if twice.remove(&name) {
+                    let error = ApiError::new(
+                        ErrorCode::InvalidRequest,
+                        format!("topic {name} occurs twice in the request"),
+                    );
+                    outcomes.push((name, Err(error)));
+                }
+                continue;
+            }
+            let mut outcome = self.create_topic(&mut pending, topic, &mut ids);
+            if validate_only && let Ok(created) = &mut outcome {
+                created.topic_id = TopicId::default();
+            }
+            outcomes.push((name, outcome));
+        }
+        pending.decide(ControllerResponse::CreateTopics(outcomes), validate_only)
+    }
+
+    fn create_topic(
+        &self,
+        pending: &mut Pending<'_>,
+        topic: NewTopic,
+        ids: &mut TopicIds,
+    ) -> Result<CreatedTopic, ApiError> {
+        let image = pending.image;
+        let name = topic.name.as_str();
+        topic_name::check(name)
+            .map_err(|why| ApiError::new(ErrorCode::InvalidTopicException, why))?;
+        if image.topic(name).is_some() {
+            return Err(ApiError::new(
+                ErrorCode::TopicAlreadyExists,
+                format!("topic {name} exists already"),
+            ));
+        }
+        let colliding = topic_name::colliding(name);
+        let other = colliding.as_ref().and_then(|colliding| {
+            let decided = pending.colliding.get(colliding).map(String::as_str);
+            decided.or_else(|| image.colliding_topic(name).map(|topic| &*topic.name))
+        });
+        if let Some(other) = other {
+            return Err(ApiError::new(
+                ErrorCode::InvalidTopicException,
+                format!(
+                    "topic {name} collides with topic {other}: names that differ in '.' and '_' only are the same to metrics"
+                ),
+            ));
+        }
+
+        let mut configs = Properties::new();
+        for (config, value) in topic.configs {
+            let Some(value) = value else {
+                return Err(ApiError::new(
+                    ErrorCode::InvalidConfig,
+                    format!("the value of {config} is null"),
+                ));
+            };
+            check_topic_config(&config, &value)?;
+            configs.insert(config, value.trim().to_string());
+        }
+
+        let replicas = if topic.assignments.is_empty() {
+            self.chosen_replicas(pending, name, topic.partitions, topic.replication_factor)?
+        } else {
+            if topic.partitions != -1 || topic.replication_factor != -1 {
+                return Err(ApiError::new(
+                    ErrorCode::InvalidRequest,
+                    "with an assignment of replicas, the number of partitions and the replication factor must be -1",
+                ));
+            }
+            pending.check_room(topic.assignments.len())?;
+            assigned_replicas(image, topic.assignments)?
+        };
+
+        let topic_id = ids.next(image);
+        let created = CreatedTopic {
+            topic_id,
+            partitions: replicas.len() as i32,
+            replication_factor: replicas[0].len() as i16,
+            configs: configs.clone(),
+        };
+        let mut records = vec![MetadataRecord::Topic {
+            topic_id,
+            name: name.to_string(),
+        }];
+        let count = replicas.len();
+        records.extend(new_partitions(topic_id, 0, replicas));
+        records.extend(
+            configs
+                .into_iter()
+                .map(|(name, value)| MetadataRecord::Config {
+                    owner: ConfigOwner::Topic(topic_id),
+                    name,
+                    value: Some(value),
+                }),
+        );
+        pending.records.add(records)?;
+        pending.partitions += count;
+        if let Some(colliding) = colliding {
+            pending.colliding.insert(colliding, topic.name);
+        }
+        Ok(created)
+    }
+
+    /// The replicas of each partition of a new topic, as the controller spreads them.
+    fn chosen_replicas(
+        &self,
+        pending: &Pending<'_>,
+        name: &str,
+        partitions: i32,
+        replication_factor: i16,
+    ) -> Result<Vec<Vec<i32>>, ApiError> {
+        let image = pending.image;
+        let partitions = match partitions {
+            -1 => self.number(image, "num.partitions"),
+            partitions => partitions,
+        };
+        let Some(count) = usize::try_from(partitions).ok().filter(|count| *count > 0) else {
+            return Err(ApiError::new(
+                ErrorCode::InvalidPartitions,
+                format!("a topic needs at least one partition, not {partitions}"),
+            ));
+        };
+        let brokers = image.brokers().len();
+        let mut factor = match replication_factor {
+            -1 => self.number(image, "default.replication.factor"),
+            factor => i32::from(factor),
+        };
+        if topic_name::is_internal(name) {
+            // Their default is 3, which must not keep a small cluster from having consumer groups.
+            factor = factor.min(brokers.min(i16::MAX as usize) as i32);
+        }
+        let Some(factor) = usize::try_from(factor)
+            .ok()
+            .filter(|factor| (1..=brokers).contains(factor))
+        else {
+            return Err(ApiError::new(
+                ErrorCode::InvalidReplicationFactor,
+                format!(
+                    "the replication factor must be from 1 to the number of brokers, {brokers}, not {factor}"
+                ),
+            ));
+        };
+        pending.check_room(count)?;
+        Ok(spread(image, 0, count, factor))
+    }
+
+    pub(super) fn delete_topics(
+        &self,
+        image: &ClusterImage,
+        topics: Vec<TopicReference>,
+    ) -> Decision {
+        let allowed = self.is_on(image, "delete.topic.enable");
+        let mut removed = BTreeSet::new();
+        let mut records = Vec::new();
+        let mut deleted = Vec::new();
+        for reference in topics {
+            let found = match &reference {
+                TopicReference::Name(name) => image.topic(name),
+                TopicReference::Id(id) => image.topic_by_id(*id),
+            };
+            let outcome = match found {
+                _ if !allowed => Err(ApiError::new(
+                    ErrorCode::TopicDeletionDisabled,
+                    "topics cannot be deleted: delete.topic.enable is false",
+                )),
+                Some(topic) if removed.insert(topic.id) => {
+                    records.push(MetadataRecord::RemoveTopic { topic_id: topic.id });
+                    Ok(())
+                }
+                Some(topic) => Err(ApiError::new(
+                    ErrorCode::InvalidRequest,
+                    format!("topic {} occurs twice in the request", topic.name),
+                )),
+                None => Err(match &reference {
+                    TopicReference::Name(name) => unknown_topic(name),
+                    TopicReference::Id(id) => ApiError::new(
+                        ErrorCode::UnknownTopicId,
+                        format!("there is no topic with the id {}", id.to_base64()),
+                    ),
+                }),
+            };
+            let (name, topic_id) = match (found, reference) {
+                (Some(topic), _) => (Some(topic.name.to_string()), topic.id),
+                (None, TopicReference::Name(name)) => (Some(name), TopicId::default()),
+                (None, TopicReference::Id(id)) => (None, id),
+            };
+            deleted.push(DeletedTopic {
+                name,
+                topic_id,
+                outcome,
+            });
+        }
+        Decision {
+            records,
+            response: ControllerResponse::DeleteTopics(deleted),
+        }
+    }
+}
+
+pub(super) fn create_partitions(
+    image: &ClusterImage,
+    topics: Vec<MorePartitions>,
+    validate_only: bool,
+) -> Decision {
+    let mut pending = Pending::new(image);
+    let mut twice = duplicates(topics.iter().map(|topic| topic.name.clone()));
+    let all_twice = twice.clone();
+    let mut outcomes = Vec::new();
+    for topic in topics {
+        let name = topic.name.clone();
+        if all_twice.contains(&name) {
+            if twice.remove(&name) {
+                let error = ApiError::new(
+                    ErrorCode::InvalidRequest,
+                    format!("topic {name} occurs twice in the request"),
+                );
+                outcomes.push((name, Err(error)));
+            }
+            continue;
+        }
+        let outcome = grow(&mut pending, topic);
+        outcomes.push((name, outcome));
+    }
+    pending.decide(
+        ControllerResponse::CreatePartitions(outcomes),
+        validate_only,
+    )
+}
+
+fn grow(pending: &mut Pending<'_>, more: MorePartitions) -> Result<(), ApiError> {
+    let image = pending.image;
+    let Some(topic) = image.topic(&more.name) else {
+        return Err(unknown_topic(&more.name));
+    };
+    let held = topic.partitions.len();
+    let invalid = |message: String| ApiError::new(ErrorCode::InvalidPartitions, message);
+    let Some(count) = usize::try_from(more.count).ok().filter(|count| *count > 0) else {
+        return Err(invalid(format!(
+            "a topic needs at least one partition, not {}",
+            more.count
+        )));
+    };
+    if count == held {
+        return Err(invalid(format!(
+            "topic {} has {held} partitions already",
+            more.name
+        )));
+    }
+    if count < held {
+        return Err(invalid(format!(
+            "topic {} has {held} partitions; partitions cannot be taken away, so {count} is too few",
+            more.name
+        )));
+    }
+    pending.check_room(count - held)?;
+    let factor = topic.partitions[0].replicas.len();
+    let replicas = match more.assignments {
+        None => {
+            let brokers = image.brokers().len();
+            if brokers < factor {
+                return Err(ApiError::new(
+                    ErrorCode::InvalidReplicationFactor,
+                    format!(
+                        "topic {} has {factor} replicas of each partition, and there are {brokers} brokers",
+                        more.name
+                    ),
+                ));
+            }
+            spread(image, held, count - held, factor)
+        }
+        Some(assignments) => {
+            if assignments.len() != count - held {
+                return Err(ApiError::new(
+                    ErrorCode::InvalidReplicaAssignment,
+                    format!(
+                        "{} new partitions need as many assignments, not {}",
+                        count - held,
+                        assignments.len()
+                    ),
+                ));
+            }
+            for brokers in &assignments {
+                check_assignment(image, brokers, factor)?;
+            }
+            assignments
+        }
+    };
+    let records = new_partitions(topic.id, held, replicas).collect();
+    pending.records.add(records)?;
+    pending.partitions += count - held;
+    Ok(())
+}
+
+/// Replicas for `count` partitions from `first` on, dealt out to the brokers in turn. There are at least `factor`.
+fn spread(image: &ClusterImage, first: usize, count: usize, factor: usize) -> Vec<Vec<i32>> {
+    let brokers: Vec<i32> = image.brokers().map(|broker| broker.node_id).collect();
+    // Topics begin at different brokers, or the first would lead every topic of one partition.
+    let start = image.partition_count();
+    (first..first + count)
+        .map(|partition| {
+            (0..factor)
+                .map(|replica| brokers[(start + partition + replica) % brokers.len()])
+                .collect()
+        })
+        .collect()
+}
+
+/// The replicas that a request assigns to the partitions of a new topic.
+fn assigned_replicas(
+    image: &ClusterImage,
+    assignments: Vec<Assignment>,
+) -> Result<Vec<Vec<i32>>, ApiError> {
+    let invalid = |message: String| ApiError::new(ErrorCode::InvalidReplicaAssignment, message);
+    let mut replicas = BTreeMap::new();
+    let factor = assignments[0].brokers.len();
+    for assignment in assignments {
+        let partition = assignment.partition;
+        check_assignment(image, &assignment.brokers, factor)?;
+        if replicas.insert(partition, assignment.brokers).is_some() {
+            return Err(invalid(format!("partition {partition} is assigned twice")));
+        }
+    }
+    match (0..)
+        .zip(replicas.keys())
+        .find(|(index, key)| index != *key)
+    {
+        Some((missing, _)) => Err(invalid(format!(
+            "partitions must be numbered from 0 without gaps: {missing} is missing"
+        ))),
+        None => Ok(replicas.into_values().collect()),
+    }
+}
+
+fn check_assignment(image: &ClusterImage, brokers: &[i32], factor: usize) -> Result<(), ApiError> {
+    let invalid =
+        |message: String| Err(ApiError::new(ErrorCode::InvalidReplicaAssignment, message));
+    if brokers.is_empty() {
+        return invalid("a partition needs at least one replica".into());
+    }
+    if brokers.len() != factor {
+        return invalid(format!(
+            "every partition needs as many replicas, {factor}, not {}",
+            brokers.len()
+        ));
+    }
+    if let Some(unknown) = brokers.iter().find(|id| image.broker(**id).is_none()) {
+        return invalid(format!("there is no broker {unknown}"));
+    }
+    match duplicates(brokers.iter()).first() {
+        Some(twice) => invalid(format!("broker {twice} is given twice for one partition")),
+        None => Ok(()),
+    }
+}
+
+fn new_partitions(
+    topic_id: TopicId,
+    first: usize,
+    replicas: Vec<Vec<i32>>,
+) -> impl Iterator<Item = MetadataRecord> {
+    (first as i32..)
+        .zip(replicas)
+        .map(move |(partition, replicas)| MetadataRecord::Partition {
+            topic_id,
+            partition,
+            state: Partition {
+                isr: replicas.clone(),
+                leader: replicas[0],
+                replicas,
+                leader_epoch: 0,
+                partition_epoch: 0,
+            },
+        })
+}
+
+pub(super) fn unknown_topic(name: &str) -> ApiError {
+    ApiError::new(
+        ErrorCode::UnknownTopicOrPartition,
+        format!("there is no topic {name:?}"),
+    )
+}
+
+/// Topic ids made of random bytes: different for each topic of a request.
+struct TopicIds {
+    high: u64,
+    low: u64,
+}
+
+impl TopicIds {
+    fn new(random: [u8; 16]) -> Self {
+        let [high, low] = random_id::halves(u128::from_be_bytes(random));
+        TopicIds { high, low }
+    }
+
+    /// One that no topic has.
+    fn next(&mut self, image: &ClusterImage) -> TopicId {
+        loop {
+            self.high = self.high.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let low = self.low ^ self.high;
+            let random = [random_id::mix(self.high), random_id::mix(low)];
+            let id = TopicId(random_id::uuid(random_id::whole(random)));
+            if image.topic_by_id(id).is_none() {
+                return id;
+            }
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! How metadata records are written, in the log and in snapshots: `docs/metadata-format.md`, "Records".
+//!
+//! Little-endian. A record is its type, the version of that type's layout, and its fields. Nothing is skipped: a type
+//! or version that is not known is an error, because to leave out a record is to replay another history.
+
+use millstream_storage::TopicId;
+
+use crate::record::{ConfigOwner, Endpoint, MetadataRecord, Partition};
+
+const CLUSTER: u8 = 1;
+const NODE: u8 = 2;
+const BROKER: u8 = 3;
+const TOPIC: u8 = 4;
+const PARTITION: u8 = 5;
+const REMOVE_TOPIC: u8 = 6;
+const CONFIG: u8 = 7;
+const PRODUCER_IDS: u8 = 8;
+
+/// The version that is written, of every type.
+const VERSION: u8 = 1;
+
+const OWNER_TOPIC: u8 = 1;
+const OWNER_BROKER: u8 = 2;
+const OWNER_CLUSTER: u8 = 3;
+
+impl MetadataRecord {
+    /// Appends the record's bytes.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            MetadataRecord::Cluster { cluster_id } => {
+                out.extend([CLUSTER, VERSION]);
+                out.extend(cluster_id);
+            }
+            MetadataRecord::Node { node_id } => {
+                out.extend([NODE, VERSION]);
+                out.extend(node_id.to_le_bytes());
+            }
+            MetadataRecord::Broker {
+                node_id,
+                epoch,
+                endpoints,
+                rack,
+            } => {
+                out.extend([BROKER, VERSION]);
+                out.extend(node_id.to_le_bytes());
+                out.extend(epoch.to_le_bytes());
+                put_count(out, endpoints.len());
+                for endpoint in endpoints {
+                    put_text(out, &endpoint.listener);
+                    put_text(out, &endpoint.host);
+                    out.extend(endpoint.port.to_le_bytes());
+                }
+                put_optional_text(out, rack.as_deref());
+            }
+            MetadataRecord::Topic { topic_id, name } => {
+                out.extend([TOPIC, VERSION]);
+                out.extend(topic_id.0);
+                put_text(out, name);
+            }
+            MetadataRecord::Partition {
+                topic_id,
+                partition,
+                state,
+            } => {
+                out.extend([PARTITION, VERSION]);
+                out.extend(topic_id.0);
+                out.extend(partition.to_le_bytes());
+                put_numbers(out, &state.replicas);
+                put_numbers(out, &state.isr);
+                out.extend(state.leader.to_le_bytes());
+                out.extend(state.leader_epoch.to_le_bytes());
+                out.extend(state.partition_epoch.to_le_bytes());
+            }
+            MetadataRecord::RemoveTopic { topic_id } => {
+                out.extend([REMOVE_TOPIC, VERSION]);
+                out.extend(topic_id.0);
+            }
+            MetadataRecord::Config { owner, name, value } => {
+                out.extend([CONFIG, VERSION]);
+                match owner {
+                    ConfigOwner::Topic(topic_id) => {
+                        out.push(OWNER_TOPIC);
+                        out.extend(topic_id.0);
+                    }
+                    ConfigOwner::Broker(node_id) => {
+                        out.push(OWNER_BROKER);
+                        out.extend(node_id.to_le_bytes());
+                    }
+                    ConfigOwner::Cluster => out.push(OWNER_CLUSTER),
+                }
+                put_text(out, name);
+                put_optional_text(out, value.as_deref());
+            }
+            MetadataRecord::ProducerIds { next } => {
+                out.extend([PRODUCER_IDS, VERSION]);
+                out.extend(next.to_le_bytes());
+            }
+        }
+    }
+}
+
+fn put_count(out: &mut Vec<u8>, count: usize) {
+    let count = u32::try_from(count).expect("requests are bounded far below 2^32");
+    out.extend(count.to_le_bytes());
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    put_count(out, text.len());
+    out.extend(text.as_bytes());
+}
+
+fn put_optional_text(out: &mut Vec<u8>, text: Option<&str>) {
+    match text {
+        Some(text) => {
+            out.push(1);
+            put_text(out, text);
+        }
+        None => out.push(0),
+    }
+}
+
+fn put_numbers(out: &mut Vec<u8>, numbers: &[i32]) {
+    put_count(out, numbers.len());
+    for number in numbers {
+        out.extend(number.to_le_bytes());
+    }
+}
+
+/// Reads `count` records that fill `bytes` exactly. Memory follows the bytes that are there, never a count in them.
+pub fn decode_records(count: u32, bytes: &[u8]) -> Result<Vec<MetadataRecord>, String> {
+    let mut reader = Reader { bytes };
+    let mut records = Vec::new();
+    for index in 0..count {
+        let record = reader
+            .record()
+            .map_err(|why| format!("record {index} of {count}: {why}"))?;
+        records.push(record);
+    }
+    match reader.bytes.len() {
+        0 => Ok(records),
+        left => Err(format!("{left} bytes follow the last of {count} records")),
+    }
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
+        if count > self.bytes.len() {
+            return Err(format!(
+                "{count} bytes are wanted and {} are left",
+                self.bytes.len()
+            ));
+        }
+        let (taken, left) = self.bytes.split_at(count);
+        self.bytes = left;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        let taken = self.take(N)?;
+        Ok(taken.try_into().expect("as many bytes as were taken"))
+    }
+
+    fn byte(&mut self) -> Result<u8, String> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    fn i32(&mut self) -> Result<i32, String> {
+        self.array().map(i32::from_le_bytes)
+    }
+
+    fn i64(&mut self) -> Result<i64, String> {
+        self.array().map(i64::from_le_bytes)
+    }
+
+    fn count(&mut self) -> Result<usize, String> {
+        self.array().map(|bytes| u32::from_le_bytes(bytes) as usize)
+    }
+
+    fn text(&mut self) -> Result<String, String> {
+        let length = self.count()?;
+        let bytes = self.take(length)?;
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Ok(text.to_string()),
+            Err(_) => Err("a text is not UTF-8".into()),
+        }
+    }
+
+    fn optional_text(&mut self) -> Result<Option<String>, String> {
+        match self.byte()? {
+            0 => Ok(None),
+            1 => self.text().map(Some),
+            other => Err(format!("{other} where 0 or 1 says whether a text follows")),
+        }
+    }
+
+    fn numbers(&mut self) -> Result<Vec<i32>, String> {
+        let count = self.count()?;
+        let bytes = self.take(count.saturating_mul(4))?;
+        Ok(bytes
+            .chunks_exact(4)
+            .map(|bytes| i32::from_le_bytes(bytes.try_into().expect("chunks of four")))
+            .collect())
+    }
+
+    fn topic_id(&mut self) -> Result<TopicId, String> {
+        self.array().map(TopicId)
+    }
+
+    fn record(&mut self) -> Result<MetadataRecord, String> {
+        let [kind, version] = self.array()?;
+        if !(CLUSTER..=PRODUCER_IDS).contains(&kind) || version != VERSION {
+            return Err(format!(
+                "type {kind} version {version} is not known to this version of Millstream"
+            ));
+        }
+        Ok(match kind {
+            CLUSTER => MetadataRecord::Cluster {
+                cluster_id: self.array()?,
+            },
+            NODE => MetadataRecord::Node {
+                node_id: self.i32()?,
+            },
+            BROKER => {
+                let node_id = self.i32()?;
+                let epoch = self.i64()?;
+                let mut endpoints = Vec::new();
+                for _ in 0..self.count()? {
+                    endpoints.push(Endpoint {
+                        listener: self.text()?,
+                        host: self.text()?,
+                        port: u16::from_le_bytes(self.array()?),
+                    });
+                }
+                MetadataRecord::Broker {
+                    node_id,
+                    epoch,
+                    endpoints,
+                    rack: self.optional_text()?,
+                }
+            }
+            TOPIC => MetadataRecord::Topic {
+                topic_id: self.topic_id()?,
+                name: self.text()?,
+            },
+            PARTITION => MetadataRecord::Partition {
+                topic_id: self.topic_id()?,
+                partition: self.i32()?,
+                state: Partition {
+                    replicas: self.numbers()?,
+                    isr: self.numbers()?,
+                    leader: self.i32()?,
+                    leader_epoch: self.i32()?,
+                    partition_epoch: self.i32()?,
+                },
+            },
+            REMOVE_TOPIC => MetadataRecord::RemoveTopic {
+                topic_id: self.topic_id()?,
+            },
+            CONFIG => {
+                let owner = match self.byte()? {
+                    OWNER_TOPIC => ConfigOwner::Topic(self.topic_id()?),
+                    OWNER_BROKER => ConfigOwner::Broker(self.i32()?),
+                    OWNER_CLUSTER => ConfigOwner::Cluster,
+                    other => return Err(format!("owner {other} of a configuration is not known")),
+                };
+                MetadataRecord::Config {
+                    owner,
+                    name: self.text()?,
+                    value: self.optional_text()?,
+                }
+            }
+            _ => MetadataRecord::ProducerIds { next: self.i64()? },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::samples::{Random, frozen, one_of_each};
+
+    fn encode(records: &[MetadataRecord]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for record in records {
+            record.encode(&mut bytes);
+        }
+        bytes
+    }
+
+    #[test]
+    fn records_have_the_bytes_they_always_had() {
+        let records = one_of_each();
+        let bytes = encode(&records);
+        frozen("records-v1.bin", &bytes);
+        assert_eq!(decode_records(records.len() as u32, &bytes), Ok(records));
+    }
+
+    #[test]
+    fn cut_records_are_refused() {
+        let records = one_of_each();
+        let bytes = encode(&records);
+        for length in 0..bytes.len() {
+            assert!(decode_records(records.len() as u32, &bytes[..length]).is_err());
+        }
+        assert!(decode_records(records.len() as u32 - 1, &bytes).is_err());
+        assert!(decode_records(records.len() as u32 + 1, &bytes).is_err());
+    }
+
+    #[test]
+    fn hostile_bytes_neither_panic_nor_decode_to_something_else() {
+        let records = one_of_each();
+        let sound = encode(&records);
+        let mut random = Random(1);
+        for _ in 0..20_000 {
+            let mut bytes = sound.clone();
+            for _ in 0..=random.below(3) {
+                let at = random.below(bytes.len() as u64) as usize;
+                bytes[at] = random.next() as u8;
+            }
+            if let Ok(decoded) = decode_records(records.len() as u32, &bytes) {
+                assert_eq!(encode(&decoded), bytes);
+            }
+        }
+        // Counts of four thousand million, of which nothing follows.
+        for kind in BROKER..=CONFIG {
+            let mut bytes = vec![kind, VERSION];
+            bytes.extend([0xff; 64]);
+            assert!(decode_records(u32::MAX, &bytes).is_err());
+        }
+    }
+}

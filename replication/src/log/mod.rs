@@ -1,0 +1,488 @@
+//! The metadata log on disk: what to write, in which order, and how to find it again after a crash.
+//!
+//! All of it lies in `metadata/`: one snapshot, replaced as a whole, and one log file named by the offset at which it
+//! begins. `docs/metadata-format.md` describes both.
+//!
+//! Calling contract. [`MetadataLog::open`] runs to its end before anything else. Then operations are executed one at
+//! a time: [`MetadataLog::append`] returns a write; when it has succeeded the caller says [`MetadataLog::committed`],
+//! and only then are the records true, to be replayed and shown. When [`MetadataLog::wants_snapshot`], the operations
+//! of [`MetadataLog::compact`] are executed in their order; when they have succeeded the caller says
+//! [`MetadataLog::compacted`]. What fails for lack of space may be forgotten, or asked for again; any other failure
+//! ends the process.
+
+mod codec;
+mod file;
+#[cfg(test)]
+mod samples;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use millstream_storage::{DiskError, DiskOp, DiskReply, FilePath};
+
+use crate::image::ClusterImage;
+use crate::random_id;
+use crate::record::MetadataRecord;
+
+pub use file::{ENTRY_PAYLOAD_BYTES_MAX, Scan, encode_entry, encode_header, scan};
+pub use snapshot::{decode_snapshot, encode_snapshot};
+
+/// Where the files lie, below the data directory.
+pub const DIRECTORY: &str = "metadata";
+
+/// The log is replaced by a snapshot when it is larger than this and than the snapshot before it, in bytes.
+pub const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Bytes read at a time.
+pub const READ_BYTES: usize = 1024 * 1024;
+
+/// Largest file that is read, in bytes; the bounds of an image keep far below it.
+pub const FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// The identity of one log file: random, known to nobody outside, part of every checksum in it. No block of another
+/// file, nor bytes that a client made up, can be taken for an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId(pub [u8; 16]);
+
+/// A file that cannot be trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corrupt {
+    /// Which file, below the data directory.
+    pub path: String,
+    /// Where in it, in bytes.
+    pub position: u64,
+    /// What is wrong.
+    pub why: String,
+}
+
+impl std::fmt::Display for Corrupt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} is damaged at byte {}: {}; nothing was changed: restore the file from a copy",
+            self.path, self.position, self.why
+        )
+    }
+}
+
+/// Why the log cannot be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// A file cannot be trusted.
+    Corrupt(Corrupt),
+    /// The data directory belongs to another node.
+    AnotherNode {
+        /// The `node.id` that the directory was made with.
+        stored: i32,
+        /// The `node.id` given now.
+        given: i32,
+    },
+    /// An operation failed.
+    Disk {
+        /// On which file.
+        path: String,
+        /// How.
+        error: DiskError,
+    },
+}
+
+impl std::fmt::Display for OpenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            OpenError::Corrupt(corrupt) => write!(f, "{corrupt}"),
+            OpenError::AnotherNode { stored, given } => write!(
+                f,
+                "the data directory belongs to node.id {stored}, not {given}: set node.id={stored}, or give another directory"
+            ),
+            OpenError::Disk { path, error } => write!(f, "{path}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// Executes one operation and waits for it.
+pub type Io<'a> = dyn FnMut(DiskOp) -> Result<DiskReply, DiskError> + 'a;
+
+/// The end of the metadata log.
+#[derive(Clone, Debug)]
+pub struct MetadataLog {
+    file_id: FileId,
+    base_offset: u64,
+    /// The offset of the last record committed.
+    offset: u64,
+    /// Where the next entry goes.
+    position: u64,
+    /// Size of the last snapshot, 0 before the first.
+    snapshot_bytes: u64,
+    pending: Option<Pending>,
+    log_bytes_max: u64,
+}
+
+/// What was asked for and of which no success was reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pending {
+    /// An entry of so many records and bytes.
+    Append { records: u64, bytes: u64 },
+    /// A snapshot of so many bytes and the log file of this identity after it.
+    Compaction {
+        snapshot_bytes: u64,
+        file_id: FileId,
+    },
+}
+
+impl MetadataLog {
+    /// Reads what is there, finishes what a crash interrupted, and at the first start makes a new cluster out of
+    /// `random`. `node_id` is the configured `node.id`.
+    pub fn open(
+        io: &mut Io<'_>,
+        node_id: i32,
+        random: [u8; 32],
+    ) -> Result<(MetadataLog, ClusterImage), OpenError> {
+        run(
+            io,
+            DiskOp::CreateDirectory {
+                path: DIRECTORY.into(),
+            },
+        )?;
+        let opened = match read_snapshot(io)? {
+            Some((snapshot_bytes, image)) => {
+                let (log, image) = open_log(io, image)?;
+                Some((
+                    MetadataLog {
+                        snapshot_bytes,
+                        ..log
+                    },
+                    image,
+                ))
+            }
+            None if log_files(io)?.is_empty() => None,
+            None => Some(open_log(io, ClusterImage::new())?),
+        };
+        let (log, image) = match opened {
+            Some(opened) => opened,
+            None => {
+                let file_id = FileId(random[16..].try_into().expect("half of 32 bytes"));
+                run(io, create(file_id, 0))?;
+                (MetadataLog::begin(file_id, 0), ClusterImage::new())
+            }
+        };
+        log.identify(io, image, node_id, random)
+    }
+
+    /// Checks whose log this is, or says so in a new one.
+    fn identify(
+        mut self,
+        io: &mut Io<'_>,
+        mut image: ClusterImage,
+        node_id: i32,
+        random: [u8; 32],
+    ) -> Result<(MetadataLog, ClusterImage), OpenError> {
+        match image.node_id() {
+            Some(stored) if stored != node_id => Err(OpenError::AnotherNode {
+                stored,
+                given: node_id,
+            }),
+            Some(_) => Ok((self, image)),
+            None => {
+                let cluster_id = random[..16].try_into().expect("half of 32 bytes");
+                let records = [
+                    MetadataRecord::Cluster {
+                        cluster_id: random_id::uuid(u128::from_be_bytes(cluster_id)),
+                    },
+                    MetadataRecord::Node { node_id },
+                ];
+                run(io, self.append(&records))?;
+                self.committed();
+                for record in &records {
+                    image.replay(record);
+                }
+                Ok((self, image))
+            }
+        }
+    }
+
+    /// The state of a log file that holds nothing but its header.
+    fn begin(file_id: FileId, base_offset: u64) -> Self {
+        MetadataLog {
+            file_id,
+            base_offset,
+            offset: base_offset,
+            position: millstream_storage::BLOCK_BYTES as u64,
+            snapshot_bytes: 0,
+            pending: None,
+            log_bytes_max: LOG_BYTES_MAX,
+        }
+    }
+
+    /// The write that makes `records` durable, all or none of them. They follow those committed before; a write asked
+    /// for earlier that was not committed is forgotten.
+    ///
+    /// Panics when there are none, or more than [`ENTRY_PAYLOAD_BYTES_MAX`] bytes of them.
+    pub fn append(&mut self, records: &[MetadataRecord]) -> DiskOp {
+        let entry = encode_entry(self.file_id, self.offset + 1, records);
+        self.pending = Some(Pending::Append {
+            records: records.len() as u64,
+            bytes: entry.len() as u64,
+        });
+        DiskOp::Write {
+            path: log_path(self.base_offset),
+            position: self.position,
+            data: vec![entry],
+            durable: true,
+        }
+    }
+
+    /// The write of the last [`MetadataLog::append`] has succeeded: its records are true.
+    pub fn committed(&mut self) {
+        let Some(Pending::Append { records, bytes }) = self.pending.take() else {
+            panic!("no entry was asked for");
+        };
+        self.offset += records;
+        self.position += bytes;
+    }
+
+    /// Whether the log is long enough to be replaced by a snapshot.
+    pub fn wants_snapshot(&self) -> bool {
+        self.position > self.log_bytes_max.max(self.snapshot_bytes)
+    }
+
+    /// Prepares to replace the log by a snapshot of `image`, which has all committed records: these operations, one
+    /// after the other, then [`MetadataLog::compacted`]. A crash between or within any of them loses nothing. Nothing
+    /// is appended while they are under way; if they fail for lack of space the log goes on as it was.
+    pub fn compact(&mut self, image: &ClusterImage) -> [DiskOp; 2] {
+        assert_eq!(
+            image.offset(),
+            self.offset,
+            "an image that is behind the log"
+        );
+        let file_id = next_file_id(self.file_id, self.offset);
+        let snapshot = encode_snapshot(image);
+        self.pending = Some(Pending::Compaction {
+            snapshot_bytes: snapshot.len() as u64,
+            file_id,
+        });
+        // The log file first: as long as the snapshot is not there, it is of no account.
+        let replace = DiskOp::Replace {
+            path: snapshot_path(),
+            data: snapshot,
+        };
+        [create(file_id, self.offset), replace]
+    }
+
+    /// The operations of the last [`MetadataLog::compact`] have succeeded. The operation that is returned removes the
+    /// old log file; if that is never done, the next start does it.
+    pub fn compacted(&mut self) -> DiskOp {
+        let Some(Pending::Compaction {
+            snapshot_bytes,
+            file_id,
+        }) = self.pending.take()
+        else {
+            panic!("no compaction was asked for");
+        };
+        let old = log_path(self.base_offset);
+        *self = MetadataLog {
+            snapshot_bytes,
+            log_bytes_max: self.log_bytes_max,
+            ..MetadataLog::begin(file_id, self.offset)
+        };
+        DiskOp::Remove { path: old }
+    }
+}
+
+/// Makes a log file that holds nothing yet. Atomic, so that a header is either whole or not there.
+fn create(file_id: FileId, base_offset: u64) -> DiskOp {
+    DiskOp::Replace {
+        path: log_path(base_offset),
+        data: encode_header(file_id, base_offset),
+    }
+}
+
+/// Where the snapshot lies.
+fn snapshot_path() -> FilePath {
+    format!("{DIRECTORY}/snapshot").into()
+}
+
+/// Where the log lies that begins after this offset.
+fn log_path(base_offset: u64) -> FilePath {
+    format!("{DIRECTORY}/{base_offset:020}.log").into()
+}
+
+/// The offset that a log file's name says, if it is one.
+fn base_offset_of(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".log")?;
+    let base_offset = digits.parse().ok()?;
+    (digits.len() == 20).then_some(base_offset)
+}
+
+/// The identity of the file that follows a file of this one.
+fn next_file_id(file_id: FileId, base_offset: u64) -> FileId {
+    let [high, low] = random_id::halves(u128::from_be_bytes(file_id.0));
+    let high = random_id::mix(high ^ base_offset);
+    let low = random_id::mix(low ^ high);
+    FileId(random_id::whole([high, low]).to_be_bytes())
+}
+
+/// Opens the log that follows the snapshot, or the very first, and clears away what an interrupted compaction left.
+fn open_log(
+    io: &mut Io<'_>,
+    snapshot: ClusterImage,
+) -> Result<(MetadataLog, ClusterImage), OpenError> {
+    let wanted = snapshot.offset();
+    let bases = log_files(io)?;
+    if !bases.contains(&wanted) {
+        let path = if bases.iter().any(|base| *base > wanted) {
+            snapshot_path()
+        } else {
+            log_path(wanted)
+        };
+        let why = format!("it is missing or old: snapshot at offset {wanted}, logs from {bases:?}");
+        return Err(corrupt(&path, why));
+    }
+    let (log, image) = read_log(io, snapshot)?;
+    for base in bases {
+        let path = log_path(base);
+        if base > wanted {
+            // Made for a snapshot that was never written, so nothing was ever appended to it.
+            let bytes = read(io, &path)?;
+            if !scan(&path, &bytes)
+                .map_err(OpenError::Corrupt)?
+                .entries
+                .is_empty()
+            {
+                let why = format!("it ends at offset {wanted}, and {path} has records");
+                return Err(corrupt(&snapshot_path(), why));
+            }
+        }
+        if base != wanted {
+            run(io, DiskOp::Remove { path })?;
+        }
+    }
+    Ok((log, image))
+}
+
+/// Replays the log file that begins where `image` ends.
+fn read_log(
+    io: &mut Io<'_>,
+    mut image: ClusterImage,
+) -> Result<(MetadataLog, ClusterImage), OpenError> {
+    let base_offset = image.offset();
+    let path = log_path(base_offset);
+    let bytes = read(io, &path)?;
+    let scan = scan(&path, &bytes).map_err(OpenError::Corrupt)?;
+    if scan.base_offset != base_offset {
+        let why = format!(
+            "its header says that it begins at offset {}",
+            scan.base_offset
+        );
+        return Err(corrupt(&path, why));
+    }
+    for record in scan.entries.iter().flatten() {
+        let offset = image.offset() + 1;
+        image
+            .check(record)
+            .map_err(|why| corrupt(&path, format!("the record at offset {offset}: {why}")))?;
+        image.replay(record);
+    }
+    if (bytes.len() as u64) > scan.valid_bytes {
+        // What a crash left of a write must not lie behind the next entry.
+        let truncate = DiskOp::Truncate {
+            path,
+            bytes: scan.valid_bytes,
+        };
+        run(io, truncate)?;
+    }
+    let log = MetadataLog {
+        offset: image.offset(),
+        position: scan.valid_bytes,
+        ..MetadataLog::begin(scan.file_id, base_offset)
+    };
+    Ok((log, image))
+}
+
+fn corrupt(path: &FilePath, why: String) -> OpenError {
+    OpenError::Corrupt(Corrupt {
+        path: path.to_string(),
+        position: 0,
+        why,
+    })
+}
+
+/// The offsets at which the log files begin, in order.
+fn log_files(io: &mut Io<'_>) -> Result<Vec<u64>, OpenError> {
+    let reply = run(
+        io,
+        DiskOp::List {
+            path: DIRECTORY.into(),
+        },
+    )?;
+    let DiskReply::Names(names) = reply else {
+        panic!("a list brings names, not {reply:?}");
+    };
+    let mut bases: Vec<u64> = names
+        .iter()
+        .filter_map(|(name, _)| base_offset_of(name))
+        .collect();
+    bases.sort_unstable();
+    Ok(bases)
+}
+
+/// The snapshot's size and contents, if there is one.
+fn read_snapshot(io: &mut Io<'_>) -> Result<Option<(u64, ClusterImage)>, OpenError> {
+    let path = snapshot_path();
+    match read(io, &path) {
+        Ok(bytes) => {
+            let image = decode_snapshot(&path, &bytes).map_err(OpenError::Corrupt)?;
+            Ok(Some((bytes.len() as u64, image)))
+        }
+        Err(OpenError::Disk {
+            error: DiskError::NotFound,
+            ..
+        }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A whole file, read in pieces.
+fn read(io: &mut Io<'_>, path: &FilePath) -> Result<Vec<u8>, OpenError> {
+    let mut bytes = Vec::new();
+    loop {
+        let op = DiskOp::Read {
+            path: path.clone(),
+            position: bytes.len() as u64,
+            bytes: READ_BYTES,
+        };
+        let reply = run(io, op)?;
+        let DiskReply::Data(piece) = reply else {
+            panic!("a read brings data, not {reply:?}");
+        };
+        bytes.extend_from_slice(&piece);
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            return Err(OpenError::Corrupt(Corrupt {
+                path: path.to_string(),
+                position: FILE_BYTES_MAX,
+                why: format!("the file is larger than {FILE_BYTES_MAX} bytes"),
+            }));
+        }
+        if piece.len() < READ_BYTES {
+            return Ok(bytes);
+        }
+    }
+}
+
+fn run(io: &mut Io<'_>, op: DiskOp) -> Result<DiskReply, OpenError> {
+    let path = match &op {
+        DiskOp::Write { path, .. }
+        | DiskOp::Read { path, .. }
+        | DiskOp::Replace { path, .. }
+        | DiskOp::Truncate { path, .. }
+        | DiskOp::Remove { path }
+        | DiskOp::CreateDirectory { path }
+        | DiskOp::List { path } => path.clone(),
+        other => panic!("the metadata log does not ask for {other:?}"),
+    };
+    io(op).map_err(|error| OpenError::Disk {
+        path: path.to_string(),
+        error,
+    })
+}

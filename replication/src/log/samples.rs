@@ -1,0 +1,99 @@
+//! What the tests of the formats share.
+
+use millstream_storage::TopicId;
+
+use crate::record::{ConfigOwner, Endpoint, MetadataRecord, Partition};
+
+/// Numbers that are the same for the same seed (splitmix64).
+pub(crate) struct Random(pub u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut value = self.0;
+        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        value ^ (value >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+/// A history with every type of record and every optional part of one.
+pub(crate) fn one_of_each() -> Vec<MetadataRecord> {
+    let topic_id = TopicId(0x0123_4567_89ab_4def_bedc_ba98_7654_3210u128.to_be_bytes());
+    let gone = TopicId([7; 16]);
+    let config = |owner, name: &str, value: Option<&str>| MetadataRecord::Config {
+        owner,
+        name: name.into(),
+        value: value.map(str::to_string),
+    };
+    let partition = |replicas: &[i32], leader_epoch| MetadataRecord::Partition {
+        topic_id,
+        partition: 0,
+        state: Partition {
+            replicas: replicas.to_vec(),
+            isr: replicas[..1].to_vec(),
+            leader: replicas[0],
+            leader_epoch,
+            partition_epoch: leader_epoch + 3,
+        },
+    };
+    vec![
+        MetadataRecord::Cluster {
+            cluster_id: *b"0123456789abcdef",
+        },
+        MetadataRecord::Node { node_id: 1 },
+        MetadataRecord::Broker {
+            node_id: 1,
+            epoch: 3,
+            endpoints: vec![
+                Endpoint {
+                    listener: "PLAINTEXT".into(),
+                    host: "127.0.0.1".into(),
+                    port: 9092,
+                },
+                Endpoint {
+                    listener: "OUTSIDE".into(),
+                    host: "münster.example".into(),
+                    port: 65535,
+                },
+            ],
+            rack: Some("r1".into()),
+        },
+        MetadataRecord::Broker {
+            node_id: 2,
+            epoch: 4,
+            endpoints: Vec::new(),
+            rack: None,
+        },
+        MetadataRecord::Topic {
+            topic_id,
+            name: "orders.v1".into(),
+        },
+        partition(&[1, 2], 0),
+        partition(&[2, 1], 1),
+        MetadataRecord::Topic {
+            topic_id: gone,
+            name: "gone".into(),
+        },
+        MetadataRecord::RemoveTopic { topic_id: gone },
+        config(ConfigOwner::Topic(topic_id), "retention.ms", Some("-1")),
+        config(ConfigOwner::Broker(2), "log.cleaner.threads", Some("2")),
+        config(ConfigOwner::Cluster, "message.max.bytes", Some("")),
+        config(ConfigOwner::Cluster, "log.retention.ms", None),
+        MetadataRecord::ProducerIds { next: 4000 },
+    ]
+}
+
+/// Compares with the bytes that a format had when it was first written. They never change: a new layout gets a new
+/// version and a new file.
+pub(crate) fn frozen(name: &str, bytes: &[u8]) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("testdata")
+        .join(name);
+    let known = std::fs::read(&path).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+    assert!(known == bytes, "{name}: the format has changed");
+}

@@ -1,0 +1,550 @@
+//! The log on a disk that crashes: whatever was under way, all that was committed is there again, in order.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, Now};
+
+use super::samples::Random;
+use super::*;
+use crate::controller::{
+    ConfigChange, ConfigOperation, ConfigResource, Controller, ControllerRequest, MorePartitions,
+    NewTopic, TopicReference,
+};
+use crate::record::Endpoint;
+
+/// Files in memory. Every operation is durable when it is done; the one under way when the disk crashes is done in
+/// part, by the numbers of `torn`.
+struct Disk {
+    files: BTreeMap<String, Vec<u8>>,
+    /// How many operations that change something are done before the crash.
+    until_crash: Option<u64>,
+    changes: u64,
+    torn: Random,
+    crashed: bool,
+    full: bool,
+}
+
+impl Disk {
+    fn new() -> Self {
+        Disk {
+            files: BTreeMap::new(),
+            until_crash: None,
+            changes: 0,
+            torn: Random(0),
+            crashed: false,
+            full: false,
+        }
+    }
+
+    /// The same files after the power came back.
+    fn restarted(self) -> Self {
+        Disk {
+            files: self.files,
+            ..Disk::new()
+        }
+    }
+
+    fn run(&mut self, op: DiskOp) -> Result<DiskReply, DiskError> {
+        assert!(!self.crashed, "an operation after the crash");
+        if !matches!(op, DiskOp::Read { .. } | DiskOp::List { .. }) {
+            if self.until_crash == Some(self.changes) {
+                self.crashed = true;
+                self.tear(op);
+                return Err(DiskError::Failed("crash".into()));
+            }
+            self.changes += 1;
+        }
+        if self.full && matches!(op, DiskOp::Write { .. } | DiskOp::Replace { .. }) {
+            return Err(DiskError::NoSpace);
+        }
+        match op {
+            DiskOp::Write {
+                path,
+                position,
+                data,
+                durable,
+            } => {
+                assert!(durable);
+                self.write(&path, position as usize, &data.concat(), |_| true);
+                Ok(DiskReply::Done)
+            }
+            DiskOp::Read {
+                path,
+                position,
+                bytes,
+            } => {
+                assert!(bytes <= READ_BYTES);
+                let file = self.files.get(&*path).ok_or(DiskError::NotFound)?;
+                let from = file.len().min(position as usize);
+                let to = file.len().min(from + bytes);
+                Ok(DiskReply::Data(Bytes::copy_from_slice(&file[from..to])))
+            }
+            DiskOp::Replace { path, data } => {
+                self.files.insert(path.to_string(), data.to_vec());
+                Ok(DiskReply::Done)
+            }
+            DiskOp::Truncate { path, bytes } => {
+                let file = self.files.get_mut(&*path).ok_or(DiskError::NotFound)?;
+                file.resize(bytes as usize, 0);
+                Ok(DiskReply::Done)
+            }
+            DiskOp::Remove { path } => {
+                self.files.remove(&*path);
+                Ok(DiskReply::Done)
+            }
+            DiskOp::CreateDirectory { .. } => Ok(DiskReply::Done),
+            DiskOp::List { path } => {
+                let prefix = format!("{path}/");
+                let names = self
+                    .files
+                    .keys()
+                    .filter_map(|file| file.strip_prefix(&prefix));
+                Ok(DiskReply::Names(
+                    names.map(|name| (name.to_string(), false)).collect(),
+                ))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn write(
+        &mut self,
+        path: &str,
+        position: usize,
+        data: &[u8],
+        mut done: impl FnMut(usize) -> bool,
+    ) {
+        assert_eq!(position % BLOCK_BYTES, 0);
+        let file = self.files.entry(path.to_string()).or_default();
+        let end = position + data.len().next_multiple_of(BLOCK_BYTES);
+        file.resize(file.len().max(end), 0);
+        for (block, data) in data.chunks(BLOCK_BYTES).enumerate() {
+            if done(block) {
+                let at = position + block * BLOCK_BYTES;
+                file[at..at + data.len()].copy_from_slice(data);
+            }
+        }
+    }
+
+    fn tear(&mut self, op: DiskOp) {
+        let whole = self.torn.below(2) == 0;
+        match op {
+            DiskOp::Write {
+                path,
+                position,
+                data,
+                ..
+            } => {
+                let lot = self.torn.next();
+                self.write(&path, position as usize, &data.concat(), |block| {
+                    lot >> (block % 64) & 1 == 1
+                });
+            }
+            _ if whole => {
+                self.until_crash = None;
+                self.crashed = false;
+                let _ = self.run(op);
+                self.crashed = true;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// One process: what it replayed, and what of that was committed.
+struct Process<'a> {
+    disk: &'a RefCell<Disk>,
+    log: MetadataLog,
+    image: ClusterImage,
+    controller: Controller,
+    /// The records of the last append.
+    appended: Vec<MetadataRecord>,
+}
+
+const NODE: i32 = 1;
+
+fn open(disk: &RefCell<Disk>) -> Result<Process<'_>, OpenError> {
+    let (mut log, image) = MetadataLog::open(&mut |op| disk.borrow_mut().run(op), NODE, [7; 32])?;
+    log.log_bytes_max = 6 * BLOCK_BYTES as u64;
+    Ok(Process {
+        disk,
+        log,
+        image,
+        controller: Controller::new(BTreeMap::new()),
+        appended: Vec::new(),
+    })
+}
+
+impl Process<'_> {
+    fn run(&mut self, op: DiskOp) -> Result<(), DiskError> {
+        self.disk.borrow_mut().run(op).map(|_| ())
+    }
+
+    fn request(
+        &mut self,
+        request: ControllerRequest,
+        random: &mut Random,
+    ) -> Result<(), DiskError> {
+        let now = Now {
+            elapsed: Duration::ZERO,
+            unix_ms: 0,
+        };
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&random.next().to_le_bytes());
+        let decision = self.controller.handle(&self.image, request, now, id);
+        if decision.records.is_empty() {
+            return Ok(());
+        }
+        let write = self.log.append(&decision.records);
+        self.appended.clone_from(&decision.records);
+        self.run(write)?;
+        self.log.committed();
+        for record in &decision.records {
+            self.image.replay(record);
+        }
+        if self.log.wants_snapshot() {
+            for op in self.log.compact(&self.image) {
+                self.run(op)?;
+            }
+            let remove = self.log.compacted();
+            self.run(remove)?;
+        }
+        Ok(())
+    }
+}
+
+fn random_request(random: &mut Random) -> ControllerRequest {
+    let name = |random: &mut Random| format!("topic{}", random.below(8));
+    match random.below(10) {
+        0 => ControllerRequest::RegisterBroker {
+            node_id: 1,
+            endpoints: vec![Endpoint {
+                listener: "PLAINTEXT".into(),
+                host: "x".repeat(random.below(6000) as usize),
+                port: 9092,
+            }],
+            rack: (random.below(2) == 0).then(|| "r".into()),
+        },
+        1..=3 => ControllerRequest::CreateTopics {
+            topics: (0..=random.below(3))
+                .map(|_| NewTopic {
+                    name: name(random),
+                    partitions: random.below(150) as i32,
+                    replication_factor: -1,
+                    assignments: Vec::new(),
+                    configs: vec![("retention.ms".into(), Some(random.below(9).to_string()))],
+                })
+                .collect(),
+            validate_only: random.below(8) == 0,
+        },
+        4 => ControllerRequest::DeleteTopics {
+            topics: vec![TopicReference::Name(name(random))],
+        },
+        5 => ControllerRequest::CreatePartitions {
+            topics: vec![MorePartitions {
+                name: name(random),
+                count: random.below(200) as i32,
+                assignments: None,
+            }],
+            validate_only: false,
+        },
+        6 | 7 => {
+            let operation = match random.below(4) {
+                0 => ConfigOperation::Set,
+                1 => ConfigOperation::Delete,
+                2 => ConfigOperation::Append,
+                _ => ConfigOperation::Subtract,
+            };
+            let resource = match random.below(3) {
+                0 => ConfigResource::Topic(name(random)),
+                1 => ConfigResource::Broker(1),
+                _ => ConfigResource::Cluster,
+            };
+            let config = match resource {
+                ConfigResource::Topic(_) => "cleanup.policy",
+                _ => "log.cleanup.policy",
+            };
+            let value = ["compact", "delete", "compact,delete"][random.below(3) as usize];
+            ControllerRequest::IncrementalAlterConfigs {
+                resources: vec![(
+                    resource,
+                    vec![ConfigChange {
+                        name: config.into(),
+                        operation,
+                        value: Some(value.into()),
+                    }],
+                )],
+                validate_only: false,
+            }
+        }
+        8 => ControllerRequest::AlterConfigs {
+            resources: vec![(
+                ConfigResource::Topic(name(random)),
+                vec![("segment.ms".into(), Some("5".into()))],
+            )],
+            validate_only: false,
+        },
+        _ => ControllerRequest::AllocateProducerIds,
+    }
+}
+
+/// Requests until the disk crashes or there were enough; the images before the one under way and after it.
+fn run_until_crash(disk: &RefCell<Disk>, seed: u64, requests: u64) -> (ClusterImage, ClusterImage) {
+    let mut random = Random(seed);
+    let register = ControllerRequest::RegisterBroker {
+        node_id: 1,
+        endpoints: Vec::new(),
+        rack: None,
+    };
+    let Ok(mut process) = open(disk) else {
+        return (ClusterImage::new(), ClusterImage::new());
+    };
+    let mut requests = std::iter::once(register)
+        .chain((0..requests).map(|_| random_request(&mut random)))
+        .collect::<Vec<_>>()
+        .into_iter();
+    let mut ids = Random(seed ^ 1);
+    loop {
+        let committed = process.image.clone();
+        let Some(request) = requests.next() else {
+            return (committed.clone(), committed);
+        };
+        if process.request(request, &mut ids).is_err() {
+            return match process.log.pending {
+                // It may have reached the disk and is not known to have: either is right.
+                Some(Pending::Append { .. }) => {
+                    let mut maybe = committed.clone();
+                    for record in &process.appended {
+                        maybe.replay(record);
+                    }
+                    (committed, maybe)
+                }
+                _ => (process.image.clone(), process.image),
+            };
+        }
+    }
+}
+
+fn reopen_copy(disk: &RefCell<Disk>) -> (MetadataLog, ClusterImage) {
+    let copy = RefCell::new(Disk {
+        files: disk.borrow().files.clone(),
+        ..Disk::new()
+    });
+    MetadataLog::open(&mut |op| copy.borrow_mut().run(op), NODE, [8; 32]).expect("a log that opens")
+}
+
+#[test]
+fn a_crash_within_any_operation_keeps_what_was_committed() {
+    let mut compactions = 0;
+    for seed in 0..6 {
+        let whole = RefCell::new(Disk::new());
+        let (last, _) = run_until_crash(&whole, seed, 60);
+        let changes = whole.borrow().changes;
+        compactions += u64::from(whole.borrow().files.contains_key("metadata/snapshot"));
+        assert_eq!(reopen_copy(&whole).1, last);
+        for crash in 0..changes {
+            let mut disk = Disk::new();
+            disk.until_crash = Some(crash);
+            disk.torn = Random(seed << 32 | crash);
+            let disk = RefCell::new(disk);
+            let (committed, maybe) = run_until_crash(&disk, seed, 60);
+            let disk = disk.into_inner();
+            assert!(disk.crashed);
+
+            // The restart may crash as well, within each of its own operations.
+            let mut restart = 0;
+            let (files, found) = loop {
+                let again = RefCell::new(Disk {
+                    files: disk.files.clone(),
+                    until_crash: Some(restart),
+                    torn: Random(crash << 8 | restart),
+                    ..Disk::new()
+                });
+                match open(&again).map(|process| process.image) {
+                    Ok(found) => break (again.into_inner(), found),
+                    Err(OpenError::Disk { .. }) => {
+                        let again = RefCell::new(again.into_inner().restarted());
+                        let found = open(&again).map(|process| process.image);
+                        let found = found.unwrap_or_else(|why| {
+                            panic!("seed {seed} crash {crash} {restart}: {why}")
+                        });
+                        check(&found, &committed, &maybe, seed, crash);
+                    }
+                    Err(why) => panic!("seed {seed} crash {crash}: {why}"),
+                }
+                restart += 1;
+            };
+            check(&found, &committed, &maybe, seed, crash);
+            // Nothing is left lying about.
+            assert!(files.files.len() <= 2, "{:?}", files.files.keys());
+        }
+    }
+    assert!(compactions > 0, "the test never came to a snapshot");
+}
+
+fn check(
+    found: &ClusterImage,
+    committed: &ClusterImage,
+    maybe: &ClusterImage,
+    seed: u64,
+    crash: u64,
+) {
+    if committed.offset() <= 2 && found.offset() == 2 {
+        // Nothing but the cluster's identity, which a crash at the first start may have made anew.
+        return;
+    }
+    assert!(
+        found == committed || found == maybe,
+        "seed {seed} crash {crash}: found offset {}, committed {}",
+        found.offset(),
+        committed.offset()
+    );
+}
+
+#[test]
+fn the_replay_of_random_requests_makes_equal_images_everywhere() {
+    for seed in 0..20 {
+        let disk = RefCell::new(Disk::new());
+        let mut process = open(&disk).unwrap();
+        let mut follower = process.image.clone();
+        let mut random = Random(seed);
+        for _ in 0..100 {
+            let now = Now {
+                elapsed: Duration::ZERO,
+                unix_ms: 0,
+            };
+            let request = random_request(&mut random);
+            let id = [random.next() as u8; 16];
+            let decision = process
+                .controller
+                .handle(&process.image, request.clone(), now, id);
+            let again = process.controller.handle(&process.image, request, now, id);
+            assert_eq!(decision, again);
+            for record in &decision.records {
+                process.image.replay(record);
+                follower.check(record).unwrap();
+                follower.replay(record);
+            }
+            assert_eq!(follower, process.image);
+        }
+        let snapshot = ClusterImage::from_snapshot(follower.offset(), &follower.snapshot());
+        assert_eq!(snapshot, Ok(follower));
+    }
+}
+
+#[test]
+fn a_first_start_makes_a_cluster_and_later_ones_keep_it() {
+    let disk = RefCell::new(Disk::new());
+    let cluster_id = open(&disk).unwrap().image.cluster_id();
+    assert_eq!(cluster_id.len(), 22);
+    let (_, again) = reopen_copy(&disk);
+    assert_eq!(again.cluster_id(), cluster_id);
+    assert_eq!(again.node_id(), Some(NODE));
+
+    let other = MetadataLog::open(&mut |op| disk.borrow_mut().run(op), 2, [7; 32]);
+    let why = other.unwrap_err();
+    assert_eq!(
+        why,
+        OpenError::AnotherNode {
+            stored: 1,
+            given: 2
+        }
+    );
+    assert!(why.to_string().contains("set node.id=1"));
+}
+
+/// A disk with a snapshot and, after it, a log of at least one entry.
+fn compacted_disk() -> Disk {
+    let disk = RefCell::new(Disk::new());
+    let mut process = open(&disk).unwrap();
+    let mut random = Random(3);
+    while process.log.base_offset == 0 || process.log.offset == process.log.base_offset {
+        process
+            .request(ControllerRequest::AllocateProducerIds, &mut random)
+            .unwrap();
+    }
+    disk.into_inner()
+}
+
+#[test]
+fn missing_and_old_files_are_refused_and_named() {
+    let whole = compacted_disk();
+    let log = whole
+        .files
+        .keys()
+        .find(|name| name.ends_with(".log"))
+        .unwrap();
+    let refused = |files: BTreeMap<String, Vec<u8>>| {
+        let mut disk = Disk {
+            files,
+            ..Disk::new()
+        };
+        let before = disk.files.clone();
+        let why = MetadataLog::open(&mut |op| disk.run(op), NODE, [0; 32]).unwrap_err();
+        assert_eq!(disk.files, before, "nothing is changed");
+        match why {
+            OpenError::Corrupt(corrupt) => corrupt.path,
+            other => panic!("{other:?}"),
+        }
+    };
+    let without = |name: &str| {
+        let mut files = whole.files.clone();
+        files.remove(name);
+        files
+    };
+    assert_eq!(refused(without("metadata/snapshot")), "metadata/snapshot");
+    assert_eq!(refused(without(log)), *log);
+
+    // The snapshot of another day, with the log that belonged to it: the newer log's records would be lost.
+    let mut old = RefCell::new(Disk::new());
+    drop(open(&old).unwrap());
+    let mut mixed = whole.files.clone();
+    mixed.remove("metadata/snapshot");
+    mixed.extend(std::mem::take(&mut old.get_mut().files));
+    assert_eq!(refused(mixed), "metadata/snapshot");
+
+    // A log under another name.
+    let mut renamed = without(log);
+    renamed.remove("metadata/snapshot");
+    renamed.insert(
+        "metadata/00000000000000000000.log".into(),
+        whole.files[log].clone(),
+    );
+    assert_eq!(refused(renamed), "metadata/00000000000000000000.log");
+}
+
+#[test]
+fn a_full_disk_refuses_and_loses_nothing() {
+    let disk = RefCell::new(Disk::new());
+    let mut process = open(&disk).unwrap();
+    let mut random = Random(5);
+    let mut refused = 0;
+    for round in 0..40 {
+        disk.borrow_mut().full = round % 3 == 2;
+        match process.request(ControllerRequest::AllocateProducerIds, &mut random) {
+            Ok(()) => {}
+            Err(DiskError::NoSpace) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+        assert_eq!(reopen_copy(&disk).1, process.image);
+    }
+    assert!(refused > 0 && process.log.base_offset > 0);
+}
+
+#[test]
+fn large_files_are_read_in_pieces() {
+    let disk = RefCell::new(Disk::new());
+    let mut process = open(&disk).unwrap();
+    process.log.log_bytes_max = u64::MAX;
+    let mut random = Random(9);
+    while process.log.position < 3 * READ_BYTES as u64 {
+        process
+            .request(ControllerRequest::AllocateProducerIds, &mut random)
+            .unwrap();
+    }
+    assert_eq!(process.log.position, 3 * READ_BYTES as u64);
+    assert_eq!(reopen_copy(&disk).1, process.image);
+}

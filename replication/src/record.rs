@@ -1,0 +1,74 @@
+//! The records of the metadata log: each one change of the cluster image, complete in itself.
+
+use millstream_storage::TopicId;
+
+/// Where a broker is reached under one of its listeners.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The listener's name.
+    pub listener: String,
+    /// The host advertised to clients.
+    pub host: String,
+    /// The port advertised to clients.
+    pub port: u16,
+}
+
+/// One partition as the controller knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// The brokers that hold it, the preferred leader first.
+    pub replicas: Vec<i32>,
+    /// Those of them that are in sync.
+    pub isr: Vec<i32>,
+    /// The broker that leads it.
+    pub leader: i32,
+    /// Grows with every change of leadership, and with every restart of the leader.
+    pub leader_epoch: i32,
+    /// Grows with every change of this partition.
+    pub partition_epoch: i32,
+}
+
+/// What a dynamic configuration belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ConfigOwner {
+    /// A topic.
+    Topic(TopicId),
+    /// One broker.
+    Broker(i32),
+    /// All brokers that have none of their own.
+    Cluster,
+}
+
+/// A committed change of the cluster image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetadataRecord {
+    /// The cluster's identity; the first record of every log.
+    Cluster { cluster_id: [u8; 16] },
+    /// The node that keeps this copy of the log.
+    Node { node_id: i32 },
+    /// A broker started: it replaces what was known of the broker of this number.
+    Broker {
+        node_id: i32,
+        epoch: i64,
+        endpoints: Vec<Endpoint>,
+        rack: Option<String>,
+    },
+    /// A topic was created; its partitions follow.
+    Topic { topic_id: TopicId, name: String },
+    /// A partition was created (it is the next one of its topic) or changed.
+    Partition {
+        topic_id: TopicId,
+        partition: i32,
+        state: Partition,
+    },
+    /// A topic is gone, with its partitions and configurations.
+    RemoveTopic { topic_id: TopicId },
+    /// A configuration was set, or removed when there is no value.
+    Config {
+        owner: ConfigOwner,
+        name: String,
+        value: Option<String>,
+    },
+    /// All producer ids below this one were handed out.
+    ProducerIds { next: i64 },
+}

@@ -1,0 +1,223 @@
+//! Commit groups: what was appended since the last one, over all partitions, in one durable write.
+
+use super::write_back::{WRITE_BACK_BYTES_MIN, write_to};
+use super::*;
+
+/// Bytes of append entries in one commit group; what is more waits for the next.
+const GROUP_BYTES_MAX: usize = 4 << 20;
+
+/// Partitions in one commit group.
+const GROUP_PARTITIONS_MAX: usize = 16_384;
+
+/// Extents written beside one commit group.
+const GROUP_EXTENTS_MAX: usize = 64;
+
+/// An extent repeats each batch's header in the journal: below this average length of a batch it does not pay.
+const EXTENT_BATCH_BYTES_MIN: usize = 4096;
+
+impl ShardLog {
+    /// Puts what is dirty into a commit group and starts it, if the journal has room.
+    pub(super) fn start_group(&mut self, ops: &mut Ops, progress: &mut Vec<Progress>) {
+        let mut builder = GroupBuilder::new();
+        let mut group = Group { outstanding: 1, bytes: 0, ends: Vec::new(), log_starts: Vec::new() };
+        loop {
+            let room = (self.slot_bytes - self.position).min(GROUP_BYTES_MAX as u64) as usize;
+            let mut extents = 0;
+            for _ in 0..self.dirty.len().min(GROUP_PARTITIONS_MAX) {
+                let Some(log) = self.dirty.pop_front() else { break };
+                if !self.gather(log, &mut builder, &mut group, &mut extents, room, ops) {
+                    self.dirty.push_back(log);
+                }
+            }
+            if !builder.is_empty() {
+                break;
+            }
+            // Nothing fits what is left of this slot, or nothing can go yet.
+            let next = (self.slot + 1) % self.slots.len();
+            if self.position == 0 {
+                return;
+            }
+            if self.slots[next].last_sequence > self.checkpointed {
+                self.stats.journal_full += 1;
+                return;
+            }
+            self.slot = next;
+            self.position = 0;
+        }
+        self.sequence += 1;
+        let place = GroupPlace { shard: self.shard, slot: self.slot as u32, position: self.position };
+        let bytes = builder.bytes().next_multiple_of(BLOCK_BYTES) as u64;
+        assert!(self.position + bytes <= self.slot_bytes, "a group fits the slot");
+        let data = builder.finish(&self.salt, self.sequence, place);
+        let path = slot_path(&self.directory, place.slot);
+        self.submit(Purpose::Group, DiskOp::Write { path, position: self.position, data, durable: true }, ops);
+        self.position += bytes;
+        self.slots[self.slot].last_sequence = self.sequence;
+        self.stats.groups += 1;
+        self.stats.group_bytes += bytes;
+        #[cfg(feature = "simulated-bugs")]
+        if self.bug == Some(Bug::AcknowledgeBeforeCommit) {
+            for &(log, _, _, offset) in &group.ends {
+                self.log_mut(log).durable_end = offset;
+                progress.push(Progress::Durable { log, offset });
+            }
+        }
+        #[cfg(not(feature = "simulated-bugs"))]
+        let _ = progress;
+        self.group = Some(group);
+    }
+
+    /// Adds what a log has to the group; returns whether that was all.
+    pub(super) fn gather(
+        &mut self,
+        log: LogId,
+        builder: &mut GroupBuilder,
+        group: &mut Group,
+        extents: &mut usize,
+        group_bytes_max: usize,
+        ops: &mut Ops,
+    ) -> bool {
+        let partition = self.logs[log.0 as usize].as_mut().expect("dirty logs are live");
+        if partition.removing {
+            return true;
+        }
+        let key = partition.key;
+        // Headers and padding of the group itself, and a possible log start entry.
+        const RESERVE_BYTES: usize = BLOCK_BYTES;
+        if partition.log_start_gathered < partition.log_start_wanted {
+            if builder.bytes() + RESERVE_BYTES > group_bytes_max {
+                return false;
+            }
+            builder.log_start(key, partition.log_start_wanted);
+            group.log_starts.push((log, partition.log_start_wanted));
+            partition.log_start_gathered = partition.log_start_wanted;
+        }
+        let first = partition.segments.partition_point(|segment| segment.gathered == segment.bytes);
+        let count = partition.segments.len();
+        for index in first..count {
+            let partition = self.logs[log.0 as usize].as_mut().expect("dirty logs are live");
+            let base = partition.segments[index].base_offset;
+            let (from, to) = (partition.segments[index].gathered, partition.segments[index].bytes);
+            if from == to {
+                continue;
+            }
+            let end_offset = partition.segment_end_offset(index);
+            let room = group_bytes_max.saturating_sub(builder.bytes() + RESERVE_BYTES);
+            let bytes = (to - from) as usize;
+            let wants_extent = bytes >= self.options.extent_bytes_min
+                && bytes >= EXTENT_BATCH_BYTES_MIN * partition.ungathered_batches;
+            if (wants_extent || bytes > group_bytes_max / 2) && *extents < GROUP_EXTENTS_MAX {
+                let headers_fit = BATCH_HEADER_BYTES * (partition.ungathered_batches + 1) < room;
+                if partition.segments[index].is_writable() && headers_fit {
+                    let write = start_extent(partition, log, index, builder);
+                    *extents += 1;
+                    group.outstanding += 1;
+                    group.bytes += bytes as u64;
+                    group.ends.push((log, base, to, end_offset));
+                    self.stats.extents += 1;
+                    self.stats.extent_bytes += bytes as u64;
+                    self.submit(write.0, write.1, ops);
+                    let partition = self.log_mut(log);
+                    partition.gathered_end = end_offset;
+                    if index + 1 == partition.segments.len() {
+                        partition.ungathered_batches = 0;
+                    }
+                    return self.finish_gather(log);
+                }
+                self.enqueue(log);
+            }
+            let partition = self.logs[log.0 as usize].as_mut().expect("dirty logs are live");
+            let (to, end_offset) = if bytes <= room {
+                (to, end_offset)
+            } else {
+                match partition.tail.block_boundary(base, from, room as u64).filter(|&(boundary, _)| boundary > from) {
+                    Some(boundary) => boundary,
+                    None => return false,
+                }
+            };
+            let data = partition.tail.slices(base, from, to);
+            builder.append(key, base, from, partition.gathered_end, data);
+            group.bytes += to - from;
+            group.ends.push((log, base, to, end_offset));
+            partition.gathered_end = end_offset;
+            partition.segments[index].gathered = to;
+            if to < partition.segments[index].bytes {
+                return false;
+            }
+        }
+        self.finish_gather(log)
+    }
+
+    pub(super) fn finish_gather(&mut self, log: LogId) -> bool {
+        let partition = self.log_mut(log);
+        let all =
+            partition.segments.partition_point(|segment| segment.gathered == segment.bytes) == partition.segments.len();
+        if all {
+            partition.is_dirty = false;
+            partition.ungathered_batches = 0;
+        }
+        all
+    }
+
+    pub(super) fn finish_group(&mut self, ops: &mut Ops, progress: &mut Vec<Progress>) {
+        let group = self.group.take().expect("a group is under way");
+        self.stats.pending_bytes -= group.bytes;
+        for (log, segment, position, offset) in group.ends {
+            let Some(partition) = self.logs[log.0 as usize].as_mut().filter(|partition| !partition.removing) else {
+                self.finish_removal(log, ops);
+                continue;
+            };
+            if let Some(segment) = partition.segment_mut(segment) {
+                segment.durable = position;
+            }
+            partition.durable_end = offset;
+            progress.push(Progress::Durable { log, offset });
+            let first = partition.first_open();
+            let wants_write_back = partition.segments.iter().skip(first).any(|segment| {
+                segment.durable.saturating_sub(segment.written) >= WRITE_BACK_BYTES_MIN
+                    || (segment.file == FileState::Absent)
+            });
+            let evictable = partition.take_evictable();
+            self.evictable.extend(std::iter::repeat_n(log, evictable));
+            if wants_write_back {
+                self.enqueue(log);
+            }
+        }
+        for (log, offset) in group.log_starts {
+            let Some(partition) = self.logs[log.0 as usize].as_mut().filter(|partition| !partition.removing) else {
+                self.finish_removal(log, ops);
+                continue;
+            };
+            partition.log_start = offset;
+            partition.epochs.truncate_start(offset);
+            progress.push(Progress::LogStart { log, offset });
+            self.enqueue(log);
+        }
+    }
+}
+
+/// Starts writing what a segment has gathered nowhere yet straight to its file, and records it in the group.
+fn start_extent(
+    partition: &mut PartitionLog,
+    log: LogId,
+    index: usize,
+    builder: &mut GroupBuilder,
+) -> (Purpose, DiskOp) {
+    let segment = &partition.segments[index];
+    let (base, from, to) = (segment.base_offset, segment.gathered, segment.bytes);
+    let written = segment.written;
+    let mut crc = 0;
+    let mut headers = Vec::with_capacity(partition.ungathered_batches * BATCH_HEADER_BYTES);
+    for slice in partition.tail.slices(base, from, to) {
+        crc = crc32c::crc32c_append(crc, &slice);
+        for batch in Batches::new(&slice) {
+            let (_, batch) = batch.expect("the tail holds whole batches");
+            headers.extend_from_slice(&batch[..BATCH_HEADER_BYTES]);
+        }
+    }
+    builder.extent(partition.key, base, from, partition.gathered_end, (to - from) as u32, crc, &headers);
+    let (op, remainder) = write_to(&mut partition.segments[index], &partition.tail, to, true);
+    partition.segments[index].gathered = to;
+    partition.operations += 1;
+    (Purpose::Extent { log, segment: base, from: written, to, remainder }, op)
+}

@@ -1,0 +1,528 @@
+//! The shard log on a disk in memory that executes operations in random order and may stop at any of them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::*;
+use crate::TopicId;
+use crate::batch::{BatchBuilder, Batches};
+use crate::recovery::{KnownPartition, RecoveryError, RecoveryOptions, recover};
+use crate::testing::Random;
+
+/// Files in memory; every operation that is executed is durable.
+#[derive(Default)]
+struct MemoryDisk {
+    files: BTreeMap<String, Vec<u8>>,
+    directories: BTreeSet<String>,
+    full: bool,
+}
+
+impl MemoryDisk {
+    fn execute(&mut self, op: DiskOp) -> Result<DiskReply, DiskError> {
+        match op {
+            DiskOp::Write { path, position, data, .. } => {
+                assert!(position.is_multiple_of(BLOCK_BYTES as u64));
+                let mut data = data.concat();
+                data.resize(data.len().next_multiple_of(BLOCK_BYTES), 0);
+                let position = position as usize;
+                let end = position + data.len();
+                let file = self.files.entry(path.to_string()).or_default();
+                if self.full && end > file.len() {
+                    return Err(DiskError::NoSpace);
+                }
+                file.resize(file.len().max(end), 0);
+                file[position..end].copy_from_slice(&data);
+            }
+            DiskOp::Sync { path } => {
+                self.files.get(path.as_ref()).ok_or(DiskError::NotFound)?;
+            }
+            DiskOp::Allocate { path, bytes } => {
+                if self.full {
+                    return Err(DiskError::NoSpace);
+                }
+                let file = self.files.entry(path.to_string()).or_default();
+                file.resize(file.len().max(bytes as usize), 0);
+            }
+            DiskOp::Read { path, position, bytes } => {
+                let file = self.files.get(path.as_ref()).ok_or(DiskError::NotFound)?;
+                let start = (position as usize).min(file.len());
+                let end = (start + bytes).min(file.len());
+                return Ok(DiskReply::Data(Bytes::copy_from_slice(&file[start..end])));
+            }
+            DiskOp::Replace { path, data } => {
+                self.files.insert(path.to_string(), data.to_vec());
+            }
+            DiskOp::Truncate { path, bytes } => {
+                self.files.get_mut(path.as_ref()).ok_or(DiskError::NotFound)?.resize(bytes as usize, 0);
+            }
+            DiskOp::Rename { from, to } => {
+                let inside = format!("{from}/");
+                let moved: Vec<String> =
+                    self.files.keys().filter(|path| path.starts_with(&inside) || **path == *from).cloned().collect();
+                for path in moved {
+                    let data = self.files.remove(&path).expect("listed");
+                    self.files.insert(path.replacen(from.as_ref(), &to, 1), data);
+                }
+            }
+            DiskOp::Remove { path } => {
+                let inside = format!("{path}/");
+                self.files.retain(|name, _| !name.starts_with(&inside) && **name != *path);
+                self.directories.retain(|name| !name.starts_with(&inside) && **name != *path);
+            }
+            DiskOp::CreateDirectory { path } => {
+                self.directories.insert(path.to_string());
+            }
+            DiskOp::List { path } => {
+                let inside = format!("{path}/");
+                let mut names: BTreeMap<String, bool> = BTreeMap::new();
+                for name in self.files.keys().chain(&self.directories) {
+                    if let Some(rest) = name.strip_prefix(&inside) {
+                        let is_directory = rest.contains('/') || self.directories.contains(name);
+                        names.insert(rest.split('/').next().expect("has one").to_string(), is_directory);
+                    }
+                }
+                return Ok(DiskReply::Names(names.into_iter().collect()));
+            }
+        }
+        Ok(DiskReply::Done)
+    }
+}
+
+fn config() -> LogConfig {
+    LogConfig {
+        segment_bytes: 200_000,
+        segment_ms: i64::MAX,
+        retention_ms: -1,
+        retention_bytes: -1,
+        cleanup_delete: true,
+        index_interval_bytes: 4096,
+        timestamp_type: TimestampType::CreateTime,
+        file_delete_delay_ms: 1000,
+    }
+}
+
+fn key(partition: i32) -> PartitionKey {
+    PartitionKey { topic_id: TopicId([5; 16]), partition }
+}
+
+fn now(ms: u64) -> Now {
+    Now { elapsed: Duration::from_millis(ms), unix_ms: 1_700_000_000_000 + ms as i64 }
+}
+
+/// A node with one shard, and what it has under way.
+struct Node {
+    disk: MemoryDisk,
+    log: ShardLog,
+    ops: Ops,
+    progress: Vec<Progress>,
+    time: u64,
+}
+
+const SLOTS: u32 = 8;
+
+impl Node {
+    fn start(mut disk: MemoryDisk, partitions: i32, slot_bytes: u64, salt: u8) -> Node {
+        let known: Vec<KnownPartition> = (0..partitions)
+            .map(|index| KnownPartition { key: key(index), topic: "t".into(), index_interval_bytes: 4096 })
+            .collect();
+        let options = RecoveryOptions {
+            shards: 1,
+            salt: [salt; 16],
+            slots: SLOTS,
+            slot_bytes,
+            partitions: &known,
+            metadata_is_new: false,
+            now_ms: 0,
+        };
+        let mut recovered = recover(&mut |op| disk.execute(op), &options).expect("recovers");
+        let options = ShardLogOptions {
+            tail_memory_bytes_max: 100_000,
+            free_space_floor_bytes: 0,
+            extent_bytes_min: 65_536,
+            retention_check_interval: Duration::from_secs(1),
+            producer_expiration_ms: i64::MAX,
+        };
+        let mut log = ShardLog::new(options, recovered.shards.remove(0), |_| ("t".to_string(), config()));
+        for index in 0..partitions {
+            let id = log.create_partition(key(index), "t", config());
+            log.lead(id, i32::from(salt));
+        }
+        Node { disk, log, ops: Vec::new(), progress: Vec::new(), time: 0 }
+    }
+
+    fn id(&self, partition: i32) -> LogId {
+        self.log.find(key(partition)).expect("created")
+    }
+
+    fn append(&mut self, partition: i32, payload: &[u8], records: usize) -> Appended {
+        let mut builder = BatchBuilder::new();
+        for _ in 0..records {
+            builder = builder.record(now(self.time).unix_ms, Some(b"k"), Some(payload), &[]);
+        }
+        let batch = builder.build();
+        let id = self.id(partition);
+        self.log.append(now(self.time), id, &batch).expect("appends")
+    }
+
+    fn end_turn(&mut self) {
+        self.time += 1;
+        self.log.end_turn(now(self.time), &mut self.ops, &mut self.progress);
+    }
+
+    /// Executes one operation under way.
+    fn execute(&mut self, index: usize) {
+        let (token, op) = self.ops.swap_remove(index);
+        let result = self.disk.execute(op);
+        self.log
+            .on_disk(now(self.time), token, result, &mut self.ops, &mut self.progress)
+            .expect("the disk does not fail");
+    }
+
+    /// Goes on until nothing is under way.
+    fn settle(&mut self) {
+        self.end_turn();
+        while !self.ops.is_empty() {
+            self.execute(0);
+            self.end_turn();
+        }
+    }
+
+    /// All the bytes of a partition from `offset` on, as a consumer would read them.
+    fn read_all(&mut self, partition: i32, mut offset: i64, bytes_max: usize) -> Vec<(i64, Vec<u8>)> {
+        let id = self.id(partition);
+        let mut records = Vec::new();
+        while offset < self.log.durable_end(id) {
+            let until = self.log.durable_end(id);
+            let plan = match self.log.read(id, offset, until, bytes_max, &mut self.ops) {
+                Read::Ready(plan) => plan,
+                Read::Pending(token) => loop {
+                    self.execute(self.ops.len() - 1);
+                    let done = self.progress.iter().position(
+                        |progress| matches!(progress, Progress::ReadDone { token: done, .. } if *done == token),
+                    );
+                    if let Some(index) = done {
+                        let Progress::ReadDone { result, .. } = self.progress.remove(index) else { unreachable!() };
+                        break result.expect("reads");
+                    }
+                },
+            };
+            assert!(plan.bytes > 0 && plan.first_batch_bytes <= plan.bytes, "{plan:?} at {offset}");
+            let mut bytes = Vec::new();
+            for part in plan.parts {
+                match part {
+                    ReadPart::Memory(slice) => bytes.extend_from_slice(&slice),
+                    ReadPart::File { path, position, bytes: length } => {
+                        let op = DiskOp::Read { path, position, bytes: length };
+                        let Ok(DiskReply::Data(data)) = self.disk.execute(op) else { panic!("reads") };
+                        bytes.extend_from_slice(&data);
+                    }
+                }
+            }
+            let before = offset;
+            for batch in Batches::new(&bytes) {
+                let Ok((header, batch)) = batch else { break };
+                crate::batch::verify_crc(batch).expect("whole");
+                let open = crate::records::OpenBatch::new(batch).expect("opens");
+                for record in open.records() {
+                    let record = record.expect("parses");
+                    if open.offset(&record) >= offset {
+                        records.push((open.offset(&record), record.value.expect("has one").to_vec()));
+                    }
+                }
+                offset = header.last_offset() + 1;
+            }
+            assert!(offset > before, "progress");
+        }
+        records
+    }
+}
+
+#[test]
+fn appends_become_durable_and_are_read_from_memory() {
+    let mut node = Node::start(MemoryDisk::default(), 2, 64 << 10, 1);
+    let first = node.append(0, b"one", 2);
+    assert_eq!((first.base_offset, first.last_offset), (0, 1));
+    assert_eq!(node.append(1, b"two", 1).base_offset, 0);
+    assert_eq!(node.append(0, b"three", 1).base_offset, 2);
+    assert_eq!(node.log.durable_end(node.id(0)), 0);
+    node.end_turn();
+    let journal = node.ops.iter().filter(|(_, op)| matches!(op, DiskOp::Write { durable: true, .. })).count();
+    assert_eq!(journal, 1, "one write commits both partitions");
+    node.settle();
+    assert!(node.progress.contains(&Progress::Durable { log: node.id(0), offset: 3 }));
+    assert!(node.progress.contains(&Progress::Durable { log: node.id(1), offset: 1 }));
+    let records = node.read_all(0, 1, 1 << 20);
+    assert_eq!(records, [(1, b"one".to_vec()), (2, b"three".to_vec())]);
+    assert_eq!(node.log.stats().disk_reads, 0);
+}
+
+#[test]
+fn large_appends_go_straight_to_the_segment() {
+    let mut node = Node::start(MemoryDisk::default(), 1, 64 << 10, 1);
+    node.append(0, &[1; 100], 1);
+    node.settle();
+    let before = node.log.stats().group_bytes;
+    node.append(0, &[2; 90_000], 1);
+    node.settle();
+    assert_eq!(node.log.stats().extents, 1);
+    assert_eq!(node.log.stats().group_bytes - before, BLOCK_BYTES as u64);
+    let mut node = Node::start(node.disk, 1, 64 << 10, 2);
+    assert_eq!(node.read_all(0, 0, 1 << 20), [(0, vec![1; 100]), (1, vec![2; 90_000])]);
+}
+
+#[test]
+fn cold_offsets_are_answered_with_file_ranges_and_times_are_found() {
+    let mut node = Node::start(MemoryDisk::default(), 1, 64 << 10, 1);
+    let mut expected = Vec::new();
+    for index in 0..600i64 {
+        let payload = format!("{index:01000}").into_bytes();
+        node.append(0, &payload, 1);
+        expected.push((index, payload));
+        node.settle();
+    }
+    assert!(node.log.stats().checkpoints > 2);
+    assert!(node.log.log(node.id(0)).segments.len() > 2);
+    assert_eq!(node.read_all(0, 0, 10_000), expected);
+    assert!(node.log.stats().file_reads > 10);
+
+    // The same after a restart, when neither tail nor indexes are in memory; and with the index files gone.
+    let mut node = Node::start(node.disk, 1, 64 << 10, 2);
+    assert_eq!(node.read_all(0, 123, 50_000), expected[123..]);
+    node.disk.files.retain(|name, _| !name.ends_with(".index"));
+    let mut node = Node::start(node.disk, 1, 64 << 10, 3);
+    assert_eq!(node.read_all(0, 7, 50_000), expected[7..]);
+
+    let id = node.id(0);
+    let time_of = |node: &mut Node, query| match node.log.find_time(id, query, 600, &mut node.ops) {
+        TimeLookup::Ready(found) => found,
+        TimeLookup::Pending(_) => loop {
+            node.execute(node.ops.len() - 1);
+            if let Some(Progress::TimeDone { result, .. }) = node.progress.pop() {
+                break result.expect("reads");
+            }
+        },
+    };
+    let last = time_of(&mut node, TimeQuery::Max).expect("found");
+    assert_eq!(last.offset, 599);
+    let middle = time_of(&mut node, TimeQuery::AtOrAfter(last.timestamp - 1)).expect("found");
+    assert!(middle.offset > 0 && middle.offset <= 599 && middle.timestamp >= last.timestamp - 1);
+    assert_eq!(time_of(&mut node, TimeQuery::AtOrAfter(0)).expect("found").offset, 0);
+    assert_eq!(time_of(&mut node, TimeQuery::AtOrAfter(last.timestamp + 1)), None);
+}
+
+#[test]
+fn delete_records_moves_the_start_durably_and_frees_segments() {
+    let mut node = Node::start(MemoryDisk::default(), 1, 64 << 10, 1);
+    for _ in 0..10 {
+        node.append(0, &[3; 60_000], 1);
+        node.settle();
+    }
+    let id = node.id(0);
+    let files = node.disk.files.keys().filter(|name| name.ends_with(".log")).count();
+    assert!(!node.log.delete_records(id, 7));
+    assert_eq!(node.log.log_start(id), 0, "not before it is durable");
+    node.settle();
+    assert!(node.progress.contains(&Progress::LogStart { log: id, offset: 7 }));
+    assert!(node.log.delete_records(id, 5));
+    node.time += 2000;
+    node.settle();
+    assert!(node.disk.files.keys().filter(|name| name.ends_with(".log")).count() < files);
+    let node = Node::start(node.disk, 1, 64 << 10, 2);
+    assert_eq!(node.log.log_start(node.id(0)), 7);
+}
+
+#[test]
+fn retention_by_size_and_by_time() {
+    let mut node = Node::start(MemoryDisk::default(), 1, 64 << 10, 1);
+    let id = node.id(0);
+    node.log.set_config(id, LogConfig { retention_bytes: 200_000, ..config() });
+    for _ in 0..10 {
+        node.append(0, &[3; 60_000], 1);
+        node.settle();
+    }
+    node.time += 5000;
+    node.settle();
+    node.settle();
+    assert_eq!(node.log.log_start(id), 6, "without the two oldest segments it is still as large as it may be");
+    node.log.set_config(id, LogConfig { retention_ms: 10_000, ..config() });
+    node.time += 20_000;
+    node.settle();
+    node.settle();
+    assert_eq!(node.log.log_start(id), 10, "all of it expired, the active segment too");
+    assert_eq!(node.append(0, b"next", 1).base_offset, 10);
+}
+
+#[test]
+fn a_full_disk_refuses_appends_and_recovers_by_itself() {
+    let mut node = Node::start(MemoryDisk::default(), 1, 64 << 10, 1);
+    node.append(0, &[1; 1000], 1);
+    node.disk.full = true;
+    node.end_turn();
+    while !node.ops.is_empty() {
+        node.execute(0);
+        node.log.end_turn(now(node.time), &mut node.ops, &mut node.progress);
+    }
+    assert_eq!(node.log.durable_end(node.id(0)), 1, "the journal was reserved");
+    assert!(node.log.is_out_of_space());
+    let batch = BatchBuilder::new().record(0, None, Some(b"x"), &[]).build();
+    let id = node.id(0);
+    assert_eq!(node.log.append(now(0), id, &batch), Err(AppendError::NoSpace));
+    node.disk.full = false;
+    node.time += 1000;
+    node.settle();
+    assert!(!node.log.is_out_of_space());
+    assert!(node.log.append(now(0), id, &batch).is_ok());
+}
+
+#[test]
+fn a_removed_partition_leaves_nothing() {
+    let mut node = Node::start(MemoryDisk::default(), 2, 64 << 10, 1);
+    node.append(0, &[1; 1000], 1);
+    node.append(1, &[1; 1000], 1);
+    node.end_turn();
+    let id = node.id(0);
+    node.log.remove_partition(id, &mut node.ops);
+    assert_eq!(node.log.find(key(0)), None);
+    node.settle();
+    node.settle();
+    assert!(node.log.is_idle());
+    assert!(
+        !node.disk.files.keys().any(|name| name.starts_with(&crate::partition_log::partition_directory("t", key(0))))
+    );
+    assert_eq!(node.log.durable_end(node.id(1)), 1);
+}
+
+/// A journal of three groups on a disk, the last of them an extent.
+fn three_groups() -> MemoryDisk {
+    let mut node = Node::start(MemoryDisk::default(), 1, 64 << 10, 1);
+    for payload in [&[1; 100][..], &[2; 100][..], &[3; 90_000][..]] {
+        node.append(0, payload, 1);
+        node.settle();
+    }
+    assert_eq!(node.log.stats().groups, 3);
+    node.disk
+}
+
+fn damage(disk: &mut MemoryDisk, suffix: &str, at: usize) {
+    let (_, file) = disk.files.iter_mut().find(|(name, _)| name.ends_with(suffix)).expect("there");
+    file[at] ^= 1;
+}
+
+fn recover_on(disk: &mut MemoryDisk, shards: usize) -> Result<crate::recovery::Recovered, RecoveryError> {
+    let known = [KnownPartition { key: key(0), topic: "t".into(), index_interval_bytes: 4096 }];
+    let options = RecoveryOptions {
+        shards,
+        salt: [9; 16],
+        slots: SLOTS,
+        slot_bytes: 64 << 10,
+        partitions: &known,
+        metadata_is_new: false,
+        now_ms: 0,
+    };
+    recover(&mut |op| disk.execute(op), &options)
+}
+
+#[test]
+fn damage_inside_the_journal_refuses_the_start_and_changes_nothing() {
+    let mut disk = three_groups();
+    damage(&mut disk, "journal-000", 100);
+    let before = disk.files.clone();
+    let Err(RecoveryError::Corrupt(why)) = recover_on(&mut disk, 1) else { panic!("must refuse") };
+    assert!(why.contains("group 1 is damaged or missing, but group 2"), "{why}");
+    assert!(disk.files == before);
+}
+
+#[test]
+fn a_torn_last_group_is_dropped_with_its_extent() {
+    for (suffix, at) in [("journal-000", 2 * BLOCK_BYTES + 20), ("00000000000000000000.log", 5000)] {
+        let mut disk = three_groups();
+        damage(&mut disk, suffix, at);
+        let recovered = recover_on(&mut disk, 1).expect("recovers");
+        assert_eq!(recovered.groups, 2, "{suffix}");
+        assert_eq!(recovered.shards[0].checkpoint.partitions[0].log_end, 2);
+        let mut node = Node::start(disk, 1, 64 << 10, 3);
+        assert_eq!(node.append(0, b"again", 1).base_offset, 2);
+        node.settle();
+        assert_eq!(node.read_all(0, 0, 1 << 20), [(0, vec![1; 100]), (1, vec![2; 100]), (2, b"again".to_vec())]);
+    }
+}
+
+#[test]
+fn another_number_of_shards_finds_every_partition() {
+    let mut disk = three_groups();
+    for shards in [3, 2, 5, 1] {
+        let recovered = recover_on(&mut disk, shards).expect("recovers");
+        assert_eq!(recovered.shards.len(), shards);
+        let holders: Vec<usize> = (0..shards)
+            .filter(|&shard| recovered.shards[shard].checkpoint.partitions.iter().any(|state| state.log_end == 3))
+            .collect();
+        assert_eq!(holders, [key(0).shard(shards)]);
+    }
+}
+
+#[test]
+fn data_without_metadata_refuses_the_start() {
+    let mut disk = three_groups();
+    let options = RecoveryOptions {
+        shards: 1,
+        salt: [9; 16],
+        slots: SLOTS,
+        slot_bytes: 64 << 10,
+        partitions: &[],
+        metadata_is_new: true,
+        now_ms: 0,
+    };
+    assert_eq!(recover(&mut |op| disk.execute(op), &options), Err(RecoveryError::MetadataMissing));
+}
+
+/// Random appends, random completion order, a stop at a random point, many times over: what was reported durable is
+/// there, in order, once.
+#[test]
+fn random_stops_lose_nothing_durable() {
+    for seed in 0..150 {
+        println!("seed {seed}");
+        let mut random = Random::new(seed);
+        let mut disk = MemoryDisk::default();
+        let mut durable: HashMap<i32, BTreeMap<i64, Vec<u8>>> = HashMap::new();
+        for round in 1..6u8 {
+            let partitions = 3;
+            let mut node = Node::start(disk, partitions, 64 << 10, round);
+            let mut appended: HashMap<i32, BTreeMap<i64, Vec<u8>>> = HashMap::new();
+            for partition in 0..partitions {
+                let records: BTreeMap<i64, Vec<u8>> = node.read_all(partition, 0, 30_000).into_iter().collect();
+                for (offset, value) in durable.entry(partition).or_default().iter() {
+                    assert_eq!(records.get(offset), Some(value), "seed {seed} round {round} offset {offset}");
+                }
+                for (index, offset) in records.keys().enumerate() {
+                    assert_eq!(index as i64, *offset, "dense");
+                }
+                assert_eq!(node.log.log_end(node.id(partition)), records.len() as i64);
+                appended.insert(partition, records);
+            }
+            let steps = random.below(400);
+            for step in 0..steps {
+                if random.below(3) > 0 {
+                    let partition = random.below(partitions as usize) as i32;
+                    let length = if random.below(10) == 0 { 70_000 } else { random.below(3000) };
+                    let value = vec![(seed as usize + step) as u8; length];
+                    let at = node.append(partition, &value, 1);
+                    appended.get_mut(&partition).expect("inserted").insert(at.base_offset, value);
+                }
+                if random.below(2) == 0 {
+                    node.end_turn();
+                }
+                if !node.ops.is_empty() && random.below(2) == 0 {
+                    node.execute(random.below(node.ops.len()));
+                }
+                for progress in node.progress.drain(..) {
+                    if let Progress::Durable { log, offset } = progress {
+                        let partition = (0..partitions).find(|&index| node.log.find(key(index)) == Some(log));
+                        let partition = partition.expect("known");
+                        let upto = appended[&partition].range(..offset).map(|(at, value)| (*at, value.clone()));
+                        durable.get_mut(&partition).expect("inserted").extend(upto);
+                    }
+                }
+            }
+            disk = node.disk;
+        }
+    }
+}

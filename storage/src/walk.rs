@@ -1,0 +1,444 @@
+//! Reads that the tail cannot answer: from a position that the sparse index gives, batch by batch, through memory and
+//! disk, until what is looked for is found. A walk owns what it has read and says what it wants to read next, so it can
+//! wait for the disk without holding anything.
+
+use bytes::Bytes;
+
+use crate::batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader};
+use crate::disk::{DiskError, DiskOp};
+use crate::index::SparseIndex;
+use crate::partition_log::{PartitionLog, index_path};
+use crate::records;
+use crate::shard_log::{LogId, Progress, ReadPart, ReadPlan, ReadToken, TimeFound, TimeQuery};
+
+/// One read of headers on the way to a batch.
+const STEP_BYTES: usize = 16 << 10;
+/// One read while an index is rebuilt from its segment.
+const REBUILD_STEP_BYTES: usize = 1 << 20;
+/// The largest index file that is read; a larger one is rebuilt.
+const INDEX_FILE_BYTES_MAX: usize = 1 << 20;
+
+/// What a walk looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Goal {
+    /// The batch that contains `offset`, and what follows it.
+    Offset { offset: i64, until_offset: i64, bytes_max: usize },
+    /// A record by its time.
+    Time { query: TimeQuery, until_offset: i64 },
+}
+
+/// What a walk has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Plan(ReadPlan),
+    Time(Option<TimeFound>),
+    /// The bytes at a batch's place are no batch.
+    Corrupt(&'static str, bool),
+}
+
+impl Outcome {
+    pub fn into_progress(self, token: ReadToken) -> Progress {
+        match self {
+            Outcome::Plan(plan) => Progress::ReadDone { token, result: Ok(plan) },
+            Outcome::Time(found) => Progress::TimeDone { token, result: Ok(found) },
+            Outcome::Corrupt(why, true) => {
+                Progress::ReadDone { token, result: Err(DiskError::Failed(why.to_string())) }
+            }
+            Outcome::Corrupt(why, false) => {
+                Progress::TimeDone { token, result: Err(DiskError::Failed(why.to_string())) }
+            }
+        }
+    }
+}
+
+/// What a walk needs to go on.
+pub(crate) enum Step {
+    Done(Outcome),
+    Read(DiskOp),
+}
+
+/// What the last read was for.
+#[derive(Debug, PartialEq, Eq)]
+enum Wait {
+    Nothing,
+    Index,
+    Bytes,
+}
+
+/// A walk under way.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    pub token: ReadToken,
+    pub log: LogId,
+    /// (segment, bytes of memory) of an index that this walk has put into its segment.
+    pub loaded_index: Option<(i64, usize)>,
+    goal: Goal,
+    /// Base offset of the segment walked, and where the next batch begins in it.
+    segment: i64,
+    position: Option<u64>,
+    /// Bytes read, and where they lie in the segment.
+    buffer: Bytes,
+    buffer_position: u64,
+    rebuilding: Option<SparseIndex>,
+    wait: Wait,
+    /// The record with the largest timestamp so far, once a walk to the largest must look at every batch.
+    scan: Option<Scan>,
+}
+
+/// The batch with a segment's largest timestamp may lie below the log start or not be durable yet. Then the walk begins
+/// again, at the log start, and remembers the best record.
+#[derive(Debug, Default)]
+struct Scan {
+    best: Option<TimeFound>,
+}
+
+impl Scan {
+    fn is_beaten_by(&self, timestamp: i64) -> bool {
+        self.best.is_none_or(|best| timestamp > best.timestamp)
+    }
+
+    /// Looks at the records of a batch among the offsets that may be read.
+    fn look_at(&mut self, batch: &[u8], log_start: i64, until_offset: i64) -> Result<(), BatchError> {
+        let open = records::OpenBatch::new(batch)?;
+        for record in open.records() {
+            let record = record?;
+            let (offset, timestamp) = (open.offset(&record), open.timestamp(&record));
+            if (log_start..until_offset).contains(&offset) && self.is_beaten_by(timestamp) {
+                self.best = Some(TimeFound { offset, timestamp, leader_epoch: open.header.leader_epoch() });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Walk {
+    pub fn new(token: ReadToken, log: LogId, goal: Goal, partition: &PartitionLog) -> Walk {
+        let first = match goal {
+            Goal::Offset { offset, .. } => partition.segment_containing(offset),
+            Goal::Time { query, .. } => segment_for_time(partition, query).unwrap_or(0),
+        };
+        Walk {
+            token,
+            log,
+            loaded_index: None,
+            goal,
+            segment: partition.segments[first].base_offset,
+            position: None,
+            buffer: Bytes::new(),
+            buffer_position: 0,
+            rebuilding: None,
+            wait: Wait::Nothing,
+            scan: None,
+        }
+    }
+
+    /// Goes on at the beginning of a segment.
+    fn enter(&mut self, segment: i64) {
+        self.segment = segment;
+        self.position = None;
+        self.buffer = Bytes::new();
+        self.rebuilding = None;
+        self.wait = Wait::Nothing;
+    }
+
+    /// The answer to the last [`Step::Read`].
+    pub fn supply(&mut self, data: Bytes) {
+        self.buffer = data;
+    }
+
+    /// The index file is missing: the walk goes on by rebuilding it. `false` if something else was missing.
+    pub fn index_is_missing(&mut self) -> bool {
+        let is_index = self.wait == Wait::Index;
+        self.buffer = Bytes::new();
+        is_index
+    }
+
+    /// The walk cannot go on.
+    pub fn failed(self, error: DiskError) -> Progress {
+        match self.goal {
+            Goal::Offset { .. } => Progress::ReadDone { token: self.token, result: Err(error) },
+            Goal::Time { .. } => Progress::TimeDone { token: self.token, result: Err(error) },
+        }
+    }
+
+    /// Goes as far as memory and what was supplied allow.
+    pub fn step(&mut self, partition: &mut PartitionLog) -> Step {
+        if let Goal::Time { query, .. } = self.goal
+            && segment_for_time(partition, query).is_none()
+        {
+            return Step::Done(Outcome::Time(None));
+        }
+        loop {
+            // The segment may have been removed by retention since the last step.
+            let Some(segment) = partition.segment(self.segment) else {
+                match self.goal {
+                    Goal::Time { query, .. } => match segment_for_time(partition, query) {
+                        Some(first) => {
+                            self.scan = None;
+                            self.enter(partition.segments[first].base_offset);
+                            continue;
+                        }
+                        None => return self.not_found(),
+                    },
+                    Goal::Offset { .. } => return self.not_found(),
+                }
+            };
+            let (path, bytes, readable) = (segment.path.clone(), segment.bytes, segment.readable());
+            let Some(position) = self.position else {
+                match self.start_position(partition) {
+                    Some(step) => return step,
+                    None => continue,
+                }
+            };
+            if position >= bytes {
+                let index = partition.segment_containing(self.segment);
+                match self.segment_from(partition, index + 1) {
+                    Some(next) => self.enter(next),
+                    None if self.must_scan() => self.begin_scan(partition),
+                    None => return self.not_found(),
+                }
+                continue;
+            }
+            let Some(available) = self.bytes_at(partition, position) else {
+                return self.read(path, position, STEP_BYTES.min((readable - position) as usize));
+            };
+            let Some(header) = BatchHeader::read(&available) else {
+                return self.read_more(path, position, STEP_BYTES, available.len(), readable);
+            };
+            let Ok(batch_bytes) = header.batch_bytes() else { return self.corrupt("a batch has an impossible length") };
+            if position + batch_bytes as u64 > bytes {
+                return self.corrupt("a batch reaches past the end of its segment");
+            }
+            match self.goal {
+                Goal::Offset { offset, until_offset, bytes_max } => {
+                    if header.last_offset() >= offset {
+                        return Step::Done(Outcome::Plan(plan(
+                            partition,
+                            self.segment,
+                            position,
+                            batch_bytes,
+                            (header.base_offset(), until_offset, bytes_max),
+                        )));
+                    }
+                }
+                Goal::Time { query, until_offset } => {
+                    if header.base_offset() >= until_offset {
+                        if self.must_scan() {
+                            self.begin_scan(partition);
+                            continue;
+                        }
+                        return self.not_found();
+                    }
+                    let log_start = partition.log_start;
+                    let is_wanted = match (&self.scan, query) {
+                        (Some(scan), _) => scan.is_beaten_by(header.max_timestamp()),
+                        (None, TimeQuery::AtOrAfter(timestamp)) => header.max_timestamp() >= timestamp,
+                        (None, TimeQuery::Max) => header.max_timestamp() >= self.max_timestamp(partition),
+                    };
+                    if is_wanted && header.last_offset() >= log_start {
+                        if available.len() < batch_bytes {
+                            return self.read_more(path, position, batch_bytes, available.len(), readable);
+                        }
+                        let batch = &available[..batch_bytes];
+                        let found = match (&mut self.scan, query) {
+                            (Some(scan), _) => scan.look_at(batch, log_start, until_offset).map(|()| None),
+                            (None, TimeQuery::AtOrAfter(timestamp)) => first_at_or_after(batch, timestamp, log_start),
+                            (None, TimeQuery::Max) => {
+                                let declared = header.max_timestamp();
+                                records::max_timestamp(batch).map(|found| {
+                                    Some(found).filter(|found| found.0 >= log_start && found.1 == declared)
+                                })
+                            }
+                        };
+                        match found {
+                            Ok(Some((offset, timestamp))) if offset < until_offset => {
+                                let leader_epoch = header.leader_epoch();
+                                return Step::Done(Outcome::Time(Some(TimeFound { offset, timestamp, leader_epoch })));
+                            }
+                            // The header promised more than its records hold, or than may be read: look on.
+                            Ok(_) => {}
+                            Err(_) => return self.corrupt("a batch cannot be decoded"),
+                        }
+                    }
+                }
+            }
+            self.position = Some(position + batch_bytes as u64);
+        }
+    }
+
+    /// Where to begin in the current segment: from its index, which is loaded or rebuilt first if it is not in memory.
+    fn start_position(&mut self, partition: &mut PartitionLog) -> Option<Step> {
+        let key = partition.key;
+        let directory = partition.directory.clone();
+        let max_timestamp = self.max_timestamp(partition);
+        let log_start = partition.log_start;
+        let segment = partition.segment_mut(self.segment).expect("checked by the caller");
+        if let Some(index) = &segment.index {
+            self.position = Some(match self.goal {
+                Goal::Offset { offset, .. } => index.lookup_offset(offset),
+                Goal::Time { query: TimeQuery::AtOrAfter(timestamp), .. } => index.lookup_time(timestamp),
+                Goal::Time { query: TimeQuery::Max, .. } if self.scan.is_some() => index.lookup_offset(log_start),
+                Goal::Time { query: TimeQuery::Max, .. } => index.lookup_time(max_timestamp),
+            });
+            return None;
+        }
+        if self.wait == Wait::Nothing {
+            self.wait = Wait::Index;
+            let path = index_path(&directory, self.segment);
+            return Some(Step::Read(DiskOp::Read { path, position: 0, bytes: INDEX_FILE_BYTES_MAX }));
+        }
+        if self.wait == Wait::Index {
+            match SparseIndex::decode(&self.buffer, key, self.segment) {
+                Ok(index) if index.covered_bytes() == segment.bytes => {
+                    self.loaded_index = Some((self.segment, index.memory_bytes()));
+                    segment.index = Some(index);
+                    self.buffer = Bytes::new();
+                    return None;
+                }
+                _ => {
+                    self.rebuilding = Some(SparseIndex::new(self.segment, partition.config.index_interval_bytes));
+                    self.buffer = Bytes::new();
+                    self.buffer_position = 0;
+                    self.wait = Wait::Bytes;
+                }
+            }
+        }
+        self.rebuild(partition)
+    }
+
+    /// Feeds the batches just read to the index being rebuilt, and reads on.
+    fn rebuild(&mut self, partition: &mut PartitionLog) -> Option<Step> {
+        let segment = partition.segment_mut(self.segment).expect("checked by the caller");
+        let index = self.rebuilding.as_mut().expect("a rebuild is under way");
+        let mut position = index.covered_bytes();
+        let read_to = self.buffer_position + self.buffer.len() as u64;
+        while position < segment.bytes {
+            let start = position.checked_sub(self.buffer_position).map_or(usize::MAX, |start| start as usize);
+            let Some(header) = self.buffer.get(start..).and_then(BatchHeader::read) else { break };
+            match header.batch_bytes() {
+                Ok(bytes) if position + bytes as u64 <= segment.bytes => {
+                    index.note(header, position);
+                    position += bytes as u64;
+                }
+                _ => return Some(self.corrupt("a batch has an impossible length")),
+            }
+        }
+        if position == segment.bytes {
+            let index = self.rebuilding.take().expect("seen above");
+            self.loaded_index = Some((self.segment, index.memory_bytes()));
+            segment.index = Some(index);
+            self.buffer = Bytes::new();
+            return None;
+        }
+        if read_to > position && self.buffer_position == position && self.buffer.len() >= BATCH_HEADER_BYTES {
+            return Some(self.corrupt("a segment ends too early"));
+        }
+        let bytes = REBUILD_STEP_BYTES.min((segment.bytes - position) as usize);
+        self.buffer_position = position;
+        Some(Step::Read(DiskOp::Read { path: segment.path.clone(), position, bytes }))
+    }
+
+    fn max_timestamp(&self, partition: &PartitionLog) -> i64 {
+        partition.segments.iter().map(|segment| segment.max_timestamp).max().unwrap_or(-1)
+    }
+
+    /// The first segment from this index on in which the search may go on.
+    fn segment_from(&self, partition: &PartitionLog, index: usize) -> Option<i64> {
+        let (Goal::Offset { until_offset, .. } | Goal::Time { until_offset, .. }) = self.goal;
+        let next = partition.segments.iter().skip(index).find(|segment| {
+            segment.base_offset >= until_offset
+                || self.scan.as_ref().is_none_or(|scan| scan.is_beaten_by(segment.max_timestamp))
+        })?;
+        (next.base_offset < until_offset).then_some(next.base_offset)
+    }
+
+    /// Whether what was not found by its segment's largest timestamp may be found by looking at every batch.
+    fn must_scan(&self) -> bool {
+        matches!(self.goal, Goal::Time { query: TimeQuery::Max, .. }) && self.scan.is_none()
+    }
+
+    fn begin_scan(&mut self, partition: &PartitionLog) {
+        self.scan = Some(Scan::default());
+        self.enter(partition.segments[partition.segment_containing(partition.log_start)].base_offset);
+    }
+
+    fn bytes_at(&self, partition: &PartitionLog, position: u64) -> Option<Bytes> {
+        partition.tail.at(self.segment, position).or_else(|| {
+            let start = usize::try_from(position.checked_sub(self.buffer_position)?).ok()?;
+            (start < self.buffer.len()).then(|| self.buffer.slice(start..))
+        })
+    }
+
+    fn read(&mut self, path: crate::FilePath, position: u64, bytes: usize) -> Step {
+        self.wait = Wait::Bytes;
+        self.buffer_position = position;
+        Step::Read(DiskOp::Read { path, position, bytes })
+    }
+
+    /// What is available ends within the batch at `position`.
+    fn read_more(&mut self, path: crate::FilePath, position: u64, bytes: usize, available: usize, end: u64) -> Step {
+        let bytes = bytes.min(end.saturating_sub(position) as usize);
+        if available >= bytes {
+            return self.corrupt("a segment ends within a batch");
+        }
+        self.read(path, position, bytes)
+    }
+
+    fn not_found(&self) -> Step {
+        Step::Done(match self.goal {
+            Goal::Offset { .. } => Outcome::Plan(ReadPlan::default()),
+            Goal::Time { .. } => Outcome::Time(self.scan.as_ref().and_then(|scan| scan.best)),
+        })
+    }
+
+    fn corrupt(&self, why: &'static str) -> Step {
+        Step::Done(Outcome::Corrupt(why, matches!(self.goal, Goal::Offset { .. })))
+    }
+}
+
+/// The first record of a batch at or after a time, among those that may be read.
+fn first_at_or_after(batch: &[u8], timestamp: i64, log_start: i64) -> Result<Option<(i64, i64)>, BatchError> {
+    match records::first_at_or_after(batch, timestamp)? {
+        // Part of the batch lies below the log start (DeleteRecords): look among the rest.
+        Some((offset, _)) if offset < log_start => {
+            let open = records::OpenBatch::new(batch)?;
+            for record in open.records() {
+                let record = record?;
+                let (offset, at) = (open.offset(&record), open.timestamp(&record));
+                if offset >= log_start && at >= timestamp {
+                    return Ok(Some((offset, at)));
+                }
+            }
+            Ok(None)
+        }
+        found => Ok(found),
+    }
+}
+
+/// The first segment that can hold the record looked for.
+fn segment_for_time(partition: &PartitionLog, query: TimeQuery) -> Option<usize> {
+    let wanted = match query {
+        TimeQuery::AtOrAfter(timestamp) => timestamp,
+        TimeQuery::Max => partition.segments.iter().map(|segment| segment.max_timestamp).max()?,
+    };
+    partition.segments.iter().position(|segment| segment.bytes > 0 && segment.max_timestamp >= wanted)
+}
+
+/// The file range from a batch to the end of what its segment's file holds, or the slices of the tail.
+fn plan(
+    partition: &PartitionLog,
+    segment: i64,
+    position: u64,
+    first_batch_bytes: usize,
+    (base_offset, until_offset, bytes_max): (i64, i64, usize),
+) -> ReadPlan {
+    if base_offset >= until_offset {
+        return ReadPlan::default();
+    }
+    if partition.is_in_memory(base_offset) {
+        return partition.read(base_offset, until_offset, bytes_max);
+    }
+    let found = partition.segment(segment).expect("walked just now");
+    let bytes = bytes_max.max(first_batch_bytes).min((found.readable() - position) as usize);
+    ReadPlan { parts: vec![ReadPart::File { path: found.path.clone(), position, bytes }], bytes, first_batch_bytes }
+}
