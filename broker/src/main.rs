@@ -1,3 +1,41 @@
 //! The `millstream` program.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use millstream::config::BrokerConfig;
+use millstream::driver::serve;
+
+/// A durable streaming log broker that speaks the Kafka protocol.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the broker until SIGTERM or SIGINT.
+    Serve {
+        /// A file in the format of Kafka's server.properties. Without one, the defaults serve on 127.0.0.1:9092 and
+        /// keep their data in ./data.
+        properties: Option<PathBuf>,
+        /// A property, given as name=value, that overrides the file. May be given many times.
+        #[arg(long = "override", value_name = "NAME=VALUE")]
+        overrides: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let Command::Serve { properties, overrides } = Arguments::parse().command;
+    let result = BrokerConfig::load(properties.as_deref(), &overrides).and_then(serve::serve);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("millstream: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

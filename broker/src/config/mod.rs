@@ -34,6 +34,10 @@ pub struct BrokerConfig {
     pub http_listener: Option<(String, u16)>,
     /// `socket.request.max.bytes`
     pub request_bytes_max: usize,
+    /// `fetch.max.bytes`
+    pub fetch_bytes_max: usize,
+    /// `queued.max.request.bytes`; `None`: no limit is configured.
+    pub queued_request_bytes_max: Option<usize>,
     /// `socket.send.buffer.bytes`, if it was given and is not -1.
     pub send_buffer_bytes: Option<i32>,
     /// `socket.receive.buffer.bytes`, if it was given and is not -1.
@@ -123,6 +127,8 @@ impl BrokerConfig {
                 _ => None,
             },
             request_bytes_max: number(&properties, "socket.request.max.bytes")?,
+            fetch_bytes_max: number(&properties, "fetch.max.bytes")?,
+            queued_request_bytes_max: usize::try_from(number::<i64>(&properties, "queued.max.request.bytes")?).ok(),
             send_buffer_bytes: buffer("socket.send.buffer.bytes")?,
             receive_buffer_bytes: buffer("socket.receive.buffer.bytes")?,
             backlog: number(&properties, "socket.listen.backlog.size")?,

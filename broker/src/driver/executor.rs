@@ -1,6 +1,5 @@
 //! Runs one shard on one glommio executor, pinned to one core.
 
-use std::fmt::Display;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -86,20 +85,17 @@ pub struct ExecutorOptions {
     pub controller: Sender<ToController>,
 }
 
-/// Starts an executor's thread. `recover` runs on it, with blocking calls, before anything else does.
-pub fn start<E: Display>(
+/// Starts an executor's thread. `shard` runs on it first.
+pub fn start(
     options: ExecutorOptions,
-    recover: impl FnOnce() -> Result<Shard, E> + Send + 'static,
+    shard: impl FnOnce() -> Shard + Send + 'static,
 ) -> io::Result<Receiver<Report>> {
     let (sender, receiver) = channel();
     let name = format!("shard-{}", options.index);
     std::thread::Builder::new().name(name).spawn(move || {
         // Nobody waits for the reports any more when the process is about to end.
         let report = |report| drop(sender.send(report));
-        let shard = match recover() {
-            Ok(shard) => shard,
-            Err(error) => return report(Report::Failed(error.to_string())),
-        };
+        let shard = shard();
         let executor = match LocalExecutorBuilder::new(Placement::Fixed(options.processor)).make() {
             Ok(executor) => executor,
             Err(error) => return report(Report::Failed(format!("cannot start an executor: {error}"))),

@@ -20,6 +20,7 @@ pub mod open_files;
 pub mod output;
 pub mod pool;
 pub mod preflight;
+pub mod serve;
 pub mod sys;
 pub mod watchdog;
 

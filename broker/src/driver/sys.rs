@@ -104,15 +104,40 @@ pub fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     }
 }
 
-/// Bytes of free space that an unprivileged process may use on a path's file system.
-pub fn free_bytes(path: &Path) -> io::Result<u64> {
+/// The space of a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// All of it, in bytes.
+    pub total_bytes: u64,
+    /// What an unprivileged process may still use, in bytes.
+    pub free_bytes: u64,
+}
+
+/// The space of a path's file system.
+pub fn space(path: &Path) -> io::Result<Space> {
     let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
     let mut status = MaybeUninit::<libc::statvfs>::zeroed();
     // SAFETY: the path ends in NUL, the structure lives across the call.
     check(unsafe { libc::statvfs(path.as_ptr(), status.as_mut_ptr()) } as isize)?;
     // SAFETY: zeroed before the call and filled by it.
     let status = unsafe { status.assume_init() };
-    Ok(status.f_bavail as u64 * status.f_frsize as u64)
+    let unit = status.f_frsize as u64;
+    Ok(Space { total_bytes: status.f_blocks as u64 * unit, free_bytes: status.f_bavail as u64 * unit })
+}
+
+/// Random bytes from the kernel.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while filled < N {
+        let rest = &mut bytes[filled..];
+        // SAFETY: the kernel writes only into `rest`, which is ours.
+        match check(unsafe { libc::getrandom(rest.as_mut_ptr().cast::<c_void>(), rest.len(), 0) }) {
+            Ok(count) => filled += count,
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::Interrupted, "getrandom cannot fail otherwise"),
+        }
+    }
+    bytes
 }
 
 /// Takes an exclusive lock on an open file, or `WouldBlock` when another process holds it. It lasts as long as the file.

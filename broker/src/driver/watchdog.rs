@@ -118,7 +118,8 @@ pub fn start(clock: Clock, mut shards: Vec<Watched>, root: PathBuf, files: Pool)
                 let mailboxes: Vec<_> = shards.iter().map(|shard| Arc::clone(&shard.mailbox)).collect();
                 let root = root.clone();
                 files.run(move || {
-                    if let Ok(bytes) = sys::free_bytes(&root) {
+                    if let Ok(space) = sys::space(&root) {
+                        let bytes = space.free_bytes;
                         mailboxes.iter().for_each(|mailbox| mailbox.push(Inbound::Event(Event::FreeSpace { bytes })));
                     }
                 });
