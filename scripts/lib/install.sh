@@ -116,7 +116,7 @@ install_java_locked() {
   if ! stamped jars "$pom"; then
     say "installing the Java client and Kafka's tools"
     rm -rf "$JARS"
-    mvn -q -B -f "$pom" dependency:copy-dependencies -DincludeScope=runtime "-DoutputDirectory=$JARS"
+    mvn -q -B -Dstyle.color=never -f "$pom" dependency:copy-dependencies -DincludeScope=runtime "-DoutputDirectory=$JARS"
     stamp jars "$pom"
   fi
   if ! stamped java "$pom" "${sources[@]}"; then

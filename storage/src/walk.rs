@@ -81,6 +81,34 @@ pub(crate) struct Walk {
     buffer_position: u64,
     rebuilding: Option<SparseIndex>,
     wait: Wait,
+    /// The record with the largest timestamp so far, once a walk to the largest must look at every batch.
+    scan: Option<Scan>,
+}
+
+/// The batch with a segment's largest timestamp may lie below the log start or not be durable yet. Then the walk begins
+/// again, at the log start, and remembers the best record.
+#[derive(Debug, Default)]
+struct Scan {
+    best: Option<TimeFound>,
+}
+
+impl Scan {
+    fn is_beaten_by(&self, timestamp: i64) -> bool {
+        self.best.is_none_or(|best| timestamp > best.timestamp)
+    }
+
+    /// Looks at the records of a batch among the offsets that may be read.
+    fn look_at(&mut self, batch: &[u8], log_start: i64, until_offset: i64) -> Result<(), BatchError> {
+        let open = records::OpenBatch::new(batch)?;
+        for record in open.records() {
+            let record = record?;
+            let (offset, timestamp) = (open.offset(&record), open.timestamp(&record));
+            if (log_start..until_offset).contains(&offset) && self.is_beaten_by(timestamp) {
+                self.best = Some(TimeFound { offset, timestamp, leader_epoch: open.header.leader_epoch() });
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Walk {
@@ -100,7 +128,17 @@ impl Walk {
             buffer_position: 0,
             rebuilding: None,
             wait: Wait::Nothing,
+            scan: None,
         }
+    }
+
+    /// Goes on at the beginning of a segment.
+    fn enter(&mut self, segment: i64) {
+        self.segment = segment;
+        self.position = None;
+        self.buffer = Bytes::new();
+        self.rebuilding = None;
+        self.wait = Wait::Nothing;
     }
 
     /// The answer to the last [`Step::Read`].
@@ -132,7 +170,19 @@ impl Walk {
         }
         loop {
             // The segment may have been removed by retention since the last step.
-            let Some(segment) = partition.segment(self.segment) else { return self.not_found() };
+            let Some(segment) = partition.segment(self.segment) else {
+                match self.goal {
+                    Goal::Time { query, .. } => match segment_for_time(partition, query) {
+                        Some(first) => {
+                            self.scan = None;
+                            self.enter(partition.segments[first].base_offset);
+                            continue;
+                        }
+                        None => return self.not_found(),
+                    },
+                    Goal::Offset { .. } => return self.not_found(),
+                }
+            };
             let (path, bytes, readable) = (segment.path.clone(), segment.bytes, segment.readable());
             let Some(position) = self.position else {
                 match self.start_position(partition) {
@@ -142,16 +192,12 @@ impl Walk {
             };
             if position >= bytes {
                 let index = partition.segment_containing(self.segment);
-                match partition.segments.get(index + 1) {
-                    Some(next) if self.goes_on_in(next.base_offset) => {
-                        self.segment = next.base_offset;
-                        self.position = None;
-                        self.buffer = Bytes::new();
-                        self.wait = Wait::Nothing;
-                        continue;
-                    }
-                    _ => return self.not_found(),
+                match self.segment_from(partition, index + 1) {
+                    Some(next) => self.enter(next),
+                    None if self.must_scan() => self.begin_scan(partition),
+                    None => return self.not_found(),
                 }
+                continue;
             }
             let Some(available) = self.bytes_at(partition, position) else {
                 return self.read(path, position, STEP_BYTES.min((readable - position) as usize));
@@ -177,31 +223,40 @@ impl Walk {
                 }
                 Goal::Time { query, until_offset } => {
                     if header.base_offset() >= until_offset {
-                        return Step::Done(Outcome::Time(None));
+                        if self.must_scan() {
+                            self.begin_scan(partition);
+                            continue;
+                        }
+                        return self.not_found();
                     }
                     let log_start = partition.log_start;
-                    let wanted = match query {
-                        TimeQuery::AtOrAfter(timestamp) => timestamp,
-                        TimeQuery::Max => self.max_timestamp(partition),
+                    let is_wanted = match (&self.scan, query) {
+                        (Some(scan), _) => scan.is_beaten_by(header.max_timestamp()),
+                        (None, TimeQuery::AtOrAfter(timestamp)) => header.max_timestamp() >= timestamp,
+                        (None, TimeQuery::Max) => header.max_timestamp() >= self.max_timestamp(partition),
                     };
-                    if header.max_timestamp() >= wanted && header.last_offset() >= log_start {
+                    if is_wanted && header.last_offset() >= log_start {
                         if available.len() < batch_bytes {
                             return self.read_more(path, position, batch_bytes, available.len(), readable);
                         }
-                        let found = match query {
-                            TimeQuery::AtOrAfter(timestamp) => {
-                                first_at_or_after(&available[..batch_bytes], timestamp, log_start)
+                        let batch = &available[..batch_bytes];
+                        let found = match (&mut self.scan, query) {
+                            (Some(scan), _) => scan.look_at(batch, log_start, until_offset).map(|()| None),
+                            (None, TimeQuery::AtOrAfter(timestamp)) => first_at_or_after(batch, timestamp, log_start),
+                            (None, TimeQuery::Max) => {
+                                let declared = header.max_timestamp();
+                                records::max_timestamp(batch).map(|found| {
+                                    Some(found).filter(|found| found.0 >= log_start && found.1 == declared)
+                                })
                             }
-                            TimeQuery::Max => records::max_timestamp(&available[..batch_bytes]).map(Some),
                         };
                         match found {
-                            Ok(Some((offset, timestamp))) => {
+                            Ok(Some((offset, timestamp))) if offset < until_offset => {
                                 let leader_epoch = header.leader_epoch();
-                                let found = TimeFound { offset, timestamp, leader_epoch };
-                                return Step::Done(Outcome::Time((offset < until_offset).then_some(found)));
+                                return Step::Done(Outcome::Time(Some(TimeFound { offset, timestamp, leader_epoch })));
                             }
-                            // The header promised more than its records hold: look on.
-                            Ok(None) => {}
+                            // The header promised more than its records hold, or than may be read: look on.
+                            Ok(_) => {}
                             Err(_) => return self.corrupt("a batch cannot be decoded"),
                         }
                     }
@@ -216,11 +271,13 @@ impl Walk {
         let key = partition.key;
         let directory = partition.directory.clone();
         let max_timestamp = self.max_timestamp(partition);
+        let log_start = partition.log_start;
         let segment = partition.segment_mut(self.segment).expect("checked by the caller");
         if let Some(index) = &segment.index {
             self.position = Some(match self.goal {
                 Goal::Offset { offset, .. } => index.lookup_offset(offset),
                 Goal::Time { query: TimeQuery::AtOrAfter(timestamp), .. } => index.lookup_time(timestamp),
+                Goal::Time { query: TimeQuery::Max, .. } if self.scan.is_some() => index.lookup_offset(log_start),
                 Goal::Time { query: TimeQuery::Max, .. } => index.lookup_time(max_timestamp),
             });
             return None;
@@ -285,11 +342,24 @@ impl Walk {
         partition.segments.iter().map(|segment| segment.max_timestamp).max().unwrap_or(-1)
     }
 
-    /// Whether the search continues in the segment after the one walked.
-    fn goes_on_in(&self, base_offset: i64) -> bool {
-        match self.goal {
-            Goal::Offset { until_offset, .. } | Goal::Time { until_offset, .. } => base_offset < until_offset,
-        }
+    /// The first segment from this index on in which the search may go on.
+    fn segment_from(&self, partition: &PartitionLog, index: usize) -> Option<i64> {
+        let (Goal::Offset { until_offset, .. } | Goal::Time { until_offset, .. }) = self.goal;
+        let next = partition.segments.iter().skip(index).find(|segment| {
+            segment.base_offset >= until_offset
+                || self.scan.as_ref().is_none_or(|scan| scan.is_beaten_by(segment.max_timestamp))
+        })?;
+        (next.base_offset < until_offset).then_some(next.base_offset)
+    }
+
+    /// Whether what was not found by its segment's largest timestamp may be found by looking at every batch.
+    fn must_scan(&self) -> bool {
+        matches!(self.goal, Goal::Time { query: TimeQuery::Max, .. }) && self.scan.is_none()
+    }
+
+    fn begin_scan(&mut self, partition: &PartitionLog) {
+        self.scan = Some(Scan::default());
+        self.enter(partition.segments[partition.segment_containing(partition.log_start)].base_offset);
     }
 
     fn bytes_at(&self, partition: &PartitionLog, position: u64) -> Option<Bytes> {
@@ -317,7 +387,7 @@ impl Walk {
     fn not_found(&self) -> Step {
         Step::Done(match self.goal {
             Goal::Offset { .. } => Outcome::Plan(ReadPlan::default()),
-            Goal::Time { .. } => Outcome::Time(None),
+            Goal::Time { .. } => Outcome::Time(self.scan.as_ref().and_then(|scan| scan.best)),
         })
     }
 

@@ -240,12 +240,12 @@ fn settings(name: &str, layers: &[&Properties; 3]) -> Vec<Synonym> {
     .collect()
 }
 
-/// The broker configurations that mean the same in other units, the strongest first: such as `log.retention.ms`,
-/// `.minutes` and `.hours`. For others, the name itself.
-fn same_meaning<'a>(name: &'a str) -> Vec<&'a str> {
+/// For the strongest of several broker configurations that mean the same in other units, all of them in the order of
+/// their precedence: `log.retention.ms`, `.minutes` and `.hours`. For others, the name itself, as in Kafka.
+fn same_meaning(name: &str) -> Vec<&str> {
     topic_configs()
         .iter()
-        .find(|definition| definition.synonyms.contains(&name))
+        .find(|definition| definition.synonyms.first() == Some(&name))
         .map_or_else(|| vec![name], |definition| definition.synonyms.to_vec())
 }
 

@@ -1,0 +1,109 @@
+//! The records that the simulated clients write: everything in one follows from its number, so that a reader can tell
+//! whether it is whole.
+
+use bytes::Bytes;
+use millstream_storage::batch::{BatchBuilder, Batches};
+use millstream_storage::records::{OpenBatch, recode};
+
+use super::random::Random;
+use super::schedule::EPOCH_MS;
+
+/// Names a record: its client, and how many that client wrote before. Never written into two places by an idempotent
+/// producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId {
+    /// The client.
+    pub client: u32,
+    /// The client's count.
+    pub number: u32,
+}
+
+impl RecordId {
+    /// The record's timestamp in milliseconds: within ten minutes before the simulation began, in no order.
+    pub fn timestamp(self) -> i64 {
+        EPOCH_MS - Random::new(self.seed()).below(600_000) as i64
+    }
+
+    fn seed(self) -> u64 {
+        u64::from(self.client) << 32 | u64::from(self.number)
+    }
+
+    /// The record's value: its number, and bytes that follow from it. Mostly short.
+    pub fn value(self) -> Vec<u8> {
+        let mut random = Random::new(self.seed() ^ 0x5a5a);
+        let bytes = match random.below(60) {
+            0 => random.between(60_000, 90_000),
+            1..6 => random.between(1_000, 10_000),
+            _ => random.below(300),
+        };
+        let mut value = self.seed().to_be_bytes().to_vec();
+        let fill = random.next().to_le_bytes();
+        value.extend((0..bytes as usize).map(|index| fill[index % 8].wrapping_add((index / 8) as u8)));
+        value
+    }
+
+    /// The record that this value belongs to, if it is exactly that.
+    fn of_value(value: &[u8]) -> Option<RecordId> {
+        let seed = u64::from_be_bytes(*value.first_chunk::<8>()?);
+        let id = RecordId { client: (seed >> 32) as u32, number: seed as u32 };
+        (id.value() == value).then_some(id)
+    }
+}
+
+/// A batch of records of one client, consecutive from `first`; with a producer id it is an idempotent producer's.
+pub fn batch_of(first: RecordId, count: u32, producer: Option<(i64, i16, i32)>) -> Bytes {
+    let mut builder = BatchBuilder::new();
+    if let Some((id, epoch, sequence)) = producer {
+        builder = builder.producer(id, epoch, sequence);
+    }
+    for index in 0..count {
+        let id = RecordId { number: first.number + index, ..first };
+        builder = builder.record(id.timestamp(), None, Some(&id.value()), &[]);
+    }
+    let batch = builder.build();
+    match first.number % 5 {
+        // Compressed batches take other paths when times are looked up.
+        0 => recode(&batch, millstream_storage::batch::Codec::Lz4, None).expect("a good batch").into(),
+        _ => batch.into(),
+    }
+}
+
+/// A record as a reader found it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Found {
+    /// Its offset.
+    pub offset: i64,
+    /// Which it is.
+    pub id: RecordId,
+}
+
+/// The records at or after `offset` in what a fetch returned: whole batches, and perhaps a piece of one more. Also where
+/// to go on.
+pub fn records_in(bytes: &[u8], offset: i64) -> Result<(Vec<Found>, i64), String> {
+    let mut found = Vec::new();
+    let mut next = offset;
+    let mut batches = Batches::new(bytes);
+    while let Some(batch) = batches.next() {
+        let (header, batch) = match batch {
+            Ok(batch) => batch,
+            Err(millstream_storage::batch::BatchError::Truncated) => break,
+            Err(error) => return Err(format!("a reader at offset {next} found garbage: {error}")),
+        };
+        millstream_storage::batch::verify_crc(batch)
+            .map_err(|error| format!("a reader at offset {} found damage: {error}", header.base_offset()))?;
+        let open = OpenBatch::new(batch).map_err(|error| error.to_string())?;
+        for record in open.records() {
+            let record = record.map_err(|error| error.to_string())?;
+            let at = open.offset(&record);
+            let id = record
+                .value
+                .and_then(RecordId::of_value)
+                .ok_or_else(|| format!("offset {at} holds a record that nobody wrote"))?;
+            if at >= offset {
+                found.push(Found { offset: at, id });
+            }
+        }
+        next = next.max(header.last_offset() + 1);
+    }
+    Ok((found, next))
+}

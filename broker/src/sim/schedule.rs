@@ -1,0 +1,120 @@
+//! Virtual time: what happens next, and a fingerprint of all that has happened.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use millstream_storage::Now;
+
+/// The wall clock when a simulation begins, milliseconds since the Unix epoch.
+pub const EPOCH_MS: i64 = 1_700_000_000_000;
+
+struct Entry<E> {
+    at_us: u64,
+    number: u64,
+    event: E,
+}
+
+impl<E> PartialEq for Entry<E> {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at_us, self.number) == (other.at_us, other.number)
+    }
+}
+
+impl<E> Eq for Entry<E> {}
+
+impl<E> PartialOrd for Entry<E> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<E> Ord for Entry<E> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at_us, self.number).cmp(&(other.at_us, other.number))
+    }
+}
+
+/// Events in the order of their time, and of their scheduling when they share one.
+pub struct Schedule<E> {
+    heap: BinaryHeap<Reverse<Entry<E>>>,
+    now_us: u64,
+    number: u64,
+}
+
+impl<E> Schedule<E> {
+    /// Nothing will happen.
+    pub fn new() -> Schedule<E> {
+        Schedule { heap: BinaryHeap::new(), now_us: 0, number: 0 }
+    }
+
+    /// Microseconds since the simulation began.
+    pub fn now_us(&self) -> u64 {
+        self.now_us
+    }
+
+    /// The time as a process sees it that started at `started_us`.
+    pub fn now(&self, started_us: u64) -> Now {
+        Now {
+            elapsed: Duration::from_micros(self.now_us - started_us),
+            unix_ms: EPOCH_MS + (self.now_us / 1_000) as i64,
+        }
+    }
+
+    /// The event happens in so many microseconds.
+    pub fn after(&mut self, delay_us: u64, event: E) {
+        self.at(self.now_us + delay_us, event);
+    }
+
+    /// The event happens at this time, or now if that has passed.
+    pub fn at(&mut self, at_us: u64, event: E) {
+        self.number += 1;
+        self.heap.push(Reverse(Entry { at_us: at_us.max(self.now_us), number: self.number, event }));
+    }
+
+    /// Goes on to the next event.
+    pub fn next(&mut self) -> Option<E> {
+        let Reverse(entry) = self.heap.pop()?;
+        self.now_us = entry.at_us;
+        Some(entry.event)
+    }
+
+    /// Takes away the events for which `keep` says no.
+    pub fn retain(&mut self, mut keep: impl FnMut(&E) -> bool) {
+        self.heap.retain(|Reverse(entry)| keep(&entry.event));
+    }
+}
+
+/// A fingerprint of everything that happened, in order: two runs of one seed must have the same.
+pub struct Trace {
+    hasher: DefaultHasher,
+    is_verbose: bool,
+}
+
+impl Trace {
+    /// An empty trace; a verbose one prints what it is told.
+    pub fn new(is_verbose: bool) -> Trace {
+        Trace { hasher: DefaultHasher::new(), is_verbose }
+    }
+
+    /// Notes what happened at a time in microseconds.
+    pub fn note(&mut self, now_us: u64, what: impl Hash, describe: impl FnOnce() -> String) {
+        now_us.hash(&mut self.hasher);
+        what.hash(&mut self.hasher);
+        if self.is_verbose {
+            println!("{:>12.6} {}", now_us as f64 / 1e6, describe());
+        }
+    }
+
+    /// Notes a line.
+    pub fn line(&mut self, now_us: u64, line: String) {
+        line.hash(&mut self.hasher);
+        self.note(now_us, 0, || line);
+    }
+
+    /// The fingerprint so far.
+    pub fn finish(&self) -> u64 {
+        self.hasher.finish()
+    }
+}
