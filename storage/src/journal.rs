@@ -245,6 +245,22 @@ impl Group {
     }
 }
 
+/// How long the group at the front of these bytes says it is, without its padding; nothing is checked but that it could
+/// be a group. For reading no more of it than there is.
+pub fn claimed_bytes(front: &[u8]) -> Option<usize> {
+    let mut header = front.get(..GROUP_HEADER_BYTES)?;
+    (header.get_u32_le() == GROUP_MAGIC).then(|| {
+        header.advance(8);
+        header.get_u32_le() as usize
+    })
+}
+
+/// The group at the front of a slot, if there is one.
+pub fn first(front: &Bytes, salt: &Salt, shard: u16, slot: u32) -> Option<Group> {
+    let place = GroupPlace { shard, slot, position: 0 };
+    (front.len() >= GROUP_HEADER_BYTES).then(|| read_group(front.clone(), salt, place)).flatten()
+}
+
 /// All the groups in a slot's bytes that belong to this generation and place, in any order. Stale and torn ones among
 /// them are for the caller to sort out by their sequence numbers.
 pub fn scan(slot_bytes: &Bytes, salt: &Salt, shard: u16, slot: u32) -> Vec<Group> {

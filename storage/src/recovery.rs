@@ -185,7 +185,7 @@ fn recover_shard(
     let checkpoint =
         Checkpoint::decode(bytes, shard as u16).map_err(|unusable| RecoveryError::Corrupt(unusable.0.clone()))?;
     let mut groups = Vec::new();
-    for slot in 0..checkpoint.slots {
+    for slot in disk.live_slots(directory, &checkpoint)? {
         let bytes = disk.read_all(&slot_path(directory, slot), checkpoint.slot_bytes)?;
         let found = journal::scan(&bytes, &checkpoint.salt, checkpoint.shard, slot);
         groups.extend(found.into_iter().filter(|group| group.sequence > checkpoint.sequence));
@@ -501,6 +501,36 @@ impl Disk<'_, '_> {
                 return Ok(all.freeze());
             }
         }
+    }
+
+    /// The slots that may hold groups the checkpoint does not cover. Most of a journal is covered, and reading it would
+    /// be most of the restart.
+    ///
+    /// Slots are filled one after the other, each from its front. So when the checked first group of the slot filled
+    /// next is still covered, or just follows what is, this slot holds nothing newer. A slot whose first group is damaged
+    /// or missing tells nothing: it is read.
+    fn live_slots(&mut self, directory: &str, checkpoint: &Checkpoint) -> Result<Vec<u32>, RecoveryError> {
+        let mut live = Vec::new();
+        let mut firsts = Vec::new();
+        for slot in 0..checkpoint.slots {
+            let path = slot_path(directory, slot);
+            let mut front = self.read(&path, 0, BLOCK_BYTES)?;
+            if let Some(bytes) = journal::claimed_bytes(&front).filter(|&bytes| bytes as u64 <= checkpoint.slot_bytes) {
+                front = self.read(&path, 0, bytes)?;
+            }
+            match journal::first(&front, &checkpoint.salt, checkpoint.shard, slot) {
+                Some(group) => firsts.push((group.sequence, slot)),
+                None => live.push(slot),
+            }
+        }
+        firsts.sort_unstable();
+        for (index, &(_, slot)) in firsts.iter().enumerate() {
+            let is_covered = firsts.get(index + 1).is_some_and(|&(next, _)| next <= checkpoint.sequence + 1);
+            if !is_covered {
+                live.push(slot);
+            }
+        }
+        Ok(live)
     }
 
     /// Whether every extent of the last group is in its segment as the group says.
