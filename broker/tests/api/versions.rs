@@ -475,6 +475,7 @@ fn incremental_alter_configs() {
                 resource(16, "metrics", Vec::new()),
                 resource(2, "gone", vec![change("retention.ms", 0, Some("1"))]),
                 resource(4, "one", Vec::new()),
+                resource(2, "a/b", Vec::new()),
             ];
             let response = cluster.call(version, &request);
             let results: Vec<_> = response
@@ -490,7 +491,8 @@ fn incremental_alter_configs() {
                     (4, "", 0),
                     (16, "metrics", invalid),
                     (2, "gone", ErrorCode::UnknownTopicOrPartition.code()),
-                    (4, "one", invalid)
+                    (4, "one", invalid),
+                    (2, "a/b", ErrorCode::InvalidTopicException.code())
                 ]
             );
             let configs = &cluster.image.topic("events").unwrap().configs;
