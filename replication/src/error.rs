@@ -295,22 +295,13 @@ pub struct ApiError {
 impl ApiError {
     /// An error and its explanation.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        ApiError {
-            code,
-            message: message.into(),
-        }
+        ApiError { code, message: message.into() }
     }
 }
 
 impl std::fmt::Display for ApiError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} ({:?}, {})",
-            self.message,
-            self.code,
-            self.code.code()
-        )
+        write!(f, "{} ({:?}, {})", self.message, self.code, self.code.code())
     }
 }
 

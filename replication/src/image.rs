@@ -28,9 +28,7 @@ pub struct Broker {
 impl Broker {
     /// Where it is reached under this listener.
     pub fn endpoint(&self, listener: &str) -> Option<&Endpoint> {
-        self.endpoints
-            .iter()
-            .find(|endpoint| endpoint.listener == listener)
+        self.endpoints.iter().find(|endpoint| endpoint.listener == listener)
     }
 }
 
@@ -91,9 +89,7 @@ impl ClusterImage {
 
     /// The cluster's identity, as clients see it: 22 characters of URL-safe base64. Empty before the first record.
     pub fn cluster_id(&self) -> String {
-        self.cluster_id
-            .map(|id| TopicId(id).to_base64())
-            .unwrap_or_default()
+        self.cluster_id.map(|id| TopicId(id).to_base64()).unwrap_or_default()
     }
 
     /// The node that keeps this copy of the log.
@@ -181,29 +177,21 @@ impl ClusterImage {
                 _ => Ok(()),
             },
             MetadataRecord::Broker { node_id, epoch, .. } => match self.brokers.get(node_id) {
-                Some(known) if known.epoch >= *epoch => Err(format!(
-                    "the epoch of broker {node_id} goes from {} to {epoch}",
-                    known.epoch
-                )),
+                Some(known) if known.epoch >= *epoch => {
+                    Err(format!("the epoch of broker {node_id} goes from {} to {epoch}", known.epoch))
+                }
                 _ => Ok(()),
             },
             MetadataRecord::Topic { topic_id, name } => {
                 if self.place_by_id.contains_key(topic_id) {
-                    Err(format!(
-                        "topic id {} is there already",
-                        topic_id.to_base64()
-                    ))
+                    Err(format!("topic id {} is there already", topic_id.to_base64()))
                 } else if self.topic(name).is_some() {
                     Err(format!("topic {name} is there already"))
                 } else {
                     topic_name::check(name)
                 }
             }
-            MetadataRecord::Partition {
-                topic_id,
-                partition,
-                state,
-            } => {
+            MetadataRecord::Partition { topic_id, partition, state } => {
                 let Some(topic) = self.topic_by_id(*topic_id) else {
                     return Err(format!("topic id {} is unknown", topic_id.to_base64()));
                 };
@@ -219,27 +207,20 @@ impl ClusterImage {
                     )),
                     Some(_) => Ok(()),
                     None if usize::try_from(*partition) != Ok(topic.partitions.len()) => {
-                        Err(format!(
-                            "{name}-{partition} is not the next of {} partitions",
-                            topic.partitions.len()
-                        ))
+                        Err(format!("{name}-{partition} is not the next of {} partitions", topic.partitions.len()))
                     }
-                    None if self.partition_count >= PARTITIONS_PER_CLUSTER_MAX => Err(format!(
-                        "there are more than {PARTITIONS_PER_CLUSTER_MAX} partitions"
-                    )),
+                    None if self.partition_count >= PARTITIONS_PER_CLUSTER_MAX => {
+                        Err(format!("there are more than {PARTITIONS_PER_CLUSTER_MAX} partitions"))
+                    }
                     None => Ok(()),
                 }
             }
             MetadataRecord::RemoveTopic { topic_id } => self.check_topic(*topic_id),
-            MetadataRecord::Config {
-                owner: ConfigOwner::Topic(topic_id),
-                ..
-            } => self.check_topic(*topic_id),
+            MetadataRecord::Config { owner: ConfigOwner::Topic(topic_id), .. } => self.check_topic(*topic_id),
             MetadataRecord::Config { .. } => Ok(()),
-            MetadataRecord::ProducerIds { next } if *next < self.next_producer_id => Err(format!(
-                "producer ids go back from {} to {next}",
-                self.next_producer_id
-            )),
+            MetadataRecord::ProducerIds { next } if *next < self.next_producer_id => {
+                Err(format!("producer ids go back from {} to {next}", self.next_producer_id))
+            }
             MetadataRecord::ProducerIds { .. } => Ok(()),
         }
     }
@@ -262,26 +243,13 @@ impl ClusterImage {
         match record {
             MetadataRecord::Cluster { cluster_id } => self.cluster_id = Some(*cluster_id),
             MetadataRecord::Node { node_id } => self.node_id = Some(*node_id),
-            MetadataRecord::Broker {
-                node_id,
-                epoch,
-                endpoints,
-                rack,
-            } => {
-                let broker = Broker {
-                    node_id: *node_id,
-                    epoch: *epoch,
-                    endpoints: endpoints.clone(),
-                    rack: rack.clone(),
-                };
+            MetadataRecord::Broker { node_id, epoch, endpoints, rack } => {
+                let broker =
+                    Broker { node_id: *node_id, epoch: *epoch, endpoints: endpoints.clone(), rack: rack.clone() };
                 self.brokers.insert(*node_id, broker);
             }
             MetadataRecord::Topic { topic_id, name } => self.add_topic(*topic_id, name),
-            MetadataRecord::Partition {
-                topic_id,
-                partition,
-                state,
-            } => {
+            MetadataRecord::Partition { topic_id, partition, state } => {
                 let topic = self.topic_mut(*topic_id);
                 match topic.partitions.get_mut(*partition as usize) {
                     Some(known) => known.clone_from(state),
@@ -325,10 +293,7 @@ impl ClusterImage {
     }
 
     fn remove_topic(&mut self, id: TopicId) {
-        let place = self
-            .place_by_id
-            .remove(&id)
-            .expect("a topic that was checked");
+        let place = self.place_by_id.remove(&id).expect("a topic that was checked");
         let topic = self.topics[place].take().expect("a place in use");
         self.place_by_name.remove(&topic.name);
         if let Some(colliding) = topic_name::colliding(&topic.name) {
@@ -379,11 +344,7 @@ impl ClusterImage {
         let configs = |owner: ConfigOwner, properties: &Properties| -> Vec<MetadataRecord> {
             properties
                 .iter()
-                .map(|(name, value)| MetadataRecord::Config {
-                    owner,
-                    name: name.clone(),
-                    value: Some(value.clone()),
-                })
+                .map(|(name, value)| MetadataRecord::Config { owner, name: name.clone(), value: Some(value.clone()) })
                 .collect()
         };
         records.extend(configs(ConfigOwner::Cluster, &self.cluster_configs));
@@ -394,23 +355,14 @@ impl ClusterImage {
         topics.sort_unstable_by(|left, right| left.name.cmp(&right.name));
         for topic in topics {
             let topic_id = topic.id;
-            records.push(MetadataRecord::Topic {
-                topic_id,
-                name: topic.name.to_string(),
-            });
+            records.push(MetadataRecord::Topic { topic_id, name: topic.name.to_string() });
             for (partition, state) in (0..).zip(&topic.partitions) {
-                records.push(MetadataRecord::Partition {
-                    topic_id,
-                    partition,
-                    state: state.clone(),
-                });
+                records.push(MetadataRecord::Partition { topic_id, partition, state: state.clone() });
             }
             records.extend(configs(ConfigOwner::Topic(topic_id), &topic.configs));
         }
         if self.next_producer_id > 0 {
-            records.push(MetadataRecord::ProducerIds {
-                next: self.next_producer_id,
-            });
+            records.push(MetadataRecord::ProducerIds { next: self.next_producer_id });
         }
         records
     }
@@ -423,10 +375,7 @@ impl ClusterImage {
             image.replay(record);
         }
         if image.offset > offset {
-            return Err(format!(
-                "a snapshot at offset {offset} holds {} records",
-                records.len()
-            ));
+            return Err(format!("a snapshot at offset {offset} holds {} records", records.len()));
         }
         image.offset = offset;
         Ok(image)
@@ -447,28 +396,15 @@ mod tests {
     use super::*;
 
     fn partition(leader_epoch: i32, partition_epoch: i32) -> Partition {
-        Partition {
-            replicas: vec![1],
-            isr: vec![1],
-            leader: 1,
-            leader_epoch,
-            partition_epoch,
-        }
+        Partition { replicas: vec![1], isr: vec![1], leader: 1, leader_epoch, partition_epoch }
     }
 
     fn topic(id: u8, name: &str) -> MetadataRecord {
-        MetadataRecord::Topic {
-            topic_id: TopicId([id; 16]),
-            name: name.into(),
-        }
+        MetadataRecord::Topic { topic_id: TopicId([id; 16]), name: name.into() }
     }
 
     fn add_partition(id: u8, partition: i32, state: Partition) -> MetadataRecord {
-        MetadataRecord::Partition {
-            topic_id: TopicId([id; 16]),
-            partition,
-            state,
-        }
+        MetadataRecord::Partition { topic_id: TopicId([id; 16]), partition, state }
     }
 
     #[test]
@@ -484,9 +420,7 @@ mod tests {
         assert_eq!(image.partition_count(), 2);
         assert_eq!(image.offset(), 4);
 
-        image.replay(&MetadataRecord::RemoveTopic {
-            topic_id: TopicId([1; 16]),
-        });
+        image.replay(&MetadataRecord::RemoveTopic { topic_id: TopicId([1; 16]) });
         assert!(image.topic("a.b").is_none());
         assert!(image.topic_by_id(TopicId([1; 16])).is_none());
         assert!(image.colliding_topic("a_b").is_none());
@@ -504,12 +438,7 @@ mod tests {
         let mut image = ClusterImage::new();
         image.replay(&topic(1, "a"));
         image.replay(&add_partition(1, 0, partition(5, 5)));
-        let broker = |epoch| MetadataRecord::Broker {
-            node_id: 1,
-            epoch,
-            endpoints: Vec::new(),
-            rack: None,
-        };
+        let broker = |epoch| MetadataRecord::Broker { node_id: 1, epoch, endpoints: Vec::new(), rack: None };
         image.replay(&broker(7));
         image.replay(&MetadataRecord::ProducerIds { next: 1000 });
         for refused in [
@@ -523,9 +452,7 @@ mod tests {
             add_partition(1, 0, partition(5, 5)),
             broker(7),
             MetadataRecord::ProducerIds { next: 999 },
-            MetadataRecord::RemoveTopic {
-                topic_id: TopicId([2; 16]),
-            },
+            MetadataRecord::RemoveTopic { topic_id: TopicId([2; 16]) },
             MetadataRecord::Config {
                 owner: ConfigOwner::Topic(TopicId([2; 16])),
                 name: "retention.ms".into(),
@@ -549,45 +476,30 @@ mod tests {
         image.replay(&set(ConfigOwner::Broker(4), "log.retention.ms", Some("2")));
         let retention = |image: &ClusterImage, node| {
             let topic = image.topic("a").unwrap();
-            image
-                .topic_settings(topic, node, &Properties::new())
-                .log
-                .retention_ms
+            image.topic_settings(topic, node, &Properties::new()).log.retention_ms
         };
         assert_eq!(retention(&image, 4), 2);
         assert_eq!(retention(&image, 5), 1);
-        image.replay(&set(
-            ConfigOwner::Topic(TopicId([1; 16])),
-            "retention.ms",
-            Some("3"),
-        ));
+        image.replay(&set(ConfigOwner::Topic(TopicId([1; 16])), "retention.ms", Some("3")));
         assert_eq!(retention(&image, 4), 3);
 
         image.replay(&set(ConfigOwner::Broker(4), "log.retention.ms", None));
         assert!(image.broker_configs(4).is_empty());
-        assert!(
-            !image
-                .snapshot()
-                .contains(&set(ConfigOwner::Broker(4), "log.retention.ms", None))
-        );
+        assert!(!image.snapshot().contains(&set(ConfigOwner::Broker(4), "log.retention.ms", None)));
         assert_eq!(image.snapshot().len(), 3);
     }
 
     #[test]
     fn a_snapshot_makes_the_same_image() {
         let mut image = ClusterImage::new();
-        image.replay(&MetadataRecord::Cluster {
-            cluster_id: [9; 16],
-        });
+        image.replay(&MetadataRecord::Cluster { cluster_id: [9; 16] });
         image.replay(&MetadataRecord::Node { node_id: 1 });
         for id in [3, 1, 2] {
             image.replay(&topic(id, &format!("t{id}")));
             image.replay(&add_partition(id, 0, partition(0, 0)));
         }
         image.replay(&add_partition(1, 0, partition(1, 1)));
-        image.replay(&MetadataRecord::RemoveTopic {
-            topic_id: TopicId([3; 16]),
-        });
+        image.replay(&MetadataRecord::RemoveTopic { topic_id: TopicId([3; 16]) });
         image.replay(&MetadataRecord::ProducerIds { next: 3000 });
         let again = ClusterImage::from_snapshot(image.offset(), &image.snapshot()).unwrap();
         assert_eq!(again, image);

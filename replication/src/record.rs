@@ -47,28 +47,15 @@ pub enum MetadataRecord {
     /// The node that keeps this copy of the log.
     Node { node_id: i32 },
     /// A broker started: it replaces what was known of the broker of this number.
-    Broker {
-        node_id: i32,
-        epoch: i64,
-        endpoints: Vec<Endpoint>,
-        rack: Option<String>,
-    },
+    Broker { node_id: i32, epoch: i64, endpoints: Vec<Endpoint>, rack: Option<String> },
     /// A topic was created; its partitions follow.
     Topic { topic_id: TopicId, name: String },
     /// A partition was created (it is the next one of its topic) or changed.
-    Partition {
-        topic_id: TopicId,
-        partition: i32,
-        state: Partition,
-    },
+    Partition { topic_id: TopicId, partition: i32, state: Partition },
     /// A topic is gone, with its partitions and configurations.
     RemoveTopic { topic_id: TopicId },
     /// A configuration was set, or removed when there is no value.
-    Config {
-        owner: ConfigOwner,
-        name: String,
-        value: Option<String>,
-    },
+    Config { owner: ConfigOwner, name: String, value: Option<String> },
     /// All producer ids below this one were handed out.
     ProducerIds { next: i64 },
 }

@@ -7,11 +7,7 @@ pub const TOPIC_NAME_BYTES_MAX: usize = 249;
 pub const CONSUMER_OFFSETS: &str = "__consumer_offsets";
 
 /// The topics that brokers keep for themselves; clients see them marked as internal.
-const INTERNAL: [&str; 3] = [
-    CONSUMER_OFFSETS,
-    "__transaction_state",
-    "__share_group_state",
-];
+const INTERNAL: [&str; 3] = [CONSUMER_OFFSETS, "__transaction_state", "__share_group_state"];
 
 /// Whether brokers keep the topic for themselves.
 pub fn is_internal(name: &str) -> bool {
@@ -32,10 +28,7 @@ pub fn check(name: &str) -> Result<(), String> {
     if name == "." || name == ".." {
         return Err(format!("a topic cannot be called {name:?}"));
     }
-    match name
-        .chars()
-        .find(|c| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-'))
-    {
+    match name.chars().find(|c| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-')) {
         Some(other) => Err(format!(
             "a topic's name consists of ASCII letters, digits, '.', '_' and '-': {name:?} contains {other:?}"
         )),
@@ -55,13 +48,7 @@ mod tests {
 
     #[test]
     fn legal_names_and_others() {
-        for legal in [
-            "a",
-            "a.b_c-D9",
-            "...",
-            "__consumer_offsets",
-            &"x".repeat(249),
-        ] {
+        for legal in ["a", "a.b_c-D9", "...", "__consumer_offsets", &"x".repeat(249)] {
             assert_eq!(check(legal), Ok(()), "{legal}");
         }
         for illegal in ["", ".", "..", "a b", "a/b", "ä", "a\0", &"x".repeat(250)] {

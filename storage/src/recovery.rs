@@ -134,6 +134,7 @@ pub fn recover(io: &mut Io<'_>, options: &RecoveryOptions<'_>) -> Result<Recover
     }
     for (key, partition) in &mut replay.partitions {
         let directory = partition_directory(&known[key].topic, *key);
+        partition.drop_segments_below_start();
         recovered.bytes += write_back(&mut disk, &directory, partition)?;
     }
     let mut states: Vec<PartitionState> = replay.partitions.into_values().map(|partition| partition.state).collect();
@@ -237,6 +238,17 @@ struct ReplayedPartition {
     state: PartitionState,
     /// Bytes that only the journal holds: segment, position, bytes; ascending.
     bytes: Vec<(i64, u64, Bytes)>,
+}
+
+impl ReplayedPartition {
+    /// Forgets segments that lie wholly below the log start: their files may be gone already.
+    fn drop_segments_below_start(&mut self) {
+        let state = &mut self.state;
+        let begun = state.segments.partition_point(|segment| segment.base_offset <= state.log_start);
+        state.segments.drain(..begun.saturating_sub(1));
+        let first = state.segments.first().expect("never empty").base_offset;
+        self.bytes.retain(|(segment, ..)| *segment >= first);
+    }
 }
 
 impl Replay<'_> {

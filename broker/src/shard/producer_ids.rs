@@ -59,8 +59,13 @@ impl Shard {
         };
         // A copy of the header that does not keep the frame.
         let header = RequestHeader { client_id: None, ..header.clone() };
-        if request.transactional_id.is_some() {
-            return self.reply_producer_id(id, &header, Err(ErrorCode::TransactionalIdAuthorizationFailed), effects);
+        if let Some(transactional_id) = &request.transactional_id {
+            let error = if transactional_id.is_empty() {
+                ErrorCode::InvalidRequest
+            } else {
+                ErrorCode::TransactionalIdAuthorizationFailed
+            };
+            return self.reply_producer_id(id, &header, Err(error), effects);
         }
         self.producer_ids.waiting.push_back((id, header));
         self.give_producer_ids(effects);

@@ -828,24 +828,3 @@ mod tests {
         assert!(failed >= 3, "only {failed} of 20 seeds noticed");
     }
 }
-
-#[cfg(test)]
-mod survey {
-    use super::*;
-    #[test]
-    #[ignore]
-    fn survey() {
-        let n: u64 = std::env::var("N").map_or(300, |n| n.parse().unwrap());
-        for seed in 0..n {
-            let r = std::panic::catch_unwind(|| Simulation::run(Options { seed, is_verbose: false, bug: None }));
-            match r {
-                Ok(Ok(_)) => {}
-                Ok(Err(e)) => println!("SURVEY {seed}: {e}"),
-                Err(p) => println!(
-                    "SURVEY {seed}: panic {:?}",
-                    p.downcast_ref::<String>().cloned().or(p.downcast_ref::<&str>().map(|s| s.to_string()))
-                ),
-            }
-        }
-    }
-}

@@ -63,7 +63,7 @@ table! { BROKER_CONFIGS
         "Removed in Kafka 4.0. No effect.";
     "controlled.shutdown.retry.backoff.ms" Long None, Any, Accepted, FIXED, [],
         "Removed in Kafka 4.0. No effect.";
-    "controller.listener.names" List None, Any, Accepted, FIXED, [],
+    "controller.listener.names" List None, Any, Honoured, FIXED, [],
         "The listeners, among those configured, that controllers use: a single node opens none of them.";
     "controller.quorum.append.linger.ms" Int Some("25"), AtLeast(0), Accepted, FIXED, [],
         "Milliseconds the controller gathers records before it writes them.";
@@ -315,8 +315,8 @@ table! { BROKER_CONFIGS
         "Default of the topic configuration preallocate.";
     "log.retention.bytes" Long Some("-1"), Any, Honoured, DYNAMIC, [],
         "Default of the topic configuration retention.bytes.";
-    "log.retention.check.interval.ms" Long Some("300000"), AtLeast(1), Accepted, FIXED, [],
-        "Milliseconds between looks for segments to remove. No effect: they are removed as they fall due.";
+    "log.retention.check.interval.ms" Long Some("300000"), AtLeast(1), Honoured, FIXED, [],
+        "Milliseconds between looks for segments to remove.";
     "log.retention.hours" Int Some("168"), Any, Honoured, FIXED, [],
         "Default of the topic configuration retention.ms, in hours, where neither minutes nor milliseconds are given.";
     "log.retention.minutes" Int None, Any, Honoured, FIXED, [],
@@ -339,7 +339,7 @@ table! { BROKER_CONFIGS
         "New connections accepted in a second.";
     "max.connections" Int Some("2147483647"), AtLeast(0), Honoured, FIXED, [],
         "Connections open at a time.";
-    "max.connections.per.ip" Int Some("2147483647"), AtLeast(0), Accepted, FIXED, [],
+    "max.connections.per.ip" Int Some("2147483647"), AtLeast(0), Honoured, FIXED, [],
         "Connections open at a time from one address.";
     "max.connections.per.ip.overrides" String Some(""), Any, Accepted, FIXED, [],
         "Other bounds for single addresses, as address:count pairs.";
@@ -429,8 +429,8 @@ table! { BROKER_CONFIGS
         "Milliseconds after its last write that a producer's sequence state is kept.";
     "producer.purgatory.purge.interval.requests" Int Some("1000"), Any, Accepted, FIXED, [],
         "How often finished produce requests are swept. No effect.";
-    "queued.max.request.bytes" Long Some("-1"), Any, Accepted, FIXED, [],
-        "Bytes of requests that may wait to be handled. No effect: each connection has its own bound.";
+    "queued.max.request.bytes" Long Some("-1"), Any, Honoured, FIXED, [],
+        "Bytes of requests that may wait to be handled; -1 is no limit.";
     "queued.max.requests" Int Some("500"), AtLeast(1), Accepted, FIXED, [],
         "Requests that may wait to be handled. No effect: each connection has its own bound.";
     "quota.window.num" Int Some("11"), AtLeast(1), Accepted, FIXED, [],

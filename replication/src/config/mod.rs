@@ -10,9 +10,7 @@ mod topic;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
 
-pub use settings::{
-    Layer, Setting, TopicCompression, TopicSettings, broker_value, effective, topic_settings,
-};
+pub use settings::{Layer, Setting, TopicCompression, TopicSettings, broker_value, effective, topic_settings};
 
 /// Names and values, as they were given.
 pub type Properties = BTreeMap<String, String>;
@@ -138,27 +136,21 @@ impl ConfigDefinition {
         match self.kind {
             ConfigType::Boolean => match value {
                 "true" | "false" => Ok(()),
-                _ if value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("false") => {
-                    Ok(())
-                }
+                _ if value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("false") => Ok(()),
                 _ => Err(format!("{name} must be true or false, not {value:?}")),
             },
             ConfigType::Short => self.check_number(value, i64::from(i16::MIN), i64::from(i16::MAX)),
             ConfigType::Int => self.check_number(value, i64::from(i32::MIN), i64::from(i32::MAX)),
             ConfigType::Long => self.check_number(value, i64::MIN, i64::MAX),
             ConfigType::Double => match value.parse::<f64>() {
-                Ok(number) if number.is_nan() => {
-                    Err(format!("{name} must be a number, not {value:?}"))
-                }
+                Ok(number) if number.is_nan() => Err(format!("{name} must be a number, not {value:?}")),
                 Ok(number) if self.valid == Valid::Fraction && !(0.0..=1.0).contains(&number) => {
                     Err(format!("{name} must be from 0 to 1, not {value}"))
                 }
                 Ok(_) => Ok(()),
                 Err(_) => Err(format!("{name} must be a number, not {value:?}")),
             },
-            ConfigType::String | ConfigType::Class | ConfigType::Password | ConfigType::List => {
-                self.check_text(value)
-            }
+            ConfigType::String | ConfigType::Class | ConfigType::Password | ConfigType::List => self.check_text(value),
         }
     }
 
@@ -180,19 +172,11 @@ impl ConfigDefinition {
             _ => (type_min, type_max),
         };
         let Ok(number) = value.parse::<i64>() else {
-            return Err(format!(
-                "{name} must be a whole number from {min} to {max}, not {value:?}"
-            ));
+            return Err(format!("{name} must be a whole number from {min} to {max}, not {value:?}"));
         };
         if number < min || number > max || (self.valid == Valid::GzipLevel && number == 0) {
-            let but = if self.valid == Valid::GzipLevel {
-                ", but not 0"
-            } else {
-                ""
-            };
-            return Err(format!(
-                "{name} must be from {min} to {max}{but}, not {number}"
-            ));
+            let but = if self.valid == Valid::GzipLevel { ", but not 0" } else { "" };
+            return Err(format!("{name} must be from {min} to {max}{but}, not {number}"));
         }
         Ok(())
     }
@@ -200,26 +184,17 @@ impl ConfigDefinition {
     fn check_text(&self, value: &str) -> Result<(), String> {
         let name = self.name;
         match self.valid {
-            Valid::OneOf(allowed) if !allowed.contains(&value) => Err(format!(
-                "{name} must be one of {}, not {value:?}",
-                allowed.join(", ")
-            )),
-            Valid::OneOfAnyCase(allowed)
-                if !allowed.iter().any(|item| item.eq_ignore_ascii_case(value)) =>
-            {
-                Err(format!(
-                    "{name} must be one of {}, not {value:?}",
-                    allowed.join(", ")
-                ))
+            Valid::OneOf(allowed) if !allowed.contains(&value) => {
+                Err(format!("{name} must be one of {}, not {value:?}", allowed.join(", ")))
+            }
+            Valid::OneOfAnyCase(allowed) if !allowed.iter().any(|item| item.eq_ignore_ascii_case(value)) => {
+                Err(format!("{name} must be one of {}, not {value:?}", allowed.join(", ")))
             }
             Valid::EachOf(allowed) => {
                 let given: Vec<&str> = list(value).collect();
                 for (index, item) in given.iter().enumerate() {
                     if !allowed.contains(item) {
-                        return Err(format!(
-                            "{name} must hold only {}, not {item:?}",
-                            allowed.join(", ")
-                        ));
+                        return Err(format!("{name} must hold only {}, not {item:?}", allowed.join(", ")));
                     }
                     if given[..index].contains(item) {
                         return Err(format!("{name} holds {item:?} twice"));
@@ -237,10 +212,7 @@ impl ConfigDefinition {
 
 /// The items of a list value: trimmed, empty ones left out.
 pub fn list(value: &str) -> impl Iterator<Item = &str> {
-    value
-        .split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty())
+    value.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
 /// Every topic configuration, in the order of their names.
@@ -256,10 +228,7 @@ pub fn broker_configs() -> &'static [ConfigDefinition] {
 type ByName = HashMap<&'static str, &'static ConfigDefinition>;
 
 fn by_name(table: &'static [ConfigDefinition]) -> ByName {
-    table
-        .iter()
-        .map(|definition| (definition.name, definition))
-        .collect()
+    table.iter().map(|definition| (definition.name, definition)).collect()
 }
 
 /// The topic configuration of this name.
@@ -334,9 +303,7 @@ mod tests {
             for synonym in definition.synonyms {
                 let broker = broker_config(synonym).expect(synonym);
                 assert!(
-                    broker.kind == definition.kind
-                        || synonym.ends_with("hours")
-                        || synonym.ends_with("minutes"),
+                    broker.kind == definition.kind || synonym.ends_with("hours") || synonym.ends_with("minutes"),
                     "{synonym} has another type than {}",
                     definition.name
                 );
@@ -353,10 +320,7 @@ mod tests {
         );
         assert_eq!(
             check("retention.ms", "soon"),
-            Err(
-                "retention.ms must be a whole number from -1 to 9223372036854775807, not \"soon\""
-                    .into()
-            )
+            Err("retention.ms must be a whole number from -1 to 9223372036854775807, not \"soon\"".into())
         );
         assert_eq!(check("retention.ms", "-1"), Ok(()));
         assert!(check("retention.ms", "-2").is_err());
@@ -391,10 +355,7 @@ mod tests {
     #[test]
     fn listener_prefixes_are_looked_through() {
         let jaas = broker_config("sasl.jaas.config");
-        assert_eq!(
-            broker_config("listener.name.external.scram-sha-256.sasl.jaas.config"),
-            jaas
-        );
+        assert_eq!(broker_config("listener.name.external.scram-sha-256.sasl.jaas.config"), jaas);
         assert_eq!(
             broker_config("listener.name.internal.ssl.keystore.location"),
             broker_config("ssl.keystore.location")
@@ -405,18 +366,9 @@ mod tests {
 
     #[test]
     fn a_misspelt_name_finds_the_one_meant() {
-        assert_eq!(
-            nearest("retention.msec", topic_configs()),
-            Some("retention.ms")
-        );
-        assert_eq!(
-            nearest("log_retention_hours", broker_configs()),
-            Some("log.retention.hours")
-        );
-        assert_eq!(
-            nearest("num.partition", broker_configs()),
-            Some("num.partitions")
-        );
+        assert_eq!(nearest("retention.msec", topic_configs()), Some("retention.ms"));
+        assert_eq!(nearest("log_retention_hours", broker_configs()), Some("log.retention.hours"));
+        assert_eq!(nearest("num.partition", broker_configs()), Some("num.partitions"));
         assert_eq!(nearest("colour.of.the.sky", broker_configs()), None);
         assert_eq!(nearest(&"x".repeat(100_000), broker_configs()), None);
     }

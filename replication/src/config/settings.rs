@@ -70,18 +70,10 @@ pub struct TopicSettings {
 
 /// Every place that sets a topic configuration, the one in force first: the topic, then for each synonym the brokers'
 /// layers and its default. It is never empty unless the default is null.
-pub fn effective(
-    definition: &ConfigDefinition,
-    topic: &Properties,
-    brokers: &[&Properties],
-) -> Vec<Setting> {
+pub fn effective(definition: &ConfigDefinition, topic: &Properties, brokers: &[&Properties]) -> Vec<Setting> {
     let mut settings = Vec::new();
     if let Some(value) = topic.get(definition.name) {
-        settings.push(Setting {
-            name: definition.name,
-            value: value.clone(),
-            layer: Layer::Topic,
-        });
+        settings.push(Setting { name: definition.name, value: value.clone(), layer: Layer::Topic });
     }
     for synonym in definition.synonyms {
         if let Some(synonym) = broker_config(synonym) {
@@ -91,35 +83,19 @@ pub fn effective(
     if definition.synonyms.is_empty()
         && let Some(default) = definition.default
     {
-        settings.push(Setting {
-            name: definition.name,
-            value: default.to_string(),
-            layer: Layer::Default,
-        });
+        settings.push(Setting { name: definition.name, value: default.to_string(), layer: Layer::Default });
     }
     settings
 }
 
-fn broker_settings(
-    definition: &'static ConfigDefinition,
-    brokers: &[&Properties],
-    settings: &mut Vec<Setting>,
-) {
+fn broker_settings(definition: &'static ConfigDefinition, brokers: &[&Properties], settings: &mut Vec<Setting>) {
     for (layer, properties) in brokers.iter().enumerate() {
         if let Some(value) = properties.get(definition.name) {
-            settings.push(Setting {
-                name: definition.name,
-                value: value.clone(),
-                layer: Layer::Broker(layer),
-            });
+            settings.push(Setting { name: definition.name, value: value.clone(), layer: Layer::Broker(layer) });
         }
     }
     if let Some(default) = definition.default {
-        settings.push(Setting {
-            name: definition.name,
-            value: default.to_string(),
-            layer: Layer::Default,
-        });
+        settings.push(Setting { name: definition.name, value: default.to_string(), layer: Layer::Default });
     }
 }
 
@@ -145,10 +121,7 @@ impl Setting {
 /// The value of a broker configuration in force: the first layer that sets it, else its default. `None` for a name
 /// that does not exist or a default that is null.
 pub fn broker_value<'a>(name: &str, brokers: &[&'a Properties]) -> Option<&'a str> {
-    brokers
-        .iter()
-        .find_map(|layer| layer.get(name).map(String::as_str))
-        .or_else(|| broker_config(name)?.default)
+    brokers.iter().find_map(|layer| layer.get(name).map(String::as_str)).or_else(|| broker_config(name)?.default)
 }
 
 /// What a topic's configuration means, given the topic's own and the brokers' layers, the highest precedence first:
@@ -170,8 +143,7 @@ pub fn topic_settings(topic: &Properties, brokers: &[&Properties]) -> TopicSetti
         timestamp_after_max_ms: number("message.timestamp.after.max.ms", topic, brokers),
         min_insync_replicas: number("min.insync.replicas", topic, brokers),
         compacted: list(&cleanup).any(|policy| policy == "compact"),
-        unclean_leader_election: text("unclean.leader.election.enable", topic, brokers)
-            .eq_ignore_ascii_case("true"),
+        unclean_leader_election: text("unclean.leader.election.enable", topic, brokers).eq_ignore_ascii_case("true"),
         log: LogConfig {
             segment_bytes: u64::from(bytes("segment.bytes")),
             segment_ms: number("segment.ms", topic, brokers),
@@ -202,10 +174,7 @@ fn text(name: &str, topic: &Properties, brokers: &[&Properties]) -> String {
 }
 
 fn number<T: FromStr>(name: &str, topic: &Properties, brokers: &[&Properties]) -> T {
-    text(name, topic, brokers)
-        .parse()
-        .ok()
-        .expect("a value that was checked is a number of its type")
+    text(name, topic, brokers).parse().ok().expect("a value that was checked is a number of its type")
 }
 
 #[cfg(test)]
@@ -213,10 +182,7 @@ mod tests {
     use super::*;
 
     fn properties(pairs: &[(&str, &str)]) -> Properties {
-        pairs
-            .iter()
-            .map(|(name, value)| (name.to_string(), value.to_string()))
-            .collect()
+        pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
     }
 
     #[test]
@@ -262,10 +228,7 @@ mod tests {
         assert_eq!(settings.log.segment_ms, 3_600_000);
         assert_eq!(settings.compression, TopicCompression::Zstd);
         assert!(settings.compacted && settings.log.cleanup_delete);
-        assert_eq!(
-            topic_settings(&Properties::new(), &layers).log.retention_ms,
-            180_000
-        );
+        assert_eq!(topic_settings(&Properties::new(), &layers).log.retention_ms, 180_000);
 
         let retention = topic_config("retention.ms").unwrap();
         let shown: Vec<(&str, String, Layer)> = effective(retention, &topic, &layers)
@@ -276,21 +239,9 @@ mod tests {
             shown,
             [
                 ("retention.ms", "5".to_string(), Layer::Topic),
-                (
-                    "log.retention.minutes",
-                    "180000".to_string(),
-                    Layer::Broker(2)
-                ),
-                (
-                    "log.retention.hours",
-                    "7200000".to_string(),
-                    Layer::Broker(2)
-                ),
-                (
-                    "log.retention.hours",
-                    "604800000".to_string(),
-                    Layer::Default
-                ),
+                ("log.retention.minutes", "180000".to_string(), Layer::Broker(2)),
+                ("log.retention.hours", "7200000".to_string(), Layer::Broker(2)),
+                ("log.retention.hours", "604800000".to_string(), Layer::Default),
             ]
         );
     }
@@ -306,10 +257,7 @@ mod tests {
     #[test]
     fn broker_values_come_from_the_first_layer_that_has_them() {
         let file = properties(&[("num.partitions", "6")]);
-        assert_eq!(
-            broker_value("num.partitions", &[&Properties::new(), &file]),
-            Some("6")
-        );
+        assert_eq!(broker_value("num.partitions", &[&Properties::new(), &file]), Some("6"));
         assert_eq!(broker_value("num.partitions", &[]), Some("1"));
         assert_eq!(broker_value("broker.rack", &[]), None);
         assert_eq!(broker_value("no.such.name", &[]), None);

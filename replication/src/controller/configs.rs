@@ -2,12 +2,11 @@
 
 use super::topics::unknown_topic;
 use super::{
-    CONFIG_VALUE_BYTES_MAX, ConfigChange, ConfigOperation, ConfigResource, ControllerResponse,
-    Decision, GivenConfigs, Records, duplicates,
+    CONFIG_VALUE_BYTES_MAX, ConfigChange, ConfigOperation, ConfigResource, ControllerResponse, Decision, GivenConfigs,
+    Records, duplicates,
 };
 use crate::config::{
-    ConfigDefinition, ConfigType, Properties, broker_config, broker_configs, list, nearest,
-    topic_config, topic_configs,
+    ConfigDefinition, ConfigType, Properties, broker_config, broker_configs, list, nearest, topic_config, topic_configs,
 };
 use crate::error::{ApiError, ErrorCode};
 use crate::image::ClusterImage;
@@ -15,8 +14,7 @@ use crate::record::{ConfigOwner, MetadataRecord};
 
 /// Whether a topic may have this configuration with this value.
 pub(super) fn check_topic_config(name: &str, value: &str) -> Result<(), ApiError> {
-    let definition =
-        topic_config(name).ok_or_else(|| unknown_config("topic", name, topic_configs()))?;
+    let definition = topic_config(name).ok_or_else(|| unknown_config("topic", name, topic_configs()))?;
     check_value(definition, value)
 }
 
@@ -24,26 +22,15 @@ fn check_value(definition: &ConfigDefinition, value: &str) -> Result<(), ApiErro
     if value.len() > CONFIG_VALUE_BYTES_MAX {
         return Err(ApiError::new(
             ErrorCode::InvalidConfig,
-            format!(
-                "the value of {} has {} bytes; {CONFIG_VALUE_BYTES_MAX} are allowed",
-                definition.name,
-                value.len()
-            ),
+            format!("the value of {} has {} bytes; {CONFIG_VALUE_BYTES_MAX} are allowed", definition.name, value.len()),
         ));
     }
-    definition
-        .check(value)
-        .map_err(|why| ApiError::new(ErrorCode::InvalidConfig, why))
+    definition.check(value).map_err(|why| ApiError::new(ErrorCode::InvalidConfig, why))
 }
 
 fn unknown_config(owner: &str, name: &str, among: &[ConfigDefinition]) -> ApiError {
-    let meant = nearest(name, among)
-        .map(|meant| format!("; did you mean {meant}?"))
-        .unwrap_or_default();
-    ApiError::new(
-        ErrorCode::InvalidConfig,
-        format!("unknown {owner} configuration {name:?}{meant}"),
-    )
+    let meant = nearest(name, among).map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+    ApiError::new(ErrorCode::InvalidConfig, format!("unknown {owner} configuration {name:?}{meant}"))
 }
 
 /// A resource that exists, and what is configured for it now.
@@ -56,42 +43,27 @@ impl<'a> Target<'a> {
     fn find(image: &'a ClusterImage, resource: &ConfigResource) -> Result<Self, ApiError> {
         match resource {
             ConfigResource::Topic(name) => match image.topic(name) {
-                Some(topic) => Ok(Target {
-                    owner: ConfigOwner::Topic(topic.id),
-                    current: &topic.configs,
-                }),
+                Some(topic) => Ok(Target { owner: ConfigOwner::Topic(topic.id), current: &topic.configs }),
                 None => Err(unknown_topic(name)),
             },
             ConfigResource::Broker(node_id) => match image.broker(*node_id) {
-                Some(_) => Ok(Target {
-                    owner: ConfigOwner::Broker(*node_id),
-                    current: image.broker_configs(*node_id),
-                }),
-                None => Err(ApiError::new(
-                    ErrorCode::BrokerIdNotRegistered,
-                    format!("there is no broker {node_id}"),
-                )),
+                Some(_) => Ok(Target { owner: ConfigOwner::Broker(*node_id), current: image.broker_configs(*node_id) }),
+                None => Err(ApiError::new(ErrorCode::BrokerIdNotRegistered, format!("there is no broker {node_id}"))),
             },
-            ConfigResource::Cluster => Ok(Target {
-                owner: ConfigOwner::Cluster,
-                current: image.cluster_configs(),
-            }),
+            ConfigResource::Cluster => Ok(Target { owner: ConfigOwner::Cluster, current: image.cluster_configs() }),
         }
     }
 
     /// The definition of a configuration that this resource may have and that may change at run time.
     fn definition(&self, name: &str) -> Result<&'static ConfigDefinition, ApiError> {
         if let ConfigOwner::Topic(_) = self.owner {
-            return topic_config(name)
-                .ok_or_else(|| unknown_config("topic", name, topic_configs()));
+            return topic_config(name).ok_or_else(|| unknown_config("topic", name, topic_configs()));
         }
         match broker_config(name) {
             Some(definition) if definition.dynamic => Ok(definition),
             Some(_) => Err(ApiError::new(
                 ErrorCode::InvalidRequest,
-                format!(
-                    "{name} cannot change while the broker runs: set it in the configuration file"
-                ),
+                format!("{name} cannot change while the broker runs: set it in the configuration file"),
             )),
             None => Err(unknown_config("broker", name, broker_configs())),
         }
@@ -108,11 +80,7 @@ impl<'a> Target<'a> {
             .iter()
             .filter(|(name, value)| self.current.get(*name) != Some(*value))
             .map(|(name, value)| record(name, Some(value)));
-        let gone = self
-            .current
-            .keys()
-            .filter(|name| !wanted.contains_key(*name))
-            .map(|name| record(name, None));
+        let gone = self.current.keys().filter(|name| !wanted.contains_key(*name)).map(|name| record(name, None));
         set.chain(gone).collect()
     }
 }
@@ -124,10 +92,7 @@ pub(super) fn incremental(
 ) -> Decision {
     decide(image, resources, validate_only, |target, changes| {
         if let Some(twice) = duplicates(changes.iter().map(|change| &change.name)).first() {
-            return Err(ApiError::new(
-                ErrorCode::InvalidRequest,
-                format!("{twice} occurs twice for one resource"),
-            ));
+            return Err(ApiError::new(ErrorCode::InvalidRequest, format!("{twice} occurs twice for one resource")));
         }
         let mut wanted = target.current.clone();
         for change in changes {
@@ -137,11 +102,7 @@ pub(super) fn incremental(
     })
 }
 
-fn apply(
-    target: &Target<'_>,
-    wanted: &mut Properties,
-    change: ConfigChange,
-) -> Result<(), ApiError> {
+fn apply(target: &Target<'_>, wanted: &mut Properties, change: ConfigChange) -> Result<(), ApiError> {
     let name = change.name;
     if change.operation == ConfigOperation::Delete {
         // A name that is not known is not set either; to remove it is done.
@@ -150,10 +111,7 @@ fn apply(
     }
     let definition = target.definition(&name)?;
     let Some(value) = change.value else {
-        return Err(ApiError::new(
-            ErrorCode::InvalidRequest,
-            format!("the value of {name} is null"),
-        ));
+        return Err(ApiError::new(ErrorCode::InvalidRequest, format!("the value of {name} is null")));
     };
     let value = match change.operation {
         ConfigOperation::Append | ConfigOperation::Subtract => {
@@ -194,10 +152,7 @@ pub(super) fn replace(
         for (name, value) in configs {
             let definition = target.definition(&name)?;
             let Some(value) = value else {
-                return Err(ApiError::new(
-                    ErrorCode::InvalidRequest,
-                    format!("the value of {name} is null"),
-                ));
+                return Err(ApiError::new(ErrorCode::InvalidRequest, format!("the value of {name} is null")));
             };
             check_value(definition, &value)?;
             wanted.insert(name, value.trim().to_string());
@@ -220,10 +175,7 @@ fn decide<T>(
     for (resource, changes) in resources {
         if all_twice.contains(&resource) {
             if twice.remove(&resource) {
-                let error = ApiError::new(
-                    ErrorCode::InvalidRequest,
-                    "each resource may occur once in a request",
-                );
+                let error = ApiError::new(ErrorCode::InvalidRequest, "each resource may occur once in a request");
                 outcomes.push((resource, Err(error)));
             }
             continue;
@@ -235,11 +187,7 @@ fn decide<T>(
         outcomes.push((resource, outcome));
     }
     Decision {
-        records: if validate_only {
-            Vec::new()
-        } else {
-            records.records
-        },
+        records: if validate_only { Vec::new() } else { records.records },
         response: ControllerResponse::AlterConfigs(outcomes),
     }
 }

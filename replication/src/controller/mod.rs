@@ -115,33 +115,17 @@ pub struct ConfigChange {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControllerRequest {
     /// A broker has started and says where it is.
-    RegisterBroker {
-        node_id: i32,
-        endpoints: Vec<Endpoint>,
-        rack: Option<String>,
-    },
+    RegisterBroker { node_id: i32, endpoints: Vec<Endpoint>, rack: Option<String> },
     /// Create topics.
-    CreateTopics {
-        topics: Vec<NewTopic>,
-        validate_only: bool,
-    },
+    CreateTopics { topics: Vec<NewTopic>, validate_only: bool },
     /// Delete topics.
     DeleteTopics { topics: Vec<TopicReference> },
     /// Add partitions to topics.
-    CreatePartitions {
-        topics: Vec<MorePartitions>,
-        validate_only: bool,
-    },
+    CreatePartitions { topics: Vec<MorePartitions>, validate_only: bool },
     /// Change single configurations.
-    IncrementalAlterConfigs {
-        resources: Vec<(ConfigResource, Vec<ConfigChange>)>,
-        validate_only: bool,
-    },
+    IncrementalAlterConfigs { resources: Vec<(ConfigResource, Vec<ConfigChange>)>, validate_only: bool },
     /// Replace all dynamic configurations of the resources.
-    AlterConfigs {
-        resources: Vec<(ConfigResource, GivenConfigs)>,
-        validate_only: bool,
-    },
+    AlterConfigs { resources: Vec<(ConfigResource, GivenConfigs)>, validate_only: bool },
     /// A block of [`PRODUCER_ID_BLOCK`] producer ids that nobody has had.
     AllocateProducerIds,
 }
@@ -210,36 +194,24 @@ impl Controller {
 
     /// Decides one request. `random_id` are fresh random bytes, from which topic ids are made. `_now` is for leases
     /// and sessions of brokers; nothing depends on the time while there is one broker.
-    pub fn handle(
-        &self,
-        image: &ClusterImage,
-        request: ControllerRequest,
-        _now: Now,
-        random_id: [u8; 16],
-    ) -> Decision {
+    pub fn handle(&self, image: &ClusterImage, request: ControllerRequest, _now: Now, random_id: [u8; 16]) -> Decision {
         match request {
-            ControllerRequest::RegisterBroker {
-                node_id,
-                endpoints,
-                rack,
-            } => register_broker(image, node_id, endpoints, rack),
-            ControllerRequest::CreateTopics {
-                topics,
-                validate_only,
-            } => self.create_topics(image, topics, validate_only, random_id),
+            ControllerRequest::RegisterBroker { node_id, endpoints, rack } => {
+                register_broker(image, node_id, endpoints, rack)
+            }
+            ControllerRequest::CreateTopics { topics, validate_only } => {
+                self.create_topics(image, topics, validate_only, random_id)
+            }
             ControllerRequest::DeleteTopics { topics } => self.delete_topics(image, topics),
-            ControllerRequest::CreatePartitions {
-                topics,
-                validate_only,
-            } => create_partitions(image, topics, validate_only),
-            ControllerRequest::IncrementalAlterConfigs {
-                resources,
-                validate_only,
-            } => configs::incremental(image, resources, validate_only),
-            ControllerRequest::AlterConfigs {
-                resources,
-                validate_only,
-            } => configs::replace(image, resources, validate_only),
+            ControllerRequest::CreatePartitions { topics, validate_only } => {
+                create_partitions(image, topics, validate_only)
+            }
+            ControllerRequest::IncrementalAlterConfigs { resources, validate_only } => {
+                configs::incremental(image, resources, validate_only)
+            }
+            ControllerRequest::AlterConfigs { resources, validate_only } => {
+                configs::replace(image, resources, validate_only)
+            }
             ControllerRequest::AllocateProducerIds => allocate_producer_ids(image),
         }
     }
@@ -262,38 +234,21 @@ use topics::create_partitions;
 
 /// A broker that starts gets the next epoch; every partition it leads gets the next leader epoch, so that what
 /// clients and followers learnt of the leader before the restart is known to be old (KIP-320).
-fn register_broker(
-    image: &ClusterImage,
-    node_id: i32,
-    endpoints: Vec<Endpoint>,
-    rack: Option<String>,
-) -> Decision {
+fn register_broker(image: &ClusterImage, node_id: i32, endpoints: Vec<Endpoint>, rack: Option<String>) -> Decision {
     // The offset of the record itself: it grows, whatever happened before.
     let epoch = i64::try_from(image.offset() + 1).expect("fewer records than 2^63");
-    let mut records = vec![MetadataRecord::Broker {
-        node_id,
-        epoch,
-        endpoints,
-        rack,
-    }];
+    let mut records = vec![MetadataRecord::Broker { node_id, epoch, endpoints, rack }];
     for topic in image.topics() {
         for (partition, known) in (0..).zip(&topic.partitions) {
             if known.leader == node_id {
                 let mut state = known.clone();
                 state.leader_epoch += 1;
                 state.partition_epoch += 1;
-                records.push(MetadataRecord::Partition {
-                    topic_id: topic.id,
-                    partition,
-                    state,
-                });
+                records.push(MetadataRecord::Partition { topic_id: topic.id, partition, state });
             }
         }
     }
-    Decision {
-        records,
-        response: ControllerResponse::RegisterBroker { epoch },
-    }
+    Decision { records, response: ControllerResponse::RegisterBroker { epoch } }
 }
 
 fn allocate_producer_ids(image: &ClusterImage) -> Decision {

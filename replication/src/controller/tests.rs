@@ -14,15 +14,8 @@ struct Cluster {
 
 impl Cluster {
     fn new(file: &[(&str, &str)], brokers: i32) -> Self {
-        let file = file
-            .iter()
-            .map(|(name, value)| (name.to_string(), value.to_string()))
-            .collect();
-        let mut cluster = Cluster {
-            controller: Controller::new(file),
-            image: ClusterImage::new(),
-            requests: 0,
-        };
+        let file = file.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let mut cluster = Cluster { controller: Controller::new(file), image: ClusterImage::new(), requests: 0 };
         for node_id in 1..=brokers {
             cluster.register(node_id);
         }
@@ -30,13 +23,9 @@ impl Cluster {
     }
 
     fn decide(&mut self, request: ControllerRequest) -> Decision {
-        let now = Now {
-            elapsed: Duration::ZERO,
-            unix_ms: 0,
-        };
+        let now = Now { elapsed: Duration::ZERO, unix_ms: 0 };
         self.requests += 1;
-        self.controller
-            .handle(&self.image, request, now, [self.requests; 16])
+        self.controller.handle(&self.image, request, now, [self.requests; 16])
     }
 
     fn request(&mut self, request: ControllerRequest) -> ControllerResponse {
@@ -48,26 +37,15 @@ impl Cluster {
     }
 
     fn register(&mut self, node_id: i32) -> i64 {
-        let endpoints = vec![Endpoint {
-            listener: "PLAINTEXT".into(),
-            host: "127.0.0.1".into(),
-            port: 9092,
-        }];
-        match self.request(ControllerRequest::RegisterBroker {
-            node_id,
-            endpoints,
-            rack: None,
-        }) {
+        let endpoints = vec![Endpoint { listener: "PLAINTEXT".into(), host: "127.0.0.1".into(), port: 9092 }];
+        match self.request(ControllerRequest::RegisterBroker { node_id, endpoints, rack: None }) {
             ControllerResponse::RegisterBroker { epoch } => epoch,
             other => panic!("{other:?}"),
         }
     }
 
     fn create(&mut self, topics: Vec<NewTopic>) -> Vec<(String, Result<CreatedTopic, ApiError>)> {
-        match self.request(ControllerRequest::CreateTopics {
-            topics,
-            validate_only: false,
-        }) {
+        match self.request(ControllerRequest::CreateTopics { topics, validate_only: false }) {
             ControllerResponse::CreateTopics(outcomes) => outcomes,
             other => panic!("{other:?}"),
         }
@@ -78,34 +56,19 @@ impl Cluster {
         outcome.map_err(|error| error.code)
     }
 
-    fn grow(
-        &mut self,
-        name: &str,
-        count: i32,
-        assignments: Option<Vec<Vec<i32>>>,
-    ) -> Result<(), ErrorCode> {
-        let more = MorePartitions {
-            name: name.into(),
-            count,
-            assignments,
-        };
-        match self.request(ControllerRequest::CreatePartitions {
-            topics: vec![more],
-            validate_only: false,
-        }) {
-            ControllerResponse::CreatePartitions(mut outcomes) => {
-                outcomes.remove(0).1.map_err(|error| error.code)
-            }
+    fn grow(&mut self, name: &str, count: i32, assignments: Option<Vec<Vec<i32>>>) -> Result<(), ErrorCode> {
+        let more = MorePartitions { name: name.into(), count, assignments };
+        match self.request(ControllerRequest::CreatePartitions { topics: vec![more], validate_only: false }) {
+            ControllerResponse::CreatePartitions(mut outcomes) => outcomes.remove(0).1.map_err(|error| error.code),
             other => panic!("{other:?}"),
         }
     }
 
     fn delete(&mut self, topics: Vec<TopicReference>) -> Vec<Result<(), ErrorCode>> {
         match self.request(ControllerRequest::DeleteTopics { topics }) {
-            ControllerResponse::DeleteTopics(deleted) => deleted
-                .into_iter()
-                .map(|topic| topic.outcome.map_err(|error| error.code))
-                .collect(),
+            ControllerResponse::DeleteTopics(deleted) => {
+                deleted.into_iter().map(|topic| topic.outcome.map_err(|error| error.code)).collect()
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -127,42 +90,28 @@ impl Cluster {
             resources: vec![(resource, changes)],
             validate_only: false,
         }) {
-            ControllerResponse::AlterConfigs(mut outcomes) => {
-                outcomes.remove(0).1.map_err(|error| error.code)
-            }
+            ControllerResponse::AlterConfigs(mut outcomes) => outcomes.remove(0).1.map_err(|error| error.code),
             other => panic!("{other:?}"),
         }
     }
 }
 
 fn topic(name: &str, partitions: i32, replication_factor: i16) -> NewTopic {
-    NewTopic {
-        name: name.into(),
-        partitions,
-        replication_factor,
-        assignments: Vec::new(),
-        configs: Vec::new(),
-    }
+    NewTopic { name: name.into(), partitions, replication_factor, assignments: Vec::new(), configs: Vec::new() }
 }
 
 fn assigned(name: &str, assignments: &[(i32, &[i32])]) -> NewTopic {
     NewTopic {
         assignments: assignments
             .iter()
-            .map(|(partition, brokers)| Assignment {
-                partition: *partition,
-                brokers: brokers.to_vec(),
-            })
+            .map(|(partition, brokers)| Assignment { partition: *partition, brokers: brokers.to_vec() })
             .collect(),
         ..topic(name, -1, -1)
     }
 }
 
 fn configured(name: &str, config: &str, value: Option<&str>) -> NewTopic {
-    NewTopic {
-        configs: vec![(config.into(), value.map(str::to_string))],
-        ..topic(name, 1, 1)
-    }
+    NewTopic { configs: vec![(config.into(), value.map(str::to_string))], ..topic(name, 1, 1) }
 }
 
 fn topic_resource(name: &str) -> ConfigResource {
@@ -178,22 +127,11 @@ fn topics_are_created_with_what_was_asked_or_the_defaults_of_the_file() {
     assert_eq!(held.id, created.topic_id);
     assert_eq!(
         held.partitions[2],
-        Partition {
-            replicas: vec![1],
-            isr: vec![1],
-            leader: 1,
-            leader_epoch: 0,
-            partition_epoch: 0,
-        }
+        Partition { replicas: vec![1], isr: vec![1], leader: 1, leader_epoch: 0, partition_epoch: 0 }
     );
-    let created = cluster
-        .create_one(configured("b", "retention.ms", Some(" 5 ")))
-        .unwrap();
+    let created = cluster.create_one(configured("b", "retention.ms", Some(" 5 "))).unwrap();
     assert_eq!(created.configs["retention.ms"], "5");
-    assert_eq!(
-        cluster.image.topic("b").unwrap().configs["retention.ms"],
-        "5"
-    );
+    assert_eq!(cluster.image.topic("b").unwrap().configs["retention.ms"], "5");
     assert_eq!(cluster.image.partition_count(), 4);
 }
 
@@ -211,55 +149,18 @@ fn what_cannot_be_created_is_refused_with_kafkas_codes() {
         (topic("c", 1, 0), ErrorCode::InvalidReplicationFactor),
         (topic("c", 1, 2), ErrorCode::InvalidReplicationFactor),
         (topic("c", 1, i16::MIN), ErrorCode::InvalidReplicationFactor),
-        (
-            configured("c", "retention.msec", Some("1")),
-            ErrorCode::InvalidConfig,
-        ),
-        (
-            configured("c", "retention.ms", Some("x")),
-            ErrorCode::InvalidConfig,
-        ),
-        (
-            configured("c", "retention.ms", None),
-            ErrorCode::InvalidConfig,
-        ),
-        (
-            assigned("c", &[(0, &[2])]),
-            ErrorCode::InvalidReplicaAssignment,
-        ),
-        (
-            assigned("c", &[(0, &[])]),
-            ErrorCode::InvalidReplicaAssignment,
-        ),
-        (
-            assigned("c", &[(0, &[1, 1])]),
-            ErrorCode::InvalidReplicaAssignment,
-        ),
-        (
-            assigned("c", &[(0, &[1]), (0, &[1])]),
-            ErrorCode::InvalidReplicaAssignment,
-        ),
-        (
-            assigned("c", &[(0, &[1]), (2, &[1])]),
-            ErrorCode::InvalidReplicaAssignment,
-        ),
-        (
-            assigned("c", &[(-1, &[1])]),
-            ErrorCode::InvalidReplicaAssignment,
-        ),
-        (
-            NewTopic {
-                partitions: 1,
-                ..assigned("c", &[(0, &[1])])
-            },
-            ErrorCode::InvalidRequest,
-        ),
+        (configured("c", "retention.msec", Some("1")), ErrorCode::InvalidConfig),
+        (configured("c", "retention.ms", Some("x")), ErrorCode::InvalidConfig),
+        (configured("c", "retention.ms", None), ErrorCode::InvalidConfig),
+        (assigned("c", &[(0, &[2])]), ErrorCode::InvalidReplicaAssignment),
+        (assigned("c", &[(0, &[])]), ErrorCode::InvalidReplicaAssignment),
+        (assigned("c", &[(0, &[1, 1])]), ErrorCode::InvalidReplicaAssignment),
+        (assigned("c", &[(0, &[1]), (0, &[1])]), ErrorCode::InvalidReplicaAssignment),
+        (assigned("c", &[(0, &[1]), (2, &[1])]), ErrorCode::InvalidReplicaAssignment),
+        (assigned("c", &[(-1, &[1])]), ErrorCode::InvalidReplicaAssignment),
+        (NewTopic { partitions: 1, ..assigned("c", &[(0, &[1])]) }, ErrorCode::InvalidRequest),
     ] {
-        assert_eq!(
-            cluster.create_one(refused.clone()),
-            Err(code),
-            "{refused:?}"
-        );
+        assert_eq!(cluster.create_one(refused.clone()), Err(code), "{refused:?}");
     }
     assert!(cluster.image.topic("c").is_none());
     let outcome = cluster.create(vec![configured("c", "retention.msec", Some("1"))]);
@@ -281,12 +182,7 @@ fn topics_of_one_request_are_decided_one_after_the_other() {
     ]);
     let outcomes: Vec<(&str, Option<ErrorCode>)> = outcomes
         .iter()
-        .map(|(name, outcome)| {
-            (
-                name.as_str(),
-                outcome.as_ref().err().map(|error| error.code),
-            )
-        })
+        .map(|(name, outcome)| (name.as_str(), outcome.as_ref().err().map(|error| error.code)))
         .collect();
     assert_eq!(
         outcomes,
@@ -305,22 +201,11 @@ fn topics_of_one_request_are_decided_one_after_the_other() {
 fn the_cluster_has_room_for_so_many_partitions_and_no_more() {
     let mut cluster = Cluster::new(&[], 1);
     for index in 0..10 {
-        cluster
-            .create_one(topic(&format!("t{index}"), 10_000, 1))
-            .unwrap();
+        cluster.create_one(topic(&format!("t{index}"), 10_000, 1)).unwrap();
     }
-    assert_eq!(
-        cluster.create_one(topic("more", 1, 1)),
-        Err(ErrorCode::PolicyViolation)
-    );
-    assert_eq!(
-        cluster.grow("t0", 10_001, None),
-        Err(ErrorCode::PolicyViolation)
-    );
-    assert_eq!(
-        cluster.delete(vec![TopicReference::Name("t0".into())]),
-        [Ok(())]
-    );
+    assert_eq!(cluster.create_one(topic("more", 1, 1)), Err(ErrorCode::PolicyViolation));
+    assert_eq!(cluster.grow("t0", 10_001, None), Err(ErrorCode::PolicyViolation));
+    assert_eq!(cluster.delete(vec![TopicReference::Name("t0".into())]), [Ok(())]);
     assert!(cluster.create_one(topic("more", 1, 1)).is_ok());
 }
 
@@ -329,19 +214,10 @@ fn one_request_changes_only_so_many_bytes() {
     let mut cluster = Cluster::new(&[], 1);
     let value = "9:9,".repeat(CONFIG_VALUE_BYTES_MAX / 4);
     let topics = (0..600)
-        .map(|index| {
-            configured(
-                &format!("t{index}"),
-                "leader.replication.throttled.replicas",
-                Some(&value),
-            )
-        })
+        .map(|index| configured(&format!("t{index}"), "leader.replication.throttled.replicas", Some(&value)))
         .collect();
     let outcomes = cluster.create(topics);
-    let refused = outcomes
-        .iter()
-        .filter(|(_, outcome)| outcome.is_err())
-        .count();
+    let refused = outcomes.iter().filter(|(_, outcome)| outcome.is_err()).count();
     assert_eq!(refused, 600 - cluster.image.topics().count());
     // 8 MiB hold 512 values of 16 KiB, less what the records add to them.
     assert!((88..100).contains(&refused), "{refused}");
@@ -367,39 +243,22 @@ fn validate_only_answers_and_decides_nothing() {
 fn replicas_are_spread_and_internal_topics_make_do_with_the_brokers_there_are() {
     let mut cluster = Cluster::new(&[], 3);
     cluster.create_one(topic("a", 3, 2)).unwrap();
-    let mut leaders: Vec<i32> = cluster
-        .image
-        .topic("a")
-        .unwrap()
-        .partitions
-        .iter()
-        .map(|p| p.leader)
-        .collect();
+    let mut leaders: Vec<i32> = cluster.image.topic("a").unwrap().partitions.iter().map(|p| p.leader).collect();
     leaders.sort_unstable();
     assert_eq!(leaders, [1, 2, 3]);
     for partition in &cluster.image.topic("a").unwrap().partitions {
         assert_eq!(partition.replicas.len(), 2);
         assert_ne!(partition.replicas[0], partition.replicas[1]);
     }
-    cluster
-        .create_one(assigned("b", &[(1, &[3, 1]), (0, &[2, 3])]))
-        .unwrap();
-    assert_eq!(
-        cluster.image.topic("b").unwrap().partitions[0].replicas,
-        [2, 3]
-    );
+    cluster.create_one(assigned("b", &[(1, &[3, 1]), (0, &[2, 3])])).unwrap();
+    assert_eq!(cluster.image.topic("b").unwrap().partitions[0].replicas, [2, 3]);
     assert_eq!(cluster.image.topic("b").unwrap().partitions[1].leader, 3);
 
     let mut single = Cluster::new(&[("default.replication.factor", "3")], 1);
-    let offsets = single
-        .create_one(topic("__consumer_offsets", 50, 3))
-        .unwrap();
+    let offsets = single.create_one(topic("__consumer_offsets", 50, 3)).unwrap();
     assert_eq!(offsets.replication_factor, 1);
     assert!(single.image.topic("__consumer_offsets").unwrap().internal);
-    assert_eq!(
-        single.create_one(topic("a", 1, -1)),
-        Err(ErrorCode::InvalidReplicationFactor)
-    );
+    assert_eq!(single.create_one(topic("a", 1, -1)), Err(ErrorCode::InvalidReplicationFactor));
 }
 
 #[test]
@@ -408,30 +267,16 @@ fn a_topic_created_again_has_another_id() {
     let first = cluster.create_one(topic("a", 1, 1)).unwrap().topic_id;
     let by_id = TopicReference::Id(first);
     assert_eq!(
-        cluster.delete(vec![
-            by_id.clone(),
-            by_id.clone(),
-            TopicReference::Name("b".into())
-        ]),
-        [
-            Ok(()),
-            Err(ErrorCode::InvalidRequest),
-            Err(ErrorCode::UnknownTopicOrPartition)
-        ]
+        cluster.delete(vec![by_id.clone(), by_id.clone(), TopicReference::Name("b".into())]),
+        [Ok(()), Err(ErrorCode::InvalidRequest), Err(ErrorCode::UnknownTopicOrPartition)]
     );
-    assert_eq!(
-        cluster.delete(vec![by_id]),
-        [Err(ErrorCode::UnknownTopicId)]
-    );
+    assert_eq!(cluster.delete(vec![by_id]), [Err(ErrorCode::UnknownTopicId)]);
     let second = cluster.create_one(topic("a", 1, 1)).unwrap().topic_id;
     assert_ne!(first, second);
 
     let mut fixed = Cluster::new(&[("delete.topic.enable", "false")], 1);
     fixed.create_one(topic("a", 1, 1)).unwrap();
-    assert_eq!(
-        fixed.delete(vec![TopicReference::Name("a".into())]),
-        [Err(ErrorCode::TopicDeletionDisabled)]
-    );
+    assert_eq!(fixed.delete(vec![TopicReference::Name("a".into())]), [Err(ErrorCode::TopicDeletionDisabled)]);
 }
 
 #[test]
@@ -440,11 +285,7 @@ fn ids_of_one_request_differ_even_when_the_random_bytes_do_not() {
     let mut ids = std::collections::BTreeSet::new();
     for round in 0..4 {
         cluster.requests = 0;
-        for (_, outcome) in cluster.create(
-            (0..200)
-                .map(|i| topic(&format!("t{round}-{i}"), 1, 1))
-                .collect(),
-        ) {
+        for (_, outcome) in cluster.create((0..200).map(|i| topic(&format!("t{round}-{i}"), 1, 1)).collect()) {
             let id = outcome.unwrap().topic_id;
             assert!(!id.to_base64().starts_with('-'));
             assert_eq!((id.0[6] >> 4, id.0[8] >> 6), (4, 2));
@@ -457,26 +298,12 @@ fn ids_of_one_request_differ_even_when_the_random_bytes_do_not() {
 fn partitions_only_grow() {
     let mut cluster = Cluster::new(&[], 2);
     cluster.create_one(topic("a", 2, 1)).unwrap();
-    assert_eq!(
-        cluster.grow("b", 2, None),
-        Err(ErrorCode::UnknownTopicOrPartition)
-    );
+    assert_eq!(cluster.grow("b", 2, None), Err(ErrorCode::UnknownTopicOrPartition));
     for count in [-1, 0, 1, 2] {
-        assert_eq!(
-            cluster.grow("a", count, None),
-            Err(ErrorCode::InvalidPartitions)
-        );
+        assert_eq!(cluster.grow("a", count, None), Err(ErrorCode::InvalidPartitions));
     }
-    for wrong in [
-        vec![],
-        vec![vec![1], vec![1]],
-        vec![vec![1, 2]],
-        vec![vec![9]],
-    ] {
-        assert_eq!(
-            cluster.grow("a", 3, Some(wrong)),
-            Err(ErrorCode::InvalidReplicaAssignment)
-        );
+    for wrong in [vec![], vec![vec![1], vec![1]], vec![vec![1, 2]], vec![vec![9]]] {
+        assert_eq!(cluster.grow("a", 3, Some(wrong)), Err(ErrorCode::InvalidReplicaAssignment));
     }
     assert_eq!(cluster.grow("a", 3, Some(vec![vec![2]])), Ok(()));
     assert_eq!(cluster.grow("a", 5, None), Ok(()));
@@ -488,29 +315,15 @@ fn partitions_only_grow() {
 #[test]
 fn a_restart_moves_the_leader_epoch_of_what_the_broker_leads() {
     let mut cluster = Cluster::new(&[], 2);
-    cluster
-        .create_one(assigned("a", &[(0, &[1]), (1, &[2])]))
-        .unwrap();
+    cluster.create_one(assigned("a", &[(0, &[1]), (1, &[2])])).unwrap();
     let first = cluster.image.broker(1).unwrap().epoch;
     let second = cluster.register(1);
     assert!(second > first);
     assert_eq!(cluster.image.broker(1).unwrap().epoch, second);
     assert_eq!(cluster.image.brokers().len(), 2);
     let held = cluster.image.topic("a").unwrap();
-    assert_eq!(
-        (
-            held.partitions[0].leader_epoch,
-            held.partitions[0].partition_epoch
-        ),
-        (1, 1)
-    );
-    assert_eq!(
-        (
-            held.partitions[1].leader_epoch,
-            held.partitions[1].partition_epoch
-        ),
-        (0, 0)
-    );
+    assert_eq!((held.partitions[0].leader_epoch, held.partitions[0].partition_epoch), (1, 1));
+    assert_eq!((held.partitions[1].leader_epoch, held.partitions[1].partition_epoch), (0, 0));
 }
 
 #[test]
@@ -519,84 +332,31 @@ fn configurations_are_set_deleted_appended_and_subtracted() {
     let mut cluster = Cluster::new(&[], 1);
     cluster.create_one(topic("a", 1, 1)).unwrap();
     let a = || topic_resource("a");
-    let policy = |cluster: &Cluster| {
-        cluster
-            .image
-            .topic("a")
-            .unwrap()
-            .configs
-            .get("cleanup.policy")
-            .cloned()
-    };
+    let policy = |cluster: &Cluster| cluster.image.topic("a").unwrap().configs.get("cleanup.policy").cloned();
 
-    assert_eq!(
-        cluster.alter(a(), &[(Append, "cleanup.policy", Some("compact"))]),
-        Ok(())
-    );
+    assert_eq!(cluster.alter(a(), &[(Append, "cleanup.policy", Some("compact"))]), Ok(()));
     assert_eq!(policy(&cluster).as_deref(), Some("delete,compact"));
-    assert_eq!(
-        cluster.alter(a(), &[(Append, "cleanup.policy", Some("compact"))]),
-        Ok(())
-    );
+    assert_eq!(cluster.alter(a(), &[(Append, "cleanup.policy", Some("compact"))]), Ok(()));
     assert_eq!(policy(&cluster).as_deref(), Some("delete,compact"));
-    assert_eq!(
-        cluster.alter(a(), &[(Subtract, "cleanup.policy", Some("delete"))]),
-        Ok(())
-    );
+    assert_eq!(cluster.alter(a(), &[(Subtract, "cleanup.policy", Some("delete"))]), Ok(()));
     assert_eq!(policy(&cluster).as_deref(), Some("compact"));
-    assert_eq!(
-        cluster.alter(
-            a(),
-            &[
-                (Delete, "cleanup.policy", None),
-                (Set, "retention.ms", Some("7"))
-            ]
-        ),
-        Ok(())
-    );
+    assert_eq!(cluster.alter(a(), &[(Delete, "cleanup.policy", None), (Set, "retention.ms", Some("7"))]), Ok(()));
     assert_eq!(policy(&cluster), None);
-    assert_eq!(
-        cluster.image.topic("a").unwrap().configs["retention.ms"],
-        "7"
-    );
+    assert_eq!(cluster.image.topic("a").unwrap().configs["retention.ms"], "7");
 
     for (changes, code) in [
-        (
-            vec![(Append, "retention.ms", Some("1"))],
-            ErrorCode::InvalidConfig,
-        ),
-        (
-            vec![(Append, "cleanup.policy", Some("shred"))],
-            ErrorCode::InvalidConfig,
-        ),
-        (
-            vec![(Set, "no.such.thing", Some("1"))],
-            ErrorCode::InvalidConfig,
-        ),
+        (vec![(Append, "retention.ms", Some("1"))], ErrorCode::InvalidConfig),
+        (vec![(Append, "cleanup.policy", Some("shred"))], ErrorCode::InvalidConfig),
+        (vec![(Set, "no.such.thing", Some("1"))], ErrorCode::InvalidConfig),
         (vec![(Set, "retention.ms", None)], ErrorCode::InvalidRequest),
-        (
-            vec![
-                (Set, "retention.ms", Some("1")),
-                (Delete, "retention.ms", None),
-            ],
-            ErrorCode::InvalidRequest,
-        ),
-        (
-            vec![
-                (Set, "segment.ms", Some("9")),
-                (Set, "retention.ms", Some("x")),
-            ],
-            ErrorCode::InvalidConfig,
-        ),
+        (vec![(Set, "retention.ms", Some("1")), (Delete, "retention.ms", None)], ErrorCode::InvalidRequest),
+        (vec![(Set, "segment.ms", Some("9")), (Set, "retention.ms", Some("x"))], ErrorCode::InvalidConfig),
     ] {
         assert_eq!(cluster.alter(a(), &changes), Err(code), "{changes:?}");
     }
     let long = "1:1,".repeat(CONFIG_VALUE_BYTES_MAX);
     assert_eq!(
-        cluster.alter(
-            a(),
-            &[(Set, "leader.replication.throttled.replicas", Some(&long))]
-        ),
+        cluster.alter(a(), &[(Set, "leader.replication.throttled.replicas", Some(&long))]),
         Err(ErrorCode::InvalidConfig)
     );
     // Nothing of a resource changes when one of its changes is refused.
@@ -613,32 +373,14 @@ fn brokers_and_the_whole_cluster_are_configured_while_they_run() {
     let mut cluster = Cluster::new(&[], 1);
     let retention = [(Set, "log.retention.ms", Some("7"))];
     assert_eq!(cluster.alter(ConfigResource::Cluster, &retention), Ok(()));
-    assert_eq!(
-        cluster.alter(
-            ConfigResource::Broker(1),
-            &[(Set, "log.retention.ms", Some("8"))]
-        ),
-        Ok(())
-    );
+    assert_eq!(cluster.alter(ConfigResource::Broker(1), &[(Set, "log.retention.ms", Some("8"))]), Ok(()));
     assert_eq!(cluster.image.cluster_configs()["log.retention.ms"], "7");
     assert_eq!(cluster.image.broker_configs(1)["log.retention.ms"], "8");
-    assert_eq!(
-        cluster.alter(
-            ConfigResource::Broker(1),
-            &[(Delete, "log.retention.ms", None)]
-        ),
-        Ok(())
-    );
+    assert_eq!(cluster.alter(ConfigResource::Broker(1), &[(Delete, "log.retention.ms", None)]), Ok(()));
     assert!(cluster.image.broker_configs(1).is_empty());
+    assert_eq!(cluster.alter(ConfigResource::Broker(9), &retention), Err(ErrorCode::BrokerIdNotRegistered));
     assert_eq!(
-        cluster.alter(ConfigResource::Broker(9), &retention),
-        Err(ErrorCode::BrokerIdNotRegistered)
-    );
-    assert_eq!(
-        cluster.alter(
-            ConfigResource::Cluster,
-            &[(Set, "listeners", Some("PLAINTEXT://:1"))]
-        ),
+        cluster.alter(ConfigResource::Cluster, &[(Set, "listeners", Some("PLAINTEXT://:1"))]),
         Err(ErrorCode::InvalidRequest)
     );
     assert_eq!(
@@ -652,10 +394,7 @@ fn alter_configs_replaces_all_and_repeats_nothing() {
     let mut cluster = Cluster::new(&[], 1);
     cluster
         .create_one(NewTopic {
-            configs: vec![
-                ("retention.ms".into(), Some("1".into())),
-                ("segment.ms".into(), Some("2".into())),
-            ],
+            configs: vec![("retention.ms".into(), Some("1".into())), ("segment.ms".into(), Some("2".into()))],
             ..topic("a", 1, 1)
         })
         .unwrap();
@@ -663,25 +402,15 @@ fn alter_configs_replaces_all_and_repeats_nothing() {
         ("segment.ms".to_string(), Some("2".to_string())),
         ("max.message.bytes".to_string(), Some("3".to_string())),
     ];
-    let request = ControllerRequest::AlterConfigs {
-        resources: vec![(topic_resource("a"), configs)],
-        validate_only: false,
-    };
+    let request =
+        ControllerRequest::AlterConfigs { resources: vec![(topic_resource("a"), configs)], validate_only: false };
     let decision = cluster.decide(request.clone());
     let owner = ConfigOwner::Topic(cluster.image.topic("a").unwrap().id);
     assert_eq!(
         decision.records,
         [
-            MetadataRecord::Config {
-                owner,
-                name: "max.message.bytes".into(),
-                value: Some("3".into()),
-            },
-            MetadataRecord::Config {
-                owner,
-                name: "retention.ms".into(),
-                value: None,
-            },
+            MetadataRecord::Config { owner, name: "max.message.bytes".into(), value: Some("3".into()) },
+            MetadataRecord::Config { owner, name: "retention.ms".into(), value: None },
         ]
     );
     cluster.request(request.clone());
@@ -692,17 +421,9 @@ fn alter_configs_replaces_all_and_repeats_nothing() {
 fn producer_ids_never_repeat() {
     let mut cluster = Cluster::new(&[], 1);
     let mut allocate = || cluster.request(ControllerRequest::AllocateProducerIds);
-    assert_eq!(
-        allocate(),
-        ControllerResponse::AllocateProducerIds(Ok((0, 1000)))
-    );
-    assert_eq!(
-        allocate(),
-        ControllerResponse::AllocateProducerIds(Ok((1000, 1000)))
-    );
-    cluster
-        .image
-        .replay(&MetadataRecord::ProducerIds { next: i64::MAX });
+    assert_eq!(allocate(), ControllerResponse::AllocateProducerIds(Ok((0, 1000))));
+    assert_eq!(allocate(), ControllerResponse::AllocateProducerIds(Ok((1000, 1000))));
+    cluster.image.replay(&MetadataRecord::ProducerIds { next: i64::MAX });
     assert!(matches!(
         cluster.request(ControllerRequest::AllocateProducerIds),
         ControllerResponse::AllocateProducerIds(Err(_))

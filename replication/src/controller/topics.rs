@@ -6,8 +6,8 @@ use millstream_storage::TopicId;
 
 use super::configs::check_topic_config;
 use super::{
-    Assignment, Controller, ControllerResponse, CreatedTopic, Decision, DeletedTopic,
-    MorePartitions, NewTopic, PARTITIONS_PER_REQUEST_MAX, Records, TopicReference, duplicates,
+    Assignment, Controller, ControllerResponse, CreatedTopic, Decision, DeletedTopic, MorePartitions, NewTopic,
+    PARTITIONS_PER_REQUEST_MAX, Records, TopicReference, duplicates,
 };
 use crate::config::Properties;
 use crate::error::{ApiError, ErrorCode};
@@ -27,12 +27,7 @@ struct Pending<'a> {
 
 impl<'a> Pending<'a> {
     fn new(image: &'a ClusterImage) -> Self {
-        Pending {
-            image,
-            records: Records::default(),
-            colliding: HashMap::new(),
-            partitions: 0,
-        }
+        Pending { image, records: Records::default(), colliding: HashMap::new(), partitions: 0 }
     }
 
     /// Whether so many more partitions fit this request and the cluster.
@@ -40,9 +35,7 @@ impl<'a> Pending<'a> {
         if self.partitions + more > PARTITIONS_PER_REQUEST_MAX {
             return Err(ApiError::new(
                 ErrorCode::PolicyViolation,
-                format!(
-                    "one request can create at most {PARTITIONS_PER_REQUEST_MAX} partitions; split it"
-                ),
+                format!("one request can create at most {PARTITIONS_PER_REQUEST_MAX} partitions; split it"),
             ));
         }
         let held = self.image.partition_count() + self.partitions;
@@ -58,14 +51,7 @@ impl<'a> Pending<'a> {
     }
 
     fn decide(self, response: ControllerResponse, validate_only: bool) -> Decision {
-        Decision {
-            records: if validate_only {
-                Vec::new()
-            } else {
-                self.records.records
-            },
-            response,
-        }
+        Decision { records: if validate_only { Vec::new() } else { self.records.records }, response }
     }
 }
 
@@ -86,10 +72,8 @@ impl Controller {
             let name = topic.name.clone();
             if all_twice.contains(&name) {
                 if twice.remove(&name) {
-                    let error = ApiError::new(
-                        ErrorCode::InvalidRequest,
-                        format!("topic {name} occurs twice in the request"),
-                    );
+                    let error =
+                        ApiError::new(ErrorCode::InvalidRequest, format!("topic {name} occurs twice in the request"));
                     outcomes.push((name, Err(error)));
                 }
                 continue;
@@ -111,13 +95,9 @@ impl Controller {
     ) -> Result<CreatedTopic, ApiError> {
         let image = pending.image;
         let name = topic.name.as_str();
-        topic_name::check(name)
-            .map_err(|why| ApiError::new(ErrorCode::InvalidTopicException, why))?;
+        topic_name::check(name).map_err(|why| ApiError::new(ErrorCode::InvalidTopicException, why))?;
         if image.topic(name).is_some() {
-            return Err(ApiError::new(
-                ErrorCode::TopicAlreadyExists,
-                format!("topic {name} exists already"),
-            ));
+            return Err(ApiError::new(ErrorCode::TopicAlreadyExists, format!("topic {name} exists already")));
         }
         let colliding = topic_name::colliding(name);
         let other = colliding.as_ref().and_then(|colliding| {
@@ -136,10 +116,7 @@ impl Controller {
         let mut configs = Properties::new();
         for (config, value) in topic.configs {
             let Some(value) = value else {
-                return Err(ApiError::new(
-                    ErrorCode::InvalidConfig,
-                    format!("the value of {config} is null"),
-                ));
+                return Err(ApiError::new(ErrorCode::InvalidConfig, format!("the value of {config} is null")));
             };
             check_topic_config(&config, &value)?;
             configs.insert(config, value.trim().to_string());
@@ -165,21 +142,14 @@ impl Controller {
             replication_factor: replicas[0].len() as i16,
             configs: configs.clone(),
         };
-        let mut records = vec![MetadataRecord::Topic {
-            topic_id,
-            name: name.to_string(),
-        }];
+        let mut records = vec![MetadataRecord::Topic { topic_id, name: name.to_string() }];
         let count = replicas.len();
         records.extend(new_partitions(topic_id, 0, replicas));
-        records.extend(
-            configs
-                .into_iter()
-                .map(|(name, value)| MetadataRecord::Config {
-                    owner: ConfigOwner::Topic(topic_id),
-                    name,
-                    value: Some(value),
-                }),
-        );
+        records.extend(configs.into_iter().map(|(name, value)| MetadataRecord::Config {
+            owner: ConfigOwner::Topic(topic_id),
+            name,
+            value: Some(value),
+        }));
         pending.records.add(records)?;
         pending.partitions += count;
         if let Some(colliding) = colliding {
@@ -216,26 +186,17 @@ impl Controller {
             // Their default is 3, which must not keep a small cluster from having consumer groups.
             factor = factor.min(brokers.min(i16::MAX as usize) as i32);
         }
-        let Some(factor) = usize::try_from(factor)
-            .ok()
-            .filter(|factor| (1..=brokers).contains(factor))
-        else {
+        let Some(factor) = usize::try_from(factor).ok().filter(|factor| (1..=brokers).contains(factor)) else {
             return Err(ApiError::new(
                 ErrorCode::InvalidReplicationFactor,
-                format!(
-                    "the replication factor must be from 1 to the number of brokers, {brokers}, not {factor}"
-                ),
+                format!("the replication factor must be from 1 to the number of brokers, {brokers}, not {factor}"),
             ));
         };
         pending.check_room(count)?;
         Ok(spread(image, 0, count, factor))
     }
 
-    pub(super) fn delete_topics(
-        &self,
-        image: &ClusterImage,
-        topics: Vec<TopicReference>,
-    ) -> Decision {
+    pub(super) fn delete_topics(&self, image: &ClusterImage, topics: Vec<TopicReference>) -> Decision {
         let allowed = self.is_on(image, "delete.topic.enable");
         let mut removed = BTreeSet::new();
         let mut records = Vec::new();
@@ -271,24 +232,13 @@ impl Controller {
                 (None, TopicReference::Name(name)) => (Some(name), TopicId::default()),
                 (None, TopicReference::Id(id)) => (None, id),
             };
-            deleted.push(DeletedTopic {
-                name,
-                topic_id,
-                outcome,
-            });
+            deleted.push(DeletedTopic { name, topic_id, outcome });
         }
-        Decision {
-            records,
-            response: ControllerResponse::DeleteTopics(deleted),
-        }
+        Decision { records, response: ControllerResponse::DeleteTopics(deleted) }
     }
 }
 
-pub(super) fn create_partitions(
-    image: &ClusterImage,
-    topics: Vec<MorePartitions>,
-    validate_only: bool,
-) -> Decision {
+pub(super) fn create_partitions(image: &ClusterImage, topics: Vec<MorePartitions>, validate_only: bool) -> Decision {
     let mut pending = Pending::new(image);
     let mut twice = duplicates(topics.iter().map(|topic| topic.name.clone()));
     let all_twice = twice.clone();
@@ -297,10 +247,8 @@ pub(super) fn create_partitions(
         let name = topic.name.clone();
         if all_twice.contains(&name) {
             if twice.remove(&name) {
-                let error = ApiError::new(
-                    ErrorCode::InvalidRequest,
-                    format!("topic {name} occurs twice in the request"),
-                );
+                let error =
+                    ApiError::new(ErrorCode::InvalidRequest, format!("topic {name} occurs twice in the request"));
                 outcomes.push((name, Err(error)));
             }
             continue;
@@ -308,10 +256,7 @@ pub(super) fn create_partitions(
         let outcome = grow(&mut pending, topic);
         outcomes.push((name, outcome));
     }
-    pending.decide(
-        ControllerResponse::CreatePartitions(outcomes),
-        validate_only,
-    )
+    pending.decide(ControllerResponse::CreatePartitions(outcomes), validate_only)
 }
 
 fn grow(pending: &mut Pending<'_>, more: MorePartitions) -> Result<(), ApiError> {
@@ -322,16 +267,10 @@ fn grow(pending: &mut Pending<'_>, more: MorePartitions) -> Result<(), ApiError>
     let held = topic.partitions.len();
     let invalid = |message: String| ApiError::new(ErrorCode::InvalidPartitions, message);
     let Some(count) = usize::try_from(more.count).ok().filter(|count| *count > 0) else {
-        return Err(invalid(format!(
-            "a topic needs at least one partition, not {}",
-            more.count
-        )));
+        return Err(invalid(format!("a topic needs at least one partition, not {}", more.count)));
     };
     if count == held {
-        return Err(invalid(format!(
-            "topic {} has {held} partitions already",
-            more.name
-        )));
+        return Err(invalid(format!("topic {} has {held} partitions already", more.name)));
     }
     if count < held {
         return Err(invalid(format!(
@@ -359,11 +298,7 @@ fn grow(pending: &mut Pending<'_>, more: MorePartitions) -> Result<(), ApiError>
             if assignments.len() != count - held {
                 return Err(ApiError::new(
                     ErrorCode::InvalidReplicaAssignment,
-                    format!(
-                        "{} new partitions need as many assignments, not {}",
-                        count - held,
-                        assignments.len()
-                    ),
+                    format!("{} new partitions need as many assignments, not {}", count - held, assignments.len()),
                 ));
             }
             for brokers in &assignments {
@@ -384,19 +319,12 @@ fn spread(image: &ClusterImage, first: usize, count: usize, factor: usize) -> Ve
     // Topics begin at different brokers, or the first would lead every topic of one partition.
     let start = image.partition_count();
     (first..first + count)
-        .map(|partition| {
-            (0..factor)
-                .map(|replica| brokers[(start + partition + replica) % brokers.len()])
-                .collect()
-        })
+        .map(|partition| (0..factor).map(|replica| brokers[(start + partition + replica) % brokers.len()]).collect())
         .collect()
 }
 
 /// The replicas that a request assigns to the partitions of a new topic.
-fn assigned_replicas(
-    image: &ClusterImage,
-    assignments: Vec<Assignment>,
-) -> Result<Vec<Vec<i32>>, ApiError> {
+fn assigned_replicas(image: &ClusterImage, assignments: Vec<Assignment>) -> Result<Vec<Vec<i32>>, ApiError> {
     let invalid = |message: String| ApiError::new(ErrorCode::InvalidReplicaAssignment, message);
     let mut replicas = BTreeMap::new();
     let factor = assignments[0].brokers.len();
@@ -407,28 +335,21 @@ fn assigned_replicas(
             return Err(invalid(format!("partition {partition} is assigned twice")));
         }
     }
-    match (0..)
-        .zip(replicas.keys())
-        .find(|(index, key)| index != *key)
-    {
-        Some((missing, _)) => Err(invalid(format!(
-            "partitions must be numbered from 0 without gaps: {missing} is missing"
-        ))),
+    match (0..).zip(replicas.keys()).find(|(index, key)| index != *key) {
+        Some((missing, _)) => {
+            Err(invalid(format!("partitions must be numbered from 0 without gaps: {missing} is missing")))
+        }
         None => Ok(replicas.into_values().collect()),
     }
 }
 
 fn check_assignment(image: &ClusterImage, brokers: &[i32], factor: usize) -> Result<(), ApiError> {
-    let invalid =
-        |message: String| Err(ApiError::new(ErrorCode::InvalidReplicaAssignment, message));
+    let invalid = |message: String| Err(ApiError::new(ErrorCode::InvalidReplicaAssignment, message));
     if brokers.is_empty() {
         return invalid("a partition needs at least one replica".into());
     }
     if brokers.len() != factor {
-        return invalid(format!(
-            "every partition needs as many replicas, {factor}, not {}",
-            brokers.len()
-        ));
+        return invalid(format!("every partition needs as many replicas, {factor}, not {}", brokers.len()));
     }
     if let Some(unknown) = brokers.iter().find(|id| image.broker(**id).is_none()) {
         return invalid(format!("there is no broker {unknown}"));
@@ -439,31 +360,16 @@ fn check_assignment(image: &ClusterImage, brokers: &[i32], factor: usize) -> Res
     }
 }
 
-fn new_partitions(
-    topic_id: TopicId,
-    first: usize,
-    replicas: Vec<Vec<i32>>,
-) -> impl Iterator<Item = MetadataRecord> {
-    (first as i32..)
-        .zip(replicas)
-        .map(move |(partition, replicas)| MetadataRecord::Partition {
-            topic_id,
-            partition,
-            state: Partition {
-                isr: replicas.clone(),
-                leader: replicas[0],
-                replicas,
-                leader_epoch: 0,
-                partition_epoch: 0,
-            },
-        })
+fn new_partitions(topic_id: TopicId, first: usize, replicas: Vec<Vec<i32>>) -> impl Iterator<Item = MetadataRecord> {
+    (first as i32..).zip(replicas).map(move |(partition, replicas)| MetadataRecord::Partition {
+        topic_id,
+        partition,
+        state: Partition { isr: replicas.clone(), leader: replicas[0], replicas, leader_epoch: 0, partition_epoch: 0 },
+    })
 }
 
 pub(super) fn unknown_topic(name: &str) -> ApiError {
-    ApiError::new(
-        ErrorCode::UnknownTopicOrPartition,
-        format!("there is no topic {name:?}"),
-    )
+    ApiError::new(ErrorCode::UnknownTopicOrPartition, format!("there is no topic {name:?}"))
 }
 
 /// Topic ids made of random bytes: different for each topic of a request.

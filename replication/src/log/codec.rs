@@ -35,12 +35,7 @@ impl MetadataRecord {
                 out.extend([NODE, VERSION]);
                 out.extend(node_id.to_le_bytes());
             }
-            MetadataRecord::Broker {
-                node_id,
-                epoch,
-                endpoints,
-                rack,
-            } => {
+            MetadataRecord::Broker { node_id, epoch, endpoints, rack } => {
                 out.extend([BROKER, VERSION]);
                 out.extend(node_id.to_le_bytes());
                 out.extend(epoch.to_le_bytes());
@@ -57,11 +52,7 @@ impl MetadataRecord {
                 out.extend(topic_id.0);
                 put_text(out, name);
             }
-            MetadataRecord::Partition {
-                topic_id,
-                partition,
-                state,
-            } => {
+            MetadataRecord::Partition { topic_id, partition, state } => {
                 out.extend([PARTITION, VERSION]);
                 out.extend(topic_id.0);
                 out.extend(partition.to_le_bytes());
@@ -131,9 +122,7 @@ pub fn decode_records(count: u32, bytes: &[u8]) -> Result<Vec<MetadataRecord>, S
     let mut reader = Reader { bytes };
     let mut records = Vec::new();
     for index in 0..count {
-        let record = reader
-            .record()
-            .map_err(|why| format!("record {index} of {count}: {why}"))?;
+        let record = reader.record().map_err(|why| format!("record {index} of {count}: {why}"))?;
         records.push(record);
     }
     match reader.bytes.len() {
@@ -149,10 +138,7 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
         if count > self.bytes.len() {
-            return Err(format!(
-                "{count} bytes are wanted and {} are left",
-                self.bytes.len()
-            ));
+            return Err(format!("{count} bytes are wanted and {} are left", self.bytes.len()));
         }
         let (taken, left) = self.bytes.split_at(count);
         self.bytes = left;
@@ -200,10 +186,7 @@ impl<'a> Reader<'a> {
     fn numbers(&mut self) -> Result<Vec<i32>, String> {
         let count = self.count()?;
         let bytes = self.take(count.saturating_mul(4))?;
-        Ok(bytes
-            .chunks_exact(4)
-            .map(|bytes| i32::from_le_bytes(bytes.try_into().expect("chunks of four")))
-            .collect())
+        Ok(bytes.chunks_exact(4).map(|bytes| i32::from_le_bytes(bytes.try_into().expect("chunks of four"))).collect())
     }
 
     fn topic_id(&mut self) -> Result<TopicId, String> {
@@ -213,17 +196,11 @@ impl<'a> Reader<'a> {
     fn record(&mut self) -> Result<MetadataRecord, String> {
         let [kind, version] = self.array()?;
         if !(CLUSTER..=PRODUCER_IDS).contains(&kind) || version != VERSION {
-            return Err(format!(
-                "type {kind} version {version} is not known to this version of Millstream"
-            ));
+            return Err(format!("type {kind} version {version} is not known to this version of Millstream"));
         }
         Ok(match kind {
-            CLUSTER => MetadataRecord::Cluster {
-                cluster_id: self.array()?,
-            },
-            NODE => MetadataRecord::Node {
-                node_id: self.i32()?,
-            },
+            CLUSTER => MetadataRecord::Cluster { cluster_id: self.array()? },
+            NODE => MetadataRecord::Node { node_id: self.i32()? },
             BROKER => {
                 let node_id = self.i32()?;
                 let epoch = self.i64()?;
@@ -235,17 +212,9 @@ impl<'a> Reader<'a> {
                         port: u16::from_le_bytes(self.array()?),
                     });
                 }
-                MetadataRecord::Broker {
-                    node_id,
-                    epoch,
-                    endpoints,
-                    rack: self.optional_text()?,
-                }
+                MetadataRecord::Broker { node_id, epoch, endpoints, rack: self.optional_text()? }
             }
-            TOPIC => MetadataRecord::Topic {
-                topic_id: self.topic_id()?,
-                name: self.text()?,
-            },
+            TOPIC => MetadataRecord::Topic { topic_id: self.topic_id()?, name: self.text()? },
             PARTITION => MetadataRecord::Partition {
                 topic_id: self.topic_id()?,
                 partition: self.i32()?,
@@ -257,9 +226,7 @@ impl<'a> Reader<'a> {
                     partition_epoch: self.i32()?,
                 },
             },
-            REMOVE_TOPIC => MetadataRecord::RemoveTopic {
-                topic_id: self.topic_id()?,
-            },
+            REMOVE_TOPIC => MetadataRecord::RemoveTopic { topic_id: self.topic_id()? },
             CONFIG => {
                 let owner = match self.byte()? {
                     OWNER_TOPIC => ConfigOwner::Topic(self.topic_id()?),
@@ -267,11 +234,7 @@ impl<'a> Reader<'a> {
                     OWNER_CLUSTER => ConfigOwner::Cluster,
                     other => return Err(format!("owner {other} of a configuration is not known")),
                 };
-                MetadataRecord::Config {
-                    owner,
-                    name: self.text()?,
-                    value: self.optional_text()?,
-                }
+                MetadataRecord::Config { owner, name: self.text()?, value: self.optional_text()? }
             }
             _ => MetadataRecord::ProducerIds { next: self.i64()? },
         })

@@ -33,10 +33,7 @@ pub fn encode_header(file_id: FileId, base_offset: u64) -> Bytes {
 
 fn decode_header(block: &[u8]) -> Result<(FileId, u64), String> {
     if block.len() < BLOCK_BYTES {
-        return Err(format!(
-            "the file has {} bytes, fewer than its header",
-            block.len()
-        ));
+        return Err(format!("the file has {} bytes, fewer than its header", block.len()));
     }
     let (body, checksum) = block[..BLOCK_BYTES].split_at(BLOCK_BYTES - 4);
     if &body[..8] != MAGIC {
@@ -52,10 +49,7 @@ fn decode_header(block: &[u8]) -> Result<(FileId, u64), String> {
         ));
     }
     let base_offset = u64::from_le_bytes(body[12..20].try_into().expect("8 bytes"));
-    Ok((
-        FileId(body[20..36].try_into().expect("16 bytes")),
-        base_offset,
-    ))
+    Ok((FileId(body[20..36].try_into().expect("16 bytes")), base_offset))
 }
 
 /// One entry, padded to whole blocks. `offset` is that of the first of `records`.
@@ -68,10 +62,7 @@ pub fn encode_entry(file_id: FileId, offset: u64, records: &[MetadataRecord]) ->
         record.encode(&mut entry);
     }
     let length = entry.len() - ENTRY_HEADER_BYTES;
-    assert!(
-        length <= ENTRY_PAYLOAD_BYTES_MAX,
-        "an entry of {length} bytes"
-    );
+    assert!(length <= ENTRY_PAYLOAD_BYTES_MAX, "an entry of {length} bytes");
     entry[4..8].copy_from_slice(&(length as u32).to_le_bytes());
     entry[8..16].copy_from_slice(&offset.to_le_bytes());
     entry[16..20].copy_from_slice(&(records.len() as u32).to_le_bytes());
@@ -133,43 +124,25 @@ pub struct Scan {
 /// Reads a whole log file. A last entry that is not sound was torn by a crash before it was acknowledged, and is left
 /// out. One that is not sound and has a sound one behind it was damaged later: nothing may be left out then.
 pub fn scan(path: &str, bytes: &[u8]) -> Result<Scan, Corrupt> {
-    let corrupt = |position: usize, why: String| Corrupt {
-        path: path.to_string(),
-        position: position as u64,
-        why,
-    };
+    let corrupt = |position: usize, why: String| Corrupt { path: path.to_string(), position: position as u64, why };
     let (file_id, base_offset) = decode_header(bytes).map_err(|why| corrupt(0, why))?;
     let mut entries = Vec::new();
     let mut offset = base_offset + 1;
     let mut position = BLOCK_BYTES;
     while let Some(entry) = sound_entry(file_id, &bytes[position.min(bytes.len())..]) {
         if entry.offset != offset {
-            return Err(corrupt(
-                position,
-                format!("an entry at offset {} where {offset} must be", entry.offset),
-            ));
+            return Err(corrupt(position, format!("an entry at offset {} where {offset} must be", entry.offset)));
         }
-        let records =
-            decode_records(entry.count, entry.payload).map_err(|why| corrupt(position, why))?;
+        let records = decode_records(entry.count, entry.payload).map_err(|why| corrupt(position, why))?;
         offset += records.len() as u64;
         entries.push(records);
         position += entry.bytes;
     }
-    let next_sound = (position..bytes.len())
-        .step_by(BLOCK_BYTES)
-        .skip(1)
-        .find(|at| sound_entry(file_id, &bytes[*at..]).is_some());
+    let next_sound =
+        (position..bytes.len()).step_by(BLOCK_BYTES).skip(1).find(|at| sound_entry(file_id, &bytes[*at..]).is_some());
     match next_sound {
-        Some(at) => Err(corrupt(
-            position,
-            format!("a damaged entry: a sound one follows it at {at}"),
-        )),
-        None => Ok(Scan {
-            file_id,
-            base_offset,
-            entries,
-            valid_bytes: position as u64,
-        }),
+        Some(at) => Err(corrupt(position, format!("a damaged entry: a sound one follows it at {at}"))),
+        None => Ok(Scan { file_id, base_offset, entries, valid_bytes: position as u64 }),
     }
 }
 
@@ -183,15 +156,8 @@ mod tests {
 
     /// A log of three entries; the second takes two blocks.
     fn three_entries() -> (Vec<u8>, Vec<Vec<MetadataRecord>>) {
-        let long = MetadataRecord::Topic {
-            topic_id: Default::default(),
-            name: "x".repeat(BLOCK_BYTES),
-        };
-        let entries = vec![
-            one_of_each(),
-            vec![long],
-            vec![MetadataRecord::ProducerIds { next: 1000 }],
-        ];
+        let long = MetadataRecord::Topic { topic_id: Default::default(), name: "x".repeat(BLOCK_BYTES) };
+        let entries = vec![one_of_each(), vec![long], vec![MetadataRecord::ProducerIds { next: 1000 }]];
         let mut bytes = encode_header(ID, 7).to_vec();
         let mut offset = 8;
         for records in &entries {

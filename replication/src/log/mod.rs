@@ -117,6 +117,8 @@ pub struct MetadataLog {
     snapshot_bytes: u64,
     pending: Option<Pending>,
     log_bytes_max: u64,
+    /// No snapshot before the log is this long: after one that failed for lack of space.
+    retry_at: u64,
 }
 
 /// What was asked for and of which no success was reported.
@@ -125,36 +127,18 @@ enum Pending {
     /// An entry of so many records and bytes.
     Append { records: u64, bytes: u64 },
     /// A snapshot of so many bytes and the log file of this identity after it.
-    Compaction {
-        snapshot_bytes: u64,
-        file_id: FileId,
-    },
+    Compaction { snapshot_bytes: u64, file_id: FileId },
 }
 
 impl MetadataLog {
     /// Reads what is there, finishes what a crash interrupted, and at the first start makes a new cluster out of
     /// `random`. `node_id` is the configured `node.id`.
-    pub fn open(
-        io: &mut Io<'_>,
-        node_id: i32,
-        random: [u8; 32],
-    ) -> Result<(MetadataLog, ClusterImage), OpenError> {
-        run(
-            io,
-            DiskOp::CreateDirectory {
-                path: DIRECTORY.into(),
-            },
-        )?;
+    pub fn open(io: &mut Io<'_>, node_id: i32, random: [u8; 32]) -> Result<(MetadataLog, ClusterImage), OpenError> {
+        run(io, DiskOp::CreateDirectory { path: DIRECTORY.into() })?;
         let opened = match read_snapshot(io)? {
             Some((snapshot_bytes, image)) => {
                 let (log, image) = open_log(io, image)?;
-                Some((
-                    MetadataLog {
-                        snapshot_bytes,
-                        ..log
-                    },
-                    image,
-                ))
+                Some((MetadataLog { snapshot_bytes, ..log }, image))
             }
             None if log_files(io)?.is_empty() => None,
             None => Some(open_log(io, ClusterImage::new())?),
@@ -179,17 +163,12 @@ impl MetadataLog {
         random: [u8; 32],
     ) -> Result<(MetadataLog, ClusterImage), OpenError> {
         match image.node_id() {
-            Some(stored) if stored != node_id => Err(OpenError::AnotherNode {
-                stored,
-                given: node_id,
-            }),
+            Some(stored) if stored != node_id => Err(OpenError::AnotherNode { stored, given: node_id }),
             Some(_) => Ok((self, image)),
             None => {
                 let cluster_id = random[..16].try_into().expect("half of 32 bytes");
                 let records = [
-                    MetadataRecord::Cluster {
-                        cluster_id: random_id::uuid(u128::from_be_bytes(cluster_id)),
-                    },
+                    MetadataRecord::Cluster { cluster_id: random_id::uuid(u128::from_be_bytes(cluster_id)) },
                     MetadataRecord::Node { node_id },
                 ];
                 run(io, self.append(&records))?;
@@ -212,6 +191,7 @@ impl MetadataLog {
             snapshot_bytes: 0,
             pending: None,
             log_bytes_max: LOG_BYTES_MAX,
+            retry_at: 0,
         }
     }
 
@@ -221,16 +201,8 @@ impl MetadataLog {
     /// Panics when there are none, or more than [`ENTRY_PAYLOAD_BYTES_MAX`] bytes of them.
     pub fn append(&mut self, records: &[MetadataRecord]) -> DiskOp {
         let entry = encode_entry(self.file_id, self.offset + 1, records);
-        self.pending = Some(Pending::Append {
-            records: records.len() as u64,
-            bytes: entry.len() as u64,
-        });
-        DiskOp::Write {
-            path: log_path(self.base_offset),
-            position: self.position,
-            data: vec![entry],
-            durable: true,
-        }
+        self.pending = Some(Pending::Append { records: records.len() as u64, bytes: entry.len() as u64 });
+        DiskOp::Write { path: log_path(self.base_offset), position: self.position, data: vec![entry], durable: true }
     }
 
     /// The write of the last [`MetadataLog::append`] has succeeded: its records are true.
@@ -244,40 +216,28 @@ impl MetadataLog {
 
     /// Whether the log is long enough to be replaced by a snapshot.
     pub fn wants_snapshot(&self) -> bool {
-        self.position > self.log_bytes_max.max(self.snapshot_bytes)
+        self.position > self.log_bytes_max.max(self.snapshot_bytes).max(self.retry_at)
     }
 
     /// Prepares to replace the log by a snapshot of `image`, which has all committed records: these operations, one
     /// after the other, then [`MetadataLog::compacted`]. A crash between or within any of them loses nothing. Nothing
-    /// is appended while they are under way; if they fail for lack of space the log goes on as it was.
+    /// is appended while they are under way; if they fail for lack of space the log goes on as it was, and wants a
+    /// snapshot again when it has grown by another quarter of its bound.
     pub fn compact(&mut self, image: &ClusterImage) -> [DiskOp; 2] {
-        assert_eq!(
-            image.offset(),
-            self.offset,
-            "an image that is behind the log"
-        );
+        assert_eq!(image.offset(), self.offset, "an image that is behind the log");
+        self.retry_at = self.position + self.log_bytes_max / 4;
         let file_id = next_file_id(self.file_id, self.offset);
         let snapshot = encode_snapshot(image);
-        self.pending = Some(Pending::Compaction {
-            snapshot_bytes: snapshot.len() as u64,
-            file_id,
-        });
+        self.pending = Some(Pending::Compaction { snapshot_bytes: snapshot.len() as u64, file_id });
         // The log file first: as long as the snapshot is not there, it is of no account.
-        let replace = DiskOp::Replace {
-            path: snapshot_path(),
-            data: snapshot,
-        };
+        let replace = DiskOp::Replace { path: snapshot_path(), data: snapshot };
         [create(file_id, self.offset), replace]
     }
 
     /// The operations of the last [`MetadataLog::compact`] have succeeded. The operation that is returned removes the
     /// old log file; if that is never done, the next start does it.
     pub fn compacted(&mut self) -> DiskOp {
-        let Some(Pending::Compaction {
-            snapshot_bytes,
-            file_id,
-        }) = self.pending.take()
-        else {
+        let Some(Pending::Compaction { snapshot_bytes, file_id }) = self.pending.take() else {
             panic!("no compaction was asked for");
         };
         let old = log_path(self.base_offset);
@@ -292,10 +252,7 @@ impl MetadataLog {
 
 /// Makes a log file that holds nothing yet. Atomic, so that a header is either whole or not there.
 fn create(file_id: FileId, base_offset: u64) -> DiskOp {
-    DiskOp::Replace {
-        path: log_path(base_offset),
-        data: encode_header(file_id, base_offset),
-    }
+    DiskOp::Replace { path: log_path(base_offset), data: encode_header(file_id, base_offset) }
 }
 
 /// Where the snapshot lies.
@@ -324,18 +281,11 @@ fn next_file_id(file_id: FileId, base_offset: u64) -> FileId {
 }
 
 /// Opens the log that follows the snapshot, or the very first, and clears away what an interrupted compaction left.
-fn open_log(
-    io: &mut Io<'_>,
-    snapshot: ClusterImage,
-) -> Result<(MetadataLog, ClusterImage), OpenError> {
+fn open_log(io: &mut Io<'_>, snapshot: ClusterImage) -> Result<(MetadataLog, ClusterImage), OpenError> {
     let wanted = snapshot.offset();
     let bases = log_files(io)?;
     if !bases.contains(&wanted) {
-        let path = if bases.iter().any(|base| *base > wanted) {
-            snapshot_path()
-        } else {
-            log_path(wanted)
-        };
+        let path = if bases.iter().any(|base| *base > wanted) { snapshot_path() } else { log_path(wanted) };
         let why = format!("it is missing or old: snapshot at offset {wanted}, logs from {bases:?}");
         return Err(corrupt(&path, why));
     }
@@ -345,11 +295,7 @@ fn open_log(
         if base > wanted {
             // Made for a snapshot that was never written, so nothing was ever appended to it.
             let bytes = read(io, &path)?;
-            if !scan(&path, &bytes)
-                .map_err(OpenError::Corrupt)?
-                .entries
-                .is_empty()
-            {
+            if !scan(&path, &bytes).map_err(OpenError::Corrupt)?.entries.is_empty() {
                 let why = format!("it ends at offset {wanted}, and {path} has records");
                 return Err(corrupt(&snapshot_path(), why));
             }
@@ -362,34 +308,23 @@ fn open_log(
 }
 
 /// Replays the log file that begins where `image` ends.
-fn read_log(
-    io: &mut Io<'_>,
-    mut image: ClusterImage,
-) -> Result<(MetadataLog, ClusterImage), OpenError> {
+fn read_log(io: &mut Io<'_>, mut image: ClusterImage) -> Result<(MetadataLog, ClusterImage), OpenError> {
     let base_offset = image.offset();
     let path = log_path(base_offset);
     let bytes = read(io, &path)?;
     let scan = scan(&path, &bytes).map_err(OpenError::Corrupt)?;
     if scan.base_offset != base_offset {
-        let why = format!(
-            "its header says that it begins at offset {}",
-            scan.base_offset
-        );
+        let why = format!("its header says that it begins at offset {}", scan.base_offset);
         return Err(corrupt(&path, why));
     }
     for record in scan.entries.iter().flatten() {
         let offset = image.offset() + 1;
-        image
-            .check(record)
-            .map_err(|why| corrupt(&path, format!("the record at offset {offset}: {why}")))?;
+        image.check(record).map_err(|why| corrupt(&path, format!("the record at offset {offset}: {why}")))?;
         image.replay(record);
     }
     if (bytes.len() as u64) > scan.valid_bytes {
         // What a crash left of a write must not lie behind the next entry.
-        let truncate = DiskOp::Truncate {
-            path,
-            bytes: scan.valid_bytes,
-        };
+        let truncate = DiskOp::Truncate { path, bytes: scan.valid_bytes };
         run(io, truncate)?;
     }
     let log = MetadataLog {
@@ -401,28 +336,16 @@ fn read_log(
 }
 
 fn corrupt(path: &FilePath, why: String) -> OpenError {
-    OpenError::Corrupt(Corrupt {
-        path: path.to_string(),
-        position: 0,
-        why,
-    })
+    OpenError::Corrupt(Corrupt { path: path.to_string(), position: 0, why })
 }
 
 /// The offsets at which the log files begin, in order.
 fn log_files(io: &mut Io<'_>) -> Result<Vec<u64>, OpenError> {
-    let reply = run(
-        io,
-        DiskOp::List {
-            path: DIRECTORY.into(),
-        },
-    )?;
+    let reply = run(io, DiskOp::List { path: DIRECTORY.into() })?;
     let DiskReply::Names(names) = reply else {
         panic!("a list brings names, not {reply:?}");
     };
-    let mut bases: Vec<u64> = names
-        .iter()
-        .filter_map(|(name, _)| base_offset_of(name))
-        .collect();
+    let mut bases: Vec<u64> = names.iter().filter_map(|(name, _)| base_offset_of(name)).collect();
     bases.sort_unstable();
     Ok(bases)
 }
@@ -435,10 +358,7 @@ fn read_snapshot(io: &mut Io<'_>) -> Result<Option<(u64, ClusterImage)>, OpenErr
             let image = decode_snapshot(&path, &bytes).map_err(OpenError::Corrupt)?;
             Ok(Some((bytes.len() as u64, image)))
         }
-        Err(OpenError::Disk {
-            error: DiskError::NotFound,
-            ..
-        }) => Ok(None),
+        Err(OpenError::Disk { error: DiskError::NotFound, .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -447,11 +367,7 @@ fn read_snapshot(io: &mut Io<'_>) -> Result<Option<(u64, ClusterImage)>, OpenErr
 fn read(io: &mut Io<'_>, path: &FilePath) -> Result<Vec<u8>, OpenError> {
     let mut bytes = Vec::new();
     loop {
-        let op = DiskOp::Read {
-            path: path.clone(),
-            position: bytes.len() as u64,
-            bytes: READ_BYTES,
-        };
+        let op = DiskOp::Read { path: path.clone(), position: bytes.len() as u64, bytes: READ_BYTES };
         let reply = run(io, op)?;
         let DiskReply::Data(piece) = reply else {
             panic!("a read brings data, not {reply:?}");
@@ -481,8 +397,5 @@ fn run(io: &mut Io<'_>, op: DiskOp) -> Result<DiskReply, OpenError> {
         | DiskOp::List { path } => path.clone(),
         other => panic!("the metadata log does not ask for {other:?}"),
     };
-    io(op).map_err(|error| OpenError::Disk {
-        path: path.to_string(),
-        error,
-    })
+    io(op).map_err(|error| OpenError::Disk { path: path.to_string(), error })
 }

@@ -42,43 +42,22 @@ pub(crate) fn one_of_each() -> Vec<MetadataRecord> {
         },
     };
     vec![
-        MetadataRecord::Cluster {
-            cluster_id: *b"0123456789abcdef",
-        },
+        MetadataRecord::Cluster { cluster_id: *b"0123456789abcdef" },
         MetadataRecord::Node { node_id: 1 },
         MetadataRecord::Broker {
             node_id: 1,
             epoch: 3,
             endpoints: vec![
-                Endpoint {
-                    listener: "PLAINTEXT".into(),
-                    host: "127.0.0.1".into(),
-                    port: 9092,
-                },
-                Endpoint {
-                    listener: "OUTSIDE".into(),
-                    host: "münster.example".into(),
-                    port: 65535,
-                },
+                Endpoint { listener: "PLAINTEXT".into(), host: "127.0.0.1".into(), port: 9092 },
+                Endpoint { listener: "OUTSIDE".into(), host: "münster.example".into(), port: 65535 },
             ],
             rack: Some("r1".into()),
         },
-        MetadataRecord::Broker {
-            node_id: 2,
-            epoch: 4,
-            endpoints: Vec::new(),
-            rack: None,
-        },
-        MetadataRecord::Topic {
-            topic_id,
-            name: "orders.v1".into(),
-        },
+        MetadataRecord::Broker { node_id: 2, epoch: 4, endpoints: Vec::new(), rack: None },
+        MetadataRecord::Topic { topic_id, name: "orders.v1".into() },
         partition(&[1, 2], 0),
         partition(&[2, 1], 1),
-        MetadataRecord::Topic {
-            topic_id: gone,
-            name: "gone".into(),
-        },
+        MetadataRecord::Topic { topic_id: gone, name: "gone".into() },
         MetadataRecord::RemoveTopic { topic_id: gone },
         config(ConfigOwner::Topic(topic_id), "retention.ms", Some("-1")),
         config(ConfigOwner::Broker(2), "log.cleaner.threads", Some("2")),
@@ -91,9 +70,7 @@ pub(crate) fn one_of_each() -> Vec<MetadataRecord> {
 /// Compares with the bytes that a format had when it was first written. They never change: a new layout gets a new
 /// version and a new file.
 pub(crate) fn frozen(name: &str, bytes: &[u8]) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("testdata")
-        .join(name);
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name);
     let known = std::fs::read(&path).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
     assert!(known == bytes, "{name}: the format has changed");
 }

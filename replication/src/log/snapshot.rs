@@ -33,16 +33,9 @@ pub fn encode_snapshot(image: &ClusterImage) -> Bytes {
 
 /// The image that a snapshot file holds.
 pub fn decode_snapshot(path: &str, bytes: &[u8]) -> Result<ClusterImage, Corrupt> {
-    let corrupt = |why: String| Corrupt {
-        path: path.to_string(),
-        position: 0,
-        why,
-    };
+    let corrupt = |why: String| Corrupt { path: path.to_string(), position: 0, why };
     if bytes.len() < HEADER_BYTES + 4 {
-        return Err(corrupt(format!(
-            "the file has {} bytes, fewer than its header",
-            bytes.len()
-        )));
+        return Err(corrupt(format!("the file has {} bytes, fewer than its header", bytes.len())));
     }
     if &bytes[..8] != MAGIC {
         return Err(corrupt("this is not a metadata snapshot".into()));
@@ -62,10 +55,7 @@ pub fn decode_snapshot(path: &str, bytes: &[u8]) -> Result<ClusterImage, Corrupt
     let length = u64::from_le_bytes(body[24..32].try_into().expect("8 bytes"));
     let (_, payload) = body.split_at(HEADER_BYTES);
     if length != payload.len() as u64 {
-        return Err(corrupt(format!(
-            "{length} bytes of records are announced and {} are there",
-            payload.len()
-        )));
+        return Err(corrupt(format!("{length} bytes of records are announced and {} are there", payload.len())));
     }
     let records = decode_records(count, payload).map_err(corrupt)?;
     ClusterImage::from_snapshot(offset, &records).map_err(corrupt)

@@ -10,8 +10,8 @@ use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, Now};
 use super::samples::Random;
 use super::*;
 use crate::controller::{
-    ConfigChange, ConfigOperation, ConfigResource, Controller, ControllerRequest, MorePartitions,
-    NewTopic, TopicReference,
+    ConfigChange, ConfigOperation, ConfigResource, Controller, ControllerRequest, MorePartitions, NewTopic,
+    TopicReference,
 };
 use crate::record::Endpoint;
 
@@ -29,22 +29,12 @@ struct Disk {
 
 impl Disk {
     fn new() -> Self {
-        Disk {
-            files: BTreeMap::new(),
-            until_crash: None,
-            changes: 0,
-            torn: Random(0),
-            crashed: false,
-            full: false,
-        }
+        Disk { files: BTreeMap::new(), until_crash: None, changes: 0, torn: Random(0), crashed: false, full: false }
     }
 
     /// The same files after the power came back.
     fn restarted(self) -> Self {
-        Disk {
-            files: self.files,
-            ..Disk::new()
-        }
+        Disk { files: self.files, ..Disk::new() }
     }
 
     fn run(&mut self, op: DiskOp) -> Result<DiskReply, DiskError> {
@@ -61,21 +51,12 @@ impl Disk {
             return Err(DiskError::NoSpace);
         }
         match op {
-            DiskOp::Write {
-                path,
-                position,
-                data,
-                durable,
-            } => {
+            DiskOp::Write { path, position, data, durable } => {
                 assert!(durable);
                 self.write(&path, position as usize, &data.concat(), |_| true);
                 Ok(DiskReply::Done)
             }
-            DiskOp::Read {
-                path,
-                position,
-                bytes,
-            } => {
+            DiskOp::Read { path, position, bytes } => {
                 assert!(bytes <= READ_BYTES);
                 let file = self.files.get(&*path).ok_or(DiskError::NotFound)?;
                 let from = file.len().min(position as usize);
@@ -98,25 +79,14 @@ impl Disk {
             DiskOp::CreateDirectory { .. } => Ok(DiskReply::Done),
             DiskOp::List { path } => {
                 let prefix = format!("{path}/");
-                let names = self
-                    .files
-                    .keys()
-                    .filter_map(|file| file.strip_prefix(&prefix));
-                Ok(DiskReply::Names(
-                    names.map(|name| (name.to_string(), false)).collect(),
-                ))
+                let names = self.files.keys().filter_map(|file| file.strip_prefix(&prefix));
+                Ok(DiskReply::Names(names.map(|name| (name.to_string(), false)).collect()))
             }
             other => panic!("{other:?}"),
         }
     }
 
-    fn write(
-        &mut self,
-        path: &str,
-        position: usize,
-        data: &[u8],
-        mut done: impl FnMut(usize) -> bool,
-    ) {
+    fn write(&mut self, path: &str, position: usize, data: &[u8], mut done: impl FnMut(usize) -> bool) {
         assert_eq!(position % BLOCK_BYTES, 0);
         let file = self.files.entry(path.to_string()).or_default();
         let end = position + data.len().next_multiple_of(BLOCK_BYTES);
@@ -132,16 +102,9 @@ impl Disk {
     fn tear(&mut self, op: DiskOp) {
         let whole = self.torn.below(2) == 0;
         match op {
-            DiskOp::Write {
-                path,
-                position,
-                data,
-                ..
-            } => {
+            DiskOp::Write { path, position, data, .. } => {
                 let lot = self.torn.next();
-                self.write(&path, position as usize, &data.concat(), |block| {
-                    lot >> (block % 64) & 1 == 1
-                });
+                self.write(&path, position as usize, &data.concat(), |block| lot >> (block % 64) & 1 == 1);
             }
             _ if whole => {
                 self.until_crash = None;
@@ -169,13 +132,7 @@ const NODE: i32 = 1;
 fn open(disk: &RefCell<Disk>) -> Result<Process<'_>, OpenError> {
     let (mut log, image) = MetadataLog::open(&mut |op| disk.borrow_mut().run(op), NODE, [7; 32])?;
     log.log_bytes_max = 6 * BLOCK_BYTES as u64;
-    Ok(Process {
-        disk,
-        log,
-        image,
-        controller: Controller::new(BTreeMap::new()),
-        appended: Vec::new(),
-    })
+    Ok(Process { disk, log, image, controller: Controller::new(BTreeMap::new()), appended: Vec::new() })
 }
 
 impl Process<'_> {
@@ -183,15 +140,8 @@ impl Process<'_> {
         self.disk.borrow_mut().run(op).map(|_| ())
     }
 
-    fn request(
-        &mut self,
-        request: ControllerRequest,
-        random: &mut Random,
-    ) -> Result<(), DiskError> {
-        let now = Now {
-            elapsed: Duration::ZERO,
-            unix_ms: 0,
-        };
+    fn request(&mut self, request: ControllerRequest, random: &mut Random) -> Result<(), DiskError> {
+        let now = Now { elapsed: Duration::ZERO, unix_ms: 0 };
         let mut id = [0; 16];
         id[..8].copy_from_slice(&random.next().to_le_bytes());
         let decision = self.controller.handle(&self.image, request, now, id);
@@ -240,15 +190,9 @@ fn random_request(random: &mut Random) -> ControllerRequest {
                 .collect(),
             validate_only: random.below(8) == 0,
         },
-        4 => ControllerRequest::DeleteTopics {
-            topics: vec![TopicReference::Name(name(random))],
-        },
+        4 => ControllerRequest::DeleteTopics { topics: vec![TopicReference::Name(name(random))] },
         5 => ControllerRequest::CreatePartitions {
-            topics: vec![MorePartitions {
-                name: name(random),
-                count: random.below(200) as i32,
-                assignments: None,
-            }],
+            topics: vec![MorePartitions { name: name(random), count: random.below(200) as i32, assignments: None }],
             validate_only: false,
         },
         6 | 7 => {
@@ -271,20 +215,13 @@ fn random_request(random: &mut Random) -> ControllerRequest {
             ControllerRequest::IncrementalAlterConfigs {
                 resources: vec![(
                     resource,
-                    vec![ConfigChange {
-                        name: config.into(),
-                        operation,
-                        value: Some(value.into()),
-                    }],
+                    vec![ConfigChange { name: config.into(), operation, value: Some(value.into()) }],
                 )],
                 validate_only: false,
             }
         }
         8 => ControllerRequest::AlterConfigs {
-            resources: vec![(
-                ConfigResource::Topic(name(random)),
-                vec![("segment.ms".into(), Some("5".into()))],
-            )],
+            resources: vec![(ConfigResource::Topic(name(random)), vec![("segment.ms".into(), Some("5".into()))])],
             validate_only: false,
         },
         _ => ControllerRequest::AllocateProducerIds,
@@ -294,11 +231,7 @@ fn random_request(random: &mut Random) -> ControllerRequest {
 /// Requests until the disk crashes or there were enough; the images before the one under way and after it.
 fn run_until_crash(disk: &RefCell<Disk>, seed: u64, requests: u64) -> (ClusterImage, ClusterImage) {
     let mut random = Random(seed);
-    let register = ControllerRequest::RegisterBroker {
-        node_id: 1,
-        endpoints: Vec::new(),
-        rack: None,
-    };
+    let register = ControllerRequest::RegisterBroker { node_id: 1, endpoints: Vec::new(), rack: None };
     let Ok(mut process) = open(disk) else {
         return (ClusterImage::new(), ClusterImage::new());
     };
@@ -329,10 +262,7 @@ fn run_until_crash(disk: &RefCell<Disk>, seed: u64, requests: u64) -> (ClusterIm
 }
 
 fn reopen_copy(disk: &RefCell<Disk>) -> (MetadataLog, ClusterImage) {
-    let copy = RefCell::new(Disk {
-        files: disk.borrow().files.clone(),
-        ..Disk::new()
-    });
+    let copy = RefCell::new(Disk { files: disk.borrow().files.clone(), ..Disk::new() });
     MetadataLog::open(&mut |op| copy.borrow_mut().run(op), NODE, [8; 32]).expect("a log that opens")
 }
 
@@ -368,9 +298,7 @@ fn a_crash_within_any_operation_keeps_what_was_committed() {
                     Err(OpenError::Disk { .. }) => {
                         let again = RefCell::new(again.into_inner().restarted());
                         let found = open(&again).map(|process| process.image);
-                        let found = found.unwrap_or_else(|why| {
-                            panic!("seed {seed} crash {crash} {restart}: {why}")
-                        });
+                        let found = found.unwrap_or_else(|why| panic!("seed {seed} crash {crash} {restart}: {why}"));
                         check(&found, &committed, &maybe, seed, crash);
                     }
                     Err(why) => panic!("seed {seed} crash {crash}: {why}"),
@@ -378,20 +306,17 @@ fn a_crash_within_any_operation_keeps_what_was_committed() {
                 restart += 1;
             };
             check(&found, &committed, &maybe, seed, crash);
-            // Nothing is left lying about.
+            // Nothing is left lying about: no file of before, no rest of a torn write.
             assert!(files.files.len() <= 2, "{:?}", files.files.keys());
+            for (path, bytes) in files.files.iter().filter(|(path, _)| path.ends_with(".log")) {
+                assert_eq!(scan(path, bytes).unwrap().valid_bytes, bytes.len() as u64);
+            }
         }
     }
     assert!(compactions > 0, "the test never came to a snapshot");
 }
 
-fn check(
-    found: &ClusterImage,
-    committed: &ClusterImage,
-    maybe: &ClusterImage,
-    seed: u64,
-    crash: u64,
-) {
+fn check(found: &ClusterImage, committed: &ClusterImage, maybe: &ClusterImage, seed: u64, crash: u64) {
     if committed.offset() <= 2 && found.offset() == 2 {
         // Nothing but the cluster's identity, which a crash at the first start may have made anew.
         return;
@@ -412,15 +337,10 @@ fn the_replay_of_random_requests_makes_equal_images_everywhere() {
         let mut follower = process.image.clone();
         let mut random = Random(seed);
         for _ in 0..100 {
-            let now = Now {
-                elapsed: Duration::ZERO,
-                unix_ms: 0,
-            };
+            let now = Now { elapsed: Duration::ZERO, unix_ms: 0 };
             let request = random_request(&mut random);
             let id = [random.next() as u8; 16];
-            let decision = process
-                .controller
-                .handle(&process.image, request.clone(), now, id);
+            let decision = process.controller.handle(&process.image, request.clone(), now, id);
             let again = process.controller.handle(&process.image, request, now, id);
             assert_eq!(decision, again);
             for record in &decision.records {
@@ -446,13 +366,7 @@ fn a_first_start_makes_a_cluster_and_later_ones_keep_it() {
 
     let other = MetadataLog::open(&mut |op| disk.borrow_mut().run(op), 2, [7; 32]);
     let why = other.unwrap_err();
-    assert_eq!(
-        why,
-        OpenError::AnotherNode {
-            stored: 1,
-            given: 2
-        }
-    );
+    assert_eq!(why, OpenError::AnotherNode { stored: 1, given: 2 });
     assert!(why.to_string().contains("set node.id=1"));
 }
 
@@ -462,9 +376,7 @@ fn compacted_disk() -> Disk {
     let mut process = open(&disk).unwrap();
     let mut random = Random(3);
     while process.log.base_offset == 0 || process.log.offset == process.log.base_offset {
-        process
-            .request(ControllerRequest::AllocateProducerIds, &mut random)
-            .unwrap();
+        process.request(ControllerRequest::AllocateProducerIds, &mut random).unwrap();
     }
     disk.into_inner()
 }
@@ -472,16 +384,9 @@ fn compacted_disk() -> Disk {
 #[test]
 fn missing_and_old_files_are_refused_and_named() {
     let whole = compacted_disk();
-    let log = whole
-        .files
-        .keys()
-        .find(|name| name.ends_with(".log"))
-        .unwrap();
+    let log = whole.files.keys().find(|name| name.ends_with(".log")).unwrap();
     let refused = |files: BTreeMap<String, Vec<u8>>| {
-        let mut disk = Disk {
-            files,
-            ..Disk::new()
-        };
+        let mut disk = Disk { files, ..Disk::new() };
         let before = disk.files.clone();
         let why = MetadataLog::open(&mut |op| disk.run(op), NODE, [0; 32]).unwrap_err();
         assert_eq!(disk.files, before, "nothing is changed");
@@ -509,10 +414,7 @@ fn missing_and_old_files_are_refused_and_named() {
     // A log under another name.
     let mut renamed = without(log);
     renamed.remove("metadata/snapshot");
-    renamed.insert(
-        "metadata/00000000000000000000.log".into(),
-        whole.files[log].clone(),
-    );
+    renamed.insert("metadata/00000000000000000000.log".into(), whole.files[log].clone());
     assert_eq!(refused(renamed), "metadata/00000000000000000000.log");
 }
 
@@ -535,15 +437,43 @@ fn a_full_disk_refuses_and_loses_nothing() {
 }
 
 #[test]
+fn a_snapshot_for_which_there_is_no_room_is_tried_again_later_and_leaves_few_files() {
+    let disk = RefCell::new(Disk::new());
+    let mut process = open(&disk).unwrap();
+    process.log.log_bytes_max = 40 * BLOCK_BYTES as u64;
+    let mut attempts = 0;
+    for _ in 0..100 {
+        let records = [MetadataRecord::ProducerIds { next: process.image.next_producer_id() + 1 }];
+        let write = process.log.append(&records);
+        process.run(write).unwrap();
+        process.log.committed();
+        process.image.replay(&records[0]);
+        if process.log.wants_snapshot() {
+            attempts += 1;
+            let [create, _] = process.log.compact(&process.image);
+            process.run(create).unwrap();
+        }
+    }
+    assert_eq!(attempts, 6, "one whenever the log has grown by more than a quarter of its bound");
+    assert_eq!(reopen_copy(&disk).1, process.image);
+
+    for op in process.log.compact(&process.image) {
+        process.run(op).unwrap();
+    }
+    let remove = process.log.compacted();
+    process.run(remove).unwrap();
+    assert_eq!(open(&disk).unwrap().image, process.image);
+    assert_eq!(disk.borrow().files.len(), 2, "the start has removed the rest");
+}
+
+#[test]
 fn large_files_are_read_in_pieces() {
     let disk = RefCell::new(Disk::new());
     let mut process = open(&disk).unwrap();
     process.log.log_bytes_max = u64::MAX;
     let mut random = Random(9);
     while process.log.position < 3 * READ_BYTES as u64 {
-        process
-            .request(ControllerRequest::AllocateProducerIds, &mut random)
-            .unwrap();
+        process.request(ControllerRequest::AllocateProducerIds, &mut random).unwrap();
     }
     assert_eq!(process.log.position, 3 * READ_BYTES as u64);
     assert_eq!(reopen_copy(&disk).1, process.image);

@@ -195,7 +195,9 @@ func main() {
 func admin(bootstrap, topic string) {
 	client := createTopic(bootstrap, topic, 2, map[string]*string{"retention.ms": pointer("-1"), "max.message.bytes": pointer("2000000")})
 	again := client
-	refused := func(what string, err, expected error) { check(errors.Is(err, expected), "%s: %v, expected %v", what, err, expected) }
+	refused := func(what string, err, expected error) {
+		check(errors.Is(err, expected), "%s: %v, expected %v", what, err, expected)
+	}
 	created, _ := again.CreateTopic(within(timeout), 2, 1, nil, topic)
 	refused("a topic created twice", created.Err, kerr.TopicAlreadyExists)
 

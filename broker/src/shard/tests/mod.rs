@@ -1,1 +1,409 @@
-//! Tests.
+//! Tests of the shard as a whole: hand-made requests in, responses out, on a disk in memory and a clock that stands
+//! still unless a test moves it.
+
+mod fetch;
+mod hostile;
+mod offsets;
+mod produce;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use kafka_wire::{KafkaRequest, RequestResponsePair};
+use kafka_wire_core::{ApiVersion, DecodeLimits, Decoder, KafkaDecode, StrBytes};
+use millstream_replication::config::Properties;
+use millstream_replication::controller::NewTopic;
+use millstream_replication::{
+    ClusterImage, Controller, ControllerRequest, ControllerResponse, Endpoint, MetadataRecord,
+};
+use millstream_storage::batch::BatchBuilder;
+use millstream_storage::recovery::{KnownPartition, RecoveryOptions, recover};
+use millstream_storage::shard_log::ShardLogOptions;
+use millstream_storage::{DiskError, DiskReply, DiskToken, Now, PartitionKey, ShardLog, TopicId};
+
+use super::{ConnectionId, Effect, Event, Message, PrefetchToken, SendPart, Shard, ShardIndex, ShardOptions};
+use crate::protocol::header::RequestHeader;
+use crate::sim::disk::SimDisk;
+use crate::sim::random::Random;
+
+const NODE_ID: i32 = 1;
+const LISTENER: &str = "PLAINTEXT";
+/// The clock when a broker starts; record timestamps of the tests lie near it.
+const START_UNIX_MS: i64 = 1_700_000_000_000;
+
+/// A connection as its client sees it.
+#[derive(Debug, Default)]
+struct Client {
+    shard: ShardIndex,
+    received: BytesMut,
+    is_closed: bool,
+    is_read: bool,
+    correlation_id: i32,
+}
+
+/// One node: shards on one disk, their controller, and clients.
+struct Broker {
+    shards: Vec<Shard>,
+    disk: SimDisk,
+    controller: Controller,
+    image: ClusterImage,
+    now: Now,
+    events: Vec<VecDeque<Event>>,
+    clients: BTreeMap<ConnectionId, Client>,
+    /// While set, disk operations are kept here instead of executed.
+    held_disk: Option<Vec<(ShardIndex, DiskToken, millstream_storage::DiskOp)>>,
+    /// While set, prefetches are kept here instead of done.
+    held_prefetches: Option<Vec<(ShardIndex, PrefetchToken)>>,
+    /// What prefetches come back with.
+    prefetch_result: Result<(), DiskError>,
+    prefetched: BTreeSet<(String, u64, usize)>,
+    discarded: Vec<(String, u64, usize)>,
+    failure: Option<String>,
+    controller_requests: usize,
+    next_connection: u64,
+}
+
+/// What a broker under test is given.
+#[derive(Clone)]
+struct Setup {
+    shards: usize,
+    file: Properties,
+    request_bytes_max: usize,
+    tail_memory_bytes_max: usize,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Setup { shards: 1, file: Properties::new(), request_bytes_max: usize::MAX, tail_memory_bytes_max: 64 << 20 }
+    }
+}
+
+impl Broker {
+    fn new(setup: Setup) -> Broker {
+        let controller = Controller::new(setup.file.clone());
+        let mut image = ClusterImage::new();
+        image.replay(&MetadataRecord::Cluster { cluster_id: [7; 16] });
+        image.replay(&MetadataRecord::Node { node_id: NODE_ID });
+        let now = Now { elapsed: Duration::from_secs(1), unix_ms: START_UNIX_MS };
+        let endpoint = Endpoint { listener: LISTENER.to_string(), host: "broker".to_string(), port: 9092 };
+        let register = ControllerRequest::RegisterBroker { node_id: NODE_ID, endpoints: vec![endpoint], rack: None };
+        for record in controller.handle(&image, register, now, [1; 16]).records {
+            image.replay(&record);
+        }
+        Broker::start(setup, controller, image, SimDisk::new(Random::new(1)), now)
+    }
+
+    /// Recovers from the disk and starts.
+    fn start(setup: Setup, controller: Controller, image: ClusterImage, mut disk: SimDisk, now: Now) -> Broker {
+        let file = Arc::new(setup.file);
+        let settings = |topic: TopicId| {
+            let topic = image.topic_by_id(topic).expect("the topic is known");
+            (topic.name.to_string(), image.topic_settings(topic, NODE_ID, &file).log)
+        };
+        let known: Vec<KnownPartition> = image
+            .topics()
+            .flat_map(|topic| (0..topic.partitions.len()).map(|index| (topic.id, index as i32)))
+            .map(|(topic_id, partition)| {
+                let (topic, config) = settings(topic_id);
+                let key = PartitionKey { topic_id, partition };
+                KnownPartition { key, topic, index_interval_bytes: config.index_interval_bytes }
+            })
+            .collect();
+        let options = RecoveryOptions {
+            shards: setup.shards,
+            salt: [3; 16],
+            slots: 4,
+            slot_bytes: 1 << 20,
+            partitions: &known,
+            metadata_is_new: false,
+            now_ms: now.unix_ms,
+        };
+        let recovered = recover(&mut |op| disk.execute(op), &options).expect("recovery succeeds");
+        let shards = (0..)
+            .zip(recovered.shards)
+            .map(|(index, recovered)| {
+                let options = ShardLogOptions {
+                    tail_memory_bytes_max: setup.tail_memory_bytes_max,
+                    free_space_floor_bytes: 1 << 20,
+                    extent_bytes_min: 1 << 20,
+                    retention_check_interval: Duration::from_secs(300),
+                    producer_expiration_ms: 86_400_000,
+                };
+                let log = ShardLog::new(options, recovered, |key| settings(key.topic_id));
+                let options = ShardOptions {
+                    index,
+                    shards: setup.shards,
+                    node_id: NODE_ID,
+                    file: file.clone(),
+                    listeners: vec![LISTENER.to_string()],
+                    fetch_bytes_max: 55 << 20,
+                    request_bytes_max: setup.request_bytes_max,
+                };
+                Shard::new(options, log, image.clone())
+            })
+            .collect();
+        Broker {
+            shards,
+            disk,
+            controller,
+            image,
+            now,
+            events: (0..setup.shards).map(|_| VecDeque::new()).collect(),
+            clients: BTreeMap::new(),
+            held_disk: None,
+            held_prefetches: None,
+            prefetch_result: Ok(()),
+            prefetched: BTreeSet::new(),
+            discarded: Vec::new(),
+            failure: None,
+            controller_requests: 0,
+            next_connection: 0,
+        }
+    }
+
+    /// Creates a topic and returns its id.
+    fn create_topic(&mut self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> TopicId {
+        let configs = configs.iter().map(|(name, value)| (name.to_string(), Some(value.to_string()))).collect();
+        let name = name.to_string();
+        let topic =
+            NewTopic { name: name.clone(), partitions, replication_factor: 1, assignments: Vec::new(), configs };
+        let request = ControllerRequest::CreateTopics { topics: vec![topic], validate_only: false };
+        let ControllerResponse::CreateTopics(created) = self.decide(request) else { panic!("topics are created") };
+        created[0].1.as_ref().expect("the topic is created");
+        self.run();
+        self.image.topic(&name).expect("it was created").id
+    }
+
+    /// Lets the controller decide, and tells the shards.
+    fn decide(&mut self, request: ControllerRequest) -> ControllerResponse {
+        self.controller_requests += 1;
+        let mut random_id = [0; 16];
+        random_id[0] = self.controller_requests as u8;
+        let decision = self.controller.handle(&self.image, request, self.now, random_id);
+        for record in &decision.records {
+            self.image.replay(record);
+        }
+        if !decision.records.is_empty() {
+            let offset = self.image.offset();
+            let records = Arc::new(decision.records);
+            for events in &mut self.events {
+                events.push_back(Event::Message(Message::Metadata { offset, records: records.clone() }));
+            }
+        }
+        decision.response
+    }
+
+    /// A new connection, at this shard.
+    fn connect(&mut self, shard: ShardIndex) -> ConnectionId {
+        let connection = ConnectionId(self.next_connection);
+        self.next_connection += 1;
+        self.clients.insert(connection, Client { shard, is_read: true, ..Client::default() });
+        let peer = "127.0.0.1:1".parse().expect("an address");
+        self.events[shard].push_back(Event::Connected { connection, listener: 0, peer });
+        self.run();
+        connection
+    }
+
+    fn disconnect(&mut self, connection: ConnectionId) {
+        let client = self.clients.remove(&connection).expect("it is connected");
+        self.events[client.shard].push_back(Event::Disconnected { connection });
+        self.run();
+    }
+
+    /// Sends a frame as it is.
+    fn send_frame(&mut self, connection: ConnectionId, frame: Bytes) {
+        let shard = self.clients[&connection].shard;
+        self.events[shard].push_back(Event::Request { connection, frame });
+    }
+
+    /// Sends a request, without letting anything happen yet.
+    fn send<R: KafkaRequest>(&mut self, connection: ConnectionId, version: i16, request: &R) {
+        let client = self.clients.get_mut(&connection).expect("it is connected");
+        client.correlation_id += 1;
+        let frame = request_frame(version, client.correlation_id, request);
+        self.send_frame(connection, frame);
+    }
+
+    /// Sends a request and takes its response.
+    #[track_caller]
+    fn call<R: RequestResponsePair>(&mut self, connection: ConnectionId, version: i16, request: &R) -> R::Response {
+        self.send(connection, version, request);
+        self.run();
+        self.receive::<R>(connection, version).expect("a response")
+    }
+
+    /// Takes the next response a client has received whole.
+    fn receive<R: RequestResponsePair>(&mut self, connection: ConnectionId, version: i16) -> Option<R::Response> {
+        let frame = self.receive_frame(connection)?;
+        let key = R::API_KEY.value();
+        let mut header = BytesMut::new();
+        header.extend_from_slice(&key.to_be_bytes());
+        header.extend_from_slice(&version.to_be_bytes());
+        header.extend_from_slice(&[0, 0, 0, 0, 0xff, 0xff, 0]);
+        let (header, _) = RequestHeader::parse(header.freeze()).expect("a served version");
+        let header_bytes = if header.response().tagged_fields { 5 } else { 4 };
+        let mut decoder = Decoder::new(frame.slice(header_bytes..), DecodeLimits::default()).expect("small");
+        let response = R::Response::decode(&mut decoder, ApiVersion::new(version)).expect("a response");
+        decoder.finish().expect("nothing after the response");
+        Some(response)
+    }
+
+    /// Takes the next frame a client has received, without its length.
+    fn receive_frame(&mut self, connection: ConnectionId) -> Option<Bytes> {
+        let received = &mut self.clients.get_mut(&connection).expect("it is connected").received;
+        let bytes = i32::from_be_bytes(received.first_chunk::<4>().copied()?) as usize;
+        assert!(received.len() >= 4 + bytes, "responses are sent whole");
+        Some(received.split_to(4 + bytes).split_off(4).freeze())
+    }
+
+    fn is_closed(&self, connection: ConnectionId) -> bool {
+        self.clients[&connection].is_closed
+    }
+
+    /// Moves the clock, and lets happen what then happens.
+    fn advance(&mut self, by: Duration) {
+        self.now.elapsed += by;
+        self.now.unix_ms += by.as_millis() as i64;
+        self.run();
+    }
+
+    /// Takes turns until nothing happens any more.
+    fn run(&mut self) {
+        for turn in 0.. {
+            assert!(turn < 10_000, "the shards do not come to rest");
+            for shard in 0..self.shards.len() {
+                let mut effects = Vec::new();
+                for event in std::mem::take(&mut self.events[shard]) {
+                    self.shards[shard].handle(self.now, event, &mut effects);
+                }
+                self.shards[shard].end_turn(self.now, &mut effects);
+                for effect in effects {
+                    self.execute(shard, effect);
+                }
+            }
+            if self.events.iter().all(VecDeque::is_empty) {
+                return;
+            }
+        }
+    }
+
+    fn execute(&mut self, shard: ShardIndex, effect: Effect) {
+        match effect {
+            Effect::Send { connection, parts } => {
+                let Some(client) = self.clients.get_mut(&connection) else { return };
+                assert!(!client.is_closed, "nothing is sent after a close");
+                for part in parts {
+                    match part {
+                        SendPart::Memory(bytes) => client.received.extend_from_slice(&bytes),
+                        SendPart::File { path, position, bytes } => {
+                            let range = (path.to_string(), position, bytes);
+                            assert!(self.prefetched.remove(&range), "{range:?} was not made resident");
+                            let data = self.disk.peek(&path, position, bytes).expect("the file is there");
+                            client.received.extend_from_slice(&data);
+                        }
+                    }
+                }
+                self.events[shard].push_back(Event::Drained { connection });
+            }
+            Effect::Close { connection } => {
+                if let Some(client) = self.clients.get_mut(&connection) {
+                    client.is_closed = true;
+                    self.events[shard].push_back(Event::Disconnected { connection });
+                }
+            }
+            Effect::Reading { connection, on } => {
+                if let Some(client) = self.clients.get_mut(&connection) {
+                    assert_ne!(client.is_read, on, "reading changes");
+                    client.is_read = on;
+                }
+            }
+            Effect::Disk { token, op } => match &mut self.held_disk {
+                Some(held) => held.push((shard, token, op)),
+                None => {
+                    let result = self.disk.execute(op);
+                    self.events[shard].push_back(Event::Disk { token, result });
+                }
+            },
+            Effect::Prefetch { token, path, position, bytes } => {
+                self.prefetched.insert((path.to_string(), position, bytes));
+                match &mut self.held_prefetches {
+                    Some(held) => held.push((shard, token)),
+                    None => {
+                        let result = self.prefetch_result.clone();
+                        self.events[shard].push_back(Event::Prefetched { token, result });
+                    }
+                }
+            }
+            Effect::Discard { path, position, bytes } => self.discarded.push((path.to_string(), position, bytes)),
+            Effect::ToShard { shard: to, message } => {
+                assert_ne!(to, shard, "a shard does not send to itself");
+                self.events[to].push_back(Event::Message(message));
+            }
+            Effect::ToController { token, request } => {
+                let response = self.decide(request);
+                self.events[shard].push_back(Event::Message(Message::Controller { token, response }));
+            }
+            Effect::MetadataApplied { offset } => assert!(offset <= self.image.offset()),
+            Effect::Fail { reason } => self.failure = Some(reason),
+        }
+    }
+
+    /// Holds disk operations back from here on.
+    fn hold_disk(&mut self) {
+        self.held_disk = Some(Vec::new());
+    }
+
+    /// Executes what was held back, and all that follows.
+    fn release_disk(&mut self) {
+        for (shard, token, op) in self.held_disk.take().expect("it was held") {
+            let result = self.disk.execute(op);
+            self.events[shard].push_back(Event::Disk { token, result });
+        }
+        self.run();
+    }
+
+    /// A failed disk operation: what was held back first.
+    fn fail_held_disk(&mut self) {
+        let (shard, token, _) = self.held_disk.take().expect("it was held").remove(0);
+        let result: Result<DiskReply, DiskError> = Err(DiskError::Failed("broken".to_string()));
+        self.events[shard].push_back(Event::Disk { token, result });
+        self.run();
+    }
+
+    /// A sample's value, over all shards.
+    fn sample(&self, name: &str) -> u64 {
+        let mut samples = Vec::new();
+        self.shards.iter().for_each(|shard| shard.samples(&mut samples));
+        samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value as u64).sum()
+    }
+}
+
+/// A request as it comes over the wire, without its length.
+fn request_frame<R: KafkaRequest>(version: i16, correlation_id: i32, request: &R) -> Bytes {
+    let mut frame = BytesMut::new();
+    let client_id = Some(StrBytes::from("test"));
+    let limits = kafka_wire::OutboundFrameLimits::new(1 << 30);
+    kafka_wire::encode_request(&mut frame, correlation_id, client_id, request, ApiVersion::new(version), limits)
+        .expect("the request fits its version");
+    frame.split_off(4).freeze()
+}
+
+/// A batch of records with these values.
+fn batch(values: &[&str]) -> Bytes {
+    let mut builder = BatchBuilder::new();
+    for value in values {
+        builder = builder.record(START_UNIX_MS, None, Some(value.as_bytes()), &[]);
+    }
+    builder.build().into()
+}
+
+/// A batch of an idempotent producer.
+fn producer_batch(producer_id: i64, epoch: i16, sequence: i32, values: &[&str]) -> Bytes {
+    let mut builder = BatchBuilder::new().producer(producer_id, epoch, sequence);
+    for value in values {
+        builder = builder.record(START_UNIX_MS, None, Some(value.as_bytes()), &[]);
+    }
+    builder.build().into()
+}

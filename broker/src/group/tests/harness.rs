@@ -1,0 +1,188 @@
+//! A coordinator with its log, its clock and a way to ask it things.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_wire_core::{ApiVersion, KafkaDecode, KafkaEncode};
+use millstream_storage::Now;
+
+use crate::group::request::decode;
+use crate::group::{
+    ClientInfo, Coordinator, GroupConfig, GroupEffect, GroupRequest, RecordBytes, RequestRef,
+    WriteId,
+};
+use crate::protocol::versions::ApiKey;
+
+pub struct Harness {
+    pub coordinator: Coordinator,
+    config: GroupConfig,
+    elapsed: Duration,
+    /// What is durable.
+    pub log: Vec<RecordBytes>,
+    /// What is being written.
+    pub writing: VecDeque<(WriteId, Vec<RecordBytes>)>,
+    /// Writes stay under way until they are released.
+    pub hold: bool,
+    replies: BTreeMap<RequestRef, Bytes>,
+    last_reference: u64,
+}
+
+impl Harness {
+    pub fn new(config: GroupConfig) -> Self {
+        let mut harness = Harness {
+            coordinator: Coordinator::new(config.clone()),
+            config,
+            elapsed: Duration::ZERO,
+            log: Vec::new(),
+            writing: VecDeque::new(),
+            hold: false,
+            replies: BTreeMap::new(),
+            last_reference: 0,
+        };
+        harness.coordinator.loaded(harness.now());
+        harness
+    }
+
+    pub fn now(&self) -> Now {
+        Now {
+            elapsed: self.elapsed,
+            unix_ms: 1_700_000_000_000 + self.elapsed.as_millis() as i64,
+        }
+    }
+
+    /// Sends a request; its reply, if it comes at once or later, is found under the reference.
+    pub fn ask<M: KafkaEncode>(
+        &mut self,
+        key: ApiKey,
+        version: i16,
+        client: &str,
+        request: &M,
+    ) -> RequestRef {
+        let body = request.encode_to_bytes(ApiVersion::new(version)).unwrap();
+        let request = GroupRequest::decode(key, version, body).unwrap();
+        self.ask_decoded(client, request)
+    }
+
+    pub fn ask_decoded(&mut self, client: &str, request: GroupRequest) -> RequestRef {
+        self.last_reference += 1;
+        let reference = RequestRef(self.last_reference);
+        let client = ClientInfo {
+            client_id: client.into(),
+            client_host: "/127.0.0.1".into(),
+        };
+        let random = self.last_reference.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let now = self.now();
+        let mut effects = Vec::new();
+        self.coordinator
+            .handle(now, request, reference, &client, random, &mut effects);
+        self.take(effects);
+        reference
+    }
+
+    /// Takes the reply to a request, if it has come.
+    pub fn reply<M: KafkaDecode>(&mut self, reference: RequestRef, version: i16) -> Option<M> {
+        let body = self.replies.remove(&reference)?;
+        Some(decode(version, body).expect("a reply in the request's version"))
+    }
+
+    /// Takes a reply that nobody reads.
+    pub fn discard(&mut self, reference: RequestRef) {
+        self.replies.remove(&reference);
+    }
+
+    /// References that have a reply to take.
+    pub fn replied(&self) -> Vec<RequestRef> {
+        self.replies.keys().copied().collect()
+    }
+
+    fn take(&mut self, effects: Vec<GroupEffect>) {
+        for effect in effects {
+            match effect {
+                GroupEffect::Write { write, records } => self.writing.push_back((write, records)),
+                GroupEffect::Reply { reference, body } => {
+                    let earlier = self.replies.insert(reference, body);
+                    assert_eq!(earlier, None, "{reference:?} is answered twice");
+                }
+            }
+        }
+        self.coordinator.check_invariants();
+        if !self.hold {
+            self.release();
+        }
+    }
+
+    /// Ends all writes under way.
+    pub fn release(&mut self) {
+        while !self.writing.is_empty() {
+            self.commit_one();
+        }
+    }
+
+    pub fn commit_one(&mut self) {
+        if let Some((write, records)) = self.writing.pop_front() {
+            self.log.extend(records);
+            let mut effects = Vec::new();
+            let now = self.now();
+            self.coordinator.committed(now, write, &mut effects);
+            self.take(effects);
+        }
+    }
+
+    pub fn fail_one(&mut self, error_code: i16) {
+        if let Some((write, _)) = self.writing.pop_front() {
+            let mut effects = Vec::new();
+            let now = self.now();
+            self.coordinator
+                .write_failed(now, write, error_code, &mut effects);
+            self.take(effects);
+        }
+    }
+
+    /// Lets time pass, with every deadline kept.
+    pub fn tick(&mut self, duration: Duration) {
+        let end = self.elapsed + duration;
+        while let Some(due) = self.coordinator.next_deadline()
+            && due <= end
+        {
+            self.elapsed = self.elapsed.max(due);
+            let mut effects = Vec::new();
+            self.coordinator.expire(self.now(), &mut effects);
+            let later = self.coordinator.next_deadline();
+            assert!(later > Some(self.elapsed), "a deadline is done with");
+            self.take(effects);
+        }
+        self.elapsed = end;
+    }
+
+    pub fn topics_deleted(&mut self, topics: &[&str]) {
+        let topics: Vec<Arc<str>> = topics.iter().map(|topic| (*topic).into()).collect();
+        let mut effects = Vec::new();
+        self.coordinator.topics_deleted(&topics, &mut effects);
+        self.take(effects);
+    }
+
+    pub fn resign(&mut self) {
+        let mut effects = Vec::new();
+        self.coordinator.resign(self.now(), &mut effects);
+        self.take(effects);
+    }
+
+    /// A new coordinator that has read the log.
+    pub fn reread(&self) -> Coordinator {
+        let mut coordinator = Coordinator::new(self.config.clone());
+        for (key, value) in &self.log {
+            coordinator.load(key, value.as_deref()).unwrap();
+        }
+        coordinator.loaded(self.now());
+        coordinator.check_invariants();
+        coordinator
+    }
+
+    /// The process dies: what was being written is lost, and nobody is answered.
+    pub fn restart(&mut self) {
+        self.writing.clear();
+        self.coordinator = self.reread();
+    }
+}

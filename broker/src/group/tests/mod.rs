@@ -1,0 +1,6 @@
+//! Tests of the whole coordinator: scenarios, all versions, random sequences.
+
+mod harness;
+mod random;
+mod scenarios;
+mod versions;
