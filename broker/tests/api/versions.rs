@@ -427,7 +427,7 @@ fn describe_configs_of_the_broker() {
         assert_eq!((unset.value.as_deref(), unset.config_source), (None, 4));
         assert_eq!(synonyms(unset), [("log.retention.hours", Some("24"), 4), ("log.retention.hours", Some("168"), 5)]);
         assert_eq!(synonyms(find("log.retention.minutes")), []);
-        assert_eq!(find("node.id").read_only, true);
+        assert!(find("node.id").read_only);
         let partitions = find("num.partitions");
         assert_eq!((partitions.value.as_deref(), partitions.config_source), (Some("2"), 4));
         let listener = find("listener.name.plaintext.ssl.keystore.location");
