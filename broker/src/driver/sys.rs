@@ -263,6 +263,15 @@ pub fn prepare_connection(stream: &TcpStream, buffers: SocketBuffers) -> io::Res
     Ok(())
 }
 
+/// How often this thread has waited for something (a disk, a lock) so far; being interrupted does not count.
+pub fn waits_of_this_thread() -> u64 {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the structure lives across the call.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
+    // SAFETY: all-zero is valid, and the call only fills it.
+    unsafe { usage.assume_init() }.ru_nvcsw as u64
+}
+
 /// Ends a socket's sending side only, or both sides; an error means that it was ended already.
 pub fn shut_down(socket: &impl AsRawFd, both: bool) {
     let how = if both { libc::SHUT_RDWR } else { libc::SHUT_WR };
