@@ -481,8 +481,6 @@ impl Net {
             samples.push(Sample { name, help, kind, labels: Vec::new(), value: value as f64 });
         };
         let counter = Kind::Counter;
-        let open = self.connections.borrow().len() as u64;
-        sample("millstream_connections", "Open connections.", Kind::Gauge, open);
         sample("millstream_connections_accepted_total", "Connections accepted.", counter, counters.accepted);
         let help = "Connections closed at once: max.connections or max.connections.per.ip.";
         sample("millstream_connections_refused_total", help, counter, counters.refused);
@@ -502,4 +500,157 @@ async fn pass_the_ring() {
     // Over by the time the executor looks at its timers, but not yet when it is polled here, unless this thread is
     // interrupted just now; then the next pass is soon enough.
     Timer::new(Duration::from_micros(2)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Inbound;
+    use super::super::disk::Pools;
+    use super::super::files::tests::TestDirectory;
+    use super::super::mailbox::Mailbox;
+    use super::super::sys::PortUse;
+    use super::*;
+    use bytes::Bytes;
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::sync::mpsc::{Receiver, channel};
+
+    const FILE_BYTES: usize = 5_000_000;
+
+    /// Serves connections on an executor of its own with an echo for a shard: `F` is answered with the file `big`
+    /// between two words, `C` with `bye` and a close, `S` stops the reading until everything is sent;
+    /// anything else comes back. Ends with the first connection that ends. Returns the address and what happened.
+    fn serve(directory: &TestDirectory, limits: ConnectionLimits) -> (SocketAddr, Receiver<String>) {
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let socket = sys::bind(any, PortUse::Shared).expect("bound");
+        sys::listen(&socket, 10).expect("listens");
+        let address = sys::local_address(&socket).expect("bound");
+        let root = directory.0.clone();
+        let (sender, receiver) = channel();
+        std::thread::spawn(move || {
+            glommio::LocalExecutor::default().run(async move {
+                let inbox = Rc::new(Inbox::default());
+                let mailbox: Arc<Mailbox<Inbound>> = Arc::default();
+                let pools = Pools::start().expect("threads");
+                let disk = Rc::new(Disk::new(&root, 10, pools, mailbox, Rc::clone(&inbox)));
+                let options =
+                    NetOptions { request_bytes_max: 100_000, idle_max: None, buffers: SocketBuffers::default() };
+                let net = Rc::new(Net::new(3, options, Arc::new(limits), Rc::clone(&inbox), disk));
+                net.listen(7, socket);
+                let mut events = Vec::new();
+                poll_fn(move |context| {
+                    inbox.register(context.waker());
+                    inbox.take(&mut events);
+                    for event in events.drain(..) {
+                        match event {
+                            Event::Connected { listener, .. } => {
+                                sender.send(format!("connected to {listener}")).expect("the test waits");
+                            }
+                            Event::Request { connection, frame } => answer(&net, connection, &frame),
+                            Event::Drained { connection } => net.set_reading(connection, true),
+                            Event::Disconnected { .. } => {
+                                sender.send("disconnected".to_owned()).expect("the test waits");
+                                return Poll::Ready(());
+                            }
+                            other => panic!("not of the network: {other:?}"),
+                        }
+                    }
+                    net.flush();
+                    // What became of it is taken at once when there is any; the inbox wakes for the rest.
+                    if !inbox.is_empty() {
+                        context.waker().wake_by_ref();
+                    }
+                    Poll::Pending
+                })
+                .await
+            })
+        });
+        (address, receiver)
+    }
+
+    fn answer(net: &Rc<Net>, connection: ConnectionId, frame: &Bytes) {
+        assert_eq!(connection.0 >> 48, 3, "the shard is part of the name");
+        let memory = |text: &'static str| SendPart::Memory(Bytes::from_static(text.as_bytes()));
+        let file = SendPart::File { path: "big".into(), position: 1, bytes: FILE_BYTES - 1 };
+        match &frame[..] {
+            b"F" => net.queue(connection, vec![memory("begin"), file, memory("end")]),
+            b"C" => {
+                net.queue(connection, vec![memory("bye")]);
+                net.close(connection);
+            }
+            b"S" => {
+                net.set_reading(connection, false);
+                net.queue(connection, vec![file, memory("S")]);
+            }
+            _ => net.queue(connection, vec![SendPart::Memory(frame.clone())]),
+        }
+    }
+
+    fn send(stream: &mut TcpStream, requests: &[&[u8]]) {
+        let mut bytes = Vec::new();
+        for request in requests {
+            bytes.extend((request.len() as i32).to_be_bytes());
+            bytes.extend(*request);
+        }
+        stream.write_all(&bytes).expect("sent");
+    }
+
+    fn receive(stream: &mut TcpStream, bytes: usize) -> Vec<u8> {
+        let mut received = vec![0; bytes];
+        stream.read_exact(&mut received).expect("received");
+        received
+    }
+
+    fn big_file(directory: &TestDirectory) -> Vec<u8> {
+        let contents: Vec<u8> = (0..FILE_BYTES).map(|byte| (byte % 253) as u8).collect();
+        std::fs::write(directory.0.join("big"), &contents).expect("written");
+        contents
+    }
+
+    #[test]
+    fn responses_leave_in_order_however_large() {
+        let directory = TestDirectory::new("net_order");
+        let contents = big_file(&directory);
+        let (address, happened) = serve(&directory, ConnectionLimits::new(1, 1));
+        let mut client = TcpStream::connect(address).expect("it listens");
+        assert_eq!(happened.recv().expect("served"), "connected to 7");
+        let long = vec![b'x'; 90_000];
+        send(&mut client, &[b"a", b"F", b"F", &long, b"S", b"b", b"F", b"C"]);
+        let file = [b"begin", &contents[1..], b"end"].concat();
+        for expected in
+            [b"a", &file[..], &file, &long, &[&contents[1..], b"S"].concat(), b"b", &file, b"bye"]
+        {
+            assert!(receive(&mut client, expected.len()) == expected);
+        }
+        assert_eq!(client.read(&mut [0]).expect("a clean end"), 0);
+        drop(client);
+        assert_eq!(happened.recv().expect("served"), "disconnected");
+    }
+
+    #[test]
+    fn an_impossible_length_closes_the_connection() {
+        let directory = TestDirectory::new("net_length");
+        let (address, happened) = serve(&directory, ConnectionLimits::new(9, 9));
+        let mut client = TcpStream::connect(address).expect("it listens");
+        assert_eq!(happened.recv().expect("served"), "connected to 7");
+        send(&mut client, &[b"a"]);
+        assert_eq!(receive(&mut client, 1), b"a");
+        client.write_all(&100_001i32.to_be_bytes()).expect("sent");
+        assert_eq!(client.read(&mut [0]).expect("closed"), 0);
+        assert_eq!(happened.recv().expect("served"), "disconnected");
+    }
+
+    #[test]
+    fn too_many_connections_are_closed_at_once() {
+        for limits in [ConnectionLimits::new(1, 9), ConnectionLimits::new(9, 1)] {
+            let directory = TestDirectory::new("net_limit");
+            let (address, happened) = serve(&directory, limits);
+            let first = TcpStream::connect(address).expect("it listens");
+            assert_eq!(happened.recv().expect("served"), "connected to 7");
+            let mut second = TcpStream::connect(address).expect("it listens");
+            assert_eq!(second.read(&mut [0]).expect("closed"), 0);
+            drop(first);
+            assert_eq!(happened.recv().expect("served"), "disconnected");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::disk::PROBE_FILE;
 use super::sys::{self, PortUse};
@@ -19,6 +20,11 @@ const LOCK_FILE: &str = ".lock";
 const EXECUTOR_MEMORY_BYTES: u64 = 10 << 20;
 /// What an executor's rings themselves lock.
 const EXECUTOR_RINGS_BYTES: u64 = 256 << 10;
+/// How long a process that was killed may take to let go of its data directory and its ports: the kernel first ends what
+/// its rings have under way.
+const LAST_PROCESS_WAIT: Duration = Duration::from_secs(3);
+/// How often it is tried meanwhile.
+const LAST_PROCESS_RETRY: Duration = Duration::from_millis(10);
 /// Open files below which a broker with a few hundred connections would fail.
 const OPEN_FILES_MIN: u64 = 1024;
 
@@ -84,7 +90,7 @@ pub fn open_data_directory(path: &Path) -> Result<DataDirectory, String> {
     fs::create_dir_all(path)
         .map_err(|error| format!("cannot create the data directory {shown}: {error}; give another with log.dirs"))?;
     let path = path.canonicalize().map_err(|error| format!("cannot use the data directory {shown}: {error}"))?;
-    let lock = lock(&path).map_err(|error| match error.kind() {
+    let lock = retry(ErrorKind::WouldBlock, || lock(&path)).map_err(|error| match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => disk_full(&path),
         ErrorKind::WouldBlock => format!("the data directory {shown} is in use by process {error}"),
         _ => format!("cannot write to the data directory {shown}: {error}; check its owner and mode"),
@@ -102,6 +108,17 @@ pub fn open_data_directory(path: &Path) -> Result<DataDirectory, String> {
 
 fn disk_full(path: &Path) -> String {
     format!("no space is left for the data directory {}; free some, or give another with log.dirs", path.display())
+}
+
+/// Tries something again for as long as it fails in this way and the process before us may still be ending.
+fn retry<T>(kind: ErrorKind, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let deadline = Instant::now() + LAST_PROCESS_WAIT;
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == kind && Instant::now() < deadline => std::thread::sleep(LAST_PROCESS_RETRY),
+            result => return result,
+        }
+    }
 }
 
 /// Locks the directory and leaves our process id in the lock file. The error of a lock that another process holds is
@@ -140,7 +157,8 @@ pub fn bind_listeners(listeners: &[Listener], shards: usize) -> Result<Vec<(Sock
                 listener.address().map_err(|error| format!("listeners: cannot resolve {shown}: {error}"))?;
             // Our own sockets share the port, and so would those of another broker: an exclusive one notices it.
             let refused = |error: &io::Error| bind_message("listeners", &shown, error);
-            drop(sys::bind(address, PortUse::Exclusive).map_err(|error| refused(&error))?);
+            let exclusive = retry(ErrorKind::AddrInUse, || sys::bind(address, PortUse::Exclusive));
+            drop(exclusive.map_err(|error| refused(&error))?);
             let mut sockets = Vec::new();
             for _ in 0..shards {
                 let socket = sys::bind(address, PortUse::Shared).map_err(|error| refused(&error))?;
@@ -158,7 +176,7 @@ pub fn listen_http(host: &str, port: u16) -> Result<TcpListener, String> {
     let host = if host.is_empty() { "0.0.0.0" } else { host };
     let address = config::resolve(host, port);
     let address = address.map_err(|error| format!("millstream.http.listener: cannot resolve {shown}: {error}"))?;
-    TcpListener::bind(address).map_err(|error| bind_message("millstream.http.listener", &shown, &error))
+    retry(ErrorKind::AddrInUse, || TcpListener::bind(address)).map_err(|error| bind_message("millstream.http.listener", &shown, &error))
 }
 
 fn bind_message(property: &str, address: &str, error: &io::Error) -> String {
