@@ -11,6 +11,7 @@ use millstream_storage::shard_log::LogId;
 
 use super::ShardIndex;
 use super::session::RequestId;
+use crate::group::WriteId;
 
 /// What this node is to a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub enum Waiter {
     Nobody,
     /// A client's append: its place among the waiting appends, and the index of the result there.
     Append { place: u32, result: u32 },
+    /// A coordinator of groups: its write.
+    Group { log: LogId, write: WriteId },
 }
 
 /// Bytes that are appended and not committed yet.
