@@ -1,4 +1,4 @@
-//! The journal's on-disk format: commit groups in a ring of preallocated files ("slots").
+//! The journal's on-disk format: commit groups in a preallocated file, which is divided into a ring of slots.
 //!
 //! A group is what one shard appended in one turn, over all its partitions. It starts at a multiple of
 //! [`BLOCK_BYTES`], is written by one direct write and is durable as a whole or not there. Its checksum covers the
