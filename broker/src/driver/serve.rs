@@ -48,7 +48,7 @@ pub fn serve(config: BrokerConfig) -> Result<(), String> {
     preflight::check_io_uring()?;
     let processors = sys::processors();
     let shards = config.shards.unwrap_or(processors.len());
-    preflight::check_locked_memory(shards)?;
+    let executor_memory_bytes = preflight::executor_memory(shards)?;
     let open_files_max = preflight::check_open_files()?;
     let directory = preflight::open_data_directory(&config.data_directory)?;
     let listeners = preflight::bind_listeners(&config.listeners, shards)?;
@@ -95,6 +95,7 @@ pub fn serve(config: BrokerConfig) -> Result<(), String> {
             processor: processors[index % processors.len()],
             clock,
             root: directory.path.clone(),
+            memory_bytes: executor_memory_bytes,
             handles_max: (files_for_data as usize / shards).clamp(1, SHARD_HANDLES_MAX),
             pools: pools.clone(),
             net: NetOptions {
