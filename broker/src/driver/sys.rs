@@ -45,6 +45,9 @@ pub fn read_resident(file: &File, buffer: &mut [u8], position: u64) -> io::Resul
     check(unsafe { libc::preadv2(file.as_raw_fd(), &vector, 1, position as libc::off_t, libc::RWF_NOWAIT) })
 }
 
+/// The pieces of a file that [`is_resident`] tries: smaller than what the kernel reads from a disk in one go.
+const RESIDENCY_STEP_BYTES: usize = 32 * 1024;
+
 /// Whether the page cache holds a whole range of a file. `false` where the kernel (before 6.5) cannot say.
 pub fn is_resident(file: &File, position: u64, bytes: usize) -> bool {
     #[repr(C)]
@@ -75,8 +78,12 @@ pub fn is_resident(file: &File, position: u64, bytes: usize) -> bool {
     };
     let end = position + bytes as u64;
     let wanted = end.div_ceil(PAGE_BYTES) - position / PAGE_BYTES;
-    // Pages that are being read count as cached. The last one is there when it can be read at once.
-    result == 0 && pages.cached >= wanted && read_resident(file, &mut [0], end - 1).is_ok_and(|bytes| bytes == 1)
+    // Pages that are being read count as cached, and reads finish in any order: each piece is there when a byte of it can
+    // be read at once.
+    let is_there = |at: u64| read_resident(file, &mut [0], at).is_ok_and(|bytes| bytes == 1);
+    result == 0
+        && pages.cached >= wanted
+        && (position..end).step_by(RESIDENCY_STEP_BYTES).chain([end - 1]).all(is_there)
 }
 
 /// What a caller knows of its use of a file range.

@@ -25,6 +25,10 @@ use crate::protocol::header::{RequestHeader, ResponseHeader, finish_frame};
 use crate::protocol::topic::CurrentLeader;
 use crate::protocol::wire::WireError;
 
+/// How far behind a reader of old data the page cache is dropped. Its next request begins before the end of the last
+/// response when that was cut within a batch, and other readers may be a little behind it: what they are about to be sent
+/// must not be dropped after it was found resident.
+const DISCARD_LAG_BYTES: u64 = 8 << 20;
 /// About what a partition takes in a response, beside its records.
 const PARTITION_BYTES: usize = 64;
 
@@ -353,6 +357,7 @@ impl Shard {
             .iter()
             .filter(|item| is_behind(&item.result.plan))
             .flat_map(|item| file_ranges(&item.result.plan))
+            .filter_map(well_behind)
             .collect();
         for item in &items {
             self.counters.fetch_errors += u64::from(item.result.error != ErrorCode::None);
@@ -421,6 +426,14 @@ impl FetchItem {
             records: result.plan.parts,
         }
     }
+}
+
+/// The range that lies [`DISCARD_LAG_BYTES`] before one that is sent now: a reader of a whole segment passes over all of
+/// it but its end.
+fn well_behind(range: SentRange) -> Option<SentRange> {
+    let end = (range.position + range.bytes as u64).saturating_sub(DISCARD_LAG_BYTES);
+    let position = range.position.saturating_sub(DISCARD_LAG_BYTES);
+    (end > position).then(|| SentRange { path: range.path, position, bytes: (end - position) as usize })
 }
 
 fn file_ranges(plan: &ReadPlan) -> impl Iterator<Item = SentRange> {
