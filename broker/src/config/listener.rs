@@ -73,8 +73,7 @@ pub fn listeners(properties: &Properties) -> Result<Vec<Listener>, String> {
             return Err(format!("advertised.listeners names {name} twice"));
         }
     }
-    let of_controllers: Vec<String> =
-        list(value("controller.listener.names")).map(str::to_ascii_uppercase).collect();
+    let of_controllers: Vec<String> = list(value("controller.listener.names")).map(str::to_ascii_uppercase).collect();
 
     let mut listeners: Vec<Listener> = Vec::new();
     for text in list(value("listeners")) {

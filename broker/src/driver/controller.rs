@@ -63,11 +63,8 @@ pub struct ControllerThread {
 
 /// Starts the thread; it lives as long as the process.
 pub fn start(thread: ControllerThread, inbox: Receiver<ToController>) -> io::Result<()> {
-    let mut running = Running {
-        applied: vec![thread.image.offset(); thread.shards.len()],
-        waiting: VecDeque::new(),
-        owned: thread,
-    };
+    let mut running =
+        Running { applied: vec![thread.image.offset(); thread.shards.len()], waiting: VecDeque::new(), owned: thread };
     std::thread::Builder::new().name("controller".to_owned()).spawn(move || running.run(&inbox)).map(drop)
 }
 

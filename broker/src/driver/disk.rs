@@ -313,10 +313,15 @@ impl Disk {
         let reads = counters.reads_pool.get() as f64;
         sample("millstream_disk_reads_total", "Reads that went to a thread of the pool.", counter, reads);
         let count = counters.prefetches_resident.get() as f64;
-        sample("millstream_prefetches_resident_total", "Prefetches of ranges that were in the page cache.", counter, count);
+        sample(
+            "millstream_prefetches_resident_total",
+            "Prefetches of ranges that were in the page cache.",
+            counter,
+            count,
+        );
         let count = counters.prefetches_pool.get() as f64;
         sample("millstream_prefetches_total", "Prefetches that went to a thread of the pool.", counter, count);
-        let files = self.open.borrow().len() as f64;
+        let files = self.open.borrow().handles() as f64;
         sample("millstream_open_files", "Open descriptors of data files.", gauge, files);
     }
 }

@@ -67,6 +67,8 @@ pub struct ExecutorOptions {
     pub clock: Clock,
     /// The data directory.
     pub root: PathBuf,
+    /// Memory to register with the executor's rings, in bytes.
+    pub memory_bytes: usize,
     /// Idle file descriptors to keep open at most.
     pub handles_max: usize,
     /// Threads for file operations that block.
@@ -86,17 +88,15 @@ pub struct ExecutorOptions {
 }
 
 /// Starts an executor's thread. `shard` runs on it first.
-pub fn start(
-    options: ExecutorOptions,
-    shard: impl FnOnce() -> Shard + Send + 'static,
-) -> io::Result<Receiver<Report>> {
+pub fn start(options: ExecutorOptions, shard: impl FnOnce() -> Shard + Send + 'static) -> io::Result<Receiver<Report>> {
     let (sender, receiver) = channel();
     let name = format!("shard-{}", options.index);
     std::thread::Builder::new().name(name).spawn(move || {
         // Nobody waits for the reports any more when the process is about to end.
         let report = |report| drop(sender.send(report));
         let shard = shard();
-        let executor = match LocalExecutorBuilder::new(Placement::Fixed(options.processor)).make() {
+        let builder = LocalExecutorBuilder::new(Placement::Fixed(options.processor)).io_memory(options.memory_bytes);
+        let executor = match builder.make() {
             Ok(executor) => executor,
             Err(error) => return report(Report::Failed(format!("cannot start an executor: {error}"))),
         };

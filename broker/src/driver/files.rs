@@ -17,9 +17,7 @@ const TOUCH_BYTES: usize = 64 * 1024;
 pub fn execute(root: &Path, operation: &DiskOp) -> Result<DiskReply, DiskError> {
     let done = |result: io::Result<()>| result.map(|()| DiskReply::Done).map_err(|error| failure(&error));
     match operation {
-        DiskOp::Write { path, position, data, durable } => {
-            done(write(&resolve(root, path), *position, data, *durable))
-        }
+        DiskOp::Write { path, position, data, durable } => done(write(&resolve(root, path), *position, data, *durable)),
         DiskOp::Sync { path } => done(File::open(resolve(root, path)).and_then(|file| file.sync_data())),
         DiskOp::Allocate { path, bytes } => done(allocate(&resolve(root, path), *bytes)),
         DiskOp::Read { path, position, bytes } => File::open(resolve(root, path))

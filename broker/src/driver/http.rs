@@ -177,7 +177,8 @@ mod tests {
         assert_eq!(parse(b"GET /healthz?x=1 HTTP/1.0\r\n\r\n"), Ok(Some(Request::Health)));
         assert_eq!(parse(b"POST /metrics HTTP/1.1\r\n\r\n"), Err(Refusal::MethodNotAllowed));
         assert_eq!(parse(b"GET / HTTP/1.1\r\n\r\n"), Err(Refusal::NotFound));
-        for broken in ["\r\n\r\n", "GET /metrics\r\n\r\n", "GET /metrics HTTP/1.1 x\r\n\r\n", "GET /metrics HTTP/2\r\n\r\n"]
+        for broken in
+            ["\r\n\r\n", "GET /metrics\r\n\r\n", "GET /metrics HTTP/1.1 x\r\n\r\n", "GET /metrics HTTP/2\r\n\r\n"]
         {
             assert_eq!(parse(broken.as_bytes()), Err(Refusal::BadRequest), "{broken:?}");
         }

@@ -462,7 +462,8 @@ impl Net {
                 connection.reader.borrow_mut().release_idle(&mut self.memory.borrow_mut());
             }
             let lingers = connection.closing_since.get();
-            let overdue = lingers.is_some_and(|since| now.saturating_duration_since(since) >= LINGER && quiet >= LINGER);
+            let overdue =
+                lingers.is_some_and(|since| now.saturating_duration_since(since) >= LINGER && quiet >= LINGER);
             // While the shard holds back its requests, the peer cannot be blamed for silence.
             let idle = connection.reading.get() && self.options.idle_max.is_some_and(|max| quiet >= max);
             if idle {
@@ -617,9 +618,7 @@ mod tests {
         let long = vec![b'x'; 90_000];
         send(&mut client, &[b"a", b"F", b"F", &long, b"S", b"b", b"F", b"C"]);
         let file = [b"begin", &contents[1..], b"end"].concat();
-        for expected in
-            [b"a", &file[..], &file, &long, &[&contents[1..], b"S"].concat(), b"b", &file, b"bye"]
-        {
+        for expected in [b"a", &file[..], &file, &long, &[&contents[1..], b"S"].concat(), b"b", &file, b"bye"] {
             assert!(receive(&mut client, expected.len()) == expected);
         }
         assert_eq!(client.read(&mut [0]).expect("a clean end"), 0);

@@ -97,7 +97,7 @@ impl OpenFiles {
     }
 
     /// Open descriptors.
-    pub fn len(&self) -> usize {
+    pub fn handles(&self) -> usize {
         self.handles
     }
 
@@ -161,7 +161,7 @@ mod tests {
             files.add_buffered(0, &path(&format!("{index}")), null());
             files.buffered(&path("0"));
         }
-        assert!(files.len() <= 8);
+        assert!(files.handles() <= 8);
         assert!(files.buffered(&path("held")).is_some(), "in use");
         assert!(files.buffered(&path("0")).is_some(), "used all the time");
         assert!(files.buffered(&path("1")).is_none(), "the oldest");
@@ -175,7 +175,7 @@ mod tests {
             files.add_buffered(0, &path(name), null());
         }
         files.forget("topic");
-        assert_eq!(files.len(), 1);
+        assert_eq!(files.handles(), 1);
         assert!(files.buffered(&path("topic-2/0")).is_some());
         files.add_buffered(0, &path("topic/0"), null());
         assert!(files.buffered(&path("topic/0")).is_none(), "opened before the name changed");

@@ -21,7 +21,7 @@ const SENDFILE_STEP_BYTES: usize = 256 * 1024;
 const TURN_BYTES_MAX: usize = 1 << 20;
 /// Bytes handed to glommio to wait for room in the socket.
 const WAIT_BYTES_MAX: usize = 4096;
-/// A `sendfile` that takes longer has blocked on the disk.
+/// A `sendfile` that takes longer is counted.
 const SLOW_SENDFILE: Duration = Duration::from_millis(1);
 
 /// A piece of what is to be sent.
@@ -60,8 +60,10 @@ pub struct SendCounters {
     pub sendfile_bytes: u64,
     /// Calls of `sendfile`.
     pub sendfile_calls: u64,
-    /// Calls of `sendfile` that took over a millisecond: they have blocked the core.
+    /// Calls of `sendfile` that took over a millisecond, for whatever reason: the core may have been taken away.
     pub sendfile_slow: u64,
+    /// Those of them that have waited, for the disk as a rule: they have blocked the core.
+    pub sendfile_blocked: u64,
     /// The longest of them.
     pub sendfile_max: Duration,
 }
@@ -78,8 +80,10 @@ impl SendCounters {
         let bytes = self.sendfile_bytes as f64;
         sample("millstream_send_sendfile_bytes_total", "Bytes sent by sendfile, from the page cache.", counter, bytes);
         sample("millstream_send_sendfile_calls_total", "Calls of sendfile.", counter, self.sendfile_calls as f64);
-        let help = "Calls of sendfile that blocked the core for more than a millisecond.";
+        let help = "Calls of sendfile of more than a millisecond, also where other processes had the core meanwhile.";
         sample("millstream_send_sendfile_slow_total", help, counter, self.sendfile_slow as f64);
+        let help = "Calls of sendfile that waited, for the disk, and blocked the core for more than a millisecond.";
+        sample("millstream_send_sendfile_blocked_total", help, counter, self.sendfile_blocked as f64);
         let help = "The longest call of sendfile since the start.";
         sample("millstream_send_sendfile_seconds_max", help, Kind::Gauge, self.sendfile_max.as_secs_f64());
     }
@@ -197,12 +201,16 @@ fn send_file(
     bytes: usize,
     counters: &mut SendCounters,
 ) -> io::Result<usize> {
+    let waits = sys::waits_of_this_thread();
     let began = Instant::now();
     let result = sys::send_file(socket, file, position, bytes);
     let took = began.elapsed();
     counters.sendfile_calls += 1;
     counters.sendfile_max = counters.sendfile_max.max(took);
-    counters.sendfile_slow += u64::from(took > SLOW_SENDFILE);
+    if took > SLOW_SENDFILE {
+        counters.sendfile_slow += 1;
+        counters.sendfile_blocked += u64::from(sys::waits_of_this_thread() > waits);
+    }
     let sent = result?;
     counters.sendfile_bytes += sent as u64;
     if sent == 0 { Err(shorter_than_promised()) } else { Ok(sent) }

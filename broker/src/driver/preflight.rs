@@ -16,10 +16,14 @@ use millstream_storage::block::Block;
 
 /// The file, below the data directory, whose lock keeps a second process out.
 const LOCK_FILE: &str = ".lock";
-/// Memory that glommio registers with each of an executor's three rings.
-const EXECUTOR_MEMORY_BYTES: u64 = 10 << 20;
-/// What an executor's rings themselves lock.
-const EXECUTOR_RINGS_BYTES: u64 = 256 << 10;
+/// Rings of an executor.
+const RINGS: u64 = 3;
+/// Memory that glommio registers with each of an executor's rings, where it may.
+const EXECUTOR_MEMORY_BYTES_MAX: usize = 10 << 20;
+/// The least that it registers.
+const EXECUTOR_MEMORY_BYTES_MIN: usize = 64 << 10;
+/// What an executor's rings themselves lock, on older kernels.
+const EXECUTOR_RINGS_BYTES: u64 = 64 << 10;
 /// How long a process that was killed may take to let go of its data directory and its ports: the kernel first ends what
 /// its rings have under way.
 const LAST_PROCESS_WAIT: Duration = Duration::from_secs(3);
@@ -43,31 +47,59 @@ pub fn check_io_uring() -> Result<(), String> {
     })
 }
 
-/// The limit on locked memory holds so many executors.
-pub fn check_locked_memory(shards: usize) -> Result<(), String> {
-    let needed = shards as u64 * (3 * EXECUTOR_MEMORY_BYTES + EXECUTOR_RINGS_BYTES);
-    match sys::locked_memory_limit() {
-        Some(limit) if limit < needed && !sys::may_lock_memory() => Err(memory_message(Some((limit, needed, shards)))),
-        _ => Ok(()),
+/// How much memory each of so many executors may register with its rings, in bytes, under the limit on locked memory.
+/// With less than [`EXECUTOR_MEMORY_BYTES_MAX`] disk writes cost a little more processor time; nothing else changes.
+pub fn executor_memory(shards: usize) -> Result<usize, String> {
+    let limit = if sys::may_lock_memory() { None } else { sys::locked_memory_limit() };
+    let bytes = executor_memory_under(limit, shards)?;
+    if let Some(limit) = limit
+        && bytes < EXECUTOR_MEMORY_BYTES_MAX
+    {
+        let needed = memory_needed(shards, EXECUTOR_MEMORY_BYTES_MAX) / 1024;
+        let limit = limit / 1024;
+        super::info(
+            "preflight",
+            &format!("locked memory is limited to {limit} KiB; `ulimit -l {needed}` saves some CPU"),
+        );
     }
+    Ok(bytes)
+}
+
+fn executor_memory_under(limit: Option<u64>, shards: usize) -> Result<usize, String> {
+    let Some(limit) = limit else { return Ok(EXECUTOR_MEMORY_BYTES_MAX) };
+    let of_ring = (limit / shards as u64).saturating_sub(EXECUTOR_RINGS_BYTES) / RINGS;
+    let blocks = usize::try_from(of_ring).unwrap_or(usize::MAX).min(EXECUTOR_MEMORY_BYTES_MAX) / BLOCK_BYTES;
+    let bytes = blocks * BLOCK_BYTES;
+    if bytes < EXECUTOR_MEMORY_BYTES_MIN {
+        let needed = memory_needed(shards, EXECUTOR_MEMORY_BYTES_MIN);
+        return Err(memory_message(Some((limit, needed, shards))));
+    }
+    Ok(bytes)
+}
+
+fn memory_needed(shards: usize, memory: usize) -> u64 {
+    shards as u64 * (RINGS * memory as u64 + EXECUTOR_RINGS_BYTES)
 }
 
 fn memory_message(amounts: Option<(u64, u64, usize)>) -> String {
     let what = match amounts {
-        Some((limit, needed, shards)) => format!(
-            "the limit on locked memory is {} KiB, {shards} shards need {} KiB",
-            limit / 1024,
-            needed.div_ceil(1024)
-        ),
+        Some((limit, needed, shards)) => {
+            let plural = if shards == 1 { " needs" } else { "s need" };
+            let (limit, needed) = (limit / 1024, needed.div_ceil(1024));
+            format!("the limit on locked memory is {limit} KiB, {shards} shard{plural} {needed} KiB")
+        }
         None => "the limit on locked memory is too low for io_uring".to_owned(),
     };
     let value = amounts.map_or("unlimited".to_owned(), |(_, needed, _)| needed.div_ceil(1024).to_string());
-    format!("{what}: raise it with `ulimit -l {value}`, LimitMEMLOCK=infinity in a systemd unit, or --ulimit memlock=-1")
+    format!(
+        "{what}: raise it with `ulimit -l {value}`, LimitMEMLOCK=infinity in a systemd unit, or --ulimit memlock=-1"
+    )
 }
 
 /// Raises the soft limit on open files to the hard one; returns it.
 pub fn check_open_files() -> Result<u64, String> {
-    let limit = sys::raise_open_files_limit().map_err(|error| format!("cannot read the limit on open files: {error}"))?;
+    let limit =
+        sys::raise_open_files_limit().map_err(|error| format!("cannot read the limit on open files: {error}"))?;
     if limit < OPEN_FILES_MIN {
         return Err(format!(
             "the limit on open files is {limit}: raise it to {OPEN_FILES_MIN} or more with `ulimit -n` or LimitNOFILE="
@@ -176,7 +208,8 @@ pub fn listen_http(host: &str, port: u16) -> Result<TcpListener, String> {
     let host = if host.is_empty() { "0.0.0.0" } else { host };
     let address = config::resolve(host, port);
     let address = address.map_err(|error| format!("millstream.http.listener: cannot resolve {shown}: {error}"))?;
-    retry(ErrorKind::AddrInUse, || TcpListener::bind(address)).map_err(|error| bind_message("millstream.http.listener", &shown, &error))
+    retry(ErrorKind::AddrInUse, || TcpListener::bind(address))
+        .map_err(|error| bind_message("millstream.http.listener", &shown, &error))
 }
 
 fn bind_message(property: &str, address: &str, error: &io::Error) -> String {
@@ -240,9 +273,15 @@ mod tests {
     }
 
     #[test]
-    fn messages_name_the_fix() {
-        let message = memory_message(Some((8 << 20, 60 << 20, 2)));
-        assert!(message.starts_with("the limit on locked memory is 8192 KiB, 2 shards need 61440 KiB"));
-        assert!(message.contains("ulimit -l 61440") && message.contains("LimitMEMLOCK="));
+    fn locked_memory_is_shared_by_the_executors() {
+        assert_eq!(executor_memory_under(None, 64), Ok(EXECUTOR_MEMORY_BYTES_MAX));
+        assert_eq!(executor_memory_under(Some(1 << 30), 2), Ok(EXECUTOR_MEMORY_BYTES_MAX));
+        // The default of many distributions.
+        let bytes = executor_memory_under(Some(8 << 20), 2).expect("enough");
+        assert!((1 << 20..2 << 20).contains(&bytes) && bytes.is_multiple_of(BLOCK_BYTES));
+        assert!(memory_needed(2, bytes) <= 8 << 20);
+        let message = executor_memory_under(Some(64 << 10), 2).expect_err("too little");
+        assert!(message.starts_with("the limit on locked memory is 64 KiB, 2 shards need 512 KiB"), "{message}");
+        assert!(message.contains("ulimit -l 512") && message.contains("LimitMEMLOCK="), "{message}");
     }
 }

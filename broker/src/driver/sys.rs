@@ -70,10 +70,13 @@ pub fn is_resident(file: &File, position: u64, bytes: usize) -> bool {
     let range = Range { offset: position, bytes: bytes as u64 };
     let mut pages = Pages::default();
     // SAFETY: both structures have the kernel's layout and live across the call.
-    let result =
-        unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd() as libc::c_long, &range, &mut pages, 0 as libc::c_long) };
-    let wanted = (position + bytes as u64).div_ceil(PAGE_BYTES) - position / PAGE_BYTES;
-    result == 0 && pages.cached >= wanted
+    let result = unsafe {
+        libc::syscall(SYS_CACHESTAT, file.as_raw_fd() as libc::c_long, &range, &mut pages, 0 as libc::c_long)
+    };
+    let end = position + bytes as u64;
+    let wanted = end.div_ceil(PAGE_BYTES) - position / PAGE_BYTES;
+    // Pages that are being read count as cached. The last one is there when it can be read at once.
+    result == 0 && pages.cached >= wanted && read_resident(file, &mut [0], end - 1).is_ok_and(|bytes| bytes == 1)
 }
 
 /// What a caller knows of its use of a file range.
@@ -121,8 +124,8 @@ pub fn space(path: &Path) -> io::Result<Space> {
     check(unsafe { libc::statvfs(path.as_ptr(), status.as_mut_ptr()) } as isize)?;
     // SAFETY: zeroed before the call and filled by it.
     let status = unsafe { status.assume_init() };
-    let unit = status.f_frsize as u64;
-    Ok(Space { total_bytes: status.f_blocks as u64 * unit, free_bytes: status.f_bavail as u64 * unit })
+    let unit = status.f_frsize;
+    Ok(Space { total_bytes: status.f_blocks * unit, free_bytes: status.f_bavail * unit })
 }
 
 /// Random bytes from the kernel.
@@ -261,6 +264,15 @@ pub fn prepare_connection(stream: &TcpStream, buffers: SocketBuffers) -> io::Res
         set(libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)?;
     }
     Ok(())
+}
+
+/// How often this thread has waited for something (a disk, a lock) so far; being interrupted does not count.
+pub fn waits_of_this_thread() -> u64 {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the structure lives across the call.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
+    // SAFETY: all-zero is valid, and the call only fills it.
+    unsafe { usage.assume_init() }.ru_nvcsw as u64
 }
 
 /// Ends a socket's sending side only, or both sides; an error means that it was ended already.

@@ -84,10 +84,7 @@ pub struct Context<'a> {
 
 impl Context<'_> {
     fn reply(&mut self, parked: Parked, body: Bytes) {
-        self.effects.push(GroupEffect::Reply {
-            reference: parked.reference,
-            body,
-        });
+        self.effects.push(GroupEffect::Reply { reference: parked.reference, body });
     }
 
     pub fn write(&mut self, records: Vec<Record>) -> WriteId {
@@ -161,8 +158,7 @@ impl ClassicGroup {
         let mut group = ClassicGroup::new(0);
         group.state_since_ms = metadata.state_since_ms;
         group.generation = metadata.generation;
-        group.protocol_type =
-            (!metadata.protocol_type.is_empty()).then_some(metadata.protocol_type);
+        group.protocol_type = (!metadata.protocol_type.is_empty()).then_some(metadata.protocol_type);
         group.protocol = metadata.protocol;
         for member in metadata.members {
             let member = Member::from_metadata(member, group.protocol.as_ref());
@@ -170,9 +166,7 @@ impl ClassicGroup {
             group.take_out(&member.id.clone());
             group.put_in(member);
         }
-        group.leader = metadata
-            .leader
-            .filter(|leader| group.members.contains_key(leader));
+        group.leader = metadata.leader.filter(|leader| group.members.contains_key(leader));
         if group.leader.is_none() {
             group.leader = group.members.keys().next().cloned();
         }
@@ -184,11 +178,7 @@ impl ClassicGroup {
     }
 
     /// The record of the group as it is, with these assignments.
-    fn to_record(
-        &self,
-        group_id: &Arc<str>,
-        assignment: impl Fn(&Member) -> Bytes,
-    ) -> (Record, usize) {
+    fn to_record(&self, group_id: &Arc<str>, assignment: impl Fn(&Member) -> Bytes) -> (Record, usize) {
         let metadata = GroupMetadata {
             protocol_type: self.protocol_type.clone().unwrap_or_default(),
             generation: self.generation,
@@ -202,17 +192,13 @@ impl ClassicGroup {
                 .collect(),
         };
         let bytes = metadata.encoded_bytes();
-        let record = Record::GroupMetadata {
-            group: group_id.clone(),
-            value: Some(metadata),
-        };
+        let record = Record::GroupMetadata { group: group_id.clone(), value: Some(metadata) };
         (record, bytes)
     }
 
     /// The record of the group as it is.
     pub fn record(&self, group_id: &Arc<str>) -> Record {
-        self.to_record(group_id, |member| member.assignment.clone())
-            .0
+        self.to_record(group_id, |member| member.assignment.clone()).0
     }
 
     /// Where it is in its life.
@@ -279,8 +265,7 @@ impl ClassicGroup {
         self.awaiting_join += usize::from(member.awaiting_join.is_some());
         self.bytes += member.bytes();
         if let Some(instance_id) = &member.instance_id {
-            self.static_members
-                .insert(instance_id.clone(), member.id.clone());
+            self.static_members.insert(instance_id.clone(), member.id.clone());
         }
         let previous = self.members.insert(member.id.clone(), member);
         assert!(previous.is_none(), "a member is put in once");
@@ -343,10 +328,7 @@ impl ClassicGroup {
                 Some(_) => {}
             }
         }
-        self.members
-            .get_key_value(member_id)
-            .map(|(id, _)| id.clone())
-            .ok_or(error::UNKNOWN_MEMBER_ID)
+        self.members.get_key_value(member_id).map(|(id, _)| id.clone()).ok_or(error::UNKNOWN_MEMBER_ID)
     }
 
     /// Whether another member may join (`group.max.size`). While members rejoin it is their number that counts: if the
@@ -356,8 +338,7 @@ impl ClassicGroup {
         match self.state {
             State::Empty => true,
             State::PreparingRebalance { .. } => {
-                member.is_some_and(|member| member.awaiting_join.is_some())
-                    || self.awaiting_join < config.members_max
+                member.is_some_and(|member| member.awaiting_join.is_some()) || self.awaiting_join < config.members_max
             }
             State::CompletingRebalance { .. } | State::Stable => {
                 member.is_some() || self.members.len() < config.members_max
@@ -382,11 +363,7 @@ impl ClassicGroup {
     }
 
     fn rebalance_timeout(&self) -> Duration {
-        let longest = self
-            .members
-            .values()
-            .map(|member| member.rebalance_timeout_ms)
-            .max();
+        let longest = self.members.values().map(|member| member.rebalance_timeout_ms).max();
         millis(longest.unwrap_or(0))
     }
 

@@ -50,24 +50,15 @@ impl Group {
 
     /// Whether nothing would be lost with it.
     fn is_void(&self) -> bool {
-        self.classic.is_deserted()
-            && !self.recorded
-            && self.in_flight.is_none()
-            && self.offsets.is_empty()
+        self.classic.is_deserted() && !self.recorded && self.in_flight.is_none() && self.offsets.is_empty()
     }
 
     /// The records that delete everything about it, the group itself last.
     fn tombstones(&self, group_id: &Arc<str>) -> Vec<Record> {
-        let mut records: Vec<Record> = self
-            .offsets
-            .iter()
-            .map(|(topic, partition, _)| offset_tombstone(group_id, topic, partition))
-            .collect();
+        let mut records: Vec<Record> =
+            self.offsets.iter().map(|(topic, partition, _)| offset_tombstone(group_id, topic, partition)).collect();
         if self.recorded {
-            records.push(Record::GroupMetadata {
-                group: group_id.clone(),
-                value: None,
-            });
+            records.push(Record::GroupMetadata { group: group_id.clone(), value: None });
         }
         records
     }
@@ -110,17 +101,13 @@ impl Coordinator {
         };
         let group_id = record.group().clone();
         match record {
-            Record::OffsetCommit {
-                topic,
-                partition,
-                value,
-                ..
-            } => self.replay_offset(&group_id, &topic, partition, value),
+            Record::OffsetCommit { topic, partition, value, .. } => {
+                self.replay_offset(&group_id, &topic, partition, value)
+            }
             Record::GroupMetadata { value, .. } => {
                 let group = self.group_or_new(&group_id, 0);
                 group.recorded = value.is_some();
-                group.classic =
-                    value.map_or_else(|| ClassicGroup::new(0), ClassicGroup::from_record);
+                group.classic = value.map_or_else(|| ClassicGroup::new(0), ClassicGroup::from_record);
             }
         }
         self.settle(&group_id);
@@ -134,9 +121,7 @@ impl Coordinator {
         let mut effects = Vec::new();
         let group_ids: Vec<Arc<str>> = self.groups.keys().cloned().collect();
         for group_id in &group_ids {
-            self.with_group(now, group_id, &mut effects, |group, cx| {
-                group.arm_sessions(cx)
-            });
+            self.with_group(now, group_id, &mut effects, |group, cx| group.arm_sessions(cx));
         }
         assert!(effects.is_empty(), "to arm a session asks for nothing");
     }
@@ -161,11 +146,7 @@ impl Coordinator {
             return effects.push(GroupEffect::Reply { reference, body });
         }
         if let Some(write) = self.has_to_wait_for(&request) {
-            let then = Then::Handle {
-                reference,
-                request: Box::new(request),
-                client: client.clone(),
-            };
+            let then = Then::Handle { reference, request: Box::new(request), client: client.clone() };
             return self.writes.then(write, then);
         }
         let version = request.version;
@@ -175,9 +156,7 @@ impl Coordinator {
             RequestKind::Join(request) => self.join(now, &request, parked, client, random, effects),
             RequestKind::Sync(sync) => {
                 let group_id = sync.group_id.clone();
-                let found = self.with_group(now, &group_id, effects, |group, cx| {
-                    group.sync(cx, &sync, parked)
-                });
+                let found = self.with_group(now, &group_id, effects, |group, cx| group.sync(cx, &sync, parked));
                 if found.is_none() {
                     let error_code = no_such_group(&group_id, error::UNKNOWN_MEMBER_ID);
                     effects.push(reply(request::sync_error(version, error_code)));
@@ -190,21 +169,15 @@ impl Coordinator {
                     .with_group(now, &heartbeat.group_id, effects, |group, cx| {
                         group.heartbeat(cx, &heartbeat.member_id, instance_id, generation)
                     })
-                    .unwrap_or_else(|| {
-                        no_such_group(&heartbeat.group_id, error::UNKNOWN_MEMBER_ID)
-                    });
+                    .unwrap_or_else(|| no_such_group(&heartbeat.group_id, error::UNKNOWN_MEMBER_ID));
                 effects.push(reply(request::heartbeat(version, error_code)));
             }
             RequestKind::Leave(_) => self.leave(now, request, reference, effects),
-            RequestKind::OffsetCommit { .. } => {
-                self.commit_offsets(now, request, reference, effects)
-            }
+            RequestKind::OffsetCommit { .. } => self.commit_offsets(now, request, reference, effects),
             RequestKind::OffsetFetch { groups, .. } => {
                 effects.push(reply(self.fetch_offsets(version, &groups)));
             }
-            RequestKind::OffsetDelete { .. } => {
-                self.delete_offsets(now, request, reference, effects)
-            }
+            RequestKind::OffsetDelete { .. } => self.delete_offsets(now, request, reference, effects),
             RequestKind::Describe(describe) => {
                 let mut response = DescribeGroupsResponse::default();
                 for group_id in describe.groups {
@@ -223,12 +196,8 @@ impl Coordinator {
     pub fn expire(&mut self, now: Now, effects: &mut Vec<GroupEffect>) {
         while let Some(key) = self.timers.pop_due(now.elapsed) {
             match &key {
-                TimerKey::Rebalance(id) => {
-                    self.with_group(now, id, effects, |group, cx| group.rebalance_due(cx))
-                }
-                TimerKey::Sync(id) => {
-                    self.with_group(now, id, effects, |group, cx| group.sync_due(cx))
-                }
+                TimerKey::Rebalance(id) => self.with_group(now, id, effects, |group, cx| group.rebalance_due(cx)),
+                TimerKey::Sync(id) => self.with_group(now, id, effects, |group, cx| group.sync_due(cx)),
                 TimerKey::Session(id, member) => {
                     self.with_group(now, id, effects, |group, cx| group.session_due(cx, member))
                 }
@@ -251,12 +220,9 @@ impl Coordinator {
         for record in ended.records {
             let group_id = record.group().clone();
             match record {
-                Record::OffsetCommit {
-                    topic,
-                    partition,
-                    value,
-                    ..
-                } => self.replay_offset(&group_id, &topic, partition, value),
+                Record::OffsetCommit { topic, partition, value, .. } => {
+                    self.replay_offset(&group_id, &topic, partition, value)
+                }
                 Record::GroupMetadata { value, .. } => {
                     // The members are here already. But if the group was deleted and nobody has come since, it is
                     // gone.
@@ -276,13 +242,7 @@ impl Coordinator {
     }
 
     /// A write failed with this error code of Kafka's and left nothing behind.
-    pub fn write_failed(
-        &mut self,
-        now: Now,
-        write: WriteId,
-        error_code: i16,
-        effects: &mut Vec<GroupEffect>,
-    ) {
+    pub fn write_failed(&mut self, now: Now, write: WriteId, error_code: i16, effects: &mut Vec<GroupEffect>) {
         assert_ne!(error_code, error::NONE, "a failure has an error code");
         let ended = self.writes.end(write);
         for record in &ended.records {
@@ -309,13 +269,7 @@ impl Coordinator {
             self.with_group(now, group_id, effects, |group, cx| group.resign(cx));
         }
         for then in self.writes.take_waiting() {
-            if let Then::Reply {
-                reference, request, ..
-            }
-            | Then::Handle {
-                reference, request, ..
-            } = then
-            {
+            if let Then::Reply { reference, request, .. } | Then::Handle { reference, request, .. } = then {
                 let body = request.error_reply(error::NOT_COORDINATOR);
                 effects.push(GroupEffect::Reply { reference, body });
             }
@@ -329,10 +283,7 @@ impl Coordinator {
 
     /// How many members all groups have.
     pub fn members(&self) -> usize {
-        self.groups
-            .values()
-            .map(|group| group.classic.members().len())
-            .sum()
+        self.groups.values().map(|group| group.classic.members().len()).sum()
     }
 
     /// The memory the groups take, in the count that [`GroupConfig::state_bytes_max`] bounds.
@@ -415,9 +366,7 @@ impl Coordinator {
     }
 
     fn group_or_new(&mut self, group_id: &Arc<str>, now_ms: i64) -> &mut Group {
-        self.groups
-            .entry(group_id.clone())
-            .or_insert_with(|| Group::new(now_ms))
+        self.groups.entry(group_id.clone()).or_insert_with(|| Group::new(now_ms))
     }
 
     /// After a change to a group: counts its memory, and forgets it if nothing is left.
@@ -430,8 +379,7 @@ impl Coordinator {
             self.groups.remove(group_id);
             return;
         }
-        group.counted =
-            GROUP_BYTES + group_id.len() + group.classic.bytes() + group.offsets.bytes();
+        group.counted = GROUP_BYTES + group_id.len() + group.classic.bytes() + group.offsets.bytes();
         self.bytes += group.counted;
     }
 
@@ -442,17 +390,10 @@ impl Coordinator {
 
     /// Whether another group can be added.
     fn has_room_for_group(&self, group_id: &str) -> bool {
-        self.groups.len() < self.config.groups_max
-            && self.has_room_for(GROUP_BYTES + group_id.len())
+        self.groups.len() < self.config.groups_max && self.has_room_for(GROUP_BYTES + group_id.len())
     }
 
-    fn replay_offset(
-        &mut self,
-        group_id: &Arc<str>,
-        topic: &Arc<str>,
-        partition: i32,
-        value: Option<CommittedOffset>,
-    ) {
+    fn replay_offset(&mut self, group_id: &Arc<str>, topic: &Arc<str>, partition: i32, value: Option<CommittedOffset>) {
         if value.is_none() && !self.groups.contains_key(group_id) {
             return;
         }
@@ -476,11 +417,7 @@ impl Coordinator {
     /// Does what was to follow a write, which ended with this error code.
     fn proceed(&mut self, now: Now, then: Then, error_code: i16, effects: &mut Vec<GroupEffect>) {
         match then {
-            Then::Reply {
-                reference,
-                body,
-                request,
-            } => {
+            Then::Reply { reference, body, request } => {
                 let body = match (error_code, &request.kind) {
                     (error::NONE, _) => body,
                     (error::UNKNOWN_SERVER_ERROR, RequestKind::OffsetCommit { .. }) => {
@@ -490,26 +427,13 @@ impl Coordinator {
                 };
                 effects.push(GroupEffect::Reply { reference, body });
             }
-            Then::Handle {
-                reference,
-                request,
-                client,
-            } => self.handle(now, *request, reference, &client, 0, effects),
-            Then::Assign {
-                group,
-                generation,
-                assignments,
-            } => {
+            Then::Handle { reference, request, client } => self.handle(now, *request, reference, &client, 0, effects),
+            Then::Assign { group, generation, assignments } => {
                 self.with_group(now, &group, effects, |group, cx| {
                     group.assigned(cx, generation, assignments, error_code)
                 });
             }
-            Then::StaticJoin {
-                group,
-                member,
-                parked,
-                leader_before,
-            } => {
+            Then::StaticJoin { group, member, parked, leader_before } => {
                 self.with_group(now, &group, effects, |group, cx| {
                     group.static_joined(cx, &member, parked, leader_before, error_code)
                 });
@@ -553,42 +477,26 @@ impl Coordinator {
     fn has_to_wait_for(&self, request: &GroupRequest) -> Option<WriteId> {
         let in_flight = |group_id: &str| self.groups.get(group_id)?.in_flight;
         match &request.kind {
-            RequestKind::OffsetFetch {
-                groups,
-                require_stable: true,
-            } => groups
-                .iter()
-                .filter_map(|group| in_flight(&group.group_id))
-                .max(),
+            RequestKind::OffsetFetch { groups, require_stable: true } => {
+                groups.iter().filter_map(|group| in_flight(&group.group_id)).max()
+            }
             RequestKind::OffsetDelete { request, .. } => in_flight(&request.group_id),
-            RequestKind::Delete(request) => request
-                .groups_names
-                .iter()
-                .filter_map(|group_id| in_flight(group_id))
-                .max(),
+            RequestKind::Delete(request) => {
+                request.groups_names.iter().filter_map(|group_id| in_flight(group_id)).max()
+            }
             _ => None,
         }
     }
 }
 
 fn offset_tombstone(group_id: &Arc<str>, topic: &Arc<str>, partition: i32) -> Record {
-    Record::OffsetCommit {
-        group: group_id.clone(),
-        topic: topic.clone(),
-        partition,
-        value: None,
-    }
+    Record::OffsetCommit { group: group_id.clone(), topic: topic.clone(), partition, value: None }
 }
 
 /// An upper bound of what a committed offset, or a tombstone, takes in a batch.
 fn record_bytes(record: &Record) -> usize {
     let payload = match record {
-        Record::OffsetCommit {
-            group,
-            topic,
-            value,
-            ..
-        } => {
+        Record::OffsetCommit { group, topic, value, .. } => {
             let metadata = value.as_ref().map_or(0, |value| value.metadata.len());
             42 + group.len() + topic.len() + metadata
         }
@@ -601,9 +509,5 @@ fn record_bytes(record: &Record) -> usize {
 
 /// The error code for a group that is not there.
 fn no_such_group(group_id: &str, error_code: i16) -> i16 {
-    if group_id.is_empty() {
-        error::INVALID_GROUP_ID
-    } else {
-        error_code
-    }
+    if group_id.is_empty() { error::INVALID_GROUP_ID } else { error_code }
 }

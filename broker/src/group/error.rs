@@ -35,10 +35,9 @@ pub const GROUP_SUBSCRIBED_TO_TOPIC: i16 = 86;
 /// of a coordinator and look for it again or retry; the error of the append itself would surprise them.
 pub fn for_failed_write(append_error: i16) -> i16 {
     match append_error {
-        UNKNOWN_TOPIC_OR_PARTITION
-        | NOT_ENOUGH_REPLICAS
-        | NOT_ENOUGH_REPLICAS_AFTER_APPEND
-        | REQUEST_TIMED_OUT => COORDINATOR_NOT_AVAILABLE,
+        UNKNOWN_TOPIC_OR_PARTITION | NOT_ENOUGH_REPLICAS | NOT_ENOUGH_REPLICAS_AFTER_APPEND | REQUEST_TIMED_OUT => {
+            COORDINATOR_NOT_AVAILABLE
+        }
         NOT_LEADER_OR_FOLLOWER | KAFKA_STORAGE_ERROR => NOT_COORDINATOR,
         MESSAGE_TOO_LARGE | RECORD_LIST_TOO_LARGE => UNKNOWN_SERVER_ERROR,
         other => other,

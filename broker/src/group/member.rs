@@ -71,10 +71,7 @@ impl Member {
 
     /// Its first protocol among the candidates.
     pub fn vote(&self, candidates: &BTreeSet<Arc<str>>) -> Option<&Arc<str>> {
-        self.protocols
-            .iter()
-            .map(|offered| &offered.name)
-            .find(|name| candidates.contains(*name))
+        self.protocols.iter().map(|offered| &offered.name).find(|name| candidates.contains(*name))
     }
 
     /// Whether it offers exactly these protocols in this order, with the same metadata.
@@ -94,11 +91,8 @@ impl Member {
 
     /// The memory it takes, in a coordinator's count.
     pub fn bytes(&self) -> usize {
-        let protocols: usize = self
-            .protocols
-            .iter()
-            .map(|protocol| 64 + protocol.name.len() + protocol.metadata.len())
-            .sum();
+        let protocols: usize =
+            self.protocols.iter().map(|protocol| 64 + protocol.name.len() + protocol.metadata.len()).sum();
         MEMBER_BYTES
             + 2 * self.id.len()
             + self.instance_id.as_ref().map_or(0, |id| id.len())
@@ -132,10 +126,7 @@ impl Member {
             rebalance_timeout_ms: metadata.rebalance_timeout_ms,
             session_timeout_ms: metadata.session_timeout_ms,
             protocols: protocol
-                .map(|name| Protocol {
-                    name: name.clone(),
-                    metadata: metadata.subscription,
-                })
+                .map(|name| Protocol { name: name.clone(), metadata: metadata.subscription })
                 .into_iter()
                 .collect(),
             assignment: metadata.assignment,

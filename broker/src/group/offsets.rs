@@ -22,18 +22,14 @@ impl Offsets {
     }
 
     /// Topics with the offsets of their partitions, in order.
-    pub fn topics(
-        &self,
-    ) -> impl Iterator<Item = (&Arc<str>, &BTreeMap<i32, CommittedOffset>)> + '_ {
+    pub fn topics(&self) -> impl Iterator<Item = (&Arc<str>, &BTreeMap<i32, CommittedOffset>)> + '_ {
         self.topics.iter()
     }
 
     /// All topics, partitions and offsets, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, i32, &CommittedOffset)> + '_ {
         self.topics.iter().flat_map(|(topic, partitions)| {
-            partitions
-                .iter()
-                .map(move |(partition, committed)| (topic, *partition, committed))
+            partitions.iter().map(move |(partition, committed)| (topic, *partition, committed))
         })
     }
 
@@ -57,8 +53,7 @@ impl Offsets {
                     Some(partitions) => partitions.insert(partition, committed),
                     None => {
                         self.bytes += topic.len();
-                        self.topics
-                            .insert(topic.clone(), BTreeMap::from([(partition, committed)]));
+                        self.topics.insert(topic.clone(), BTreeMap::from([(partition, committed)]));
                         None
                     }
                 };

@@ -131,12 +131,7 @@ impl Record {
     /// Encodes key and value. Every text in it is at most `i16::MAX` bytes long: requests are decoded with that limit.
     pub fn encode(&self) -> RecordBytes {
         match self {
-            Record::OffsetCommit {
-                group,
-                topic,
-                partition,
-                value,
-            } => {
+            Record::OffsetCommit { group, topic, partition, value } => {
                 let mut key = BytesMut::with_capacity(10 + group.len() + topic.len());
                 key.put_i16(OFFSET_COMMIT_KEY_VERSION);
                 put_string(&mut key, group);
@@ -155,10 +150,7 @@ impl Record {
 
     /// Decodes a record. `Ok(None)`: a kind that this release does not know and has to leave alone.
     pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Option<Record>, RecordError> {
-        let mut key = Reader {
-            bytes: key,
-            flexible: false,
-        };
+        let mut key = Reader { bytes: key, flexible: false };
         match key.int16()? {
             0 | OFFSET_COMMIT_KEY_VERSION => Ok(Some(Record::OffsetCommit {
                 group: key.string()?,
@@ -283,11 +275,7 @@ impl GroupMetadata {
 impl MemberMetadata {
     fn decode(reader: &mut Reader<'_>, version: i16) -> Result<Self, RecordError> {
         let member_id = reader.string()?;
-        let instance_id = if version >= 3 {
-            reader.nullable_string()?
-        } else {
-            None
-        };
+        let instance_id = if version >= 3 { reader.nullable_string()? } else { None };
         let client_id = reader.string()?;
         let client_host = reader.string()?;
         let rebalance_timeout_ms = if version >= 1 { reader.int32()? } else { -1 };
@@ -301,11 +289,7 @@ impl MemberMetadata {
             client_id,
             client_host,
             // Before version 1 the session timeout was also the time to rejoin.
-            rebalance_timeout_ms: if rebalance_timeout_ms == -1 {
-                session_timeout_ms
-            } else {
-                rebalance_timeout_ms
-            },
+            rebalance_timeout_ms: if rebalance_timeout_ms == -1 { session_timeout_ms } else { rebalance_timeout_ms },
             session_timeout_ms,
             subscription,
             assignment,
@@ -340,10 +324,7 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// The reader of a value, behind its version.
     fn value(bytes: &'a [u8]) -> Result<(Self, i16), RecordError> {
-        let mut reader = Reader {
-            bytes,
-            flexible: false,
-        };
+        let mut reader = Reader { bytes, flexible: false };
         let version = reader.int16()?;
         if !(0..=VALUE_VERSION_MAX).contains(&version) {
             return Err(RecordError::UnknownVersion(version));
@@ -353,10 +334,7 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], RecordError> {
-        let (taken, rest) = self
-            .bytes
-            .split_at_checked(length)
-            .ok_or(RecordError::Truncated)?;
+        let (taken, rest) = self.bytes.split_at_checked(length).ok_or(RecordError::Truncated)?;
         self.bytes = rest;
         Ok(taken)
     }
@@ -400,9 +378,7 @@ impl<'a> Reader<'a> {
         };
         match length {
             -1 => Ok(None),
-            length => usize::try_from(length)
-                .map(Some)
-                .map_err(|_| RecordError::Truncated),
+            length => usize::try_from(length).map(Some).map_err(|_| RecordError::Truncated),
         }
     }
 
@@ -491,10 +467,7 @@ mod tests {
     }
 
     fn unhex(text: &str) -> Vec<u8> {
-        (0..text.len())
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
-            .collect()
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
     }
 
     /// What one release wrote, every later one has to read: changing these bytes breaks upgrades.
@@ -502,15 +475,9 @@ mod tests {
     fn frozen_bytes() {
         let (key, value) = offset(None).encode();
         assert_eq!(hex(&key), "000100077265616465727300066576656e747300000003");
-        assert_eq!(
-            hex(&value.unwrap()),
-            "0003000000000000002a0000000700066ec3a46865720000018bcfe56800"
-        );
+        assert_eq!(hex(&value.unwrap()), "0003000000000000002a0000000700066ec3a46865720000018bcfe56800");
         let (_, value) = offset(Some(1_700_000_000_001)).encode();
-        assert_eq!(
-            hex(&value.unwrap()),
-            "0001000000000000002a00066ec3a46865720000018bcfe568000000018bcfe56801"
-        );
+        assert_eq!(hex(&value.unwrap()), "0001000000000000002a00066ec3a46865720000018bcfe568000000018bcfe56801");
         let (key, value) = group().encode();
         assert_eq!(hex(&key), "0002000772656164657273");
         assert_eq!(
@@ -535,10 +502,7 @@ mod tests {
                 members: Vec::new(),
             }),
         };
-        let gone = Record::GroupMetadata {
-            group: "g".into(),
-            value: None,
-        };
+        let gone = Record::GroupMetadata { group: "g".into(), value: None };
         for record in [offset(None), offset(Some(9)), group(), empty, gone] {
             let (key, value) = record.encode();
             assert_eq!(Record::decode(&key, value.as_deref()), Ok(Some(record)));
@@ -547,13 +511,7 @@ mod tests {
 
     #[test]
     fn the_predicted_length_is_the_length() {
-        let Record::GroupMetadata {
-            value: Some(metadata),
-            ..
-        } = group()
-        else {
-            unreachable!()
-        };
+        let Record::GroupMetadata { value: Some(metadata), .. } = group() else { unreachable!() };
         assert_eq!(metadata.encode().len(), metadata.encoded_bytes());
     }
 
@@ -561,9 +519,7 @@ mod tests {
     fn older_and_newer_value_versions_are_read() {
         let key = unhex("00000001670001740000000a");
         let read = |value: &str| match Record::decode(&key, Some(&unhex(value))) {
-            Ok(Some(Record::OffsetCommit {
-                value: Some(value), ..
-            })) => value,
+            Ok(Some(Record::OffsetCommit { value: Some(value), .. })) => value,
             other => panic!("{other:?}"),
         };
         let expected = CommittedOffset {
@@ -574,38 +530,24 @@ mod tests {
             expire_timestamp_ms: None,
         };
         assert_eq!(read("0000000000000000000100016d0000000000000002"), expected);
-        assert_eq!(
-            read("0001000000000000000100016d0000000000000002ffffffffffffffff"),
-            expected
-        );
+        assert_eq!(read("0001000000000000000100016d0000000000000002ffffffffffffffff"), expected);
         assert_eq!(read("0002000000000000000100016d0000000000000002"), expected);
         // Version 4: compact string, and one tagged field (5, two bytes) to pass over.
         assert_eq!(
-            read(
-                "0004000000000000000100000009026d000000000000000201050 2aabb"
-                    .replace(' ', "")
-                    .as_str()
-            ),
-            CommittedOffset {
-                leader_epoch: 9,
-                ..expected
-            }
+            read("0004000000000000000100000009026d000000000000000201050 2aabb".replace(' ', "").as_str()),
+            CommittedOffset { leader_epoch: 9, ..expected }
         );
 
         let group_key = unhex("0002000167");
         // Version 0: no rebalance timeout, no state timestamp, no instance id.
-        let Ok(Some(Record::GroupMetadata {
-            value: Some(metadata),
-            ..
-        })) = Record::decode(
+        let Ok(Some(Record::GroupMetadata { value: Some(metadata), .. })) = Record::decode(
             &group_key,
             Some(&unhex(
                 "000000016300000001000172ffff00000001 00016d000163000168 00001770 00000000 00000000"
                     .replace(' ', "")
                     .as_str(),
             )),
-        )
-        else {
+        ) else {
             panic!("not read")
         };
         assert_eq!(metadata.members[0].rebalance_timeout_ms, 6000);
@@ -620,22 +562,13 @@ mod tests {
         let (key, value) = group().encode();
         let value = value.unwrap();
         for length in 0..value.len() {
-            assert!(
-                Record::decode(&key, Some(&value[..length])).is_err(),
-                "{length}"
-            );
+            assert!(Record::decode(&key, Some(&value[..length])).is_err(), "{length}");
         }
         // A count of two billion members costs nothing.
         let count_at = 2 + 10 + 4 + 7 + 5 + 8;
         let mut hostile = value.to_vec();
         hostile[count_at..count_at + 4].copy_from_slice(&i32::MAX.to_be_bytes());
-        assert_eq!(
-            Record::decode(&key, Some(&hostile)),
-            Err(RecordError::Truncated)
-        );
-        assert_eq!(
-            Record::decode(&key, Some(&[0, 5])),
-            Err(RecordError::UnknownVersion(5))
-        );
+        assert_eq!(Record::decode(&key, Some(&hostile)), Err(RecordError::Truncated));
+        assert_eq!(Record::decode(&key, Some(&[0, 5])), Err(RecordError::UnknownVersion(5)));
     }
 }

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use kafka_wire::OffsetFetchResponse;
 use kafka_wire::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_wire::offset_fetch_response::{
-    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
-    OffsetFetchResponseTopic, OffsetFetchResponseTopics,
+    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions, OffsetFetchResponseTopic,
+    OffsetFetchResponseTopics,
 };
 use kafka_wire_core::StrBytes;
 
@@ -44,10 +44,7 @@ pub fn offset_fetch(version: i16, groups: Vec<OffsetFetchResponseGroup>) -> Byte
 
 /// One group's part of an OffsetFetch response. Where nothing was committed, or the group is unknown, the offset is -1
 /// and there is no error.
-pub fn fetched_group(
-    asked: &OffsetFetchRequestGroup,
-    offsets: Option<&Offsets>,
-) -> OffsetFetchResponseGroup {
+pub fn fetched_group(asked: &OffsetFetchRequestGroup, offsets: Option<&Offsets>) -> OffsetFetchResponseGroup {
     let mut response = OffsetFetchResponseGroup::default();
     response.group_id = asked.group_id.clone();
     match &asked.topics {
@@ -67,9 +64,7 @@ pub fn fetched_group(
                 let mut answer = OffsetFetchResponseTopics::default();
                 answer.name = StrBytes::from(&**topic);
                 for (index, committed) in partitions {
-                    answer
-                        .partitions
-                        .push(fetched_partition(*index, Some(committed)));
+                    answer.partitions.push(fetched_partition(*index, Some(committed)));
                 }
                 response.topics.push(answer);
             }
@@ -79,10 +74,7 @@ pub fn fetched_group(
 }
 
 /// All the partitions asked for, with an error each.
-pub fn failed_topics(
-    asked: &OffsetFetchRequestGroup,
-    error_code: i16,
-) -> Vec<OffsetFetchResponseTopics> {
+pub fn failed_topics(asked: &OffsetFetchRequestGroup, error_code: i16) -> Vec<OffsetFetchResponseTopics> {
     let mut topics = fetched_group(asked, None).topics;
     for topic in &mut topics {
         for partition in &mut topic.partitions {
@@ -92,17 +84,12 @@ pub fn failed_topics(
     topics
 }
 
-fn fetched_partition(
-    index: i32,
-    committed: Option<&CommittedOffset>,
-) -> OffsetFetchResponsePartitions {
+fn fetched_partition(index: i32, committed: Option<&CommittedOffset>) -> OffsetFetchResponsePartitions {
     let mut part = OffsetFetchResponsePartitions::default();
     part.partition_index = index;
     part.committed_offset = committed.map_or(-1, |committed| committed.offset);
     part.committed_leader_epoch = committed.map_or(-1, |committed| committed.leader_epoch);
-    part.metadata = Some(StrBytes::from(
-        committed.map_or("", |committed| &*committed.metadata),
-    ));
+    part.metadata = Some(StrBytes::from(committed.map_or("", |committed| &*committed.metadata)));
     part.error_code = error::NONE;
     part
 }

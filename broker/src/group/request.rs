@@ -7,21 +7,16 @@ use bytes::Bytes;
 use kafka_wire::delete_groups_response::DeletableGroupResult;
 use kafka_wire::describe_groups_response::DescribedGroup;
 use kafka_wire::leave_group_request::MemberIdentity;
-use kafka_wire::offset_commit_response::{
-    OffsetCommitResponsePartition, OffsetCommitResponseTopic,
-};
+use kafka_wire::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
 use kafka_wire::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_wire::offset_fetch_response::OffsetFetchResponseGroup;
 use kafka_wire::{
-    DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse,
-    HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
-    LeaveGroupResponse, ListGroupsRequest, ListGroupsResponse, OffsetCommitRequest,
-    OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, OffsetFetchRequest,
-    SyncGroupRequest, SyncGroupResponse,
+    DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse, HeartbeatRequest,
+    HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, ListGroupsRequest,
+    ListGroupsResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
+    OffsetFetchRequest, SyncGroupRequest, SyncGroupResponse,
 };
-use kafka_wire_core::{
-    ApiVersion, DecodeError, DecodeLimits, Decoder, KafkaDecode, KafkaEncode, StrBytes,
-};
+use kafka_wire_core::{ApiVersion, DecodeError, DecodeLimits, Decoder, KafkaDecode, KafkaEncode, StrBytes};
 
 use super::error;
 use crate::protocol::versions::ApiKey;
@@ -53,20 +48,11 @@ pub enum RequestKind {
     /// LeaveGroup; the single member of versions below 3 stands in `members`.
     Leave(LeaveGroupRequest),
     /// OffsetCommit
-    OffsetCommit {
-        request: OffsetCommitRequest,
-        refused: Refused,
-    },
+    OffsetCommit { request: OffsetCommitRequest, refused: Refused },
     /// OffsetFetch; the single group of versions below 8 stands in `groups`.
-    OffsetFetch {
-        groups: Vec<OffsetFetchRequestGroup>,
-        require_stable: bool,
-    },
+    OffsetFetch { groups: Vec<OffsetFetchRequestGroup>, require_stable: bool },
     /// OffsetDelete
-    OffsetDelete {
-        request: OffsetDeleteRequest,
-        refused: Refused,
-    },
+    OffsetDelete { request: OffsetDeleteRequest, refused: Refused },
     /// DescribeGroups
     Describe(DescribeGroupsRequest),
     /// ListGroups
@@ -95,9 +81,7 @@ pub(super) fn decode<M: KafkaDecode>(version: i16, body: Bytes) -> Result<M, Dec
 /// Encodes a response body. What is in it came from requests decoded within [`decode_limits`], so that each version can
 /// carry it: a failure is a bug of ours.
 pub(super) fn encode<M: KafkaEncode>(version: i16, message: &M) -> Bytes {
-    message
-        .encode_to_bytes(ApiVersion::new(version))
-        .expect("a response is built for its version")
+    message.encode_to_bytes(ApiVersion::new(version)).expect("a response is built for its version")
 }
 
 impl GroupRequest {
@@ -158,9 +142,7 @@ impl GroupRequest {
     pub fn error_reply(&self, error_code: i16) -> Bytes {
         let version = self.version;
         match &self.kind {
-            RequestKind::Join(request) => {
-                join_error(version, error_code, request.member_id.clone())
-            }
+            RequestKind::Join(request) => join_error(version, error_code, request.member_id.clone()),
             RequestKind::Sync(_) => sync_error(version, error_code),
             RequestKind::Heartbeat(_) => heartbeat(version, error_code),
             RequestKind::Leave(_) => {
@@ -169,9 +151,7 @@ impl GroupRequest {
                 encode(version, &response)
             }
             RequestKind::OffsetCommit { request, refused } => {
-                offset_commit(version, request, |topic, at| {
-                    refused.get(&(topic, at)).copied().unwrap_or(error_code)
-                })
+                offset_commit(version, request, |topic, at| refused.get(&(topic, at)).copied().unwrap_or(error_code))
             }
             RequestKind::OffsetFetch { groups, .. } => {
                 let groups = groups
@@ -245,26 +225,17 @@ impl RequestKind {
                 }
                 RequestKind::Leave(request)
             }
-            ApiKey::OffsetCommit => RequestKind::OffsetCommit {
-                request: decode(version, body)?,
-                refused: Refused::new(),
-            },
+            ApiKey::OffsetCommit => {
+                RequestKind::OffsetCommit { request: decode(version, body)?, refused: Refused::new() }
+            }
             ApiKey::OffsetFetch => {
                 let request: OffsetFetchRequest = decode(version, body)?;
-                let groups = if version < 8 {
-                    vec![single_group(&request)]
-                } else {
-                    request.groups
-                };
-                RequestKind::OffsetFetch {
-                    groups,
-                    require_stable: request.require_stable,
-                }
+                let groups = if version < 8 { vec![single_group(&request)] } else { request.groups };
+                RequestKind::OffsetFetch { groups, require_stable: request.require_stable }
             }
-            ApiKey::OffsetDelete => RequestKind::OffsetDelete {
-                request: decode(version, body)?,
-                refused: Refused::new(),
-            },
+            ApiKey::OffsetDelete => {
+                RequestKind::OffsetDelete { request: decode(version, body)?, refused: Refused::new() }
+            }
             ApiKey::DescribeGroups => RequestKind::Describe(decode(version, body)?),
             ApiKey::ListGroups => RequestKind::List(decode(version, body)?),
             ApiKey::DeleteGroups => RequestKind::Delete(decode(version, body)?),

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use kafka_wire::find_coordinator_response::Coordinator as FoundCoordinator;
 use kafka_wire::{
-    DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse,
-    FindCoordinatorRequest, FindCoordinatorResponse, ListGroupsResponse, OffsetFetchResponse,
+    DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse, FindCoordinatorRequest,
+    FindCoordinatorResponse, ListGroupsResponse, OffsetFetchResponse,
 };
 use kafka_wire_core::{DecodeError, StrBytes};
 
@@ -19,9 +19,7 @@ const KEY_TYPE_TRANSACTION: i8 = 1;
 /// The partition of `__consumer_offsets` that holds a group: Java's string hash, made positive as Kafka does it.
 pub fn partition_for_group(group_id: &str, partitions: i32) -> i32 {
     assert!(partitions > 0, "__consumer_offsets has partitions");
-    let hash = group_id.encode_utf16().fold(0i32, |hash, unit| {
-        hash.wrapping_mul(31).wrapping_add(i32::from(unit))
-    });
+    let hash = group_id.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
     (hash & i32::MAX) % partitions
 }
 
@@ -45,28 +43,16 @@ pub fn route(request: GroupRequest, partitions: i32) -> Route {
         RequestKind::Sync(ref sync) => Route::One(partition(&sync.group_id), request),
         RequestKind::Heartbeat(ref beat) => Route::One(partition(&beat.group_id), request),
         RequestKind::Leave(ref leave) => Route::One(partition(&leave.group_id), request),
-        RequestKind::OffsetCommit {
-            request: ref commit,
-            ..
-        } => Route::One(partition(&commit.group_id), request),
-        RequestKind::OffsetDelete {
-            request: ref delete,
-            ..
-        } => Route::One(partition(&delete.group_id), request),
+        RequestKind::OffsetCommit { request: ref commit, .. } => Route::One(partition(&commit.group_id), request),
+        RequestKind::OffsetDelete { request: ref delete, .. } => Route::One(partition(&delete.group_id), request),
         RequestKind::OffsetFetch { ref groups, .. } if groups.len() == 1 => {
             Route::One(partition(&groups[0].group_id), request)
         }
-        RequestKind::OffsetFetch {
-            groups,
-            require_stable,
-        } => parts(
+        RequestKind::OffsetFetch { groups, require_stable } => parts(
             version,
             groups,
             |group| partition(&group.group_id),
-            |groups| RequestKind::OffsetFetch {
-                groups,
-                require_stable,
-            },
+            |groups| RequestKind::OffsetFetch { groups, require_stable },
         ),
         RequestKind::Describe(describe) => parts(
             version,
@@ -102,10 +88,7 @@ fn parts<G>(
 ) -> Route {
     let mut by_partition: std::collections::BTreeMap<i32, Vec<G>> = Default::default();
     for group in groups {
-        by_partition
-            .entry(partition(&group))
-            .or_default()
-            .push(group);
+        by_partition.entry(partition(&group)).or_default().push(group);
     }
     Route::Parts(
         by_partition
@@ -246,18 +229,10 @@ mod tests {
         // "polygenelubricants".hashCode() is Integer.MIN_VALUE.
         assert_eq!(partition_for_group("polygenelubricants", 50), 0);
         // U+1D11E is two UTF-16 units: d834 dd1e.
-        assert_eq!(
-            partition_for_group("\u{1d11e}", 1 << 20),
-            (0xd834 * 31 + 0xdd1e) % (1 << 20)
-        );
+        assert_eq!(partition_for_group("\u{1d11e}", 1 << 20), (0xd834 * 31 + 0xdd1e) % (1 << 20));
     }
 
-    fn find(
-        version: i16,
-        keys: &[&str],
-        key_type: i8,
-        located: Located,
-    ) -> FindCoordinatorResponse {
+    fn find(version: i16, keys: &[&str], key_type: i8, located: Located) -> FindCoordinatorResponse {
         let mut request = FindCoordinatorRequest::default();
         if version >= 1 {
             request.key_type = key_type;
@@ -274,11 +249,7 @@ mod tests {
 
     #[test]
     fn find_coordinator_speaks_every_version() {
-        let node = Node {
-            id: 7,
-            host: "broker".into(),
-            port: 9092,
-        };
+        let node = Node { id: 7, host: "broker".into(), port: 9092 };
         for version in 0..=6 {
             let found = find(version, &["a", "b"], 0, Ok(node.clone()));
             let missing = find(version, &["a"], 0, Err(error::COORDINATOR_NOT_AVAILABLE));
@@ -294,10 +265,7 @@ mod tests {
             }
             if version >= 1 {
                 let transaction = find(version, &["t"], 1, Ok(node.clone()));
-                let code = transaction
-                    .coordinators
-                    .first()
-                    .map_or(transaction.error_code, |found| found.error_code);
+                let code = transaction.coordinators.first().map_or(transaction.error_code, |found| found.error_code);
                 assert_eq!(code, error::COORDINATOR_NOT_AVAILABLE);
             }
         }

@@ -36,15 +36,9 @@ mod tests {
         // Version 3 with two topics, then user data that is not looked at.
         let subscription = b"\0\x03\0\0\0\x02\0\x01a\0\x01b\xff\xff\xff\xff";
         assert_eq!(add_topics(subscription, &mut topics), Some(()));
-        assert_eq!(
-            topics.iter().map(|topic| &**topic).collect::<Vec<_>>(),
-            ["a", "b"]
-        );
+        assert_eq!(topics.iter().map(|topic| &**topic).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(add_topics(b"\0\0\x7f\xff\xff\xff\0\x01", &mut topics), None);
         assert_eq!(add_topics(b"", &mut topics), None);
-        assert_eq!(
-            add_topics(b"\0\0\0\0\0\x01\0\x02\xff\xfe", &mut topics),
-            None
-        );
+        assert_eq!(add_topics(b"\0\0\0\0\0\x01\0\x02\xff\xfe", &mut topics), None);
     }
 }

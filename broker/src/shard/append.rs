@@ -27,11 +27,12 @@ impl Shard {
         let mut results = Vec::with_capacity(items.len());
         let mut uncommitted = 0;
         for (index, item) in (0..).zip(&items) {
-            // With acks=0 the reply only says whether it failed.
-            let waiter = if acks == 0 { Waiter::Nobody } else { Waiter::Append { place, result: index } };
+            // With acks=0 nothing is answered, but it is waited for all the same: a request counts as memory in flight
+            // until its records are durable, or a client that waits for nothing could fill the memory.
+            let waiter = Waiter::Append { place, result: index };
             let result = match self.append_one(now, acks, item, waiter) {
                 Ok((result, committed)) => {
-                    uncommitted += usize::from(!committed && acks != 0);
+                    uncommitted += usize::from(!committed);
                     result
                 }
                 Err(error) => AppendResult::error(item.slot, error),
@@ -87,7 +88,6 @@ impl Shard {
                     self.group_written(now, log, write, error, effects);
                     continue;
                 }
-                Waiter::Nobody => continue,
             };
             let waiting = self.appends.get_mut(place);
             if error != ErrorCode::None {

@@ -128,10 +128,7 @@ impl ClassicGroup {
         client: &ClientInfo,
     ) {
         self.forget_pending(&member_id);
-        if let State::PreparingRebalance {
-            initial: Some(initial),
-        } = &mut self.state
-        {
+        if let State::PreparingRebalance { initial: Some(initial) } = &mut self.state {
             initial.member_added = true;
         }
         if self.members.is_empty() {
@@ -212,12 +209,7 @@ impl ClassicGroup {
             State::Stable if self.select_protocol() == self.protocol => {
                 let record = self.record(cx.group_id);
                 let write = cx.write(vec![record]);
-                let then = Then::StaticJoin {
-                    group: cx.group_id.clone(),
-                    member: new_id,
-                    parked,
-                    leader_before,
-                };
+                let then = Then::StaticJoin { group: cx.group_id.clone(), member: new_id, parked, leader_before };
                 cx.writes.then(write, then);
             }
             // The leader may be assigning to the old id.
@@ -263,16 +255,8 @@ impl ClassicGroup {
         cx.reply(parked, body);
     }
 
-    pub(super) fn joined(
-        &self,
-        version: i16,
-        member_id: &Arc<str>,
-        skip_assignment: bool,
-    ) -> Bytes {
-        encode(
-            version,
-            &self.joined_response(version, member_id, skip_assignment),
-        )
+    pub(super) fn joined(&self, version: i16, member_id: &Arc<str>, skip_assignment: bool) -> Bytes {
+        encode(version, &self.joined_response(version, member_id, skip_assignment))
     }
 
     pub(super) fn joined_response(
@@ -294,10 +278,8 @@ impl ClassicGroup {
             for member in self.members.values() {
                 let mut part = JoinGroupResponseMember::default();
                 part.member_id = StrBytes::from(&*member.id);
-                part.group_instance_id = (version >= 5)
-                    .then_some(member.instance_id.as_deref())
-                    .flatten()
-                    .map(StrBytes::from);
+                part.group_instance_id =
+                    (version >= 5).then_some(member.instance_id.as_deref()).flatten().map(StrBytes::from);
                 part.metadata = member.metadata(self.protocol.as_deref());
                 response.members.push(part);
             }

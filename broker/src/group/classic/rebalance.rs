@@ -34,18 +34,11 @@ impl ClassicGroup {
 
     /// The time to ask for assignments is over: those who have not are gone.
     pub fn sync_due(&mut self, cx: &mut Context<'_>) {
-        if !matches!(
-            self.state,
-            State::CompletingRebalance { .. } | State::Stable
-        ) {
+        if !matches!(self.state, State::CompletingRebalance { .. } | State::Stable) {
             return;
         }
-        let missing: Vec<Arc<str>> = self
-            .members
-            .values()
-            .filter(|member| member.pending_sync)
-            .map(|member| member.id.clone())
-            .collect();
+        let missing: Vec<Arc<str>> =
+            self.members.values().filter(|member| member.pending_sync).map(|member| member.id.clone()).collect();
         if missing.is_empty() {
             return;
         }
@@ -113,11 +106,8 @@ impl ClassicGroup {
         let rebalance_timeout = self.rebalance_timeout();
         if self.state == State::Empty {
             let delay = cx.config.initial_rebalance_delay;
-            let initial = Some(InitialDelay {
-                delay,
-                remaining: rebalance_timeout.saturating_sub(delay),
-                member_added: false,
-            });
+            let initial =
+                Some(InitialDelay { delay, remaining: rebalance_timeout.saturating_sub(delay), member_added: false });
             self.set_state(cx.now, State::PreparingRebalance { initial });
             return cx.schedule_rebalance(delay);
         }
@@ -199,11 +189,7 @@ impl ClassicGroup {
 
     /// Makes a member that has joined the leader, if the leader has not. `false`: there is none.
     pub(super) fn elect_leader(&mut self) -> bool {
-        let has_joined = |id: &Arc<str>| {
-            self.members
-                .get(id)
-                .is_some_and(|member| member.awaiting_join.is_some())
-        };
+        let has_joined = |id: &Arc<str>| self.members.get(id).is_some_and(|member| member.awaiting_join.is_some());
         if !self.leader.as_ref().is_some_and(has_joined) {
             self.leader = self.members.keys().find(|id| has_joined(id)).cloned();
         }

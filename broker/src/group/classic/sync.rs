@@ -47,11 +47,7 @@ impl ClassicGroup {
         }
     }
 
-    pub(super) fn check_sync(
-        &self,
-        request: &SyncGroupRequest,
-        version: i16,
-    ) -> Result<Arc<str>, i16> {
+    pub(super) fn check_sync(&self, request: &SyncGroupRequest, version: i16) -> Result<Arc<str>, i16> {
         // KIP-559: since version 5 both are mandatory.
         if version >= 5 && (request.protocol_type.is_none() || request.protocol_name.is_none()) {
             return Err(error::INCONSISTENT_GROUP_PROTOCOL);
@@ -59,10 +55,7 @@ impl ClassicGroup {
         let instance_id = request.group_instance_id.as_deref();
         let member_id = self.check_member(&request.member_id, instance_id)?;
         let differs = |asked: &Option<StrBytes>, ours: &Option<Arc<str>>| {
-            asked
-                .as_ref()
-                .zip(ours.as_ref())
-                .is_some_and(|(asked, ours)| **asked != **ours)
+            asked.as_ref().zip(ours.as_ref()).is_some_and(|(asked, ours)| **asked != **ours)
         };
         if request.generation_id != self.generation {
             Err(error::ILLEGAL_GENERATION)
@@ -96,24 +89,14 @@ impl ClassicGroup {
                 assignments.insert(id.clone(), assignment);
             }
         }
-        let (record, bytes) = self.to_record(cx.group_id, |member| {
-            assignments.get(&member.id).cloned().unwrap_or_default()
-        });
+        let (record, bytes) =
+            self.to_record(cx.group_id, |member| assignments.get(&member.id).cloned().unwrap_or_default());
         if bytes > cx.config.write_bytes_max {
-            return self.assigned(
-                cx,
-                self.generation,
-                assignments,
-                error::UNKNOWN_SERVER_ERROR,
-            );
+            return self.assigned(cx, self.generation, assignments, error::UNKNOWN_SERVER_ERROR);
         }
         self.state = State::CompletingRebalance { assigning: true };
         let write = cx.write(vec![record]);
-        let then = Then::Assign {
-            group: cx.group_id.clone(),
-            generation: self.generation,
-            assignments,
-        };
+        let then = Then::Assign { group: cx.group_id.clone(), generation: self.generation, assignments };
         cx.writes.then(write, then);
     }
 
@@ -195,12 +178,7 @@ impl ClassicGroup {
     }
 
     /// One member of a LeaveGroup: the error code to answer with. [`ClassicGroup::left`] follows the last one.
-    pub fn leave(
-        &mut self,
-        cx: &mut Context<'_>,
-        member_id: &str,
-        instance_id: Option<&str>,
-    ) -> i16 {
+    pub fn leave(&mut self, cx: &mut Context<'_>, member_id: &str, instance_id: Option<&str>) -> i16 {
         // An administrator names a static member by its instance id alone.
         let member_id = match (member_id, instance_id) {
             ("", instance_id) => match instance_id.and_then(|id| self.static_members.get(id)) {

@@ -60,13 +60,7 @@ impl ClassicGroup {
 
     /// Whether a committed offset has outlived its use (KIP-211): the retention counts from when the group became
     /// empty, or from the commit if nobody ever joined, or if the members read other topics now.
-    pub fn has_expired(
-        &self,
-        topic: &str,
-        committed: &CommittedOffset,
-        now_ms: i64,
-        retention_ms: i64,
-    ) -> bool {
+    pub fn has_expired(&self, topic: &str, committed: &CommittedOffset, now_ms: i64, retention_ms: i64) -> bool {
         let committed_ms = committed.commit_timestamp_ms;
         let since_ms = match (&self.protocol_type, &self.state) {
             (None, _) => committed_ms,
@@ -105,10 +99,8 @@ impl ClassicGroup {
         for member in self.members.values() {
             let mut part = DescribedGroupMember::default();
             part.member_id = StrBytes::from(&*member.id);
-            part.group_instance_id = (version >= 4)
-                .then_some(member.instance_id.as_deref())
-                .flatten()
-                .map(StrBytes::from);
+            part.group_instance_id =
+                (version >= 4).then_some(member.instance_id.as_deref()).flatten().map(StrBytes::from);
             part.client_id = StrBytes::from(&*member.client_id);
             part.client_host = StrBytes::from(&*member.client_host);
             if is_stable {

@@ -20,12 +20,7 @@ const AUTHORIZED_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
 const GROUP_TYPE: &str = "classic";
 
 impl Coordinator {
-    pub(super) fn describe(
-        &self,
-        version: i16,
-        group_id: StrBytes,
-        with_operations: bool,
-    ) -> DescribedGroup {
+    pub(super) fn describe(&self, version: i16, group_id: StrBytes, with_operations: bool) -> DescribedGroup {
         let mut described = match self.groups.get(group_id.as_str()) {
             Some(group) => group.classic.describe(version),
             None => {
@@ -74,9 +69,7 @@ impl Coordinator {
         reference: RequestRef,
         effects: &mut Vec<GroupEffect>,
     ) {
-        let RequestKind::Delete(delete) = &request.kind else {
-            unreachable!("the caller has looked")
-        };
+        let RequestKind::Delete(delete) = &request.kind else { unreachable!("the caller has looked") };
         let mut response = DeleteGroupsResponse::default();
         let mut last_write = None;
         for name in &delete.groups_names {

@@ -29,30 +29,23 @@ impl Coordinator {
             let reference = parked.reference;
             return effects.push(GroupEffect::Reply { reference, body });
         }
-        self.with_group(now, &request.group_id, effects, |group, cx| {
-            group.join(cx, request, parked, client, random)
-        })
-        .expect("a group that admits a member is there");
+        self.with_group(now, &request.group_id, effects, |group, cx| group.join(cx, request, parked, client, random))
+            .expect("a group that admits a member is there");
     }
 
     /// Checks a JoinGroup against the bounds, and makes its group if that is new.
     pub(super) fn admit(&mut self, now: Now, request: &JoinGroupRequest) -> Result<(), i16> {
         let config = &self.config;
         let sessions = config.session_timeout_min_ms..=config.session_timeout_max_ms;
-        let subscription_bytes: usize = request
-            .protocols
-            .iter()
-            .map(|protocol| 64 + protocol.name.len() + protocol.metadata.len())
-            .sum();
+        let subscription_bytes: usize =
+            request.protocols.iter().map(|protocol| 64 + protocol.name.len() + protocol.metadata.len()).sum();
         if request.group_id.is_empty() {
             return Err(error::INVALID_GROUP_ID);
         }
         if !sessions.contains(&request.session_timeout_ms) {
             return Err(error::INVALID_SESSION_TIMEOUT);
         }
-        if request.protocols.len() > PROTOCOLS_MAX
-            || subscription_bytes > config.subscription_bytes_max
-        {
+        if request.protocols.len() > PROTOCOLS_MAX || subscription_bytes > config.subscription_bytes_max {
             return Err(error::INVALID_REQUEST);
         }
         let group = self.groups.get(request.group_id.as_str());
@@ -60,10 +53,7 @@ impl Coordinator {
             return Err(error::UNKNOWN_MEMBER_ID);
         }
         let member = group.and_then(|group| group.classic.members().get(&*request.member_id));
-        let names = request
-            .group_instance_id
-            .as_ref()
-            .map_or(0, |id| 3 * id.len());
+        let names = request.group_instance_id.as_ref().map_or(0, |id| 3 * id.len());
         let needed = MEMBER_BYTES + subscription_bytes + names + request.member_id.len();
         let held = member.map_or(0, |member| member.bytes());
         if needed > held && !self.has_room_for(needed - held) {
@@ -87,9 +77,7 @@ impl Coordinator {
         effects: &mut Vec<GroupEffect>,
     ) {
         let version = request.version;
-        let RequestKind::Leave(leave) = &request.kind else {
-            unreachable!("the caller has looked")
-        };
+        let RequestKind::Leave(leave) = &request.kind else { unreachable!("the caller has looked") };
         let mut response = LeaveGroupResponse::default();
         if leave.group_id.is_empty() {
             response.error_code = error::INVALID_GROUP_ID;
@@ -111,8 +99,7 @@ impl Coordinator {
             let write = *cx.in_flight;
             (results, write.filter(|_| write != write_before))
         });
-        let (results, write) =
-            left.unwrap_or_else(|| (vec![error::UNKNOWN_MEMBER_ID; leave.members.len()], None));
+        let (results, write) = left.unwrap_or_else(|| (vec![error::UNKNOWN_MEMBER_ID; leave.members.len()], None));
         if version < 3 {
             response.error_code = results.first().copied().unwrap_or(error::NONE);
         } else {
@@ -140,11 +127,7 @@ impl Coordinator {
         match write {
             Some(write) => {
                 let request = Box::new(request);
-                let then = Then::Reply {
-                    reference,
-                    body,
-                    request,
-                };
+                let then = Then::Reply { reference, body, request };
                 self.writes.then(write, then);
             }
             None => effects.push(GroupEffect::Reply { reference, body }),

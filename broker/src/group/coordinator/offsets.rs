@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kafka_wire::offset_delete_response::{
-    OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
-};
+use kafka_wire::offset_delete_response::{OffsetDeleteResponsePartition, OffsetDeleteResponseTopic};
 use kafka_wire::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_wire::{OffsetCommitRequest, OffsetDeleteResponse};
 use millstream_storage::Now;
@@ -27,11 +25,7 @@ impl Coordinator {
         effects: &mut Vec<GroupEffect>,
     ) {
         let version = request.version;
-        let RequestKind::OffsetCommit {
-            request: commit,
-            refused,
-        } = &mut request.kind
-        else {
+        let RequestKind::OffsetCommit { request: commit, refused } = &mut request.kind else {
             unreachable!("the caller has looked")
         };
         let error_code = self.check_commit(now, version, commit, effects);
@@ -47,10 +41,7 @@ impl Coordinator {
             return effects.push(GroupEffect::Reply { reference, body });
         }
         let body = request::offset_commit(version, commit, |topic, partition| {
-            refused
-                .get(&(topic, partition))
-                .copied()
-                .unwrap_or(error::NONE)
+            refused.get(&(topic, partition)).copied().unwrap_or(error::NONE)
         });
         if !records.is_empty() {
             self.group_or_new(&group_id, now.unix_ms);
@@ -158,11 +149,7 @@ impl Coordinator {
         effects: &mut Vec<GroupEffect>,
     ) {
         let version = request.version;
-        let RequestKind::OffsetDelete {
-            request: delete,
-            refused,
-        } = &request.kind
-        else {
+        let RequestKind::OffsetDelete { request: delete, refused } = &request.kind else {
             unreachable!("the caller has looked")
         };
         let error_code = match self.groups.get(delete.group_id.as_str()) {
@@ -203,21 +190,13 @@ impl Coordinator {
         self.reply_after(write, reference, body, request, effects);
     }
 
-    pub(super) fn forget_topics(
-        &mut self,
-        group_id: &Arc<str>,
-        topics: &[Arc<str>],
-        effects: &mut Vec<GroupEffect>,
-    ) {
+    pub(super) fn forget_topics(&mut self, group_id: &Arc<str>, topics: &[Arc<str>], effects: &mut Vec<GroupEffect>) {
         let Some(group) = self.groups.get(group_id) else {
             return;
         };
         // What is being committed for these topics has to be forgotten too.
         if let Some(write) = group.in_flight {
-            let then = Then::ForgetTopics {
-                group: group_id.clone(),
-                topics: topics.into(),
-            };
+            let then = Then::ForgetTopics { group: group_id.clone(), topics: topics.into() };
             return self.writes.then(write, then);
         }
         let records = group
@@ -233,12 +212,8 @@ impl Coordinator {
     /// nothing is left.
     pub(super) fn expire_offsets(&mut self, now: Now, effects: &mut Vec<GroupEffect>) {
         let from = self.expiry_cursor.take().unwrap_or_default();
-        let step: Vec<Arc<str>> = self
-            .groups
-            .range(from..)
-            .map(|(group_id, _)| group_id.clone())
-            .take(EXPIRY_GROUPS_PER_STEP + 1)
-            .collect();
+        let step: Vec<Arc<str>> =
+            self.groups.range(from..).map(|(group_id, _)| group_id.clone()).take(EXPIRY_GROUPS_PER_STEP + 1).collect();
         for group_id in step.iter().take(EXPIRY_GROUPS_PER_STEP) {
             let group = &self.groups[group_id];
             // What is being written may change the answer: the next round will see.
@@ -250,10 +225,7 @@ impl Coordinator {
                 let classic = &group.classic;
                 classic.has_expired(topic, committed, now.unix_ms, retention_ms)
             };
-            let all_expired = group
-                .offsets
-                .iter()
-                .all(|(topic, _, committed)| is_expired(topic, committed));
+            let all_expired = group.offsets.iter().all(|(topic, _, committed)| is_expired(topic, committed));
             let records = if all_expired && group.classic.is_deserted() {
                 group.tombstones(group_id)
             } else {

@@ -9,10 +9,7 @@ use kafka_wire_core::{ApiVersion, KafkaDecode, KafkaEncode};
 use millstream_storage::Now;
 
 use crate::group::request::decode;
-use crate::group::{
-    ClientInfo, Coordinator, GroupConfig, GroupEffect, GroupRequest, RecordBytes, RequestRef,
-    WriteId,
-};
+use crate::group::{ClientInfo, Coordinator, GroupConfig, GroupEffect, GroupRequest, RecordBytes, RequestRef, WriteId};
 use crate::protocol::versions::ApiKey;
 
 pub struct Harness {
@@ -46,20 +43,11 @@ impl Harness {
     }
 
     pub fn now(&self) -> Now {
-        Now {
-            elapsed: self.elapsed,
-            unix_ms: 1_700_000_000_000 + self.elapsed.as_millis() as i64,
-        }
+        Now { elapsed: self.elapsed, unix_ms: 1_700_000_000_000 + self.elapsed.as_millis() as i64 }
     }
 
     /// Sends a request; its reply, if it comes at once or later, is found under the reference.
-    pub fn ask<M: KafkaEncode>(
-        &mut self,
-        key: ApiKey,
-        version: i16,
-        client: &str,
-        request: &M,
-    ) -> RequestRef {
+    pub fn ask<M: KafkaEncode>(&mut self, key: ApiKey, version: i16, client: &str, request: &M) -> RequestRef {
         let body = request.encode_to_bytes(ApiVersion::new(version)).unwrap();
         let request = GroupRequest::decode(key, version, body).unwrap();
         self.ask_decoded(client, request)
@@ -68,15 +56,11 @@ impl Harness {
     pub fn ask_decoded(&mut self, client: &str, request: GroupRequest) -> RequestRef {
         self.last_reference += 1;
         let reference = RequestRef(self.last_reference);
-        let client = ClientInfo {
-            client_id: client.into(),
-            client_host: "/127.0.0.1".into(),
-        };
+        let client = ClientInfo { client_id: client.into(), client_host: "/127.0.0.1".into() };
         let random = self.last_reference.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let now = self.now();
         let mut effects = Vec::new();
-        self.coordinator
-            .handle(now, request, reference, &client, random, &mut effects);
+        self.coordinator.handle(now, request, reference, &client, random, &mut effects);
         self.take(effects);
         reference
     }
@@ -134,8 +118,7 @@ impl Harness {
         if let Some((write, _)) = self.writing.pop_front() {
             let mut effects = Vec::new();
             let now = self.now();
-            self.coordinator
-                .write_failed(now, write, error_code, &mut effects);
+            self.coordinator.write_failed(now, write, error_code, &mut effects);
             self.take(effects);
         }
     }

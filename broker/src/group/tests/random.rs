@@ -43,23 +43,10 @@ impl Random {
 }
 
 enum Asked {
-    Join {
-        client: usize,
-        version: i16,
-    },
-    Sync {
-        client: usize,
-        generation: i32,
-        member_id: String,
-    },
-    Commit {
-        group: usize,
-        offset: i64,
-    },
-    Fetch {
-        group: usize,
-        acknowledged: i64,
-    },
+    Join { client: usize, version: i16 },
+    Sync { client: usize, generation: i32, member_id: String },
+    Commit { group: usize, offset: i64 },
+    Fetch { group: usize, acknowledged: i64 },
     Other,
 }
 
@@ -97,11 +84,7 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut random = Random(seed);
         let clients = (0..CLIENTS)
-            .map(|_| Client {
-                group: random.below(GROUPS.len()),
-                instance: random.one_in(3),
-                ..Client::default()
-            })
+            .map(|_| Client { group: random.below(GROUPS.len()), instance: random.one_in(3), ..Client::default() })
             .collect();
         let config = GroupConfig {
             initial_rebalance_delay: Duration::from_millis(3000 * random.below(2) as u64),
@@ -151,9 +134,7 @@ impl World {
     }
 
     fn instance(&self, client: usize) -> Option<StrBytes> {
-        self.clients[client]
-            .instance
-            .then(|| text(&format!("instance-{client}")))
+        self.clients[client].instance.then(|| text(&format!("instance-{client}")))
     }
 
     fn group(&self, client: usize) -> StrBytes {
@@ -185,11 +166,8 @@ impl World {
             }
         }
         let name = format!("client-{client}");
-        let reference = self
-            .harness
-            .ask(ApiKey::JoinGroup, version, &name, &request);
-        self.asked
-            .insert(reference, Asked::Join { client, version });
+        let reference = self.harness.ask(ApiKey::JoinGroup, version, &name, &request);
+        self.asked.insert(reference, Asked::Join { client, version });
     }
 
     fn sync(&mut self, client: usize) {
@@ -207,11 +185,7 @@ impl World {
             request.assignments.push(part);
         }
         let reference = self.harness.ask(ApiKey::SyncGroup, 3, "", &request);
-        let asked = Asked::Sync {
-            client,
-            generation: me.generation,
-            member_id: me.member_id,
-        };
+        let asked = Asked::Sync { client, generation: me.generation, member_id: me.member_id };
         self.asked.insert(reference, asked);
     }
 
@@ -257,8 +231,7 @@ impl World {
             request.generation_id_or_member_epoch = self.clients[client].generation;
         }
         let reference = self.harness.ask(ApiKey::OffsetCommit, 9, "", &request);
-        self.asked
-            .insert(reference, Asked::Commit { group, offset });
+        self.asked.insert(reference, Asked::Commit { group, offset });
     }
 
     fn fetch(&mut self) {
@@ -271,13 +244,7 @@ impl World {
         request.require_stable = self.random.one_in(2);
         let reference = self.harness.ask(ApiKey::OffsetFetch, 9, "", &request);
         let acknowledged = self.acknowledged[group];
-        self.asked.insert(
-            reference,
-            Asked::Fetch {
-                group,
-                acknowledged,
-            },
-        );
+        self.asked.insert(reference, Asked::Fetch { group, acknowledged });
     }
 
     fn restart(&mut self) {
@@ -309,11 +276,7 @@ impl World {
                         _ => {}
                     }
                 }
-                Asked::Sync {
-                    client,
-                    generation,
-                    member_id,
-                } => {
+                Asked::Sync { client, generation, member_id } => {
                     let reply: SyncGroupResponse = self.harness.reply(reference, 3).unwrap();
                     if reply.error_code == error::NONE {
                         self.stable += 1;
@@ -331,10 +294,7 @@ impl World {
                         self.acknowledged[group] = offset;
                     }
                 }
-                Asked::Fetch {
-                    group,
-                    acknowledged,
-                } => {
+                Asked::Fetch { group, acknowledged } => {
                     let reply: OffsetFetchResponse = self.harness.reply(reference, 9).unwrap();
                     let topic = reply.groups[0].topics.first();
                     let found = topic.map_or(-1, |topic| topic.partitions[0].committed_offset);
@@ -353,9 +313,7 @@ impl World {
     fn durable(coordinator: &Coordinator) -> Vec<Record> {
         let mut records = coordinator.snapshot();
         for record in &mut records {
-            if let Record::GroupMetadata {
-                value: Some(group), ..
-            } = record
+            if let Record::GroupMetadata { value: Some(group), .. } = record
                 && !group.members.is_empty()
             {
                 group.state_since_ms = None;

@@ -131,11 +131,8 @@ impl Scenario {
             }
         }
         let option = |key: &str| options.get(key).cloned();
-        let number = |key: &str, default: i32| {
-            options
-                .get(key)
-                .map_or(default, |value| value.parse().expect("a number"))
-        };
+        let number =
+            |key: &str, default: i32| options.get(key).map_or(default, |value| value.parse().expect("a number"));
         let version = |default: i16| number("v", i32::from(default)) as i16;
         let who = plain.first().cloned().unwrap_or_default();
         match command {
@@ -167,8 +164,7 @@ impl Scenario {
                     request.protocols.push(offered);
                 }
                 let reference = self.harness.ask(ApiKey::JoinGroup, version, &who, &request);
-                self.waiting
-                    .insert(reference, (who, ApiKey::JoinGroup, version));
+                self.waiting.insert(reference, (who, ApiKey::JoinGroup, version));
             }
             "sync" => {
                 let version = version(5);
@@ -180,8 +176,7 @@ impl Scenario {
                 request.group_instance_id = option("instance").map(|id| text(&id));
                 if version >= 5 {
                     request.protocol_type = Some(text("consumer"));
-                    request.protocol_name =
-                        Some(text(&option("protocol").unwrap_or("range".into())));
+                    request.protocol_name = Some(text(&option("protocol").unwrap_or("range".into())));
                 }
                 for assigned in option("assign").iter().flat_map(|list| list.split(',')) {
                     let (member, assignment) = assigned.split_once(':').expect("name:assignment");
@@ -191,8 +186,7 @@ impl Scenario {
                     request.assignments.push(part);
                 }
                 let reference = self.harness.ask(ApiKey::SyncGroup, version, &who, &request);
-                self.waiting
-                    .insert(reference, (who, ApiKey::SyncGroup, version));
+                self.waiting.insert(reference, (who, ApiKey::SyncGroup, version));
             }
             "beat" => {
                 let client = &self.clients[&who];
@@ -220,11 +214,8 @@ impl Scenario {
                 } else {
                     request.members.push(member);
                 }
-                let reference = self
-                    .harness
-                    .ask(ApiKey::LeaveGroup, version, &who, &request);
-                self.waiting
-                    .insert(reference, (who, ApiKey::LeaveGroup, version));
+                let reference = self.harness.ask(ApiKey::LeaveGroup, version, &who, &request);
+                self.waiting.insert(reference, (who, ApiKey::LeaveGroup, version));
             }
             "commit" => {
                 let version = version(9);
@@ -233,8 +224,7 @@ impl Scenario {
                 let client = self.clients.entry(who.clone()).or_default();
                 let is_member = !client.member_id.is_empty();
                 request.member_id = text(&client.member_id);
-                request.generation_id_or_member_epoch =
-                    number("gen", if is_member { client.generation } else { -1 });
+                request.generation_id_or_member_epoch = number("gen", if is_member { client.generation } else { -1 });
                 if version < 5 {
                     request.retention_time_ms = i64::from(number("retention", -1));
                 }
@@ -250,11 +240,8 @@ impl Scenario {
                     asked.partitions = vec![part];
                     request.topics.push(asked);
                 }
-                let reference = self
-                    .harness
-                    .ask(ApiKey::OffsetCommit, version, &who, &request);
-                self.waiting
-                    .insert(reference, (who, ApiKey::OffsetCommit, version));
+                let reference = self.harness.ask(ApiKey::OffsetCommit, version, &who, &request);
+                self.waiting.insert(reference, (who, ApiKey::OffsetCommit, version));
             }
             "fetch" => {
                 let mut group = OffsetFetchRequestGroup::default();
@@ -274,33 +261,27 @@ impl Scenario {
                 request.groups = vec![group];
                 request.require_stable = option("stable").is_some();
                 let reference = self.harness.ask(ApiKey::OffsetFetch, 9, "", &request);
-                self.waiting
-                    .insert(reference, ("fetch".into(), ApiKey::OffsetFetch, 9));
+                self.waiting.insert(reference, ("fetch".into(), ApiKey::OffsetFetch, 9));
             }
             "describe" => {
                 let mut request = DescribeGroupsRequest::default();
                 request.groups = vec![text(GROUP)];
                 let version = version(6);
-                let reference = self
-                    .harness
-                    .ask(ApiKey::DescribeGroups, version, "", &request);
-                self.waiting
-                    .insert(reference, ("".into(), ApiKey::DescribeGroups, version));
+                let reference = self.harness.ask(ApiKey::DescribeGroups, version, "", &request);
+                self.waiting.insert(reference, ("".into(), ApiKey::DescribeGroups, version));
             }
             "list" => {
                 let mut request = ListGroupsRequest::default();
                 request.states_filter = option("state").iter().map(|state| text(state)).collect();
                 request.types_filter = option("type").iter().map(|kind| text(kind)).collect();
                 let reference = self.harness.ask(ApiKey::ListGroups, 5, "", &request);
-                self.waiting
-                    .insert(reference, ("".into(), ApiKey::ListGroups, 5));
+                self.waiting.insert(reference, ("".into(), ApiKey::ListGroups, 5));
             }
             "delete" => {
                 let mut request = DeleteGroupsRequest::default();
                 request.groups_names = vec![text(GROUP)];
                 let reference = self.harness.ask(ApiKey::DeleteGroups, 2, "", &request);
-                self.waiting
-                    .insert(reference, ("".into(), ApiKey::DeleteGroups, 2));
+                self.waiting.insert(reference, ("".into(), ApiKey::DeleteGroups, 2));
             }
             "delete-offset" => {
                 let (topic, index, _) = partition(&who);
@@ -313,8 +294,7 @@ impl Scenario {
                 request.group_id = text(GROUP);
                 request.topics = vec![asked];
                 let reference = self.harness.ask(ApiKey::OffsetDelete, 0, "", &request);
-                self.waiting
-                    .insert(reference, ("".into(), ApiKey::OffsetDelete, 0));
+                self.waiting.insert(reference, ("".into(), ApiKey::OffsetDelete, 0));
             }
             "delete-topic" => self.harness.topics_deleted(&[&who]),
             "tick" => {
@@ -351,13 +331,7 @@ impl Scenario {
         lines
     }
 
-    fn describe_reply(
-        &mut self,
-        reference: RequestRef,
-        who: &str,
-        key: ApiKey,
-        version: i16,
-    ) -> String {
+    fn describe_reply(&mut self, reference: RequestRef, who: &str, key: ApiKey, version: i16) -> String {
         let harness = &mut self.harness;
         match key {
             ApiKey::JoinGroup => {
@@ -394,11 +368,7 @@ impl Scenario {
             ApiKey::LeaveGroup => {
                 let reply: LeaveGroupResponse = harness.reply(reference, version).unwrap();
                 let member = reply.members.first().map_or(0, |member| member.error_code);
-                let code = if reply.error_code == 0 {
-                    member
-                } else {
-                    reply.error_code
-                };
+                let code = if reply.error_code == 0 { member } else { reply.error_code };
                 format!("{who} leave: {}", error_name(code))
             }
             ApiKey::OffsetCommit => {
@@ -424,22 +394,14 @@ impl Scenario {
                 let members = self.ids(group.members.iter().map(|m| m.member_id.clone()));
                 let kind = format!("{} {}", group.protocol_type, group.protocol_data);
                 let result = error_name(group.error_code);
-                format!(
-                    "describe: {result} {} {} [{members}]",
-                    group.group_state,
-                    kind.trim()
-                )
+                format!("describe: {result} {} {} [{members}]", group.group_state, kind.trim())
             }
             ApiKey::ListGroups => {
                 let reply: ListGroupsResponse = harness.reply(reference, version).unwrap();
                 let mut said = format!("list: {}", error_name(reply.error_code));
                 for group in &reply.groups {
                     let (id, kind) = (&group.group_id, &group.group_type);
-                    let _ = write!(
-                        said,
-                        " {id}/{}/{kind}/{}",
-                        group.group_state, group.protocol_type
-                    );
+                    let _ = write!(said, " {id}/{}/{kind}/{}", group.group_state, group.protocol_type);
                 }
                 said
             }
@@ -449,15 +411,8 @@ impl Scenario {
             }
             ApiKey::OffsetDelete => {
                 let reply: OffsetDeleteResponse = harness.reply(reference, version).unwrap();
-                let part = reply
-                    .topics
-                    .first()
-                    .map(|topic| topic.partitions[0].error_code);
-                let code = if reply.error_code != 0 {
-                    reply.error_code
-                } else {
-                    part.unwrap_or(0)
-                };
+                let part = reply.topics.first().map(|topic| topic.partitions[0].error_code);
+                let code = if reply.error_code != 0 { reply.error_code } else { part.unwrap_or(0) };
                 format!("delete-offset: {}", error_name(code))
             }
             other => panic!("{other:?} is not asked"),
@@ -466,10 +421,7 @@ impl Scenario {
 }
 
 fn config(line: Option<&str>) -> GroupConfig {
-    let mut config = GroupConfig {
-        initial_rebalance_delay: Duration::ZERO,
-        ..GroupConfig::default()
-    };
+    let mut config = GroupConfig { initial_rebalance_delay: Duration::ZERO, ..GroupConfig::default() };
     for word in line.into_iter().flat_map(str::split_whitespace) {
         let (key, value) = word.split_once('=').expect("key=value");
         let value: u64 = value.parse().expect("a number");
@@ -510,9 +462,7 @@ fn transcript(file: &str) -> String {
 }
 
 fn check(name: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("src/group/testdata")
-        .join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/group/testdata").join(name);
     let expected = std::fs::read_to_string(&path).expect("the scenario file");
     let output = transcript(&expected);
     if std::env::var_os("UPDATE_TESTDATA").is_some() {

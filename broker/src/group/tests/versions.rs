@@ -4,9 +4,7 @@ use bytes::Bytes;
 use kafka_wire::join_group_request::JoinGroupRequestProtocol;
 use kafka_wire::leave_group_request::MemberIdentity;
 use kafka_wire::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
-use kafka_wire::offset_fetch_request::{
-    OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
-};
+use kafka_wire::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics};
 use kafka_wire::sync_group_request::SyncGroupRequestAssignment;
 use kafka_wire::*;
 use kafka_wire_core::{ApiVersion, KafkaEncode, StrBytes};
@@ -165,9 +163,7 @@ impl Client {
         assert_eq!(request.api_key(), key);
         let reference = self.harness.ask_decoded("client", request);
         self.harness.tick(std::time::Duration::ZERO);
-        self.harness
-            .reply(reference, version)
-            .unwrap_or_else(|| panic!("{key:?} v{version} is not answered"))
+        self.harness.reply(reference, version).unwrap_or_else(|| panic!("{key:?} v{version} is not answered"))
     }
 
     fn join(&mut self, version: i16) {
@@ -200,14 +196,10 @@ fn a_member_lives_in_every_version() {
         let mut client = Client::new();
         client.join(at(ApiKey::JoinGroup));
         let synced: SyncGroupResponse = client.ask(ApiKey::SyncGroup, at(ApiKey::SyncGroup));
-        assert_eq!(
-            (synced.error_code, &synced.assignment[..]),
-            (0, &b"all"[..])
-        );
+        assert_eq!((synced.error_code, &synced.assignment[..]), (0, &b"all"[..]));
         let beat: HeartbeatResponse = client.ask(ApiKey::Heartbeat, at(ApiKey::Heartbeat));
         assert_eq!(beat.error_code, 0);
-        let committed: OffsetCommitResponse =
-            client.ask(ApiKey::OffsetCommit, at(ApiKey::OffsetCommit));
+        let committed: OffsetCommitResponse = client.ask(ApiKey::OffsetCommit, at(ApiKey::OffsetCommit));
         assert_eq!(committed.topics[0].partitions[0].error_code, 0);
         let version = at(ApiKey::OffsetFetch);
         let fetched: OffsetFetchResponse = client.ask(ApiKey::OffsetFetch, version);
@@ -223,10 +215,7 @@ fn a_member_lives_in_every_version() {
         let version = at(ApiKey::DescribeGroups);
         let described: DescribeGroupsResponse = client.ask(ApiKey::DescribeGroups, version);
         let group = &described.groups[0];
-        assert_eq!(
-            (&*group.group_state, &*group.protocol_data),
-            ("Stable", "range")
-        );
+        assert_eq!((&*group.group_state, &*group.protocol_data), ("Stable", "range"));
         assert_eq!(&*group.members[0].client_id, "client");
         assert_eq!(&*group.members[0].client_host, "/127.0.0.1");
         assert_eq!(&group.members[0].member_assignment[..], b"all");
@@ -268,10 +257,7 @@ fn every_version_can_carry_an_error() {
 fn a_coordinator_that_loads_says_so_but_lets_members_live() {
     let mut coordinator = crate::group::Coordinator::new(GroupConfig::default());
     let harness = Harness::new(GroupConfig::default());
-    let client = crate::group::ClientInfo {
-        client_id: "c".into(),
-        client_host: "/::1".into(),
-    };
+    let client = crate::group::ClientInfo { client_id: "c".into(), client_host: "/::1".into() };
     for key in COORDINATED {
         let version = *key.declaration().versions().end();
         let body = request(key, version, "m", 1);
@@ -284,10 +270,7 @@ fn a_coordinator_that_loads_says_so_but_lets_members_live() {
         let reference = crate::group::RequestRef(1);
         coordinator.handle(harness.now(), request, reference, &client, 1, &mut effects);
         let body = expected;
-        assert_eq!(
-            effects,
-            [crate::group::GroupEffect::Reply { reference, body }]
-        );
+        assert_eq!(effects, [crate::group::GroupEffect::Reply { reference, body }]);
     }
     assert_eq!(coordinator.next_deadline(), None);
 }
@@ -324,16 +307,12 @@ fn requests_about_several_groups_are_taken_apart_and_put_together() {
         describe.groups = names.iter().map(|name| text(name)).collect();
         let kind = RequestKind::Describe(describe);
         let whole = GroupRequest { version, kind };
-        let Route::Parts(parts) = route(whole.clone(), 50) else {
-            panic!("several groups go to several coordinators")
-        };
+        let Route::Parts(parts) = route(whole.clone(), 50) else { panic!("several groups go to several coordinators") };
         assert_eq!(parts.len(), 3);
         let replies = parts
             .iter()
             .map(|(partition, part)| {
-                let RequestKind::Describe(describe) = &part.kind else {
-                    panic!("a part asks the same")
-                };
+                let RequestKind::Describe(describe) = &part.kind else { panic!("a part asks the same") };
                 for group_id in &describe.groups {
                     assert_eq!(partition_for_group(group_id, 50), *partition);
                 }
@@ -341,8 +320,7 @@ fn requests_about_several_groups_are_taken_apart_and_put_together() {
             })
             .collect();
         let merged = merge(&whole, replies).unwrap();
-        let merged: DescribeGroupsResponse =
-            crate::group::request::decode(version, merged).unwrap();
+        let merged: DescribeGroupsResponse = crate::group::request::decode(version, merged).unwrap();
         let mut found: Vec<&str> = merged.groups.iter().map(|group| &*group.group_id).collect();
         found.sort_unstable();
         assert_eq!(found, ["a", "a", "b", "c"]);
@@ -356,23 +334,10 @@ fn requests_about_several_groups_are_taken_apart_and_put_together() {
                 group
             })
             .collect();
-        let kind = RequestKind::OffsetFetch {
-            groups,
-            require_stable: true,
-        };
+        let kind = RequestKind::OffsetFetch { groups, require_stable: true };
         let whole = GroupRequest { version, kind };
-        let Route::Parts(parts) = route(whole.clone(), 50) else {
-            panic!("several groups go to several coordinators")
-        };
-        let stable = |part: &GroupRequest| {
-            matches!(
-                part.kind,
-                RequestKind::OffsetFetch {
-                    require_stable: true,
-                    ..
-                }
-            )
-        };
+        let Route::Parts(parts) = route(whole.clone(), 50) else { panic!("several groups go to several coordinators") };
+        let stable = |part: &GroupRequest| matches!(part.kind, RequestKind::OffsetFetch { require_stable: true, .. });
         assert!(parts.iter().all(|(_, part)| stable(part)));
         let replies = parts.iter().map(|(_, part)| part.error_reply(15)).collect();
         let merged = merge(&whole, replies).unwrap();
@@ -384,9 +349,7 @@ fn requests_about_several_groups_are_taken_apart_and_put_together() {
         delete.groups_names = names.iter().map(|name| text(name)).collect();
         let kind = RequestKind::Delete(delete);
         let whole = GroupRequest { version, kind };
-        let Route::Parts(parts) = route(whole.clone(), 50) else {
-            panic!("several groups go to several coordinators")
-        };
+        let Route::Parts(parts) = route(whole.clone(), 50) else { panic!("several groups go to several coordinators") };
         let replies = parts.iter().map(|(_, part)| part.error_reply(15)).collect();
         let merged = merge(&whole, replies).unwrap();
         let merged: DeleteGroupsResponse = crate::group::request::decode(version, merged).unwrap();
