@@ -65,7 +65,7 @@ pub fn ensure_topic(connection: &mut Connection, topic: &str, partitions: i32) -
     request.put_i32(10_000);
     request.put_u8(0);
     let mut response = connection.call(finish(request))?;
-    skip(&mut response, 8)?;
+    skip(&mut response, 12)?;
     skip_string(&mut response)?;
     let error = response.try_get_i16()?;
     if error != 0 && error != TOPIC_EXISTS {
@@ -85,7 +85,7 @@ pub fn partition_count(connection: &mut Connection, topic: &str) -> Result<i32, 
     put_string(&mut request, topic);
     request.put_u8(0);
     let mut response = connection.call(finish(request))?;
-    skip(&mut response, 4)?;
+    skip(&mut response, 8)?;
     for _ in 0..response.try_get_i32()? {
         skip(&mut response, 4)?;
         skip_string(&mut response)?;

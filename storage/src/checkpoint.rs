@@ -56,9 +56,9 @@ pub fn checkpoint_path(shard_directory: &str) -> FilePath {
     format!("{shard_directory}/checkpoint").into()
 }
 
-/// A journal slot in a shard's directory.
-pub fn slot_path(shard_directory: &str, slot: u32) -> FilePath {
-    format!("{shard_directory}/journal-{slot:03}").into()
+/// The journal in a shard's directory: its slots, one after the other.
+pub fn journal_path(shard_directory: &str) -> FilePath {
+    format!("{shard_directory}/journal").into()
 }
 
 impl Checkpoint {

@@ -1,4 +1,4 @@
-//! The journal's on-disk format: commit groups in a ring of preallocated files ("slots").
+//! The journal's on-disk format: commit groups in a preallocated file, which is divided into a ring of slots.
 //!
 //! A group is what one shard appended in one turn, over all its partitions. It starts at a multiple of
 //! [`BLOCK_BYTES`], is written by one direct write and is durable as a whole or not there. Its checksum covers the
@@ -243,6 +243,22 @@ impl Group {
             Err(Malformed(format!("journal group {} has bytes behind its last entry", self.sequence)))
         }
     }
+}
+
+/// How long the group at the front of these bytes says it is, without its padding; nothing is checked but that it could
+/// be a group. For reading no more of it than there is.
+pub fn claimed_bytes(front: &[u8]) -> Option<usize> {
+    let mut header = front.get(..GROUP_HEADER_BYTES)?;
+    (header.get_u32_le() == GROUP_MAGIC).then(|| {
+        header.advance(8);
+        header.get_u32_le() as usize
+    })
+}
+
+/// The group at the front of a slot, if there is one.
+pub fn first(front: &Bytes, salt: &Salt, shard: u16, slot: u32) -> Option<Group> {
+    let place = GroupPlace { shard, slot, position: 0 };
+    (front.len() >= GROUP_HEADER_BYTES).then(|| read_group(front.clone(), salt, place)).flatten()
 }
 
 /// All the groups in a slot's bytes that belong to this generation and place, in any order. Stale and torn ones among

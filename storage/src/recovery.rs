@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::PartitionKey;
 use crate::batch::{BATCH_HEADER_BYTES, BatchHeader};
-use crate::checkpoint::{Checkpoint, checkpoint_path, generation_directory, shard_directory, slot_path};
+use crate::checkpoint::{Checkpoint, checkpoint_path, generation_directory, journal_path, shard_directory};
 use crate::disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, FilePath};
 use crate::journal::{self, Entry, Group, Salt};
 use crate::partition_log::{PartitionState, SegmentState, partition_directory, segment_path};
@@ -66,6 +66,8 @@ pub struct RecoveredShard {
     pub directory: String,
     /// Its state; the journal is empty.
     pub checkpoint: Checkpoint,
+    /// Files and directories that nothing needs any more, to be removed when there is time.
+    pub leftovers: Vec<FilePath>,
 }
 
 /// What recovery found and did.
@@ -157,19 +159,17 @@ pub fn recover(io: &mut Io<'_>, options: &RecoveryOptions<'_>) -> Result<Recover
         };
         let path = shard_directory(&temporary, shard);
         disk.run("creating the journal", DiskOp::CreateDirectory { path: path.as_str().into() })?;
-        for slot in 0..options.slots {
-            let op = DiskOp::Allocate { path: slot_path(&path, slot), bytes: options.slot_bytes };
-            disk.run("reserving space for the journal", op)?;
-        }
+        let bytes = u64::from(options.slots) * options.slot_bytes;
+        disk.run("reserving space for the journal", DiskOp::Allocate { path: journal_path(&path), bytes })?;
         let op = DiskOp::Replace { path: checkpoint_path(&path), data: checkpoint.encode() };
         disk.run("writing the checkpoint", op)?;
-        recovered.shards.push(RecoveredShard { directory: shard_directory(&directory, shard), checkpoint });
+        let directory = shard_directory(&directory, shard);
+        recovered.shards.push(RecoveredShard { directory, checkpoint, leftovers: Vec::new() });
     }
     let op = DiskOp::Rename { from: temporary.as_str().into(), to: directory.as_str().into() };
     disk.run("beginning a new generation", op)?;
-    for old in generations {
-        disk.run("removing the last generation", DiskOp::Remove { path: generation_directory(old).into() })?;
-    }
+    // Removing large files takes time that no client need wait for.
+    recovered.shards[0].leftovers = generations.into_iter().map(|old| generation_directory(old).into()).collect();
     Ok(recovered)
 }
 
@@ -181,12 +181,13 @@ fn recover_shard(
     shard: usize,
     recovered: &mut Recovered,
 ) -> Result<u64, RecoveryError> {
-    let bytes = disk.read_all(&checkpoint_path(directory), CHECKPOINT_BYTES_MAX)?;
+    let bytes = disk.read_all(&checkpoint_path(directory), 0, CHECKPOINT_BYTES_MAX)?;
     let checkpoint =
         Checkpoint::decode(bytes, shard as u16).map_err(|unusable| RecoveryError::Corrupt(unusable.0.clone()))?;
     let mut groups = Vec::new();
-    for slot in 0..checkpoint.slots {
-        let bytes = disk.read_all(&slot_path(directory, slot), checkpoint.slot_bytes)?;
+    for slot in disk.live_slots(directory, &checkpoint)? {
+        let start = u64::from(slot) * checkpoint.slot_bytes;
+        let bytes = disk.read_all(&journal_path(directory), start, checkpoint.slot_bytes)?;
         let found = journal::scan(&bytes, &checkpoint.salt, checkpoint.shard, slot);
         groups.extend(found.into_iter().filter(|group| group.sequence > checkpoint.sequence));
     }
@@ -380,14 +381,15 @@ fn write_back(
     }
     for (base, position, run) in runs {
         let path = segment_path(directory, base);
-        if touched.is_empty() {
-            disk.run("creating a partition's directory", DiskOp::CreateDirectory { path: directory.into() })?;
-        }
         if touched.last() != Some(&path) {
             touched.push(path.clone());
             let state = partition.state.segments.iter().find(|state| state.base_offset == base).expect("kept above");
-            let bytes = state.bytes.next_multiple_of(BLOCK_BYTES as u64);
-            disk.run("reserving space for a segment", DiskOp::Allocate { path: path.clone(), bytes })?;
+            // A file with something durable in it is there. Each of these costs syncs, which a restart has to wait for.
+            if state.synced == 0 {
+                disk.run("creating a partition's directory", DiskOp::CreateDirectory { path: directory.into() })?;
+                let bytes = state.bytes.next_multiple_of(BLOCK_BYTES as u64);
+                disk.run("reserving space for a segment", DiskOp::Allocate { path: path.clone(), bytes })?;
+            }
         }
         disk.overlay(&path, position, &run)?;
     }
@@ -488,11 +490,12 @@ impl Disk<'_, '_> {
         }
     }
 
-    fn read_all(&mut self, path: &FilePath, bytes_max: u64) -> Result<Bytes, RecoveryError> {
+    /// Reads a file from `start`, at most `bytes_max`, in bounded pieces.
+    fn read_all(&mut self, path: &FilePath, start: u64, bytes_max: u64) -> Result<Bytes, RecoveryError> {
         let mut all = BytesMut::new();
         loop {
             let wanted = READ_BYTES_MAX.min((bytes_max - all.len() as u64) as usize);
-            let piece = self.read(path, all.len() as u64, wanted)?;
+            let piece = self.read(path, start + all.len() as u64, wanted)?;
             if all.is_empty() && piece.len() as u64 == bytes_max {
                 return Ok(piece);
             }
@@ -501,6 +504,37 @@ impl Disk<'_, '_> {
                 return Ok(all.freeze());
             }
         }
+    }
+
+    /// The slots that may hold groups the checkpoint does not cover. Most of a journal is covered, and reading it would
+    /// be most of the restart.
+    ///
+    /// Slots are filled one after the other, each from its front. So when the checked first group of the slot filled
+    /// next is still covered, or just follows what is, this slot holds nothing newer. A slot whose first group is damaged
+    /// or missing tells nothing: it is read.
+    fn live_slots(&mut self, directory: &str, checkpoint: &Checkpoint) -> Result<Vec<u32>, RecoveryError> {
+        let mut live = Vec::new();
+        let mut firsts = Vec::new();
+        for slot in 0..checkpoint.slots {
+            let path = journal_path(directory);
+            let start = u64::from(slot) * checkpoint.slot_bytes;
+            let mut front = self.read(&path, start, BLOCK_BYTES)?;
+            if let Some(bytes) = journal::claimed_bytes(&front).filter(|&bytes| bytes as u64 <= checkpoint.slot_bytes) {
+                front = self.read(&path, start, bytes)?;
+            }
+            match journal::first(&front, &checkpoint.salt, checkpoint.shard, slot) {
+                Some(group) => firsts.push((group.sequence, slot)),
+                None => live.push(slot),
+            }
+        }
+        firsts.sort_unstable();
+        for (index, &(_, slot)) in firsts.iter().enumerate() {
+            let is_covered = firsts.get(index + 1).is_some_and(|&(next, _)| next <= checkpoint.sequence + 1);
+            if !is_covered {
+                live.push(slot);
+            }
+        }
+        Ok(live)
     }
 
     /// Whether every extent of the last group is in its segment as the group says.

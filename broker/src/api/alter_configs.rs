@@ -11,7 +11,7 @@ use kafka_wire::incremental_alter_configs_response::{
 };
 use kafka_wire_core::StrBytes;
 use millstream_replication::controller::{ConfigChange, ConfigOperation, ConfigResource};
-use millstream_replication::{ApiError, ControllerRequest, ErrorCode};
+use millstream_replication::{ApiError, ControllerRequest, ErrorCode, topic_name};
 
 use super::configs::{BROKER, TOPIC, unsupported_resource};
 use super::{CloseReason, Outcome, Then, ask, codec};
@@ -150,7 +150,9 @@ fn in_order(
 
 fn resource(resource_type: i8, name: &str) -> Result<ConfigResource, ApiError> {
     match resource_type {
-        TOPIC => Ok(ConfigResource::Topic(name.to_string())),
+        TOPIC => topic_name::check(name)
+            .map(|()| ConfigResource::Topic(name.to_string()))
+            .map_err(|why| ApiError::new(ErrorCode::InvalidTopicException, why)),
         BROKER if name.is_empty() => Ok(ConfigResource::Cluster),
         BROKER => name.parse().map(ConfigResource::Broker).map_err(|_| {
             let why = format!("a broker is named by its number, not {name:?}");

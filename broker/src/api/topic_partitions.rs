@@ -24,15 +24,17 @@ pub(super) fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) 
     let mut response = DescribeTopicPartitionsResponse::default();
 
     let cursor = request.cursor.as_ref();
-    if let Some(cursor) = cursor
-        && cursor.partition_index < 0
-    {
+    let every_topic = request.topics.is_empty();
+    let is_invalid = cursor.is_some_and(|cursor| {
+        let is_asked_for = every_topic || request.topics.iter().any(|topic| topic.name == cursor.topic_name);
+        cursor.partition_index < 0 || !is_asked_for
+    });
+    if is_invalid {
         // The reply has no error of its own: each topic that was asked for carries it.
         response.topics = request.topics.iter().map(|topic| failed(&topic.name, ErrorCode::InvalidRequest)).collect();
         return codec::encode(header, &response);
     }
     let first_name = cursor.map_or("", |cursor| cursor.topic_name.as_str());
-    let every_topic = request.topics.is_empty();
     let names: BTreeSet<&str> = if every_topic {
         context.image.topics().map(|topic| &*topic.name).collect()
     } else {
@@ -80,6 +82,7 @@ fn failed(name: &str, error: ErrorCode) -> DescribeTopicPartitionsResponseTopic 
     topic.error_code = error.code();
     topic.name = Some(name.into());
     topic.is_internal = topic_name::is_internal(name);
+    topic.topic_authorized_operations = operations::TOPIC;
     topic
 }
 

@@ -27,9 +27,9 @@ use crate::shard::{Shard, ShardOptions};
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 /// Slots of each shard's journal.
 const JOURNAL_SLOTS: u32 = 8;
-/// Memory of requests in flight on one shard when `queued.max.request.bytes` sets no limit; one request of the largest
-/// size always fits.
-const SHARD_REQUEST_BYTES_MAX: usize = 256 << 20;
+/// The part of one shard's journal that the requests in flight on all shards may fill, for they may all be for that one:
+/// 1 / 4. What is appended but not durable when a checkpoint starts must fit the half of the journal that is free then.
+const JOURNAL_REQUEST_SHARE: u64 = 4;
 /// Descriptors for everything but connections and data files.
 const OTHER_FILES: u64 = 128;
 /// Idle data files that one shard keeps open, at most.
@@ -263,9 +263,9 @@ impl Shared {
             file: Arc::clone(&self.properties),
             listeners: self.config.listeners.iter().map(|listener| listener.name.clone()).collect(),
             fetch_bytes_max: self.config.fetch_bytes_max,
-            request_bytes_max: match self.config.queued_request_bytes_max {
-                Some(bytes) => (bytes / shards).max(self.config.request_bytes_max),
-                None => SHARD_REQUEST_BYTES_MAX.max(self.config.request_bytes_max),
+            request_bytes_max: {
+                let journal = (self.config.journal_bytes / JOURNAL_REQUEST_SHARE) as usize;
+                self.config.queued_request_bytes_max.unwrap_or(usize::MAX).min(journal) / shards
             },
         };
         Shard::new(options, log, self.image.clone())

@@ -13,6 +13,8 @@ use super::{error, reply};
 
 /// `key_type` of FindCoordinator for groups.
 const KEY_TYPE_GROUP: i8 = 0;
+/// `key_type` of FindCoordinator for transactional ids.
+const KEY_TYPE_TRANSACTION: i8 = 1;
 
 /// The partition of `__consumer_offsets` that holds a group: Java's string hash, made positive as Kafka does it.
 pub fn partition_for_group(group_id: &str, partitions: i32) -> i32 {
@@ -158,7 +160,7 @@ pub struct Node {
 }
 
 /// Answers FindCoordinator: `locate` is given each group's partition. Keys that are not groups (transactional ids, share
-/// groups) have no coordinator yet.
+/// groups) have no coordinator.
 pub fn find_coordinator(
     version: i16,
     body: Bytes,
@@ -168,6 +170,8 @@ pub fn find_coordinator(
     let request: FindCoordinatorRequest = decode(version, body)?;
     let find = |key: &str| match request.key_type {
         KEY_TYPE_GROUP => locate(partition_for_group(key, partitions)),
+        // Transactions are not served, and this is the error that every client takes for final.
+        KEY_TYPE_TRANSACTION => Err(error::TRANSACTIONAL_ID_AUTHORIZATION_FAILED),
         _ => Err(error::COORDINATOR_NOT_AVAILABLE),
     };
     let mut response = FindCoordinatorResponse::default();
@@ -202,7 +206,10 @@ fn describe_located(key: StrBytes, located: Located) -> FoundCoordinator {
             found.error_code = error_code;
             found.node_id = -1;
             found.port = -1;
-            found.error_message = Some(StrBytes::from("The coordinator is not available."));
+            found.error_message = Some(StrBytes::from(match error_code {
+                error::TRANSACTIONAL_ID_AUTHORIZATION_FAILED => "Transactions are not served.",
+                _ => "The coordinator is not available.",
+            }));
         }
     }
     found

@@ -27,11 +27,12 @@ impl Shard {
         let mut results = Vec::with_capacity(items.len());
         let mut uncommitted = 0;
         for (index, item) in (0..).zip(&items) {
-            // With acks=0 the reply only says whether it failed.
-            let waiter = if acks == 0 { Waiter::Nobody } else { Waiter::Append { place, result: index } };
+            // With acks=0 nothing is answered, but it is waited for all the same: a request counts as memory in flight
+            // until its records are durable, or a client that waits for nothing could fill the memory.
+            let waiter = Waiter::Append { place, result: index };
             let result = match self.append_one(now, acks, item, waiter) {
                 Ok((result, committed)) => {
-                    uncommitted += usize::from(!committed && acks != 0);
+                    uncommitted += usize::from(!committed);
                     result
                 }
                 Err(error) => AppendResult::error(item.slot, error),
@@ -59,12 +60,7 @@ impl Shard {
         if acks == -1 && !partition.has_enough_replicas() {
             return Err(ErrorCode::NotEnoughReplicas);
         }
-        let appended = self.log.append(now, log, &item.records).map_err(|error| match error {
-            AppendError::OutOfOrderSequence => ErrorCode::OutOfOrderSequenceNumber,
-            AppendError::InvalidProducerEpoch => ErrorCode::InvalidProducerEpoch,
-            AppendError::LargerThanSegment => ErrorCode::RecordListTooLarge,
-            AppendError::NoSpace => ErrorCode::KafkaStorageError,
-        })?;
+        let appended = self.log.append(now, log, &item.records).map_err(append_error)?;
         let bytes = if appended.duplicate { 0 } else { item.records.len() };
         let partition = self.partitions.get_mut(log).expect("the partition was just found");
         let committed = partition.appended(appended.last_offset + 1, bytes, waiter);
@@ -84,9 +80,15 @@ impl Shard {
     }
 
     /// Tells who waits that what was appended is committed, or that it never will be.
-    pub(super) fn release(&mut self, waiters: Vec<Waiter>, error: ErrorCode, effects: &mut Vec<Effect>) {
+    pub(super) fn release(&mut self, now: Now, waiters: Vec<Waiter>, error: ErrorCode, effects: &mut Vec<Effect>) {
         for waiter in waiters {
-            let Waiter::Append { place, result } = waiter else { continue };
+            let (place, result) = match waiter {
+                Waiter::Append { place, result } => (place, result),
+                Waiter::Group { log, write } => {
+                    self.group_written(now, log, write, error, effects);
+                    continue;
+                }
+            };
             let waiting = self.appends.get_mut(place);
             if error != ErrorCode::None {
                 let result = &mut waiting.results[result as usize];
@@ -98,5 +100,15 @@ impl Shard {
                 self.tell(from, Message::Appended(Appended { request, results }), effects);
             }
         }
+    }
+}
+
+/// Kafka's code for an append that was refused.
+pub(super) fn append_error(error: AppendError) -> ErrorCode {
+    match error {
+        AppendError::OutOfOrderSequence => ErrorCode::OutOfOrderSequenceNumber,
+        AppendError::InvalidProducerEpoch => ErrorCode::InvalidProducerEpoch,
+        AppendError::LargerThanSegment => ErrorCode::RecordListTooLarge,
+        AppendError::NoSpace => ErrorCode::KafkaStorageError,
     }
 }

@@ -26,6 +26,8 @@ pub struct Counters {
     pub fetched_memory_bytes: u64,
     /// Bytes of batches sent from files.
     pub fetched_file_bytes: u64,
+    /// Records of `__consumer_offsets` that could not be read when groups were loaded.
+    pub group_records_unreadable: u64,
     /// Disk reads that fetches asked for: index lookups and prefetches. Readers at the tail cause none.
     pub fetch_disk_reads: u64,
 }
@@ -41,6 +43,7 @@ impl Default for Counters {
             fetch_errors: 0,
             fetched_memory_bytes: 0,
             fetched_file_bytes: 0,
+            group_records_unreadable: 0,
             fetch_disk_reads: 0,
         }
     }
@@ -132,6 +135,19 @@ impl Shard {
                 self.appends.len() as u64,
             ),
             sample("millstream_partitions", "Partitions owned.", Gauge, self.partitions.len() as u64),
+            sample("millstream_groups", "Consumer groups coordinated.", Gauge, self.coordination.groups() as u64),
+            sample(
+                "millstream_group_members",
+                "Members of the consumer groups coordinated.",
+                Gauge,
+                self.coordination.members() as u64,
+            ),
+            sample(
+                "millstream_group_records_unreadable_total",
+                "Records of __consumer_offsets that could not be read when groups were loaded.",
+                Counter,
+                counters.group_records_unreadable,
+            ),
             sample(
                 "millstream_cold_responses",
                 "Responses whose file ranges wait or are on their way into the page cache.",

@@ -13,6 +13,7 @@ use millstream_storage::shard_log::ReadPlan;
 
 use super::ShardIndex;
 use super::session::RequestId;
+use crate::group::{ClientInfo, GroupRequest};
 use crate::protocol::fetch::DivergingEpoch;
 
 /// A message to a shard.
@@ -40,6 +41,10 @@ pub enum Message {
     Query(Query),
     /// Owner to session: its answers.
     QueryDone(QueryDone),
+    /// Session to owner: for coordinators of groups.
+    Group(GroupCall),
+    /// Owner to session: a coordinator's response, without its header.
+    GroupDone { request: RequestId, slot: u32, body: Bytes },
 }
 
 /// Batches to append, checked by the session.
@@ -255,6 +260,30 @@ impl Answer {
     pub fn error(error: ErrorCode) -> Answer {
         Answer { error, offset: -1, timestamp: -1, leader_epoch: -1 }
     }
+}
+
+/// Requests to coordinators of groups.
+#[derive(Debug)]
+pub struct GroupCall {
+    /// The session's shard.
+    pub from: ShardIndex,
+    /// The request.
+    pub request: RequestId,
+    /// Who sent it.
+    pub client: ClientInfo,
+    /// Its parts.
+    pub items: Vec<GroupItem>,
+}
+
+/// A request to one coordinator.
+#[derive(Debug)]
+pub struct GroupItem {
+    /// Its place among the parts of the client's request.
+    pub slot: u32,
+    /// The partition of `__consumer_offsets`.
+    pub key: PartitionKey,
+    /// What is asked.
+    pub request: GroupRequest,
 }
 
 /// What a session asks of partitions, gathered by the shards that own them.

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use millstream_replication::config::{Properties, TopicSettings};
+use millstream_replication::topic_name::CONSUMER_OFFSETS;
 use millstream_replication::{ClusterImage, ConfigOwner, ErrorCode, MetadataRecord, Partition, Topic};
-use millstream_storage::{PartitionKey, TopicId};
+use millstream_storage::{Now, PartitionKey, TopicId};
 
 use super::partition::Role;
 use super::{Effect, Shard};
@@ -121,7 +122,7 @@ impl Shard {
     /// Brings the partitions of this shard in line with the whole image: at the start.
     pub(super) fn open_partitions(&mut self) {
         let image = &self.metadata.image;
-        let gone: Vec<_> = self
+        let mut gone: Vec<_> = self
             .log
             .partitions()
             .filter(|(key, _)| {
@@ -129,6 +130,8 @@ impl Shard {
                 topic.and_then(|topic| topic.partition(key.partition)).is_none()
             })
             .collect();
+        // The log's table has no order; disk operations must have one.
+        gone.sort_unstable();
         for (_, log) in gone {
             self.log.remove_partition(log, &mut self.ops);
         }
@@ -147,10 +150,16 @@ impl Shard {
     }
 
     /// Replays committed records and does what they mean for this shard's partitions.
-    pub(super) fn apply_metadata(&mut self, offset: u64, records: &[MetadataRecord], effects: &mut Vec<Effect>) {
+    pub(super) fn apply_metadata(
+        &mut self,
+        now: Now,
+        offset: u64,
+        records: &[MetadataRecord],
+        effects: &mut Vec<Effect>,
+    ) {
         for record in records {
             if let MetadataRecord::RemoveTopic { topic_id } = record {
-                self.close_topic(*topic_id, effects);
+                self.close_topic(now, *topic_id, effects);
                 self.metadata.settings.remove(topic_id);
             }
             self.metadata.image.replay(record);
@@ -198,6 +207,9 @@ impl Shard {
         if role != partition.role {
             if let Role::Leader { leader_epoch, .. } = role {
                 self.log.lead(log, leader_epoch);
+                if &*topic.name == CONSUMER_OFFSETS {
+                    self.coordination.begin(log, self.log.log_start(log), partition.high_watermark());
+                }
             }
             partition.role = role;
         }
@@ -211,15 +223,20 @@ impl Shard {
     }
 
     /// Closes a topic's partitions: who waits for them is told that they are gone.
-    fn close_topic(&mut self, id: TopicId, effects: &mut Vec<Effect>) {
+    fn close_topic(&mut self, now: Now, id: TopicId, effects: &mut Vec<Effect>) {
         let count = self.metadata.image.topic_by_id(id).map_or(0, |topic| topic.partitions.len());
+        if let Some(topic) = self.metadata.image.topic_by_id(id) {
+            let name = topic.name.clone();
+            self.forget_topic(now, &name, effects);
+        }
         for index in 0..count {
             let Some(log) = self.partitions.find(PartitionKey { topic_id: id, partition: index as i32 }) else {
                 continue;
             };
+            self.resign(now, log, effects);
             let mut waiters = Vec::new();
             self.partitions.close(log, &mut waiters, &mut self.reads.woken);
-            self.release(waiters, ErrorCode::UnknownTopicOrPartition, effects);
+            self.release(now, waiters, ErrorCode::UnknownTopicOrPartition, effects);
             self.fail_reads(log, effects);
             self.fail_queries(log, effects);
             self.log.remove_partition(log, &mut self.ops);

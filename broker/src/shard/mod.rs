@@ -14,12 +14,15 @@
 //! | Fetch | [`fetch`], [`cold`] | [`read`] |
 //! | ListOffsets, DeleteRecords, OffsetForLeaderEpoch | [`offsets`] | [`query`] |
 //! | InitProducerId | [`producer_ids`] | the controller |
+//! | FindCoordinator, JoinGroup, ..., OffsetFetch | [`groups`] | [`coordination`], [`crate::group`] |
 //! | all others | [`crate::api`] | the controller |
 
 mod append;
 mod cold;
+mod coordination;
 mod counters;
 mod fetch;
+mod groups;
 mod message;
 mod metadata;
 mod offsets;
@@ -160,6 +163,8 @@ enum ControllerCall {
     ProducerIds,
     /// A decision for a client.
     Api { request: RequestId, then: api::Continuation },
+    /// The creation of `__consumer_offsets`.
+    OffsetsTopic,
 }
 
 /// One core's share of the broker.
@@ -176,6 +181,7 @@ pub struct Shard {
     cold: cold::ColdReads,
     offsets: offsets::Offsets,
     producer_ids: producer_ids::ProducerIds,
+    groups: groups::Groups,
     controller_calls: HashMap<u64, ControllerCall>,
     next_controller_token: u64,
 
@@ -184,6 +190,7 @@ pub struct Shard {
     appends: slab::Slab<append::WaitingAppend>,
     reads: read::Reads,
     queries: query::Queries,
+    coordination: coordination::Coordination,
 
     counters: counters::Counters,
     /// Messages of this shard to itself: handled in the same turn.
@@ -209,12 +216,14 @@ impl Shard {
             cold: cold::ColdReads::default(),
             offsets: offsets::Offsets::default(),
             producer_ids: producer_ids::ProducerIds::default(),
+            groups: groups::Groups::default(),
             controller_calls: HashMap::new(),
             next_controller_token: 0,
             partitions: partition::Partitions::default(),
             appends: slab::Slab::default(),
             reads: read::Reads::default(),
             queries: query::Queries::default(),
+            coordination: coordination::Coordination::new(&options.file),
             counters: counters::Counters::default(),
             to_self: VecDeque::new(),
             ops: Ops::new(),
@@ -232,7 +241,7 @@ impl Shard {
             return;
         }
         match event {
-            Event::Connected { connection, listener, peer: _ } => self.sessions.connected(connection, listener),
+            Event::Connected { connection, listener, peer } => self.sessions.connected(connection, listener, peer),
             Event::Request { connection, frame } => self.request(now, connection, frame, effects),
             Event::Drained { connection } => self.sessions.drained(connection, effects),
             Event::Disconnected { connection } => self.disconnected(connection, effects),
@@ -257,6 +266,7 @@ impl Shard {
             self.timed_out(now, request, effects);
             self.settle(now, effects);
         }
+        self.coordinate(now, effects);
         let mut progress = Vec::new();
         self.log.end_turn(now, &mut self.ops, &mut progress);
         self.progress(now, progress, effects);
@@ -270,7 +280,7 @@ impl Shard {
 
     /// When `end_turn` is to be called though nothing happens; in [`Now::elapsed`]'s time.
     pub fn next_deadline(&self) -> Option<Duration> {
-        [self.timers.next(), self.log.next_deadline()].into_iter().flatten().min()
+        [self.timers.next(), self.log.next_deadline(), self.coordination.next_deadline()].into_iter().flatten().min()
     }
 
     /// Stop accepting work: answer what is under way, commit it.
@@ -278,6 +288,7 @@ impl Shard {
         self.is_shutting_down = true;
         self.sessions.begin_shutdown(effects);
         self.answer_parked(now, effects);
+        self.resign_all(now, effects);
         self.settle(now, effects);
     }
 
@@ -305,8 +316,8 @@ impl Shard {
                 self.offsets(now, id, &header, body, effects);
             }
             ApiKey::InitProducerId => self.init_producer_id(id, &header, body, effects),
-            api_key if api::handles(api_key) => self.api(id, &header, body, effects),
-            _ => self.close(id, effects),
+            api_key if groups::handles(api_key) => self.group(id, &header, body, effects),
+            _ => self.api(id, &header, body, effects),
         }
     }
 
@@ -336,6 +347,7 @@ impl Shard {
                 };
                 self.producer_ids_allocated(block, effects);
             }
+            ControllerCall::OffsetsTopic => self.offsets_topic_created(effects),
             ControllerCall::Api { request, then } => {
                 // Its connection may be gone.
                 if self.sessions.listener(request.connection).is_some() {
@@ -372,6 +384,7 @@ impl Shard {
             self.cancel_fetch(request, effects);
             self.cancel_offsets(request);
             self.cancel_init_producer_id(request);
+            self.cancel_group(request);
         }
     }
 
@@ -383,6 +396,9 @@ impl Shard {
     }
 
     fn disk(&mut self, now: Now, token: DiskToken, result: Result<DiskReply, DiskError>, effects: &mut Vec<Effect>) {
+        if self.coordination.owns(token) {
+            return self.group_disk_done(now, token, result);
+        }
         let mut progress = Vec::new();
         match self.log.on_disk(now, token, result, &mut self.ops, &mut progress) {
             Ok(()) => self.progress(now, progress, effects),
@@ -394,7 +410,7 @@ impl Shard {
         }
     }
 
-    fn progress(&mut self, _now: Now, progress: Vec<Progress>, effects: &mut Vec<Effect>) {
+    fn progress(&mut self, now: Now, progress: Vec<Progress>, effects: &mut Vec<Effect>) {
         let mut committed = Vec::new();
         for progress in progress {
             match progress {
@@ -409,11 +425,14 @@ impl Shard {
                     }
                     self.deletions_done(log, offset, effects);
                 }
+                Progress::ReadDone { token, result } if self.coordination.is_reading(token) => {
+                    self.group_read_done(now, token, result);
+                }
                 Progress::ReadDone { token, result } => self.read_done(token, result, effects),
                 Progress::TimeDone { token, result } => self.time_done(token, result, effects),
             }
         }
-        self.release(committed, ErrorCode::None, effects);
+        self.release(now, committed, ErrorCode::None, effects);
     }
 
     /// Says something to a shard, perhaps to this one.
@@ -427,7 +446,7 @@ impl Shard {
 
     fn message(&mut self, now: Now, message: Message, effects: &mut Vec<Effect>) {
         match message {
-            Message::Metadata { offset, records } => self.apply_metadata(offset, &records, effects),
+            Message::Metadata { offset, records } => self.apply_metadata(now, offset, &records, effects),
             Message::Controller { token, response } => self.controller_answered(token, response, effects),
             Message::Append(append) => self.append(now, append, effects),
             Message::Appended(appended) => self.appended(appended, effects),
@@ -438,6 +457,8 @@ impl Shard {
             Message::Wake { request, slots } => self.wake(request, slots),
             Message::Query(query) => self.query(query, effects),
             Message::QueryDone(done) => self.offsets_answered(done, effects),
+            Message::Group(call) => self.ask_coordinators(now, call, effects),
+            Message::GroupDone { request, slot, body } => self.group_done(request, slot, body, effects),
         }
     }
 }

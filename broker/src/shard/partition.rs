@@ -11,6 +11,7 @@ use millstream_storage::shard_log::LogId;
 
 use super::ShardIndex;
 use super::session::RequestId;
+use crate::group::WriteId;
 
 /// What this node is to a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,10 +30,10 @@ pub enum Role {
 /// Who is told that an append is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiter {
-    /// No one.
-    Nobody,
     /// A client's append: its place among the waiting appends, and the index of the result there.
     Append { place: u32, result: u32 },
+    /// A coordinator of groups: its write.
+    Group { log: LogId, write: WriteId },
 }
 
 /// Bytes that are appended and not committed yet.
@@ -122,9 +123,7 @@ impl Partition {
             && front.end_offset <= durable_end
         {
             self.committed_bytes = front.appended_bytes;
-            if front.waiter != Waiter::Nobody {
-                committed.push(front.waiter);
-            }
+            committed.push(front.waiter);
             self.uncommitted.pop_front();
         }
         let committed_bytes = self.committed_bytes;
@@ -228,8 +227,7 @@ impl Partitions {
     pub fn close(&mut self, log: LogId, waiting: &mut Vec<Waiter>, woken: &mut Vec<Watcher>) {
         let partition = self.by_log[log.0 as usize].take().expect("the partition is open");
         self.by_key.remove(&partition.key);
-        let waiters = partition.uncommitted.into_iter().map(|uncommitted| uncommitted.waiter);
-        waiting.extend(waiters.filter(|&waiter| waiter != Waiter::Nobody));
+        waiting.extend(partition.uncommitted.into_iter().map(|uncommitted| uncommitted.waiter));
         woken.extend(partition.watchers);
     }
 }

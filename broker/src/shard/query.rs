@@ -161,7 +161,11 @@ impl Shard {
 
     /// A partition is gone: fails the questions about it that wait.
     pub(super) fn fail_queries(&mut self, log: LogId, effects: &mut Vec<Effect>) {
-        let lookups = self.queries.lookups.extract_if(|_, pending| pending.log == log).map(|(_, pending)| pending);
+        let mut lookups: Vec<(ReadToken, PendingAnswer)> =
+            self.queries.lookups.extract_if(|_, pending| pending.log == log).collect();
+        // The table has no order; effects must have one.
+        lookups.sort_unstable_by_key(|(token, _)| *token);
+        let lookups = lookups.into_iter().map(|(_, pending)| pending);
         let deletions = self.queries.deletions.extract_if(.., |(pending, _)| pending.log == log);
         let gone: Vec<PendingAnswer> = lookups.chain(deletions.map(|(pending, _)| pending)).collect();
         for pending in gone {

@@ -236,9 +236,11 @@ impl Shard {
 
     /// A partition is gone: fails the reads that wait for its files.
     pub(super) fn fail_reads(&mut self, log: LogId, effects: &mut Vec<Effect>) {
-        let gone: Vec<PendingRead> =
-            self.reads.pending.extract_if(|_, pending| pending.log == log).map(|(_, pending)| pending).collect();
-        for pending in gone {
+        let mut gone: Vec<(ReadToken, PendingRead)> =
+            self.reads.pending.extract_if(|_, pending| pending.log == log).collect();
+        // The table has no order; effects must have one.
+        gone.sort_unstable_by_key(|(token, _)| *token);
+        for (_, pending) in gone {
             self.finish_read(pending.place, pending.result, Err(ErrorCode::UnknownTopicOrPartition), effects);
         }
     }

@@ -5,6 +5,7 @@
 //! client does not take, and the shard's memory for requests are all bounded here.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 
 use millstream_storage::FilePath;
 
@@ -55,6 +56,8 @@ struct InFlight {
 #[derive(Debug)]
 struct Session {
     listener: usize,
+    /// The client's address as Kafka prints it.
+    host: String,
     /// The number of the request at the front of `in_flight`.
     first_sequence: u64,
     in_flight: VecDeque<InFlight>,
@@ -99,9 +102,10 @@ impl Sessions {
     }
 
     /// A client connected to the listener of this index.
-    pub fn connected(&mut self, connection: ConnectionId, listener: usize) {
+    pub fn connected(&mut self, connection: ConnectionId, listener: usize, peer: SocketAddr) {
         let session = Session {
             listener,
+            host: format!("/{}", peer.ip()),
             first_sequence: 0,
             in_flight: VecDeque::new(),
             response_bytes: 0,
@@ -118,6 +122,11 @@ impl Sessions {
     /// The listener a connection came in by, while it is there.
     pub fn listener(&self, connection: ConnectionId) -> Option<usize> {
         self.sessions.get(&connection).map(|session| session.listener)
+    }
+
+    /// The client's address as Kafka prints it (`/127.0.0.1`), while it is there.
+    pub fn host(&self, connection: ConnectionId) -> &str {
+        self.sessions.get(&connection).map_or("", |session| &session.host)
     }
 
     /// Connections open.
@@ -138,12 +147,16 @@ impl Sessions {
     /// Takes no more requests.
     pub fn begin_shutdown(&mut self, effects: &mut Vec<Effect>) {
         self.shutting_down = true;
+        let mut read: Vec<ConnectionId> = Vec::new();
         for (&connection, session) in &mut self.sessions {
             if session.reading && !session.closing {
                 session.reading = false;
-                effects.push(Effect::Reading { connection, on: false });
+                read.push(connection);
             }
         }
+        // The table has no order; effects must have one.
+        read.sort_unstable();
+        effects.extend(read.into_iter().map(|connection| Effect::Reading { connection, on: false }));
     }
 
     /// A request of this many bytes came. `None`: the connection is being closed, or the shard shuts down; the request
@@ -301,6 +314,10 @@ mod tests {
     const CONNECTION: ConnectionId = ConnectionId(1);
     const OTHER: ConnectionId = ConnectionId(2);
 
+    fn peer() -> SocketAddr {
+        "127.0.0.1:1".parse().unwrap()
+    }
+
     fn parts(text: &'static str) -> Response {
         Response::Parts(vec![SendPart::Memory(Bytes::from_static(text.as_bytes()))])
     }
@@ -320,7 +337,7 @@ mod tests {
     fn responses_leave_in_the_order_of_their_requests() {
         let mut effects = Vec::new();
         let mut sessions = Sessions::new(1000);
-        sessions.connected(CONNECTION, 3);
+        sessions.connected(CONNECTION, 3, peer());
         assert_eq!(sessions.listener(CONNECTION), Some(3));
         let ids: Vec<RequestId> = (0..4).map(|_| sessions.admit(CONNECTION, 10, &mut effects).unwrap()).collect();
         sessions.respond(ids[2], parts("third"), &mut effects);
@@ -338,7 +355,7 @@ mod tests {
     fn a_close_waits_for_the_responses_before_it_and_ends_what_comes_after() {
         let mut effects = Vec::new();
         let mut sessions = Sessions::new(1000);
-        sessions.connected(CONNECTION, 0);
+        sessions.connected(CONNECTION, 0, peer());
         let ids: Vec<RequestId> = (0..3).map(|_| sessions.admit(CONNECTION, 10, &mut effects).unwrap()).collect();
         sessions.respond(ids[1], Response::Close, &mut effects);
         sessions.respond(ids[2], parts("never"), &mut effects);
@@ -355,7 +372,7 @@ mod tests {
     fn a_session_with_too_many_requests_is_not_read_from() {
         let mut effects = Vec::new();
         let mut sessions = Sessions::new(1000);
-        sessions.connected(CONNECTION, 0);
+        sessions.connected(CONNECTION, 0, peer());
         let ids: Vec<RequestId> =
             (0..REQUESTS_IN_FLIGHT_MAX).map(|_| sessions.admit(CONNECTION, 1, &mut effects).unwrap()).collect();
         assert_effects(&mut effects, &[Effect::Reading { connection: CONNECTION, on: false }]);
@@ -367,7 +384,7 @@ mod tests {
     fn a_client_that_takes_nothing_is_not_read_from() {
         let mut effects = Vec::new();
         let mut sessions = Sessions::new(1000);
-        sessions.connected(CONNECTION, 0);
+        sessions.connected(CONNECTION, 0, peer());
         let request = sessions.admit(CONNECTION, 10, &mut effects).unwrap();
         let large = SendPart::File { path: "segment".into(), position: 0, bytes: RESPONSE_BYTES_MAX };
         sessions.respond(request, Response::Parts(vec![large.clone()]), &mut effects);
@@ -394,8 +411,8 @@ mod tests {
     fn the_shards_memory_for_requests_is_bounded() {
         let mut effects = Vec::new();
         let mut sessions = Sessions::new(100);
-        sessions.connected(CONNECTION, 0);
-        sessions.connected(OTHER, 0);
+        sessions.connected(CONNECTION, 0, peer());
+        sessions.connected(OTHER, 0, peer());
         let first = sessions.admit(CONNECTION, 100, &mut effects).unwrap();
         assert_effects(&mut effects, &[]);
         let second = sessions.admit(OTHER, 60, &mut effects).unwrap();

@@ -11,8 +11,10 @@ pub enum Observation<'a> {
     Acknowledged(&'a [Found]),
     /// A consumer asked for `offset` and got these.
     Read { offset: i64, records: &'a [Found] },
-    /// The broker said, or promised, that the log starts here.
+    /// The log starts here now.
     LogStart(i64),
+    /// The broker promised that the log starts here or later.
+    Promised(i64),
     /// Everything was read from the log's start to its end, after a restart or at the end.
     Whole { log_start: i64, log_end: i64, records: &'a [Found] },
     /// The broker found this record (offset and timestamp), or none, when asked for the first at or after a time, or for
@@ -160,6 +162,9 @@ struct LogStart {
 
 impl LogStart {
     fn see(&mut self, observation: &Observation<'_>) -> Result<(), String> {
+        if let Observation::Promised(log_start) = observation {
+            self.log_start = self.log_start.max(*log_start);
+        }
         let (Observation::LogStart(log_start) | Observation::Whole { log_start, .. }) = observation else {
             return Ok(());
         };
@@ -208,7 +213,7 @@ impl Times {
                     return Err(format!("asked for time {query:?}, found offset {offset} with time {time}"));
                 }
             }
-            Observation::LogStart(_) => {}
+            Observation::LogStart(_) | Observation::Promised(_) => {}
         }
         Ok(())
     }
@@ -241,6 +246,21 @@ impl Checkers {
     /// Records acknowledged so far.
     pub fn acknowledged(&self) -> usize {
         self.lost.acknowledged.len()
+    }
+
+    /// Records seen by consumers so far.
+    pub fn seen(&self) -> usize {
+        self.changes.seen.len()
+    }
+
+    /// One past the last offset that was acknowledged or seen: the log reaches at least as far.
+    pub fn known_end(&self) -> i64 {
+        self.times.seen.last_key_value().map_or(0, |(offset, _)| offset + 1)
+    }
+
+    /// The log starts here or later.
+    pub fn promised_start(&self) -> i64 {
+        self.log_start.log_start
     }
 }
 
@@ -289,6 +309,7 @@ mod tests {
         assert!(seen(&[Observation::Read { offset: 0, records: &records[1..] }]).is_err(), "not what was asked for");
         assert!(seen(&[whole(&[found(0, 2, 0), found(2, 2, 1)])]).is_err(), "hole");
         assert!(seen(&[Observation::LogStart(2), Observation::LogStart(1)]).is_err(), "log start");
+        assert!(seen(&[Observation::Promised(2), Observation::LogStart(1)]).is_err(), "a promise broken");
         let time = |found| Observation::Time { query: Some(0), range: 0..3, found };
         let largest = |found| Observation::Time { query: None, range: 0..3, found };
         assert!(seen(&[whole(&records), time(None)]).is_err(), "not found");

@@ -398,51 +398,20 @@ impl Simulation {
         Ok(())
     }
 
-    /// Reads a partition from start to end, with disk operations that take no time, and shows it to the checkers.
     fn read_everything(&mut self, partition: usize) -> Result<(), String> {
         let node = self.node.as_mut().expect("it was just started");
         let Partition { key, checkers, .. } = &mut self.partitions[partition];
         let shard = key.shard(node.logs.len());
         let log = &mut node.logs[shard];
         let id = log.find(*key).expect("created at start");
-        let (log_start, log_end) = (log.log_start(id), log.log_end(id));
-        if log.durable_end(id) != log_end {
-            return Err(format!("after recovery {} of {log_end} is durable", log.durable_end(id)));
-        }
         let now = self.schedule.now(node.started_us);
-        let mut offset = log_start;
-        let mut all = Vec::new();
-        while offset < log_end {
-            let mut ops = Ops::new();
-            let mut plan = match log.read(id, offset, log_end, 64 << 10, &mut ops) {
-                Read::Ready(plan) => Some(plan),
-                Read::Pending(_) => None,
-            };
-            while plan.is_none() {
-                let (token, op) = ops.pop().ok_or("a read waits for nothing")?;
-                let result = self.disk.execute(op);
-                let mut progress = Vec::new();
-                log.on_disk(now, token, result, &mut ops, &mut progress).map_err(|fatal| fatal.0)?;
-                for progress in progress {
-                    if let Progress::ReadDone { result, .. } = progress {
-                        plan = Some(result.map_err(|error| format!("reading offset {offset}: {error}"))?);
-                    }
-                }
-            }
-            let bytes = fetch(&self.disk, &plan.expect("the loop ended"))?;
-            let (found, next) = records_in(&bytes, offset)?;
-            if next == offset {
-                return Err(format!("nothing is found at offset {offset} of a log that ends at {log_end}"));
-            }
-            all.extend(found);
-            offset = next;
-        }
+        let (log_start, log_end, records) = read_whole(&mut self.disk, log, id, now)?;
         self.trace.line(
             self.schedule.now_us(),
             format!("partition {partition}: offsets {log_start} to {log_end}, shard {shard}"),
         );
         checkers
-            .see(&self.idempotent, &Observation::Whole { log_start, log_end, records: &all })
+            .see(&self.idempotent, &Observation::Whole { log_start, log_end, records: &records })
             .map_err(|error| format!("partition {partition}: {error}"))
     }
 
@@ -735,6 +704,47 @@ impl Simulation {
     }
 }
 
+/// Reads a log just recovered from start to end, with disk operations that take no time.
+pub fn read_whole(
+    disk: &mut SimDisk,
+    log: &mut ShardLog,
+    id: LogId,
+    now: millstream_storage::Now,
+) -> Result<(i64, i64, Vec<Found>), String> {
+    let (log_start, log_end) = (log.log_start(id), log.log_end(id));
+    if log.durable_end(id) != log_end {
+        return Err(format!("after recovery {} of {log_end} is durable", log.durable_end(id)));
+    }
+    let mut offset = log_start;
+    let mut all = Vec::new();
+    while offset < log_end {
+        let mut ops = Ops::new();
+        let mut plan = match log.read(id, offset, log_end, 64 << 10, &mut ops) {
+            Read::Ready(plan) => Some(plan),
+            Read::Pending(_) => None,
+        };
+        while plan.is_none() {
+            let (token, op) = ops.pop().ok_or("a read waits for nothing")?;
+            let result = disk.execute(op);
+            let mut progress = Vec::new();
+            log.on_disk(now, token, result, &mut ops, &mut progress).map_err(|fatal| fatal.0)?;
+            for progress in progress {
+                if let Progress::ReadDone { result, .. } = progress {
+                    plan = Some(result.map_err(|error| format!("reading offset {offset}: {error}"))?);
+                }
+            }
+        }
+        let bytes = fetch(disk, &plan.expect("the loop ended"))?;
+        let (found, next) = records_in(&bytes, offset)?;
+        if next == offset {
+            return Err(format!("nothing is found at offset {offset} of a log that ends at {log_end}"));
+        }
+        all.extend(found);
+        offset = next;
+    }
+    Ok((log_start, log_end, all))
+}
+
 fn fetch(disk: &SimDisk, plan: &ReadPlan) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     for part in &plan.parts {
@@ -765,7 +775,8 @@ fn config(random: &mut Random) -> LogConfig {
     }
 }
 
-fn brief(result: &Result<DiskReply, DiskError>) -> String {
+/// A result without the bytes it brings.
+pub fn brief(result: &Result<DiskReply, DiskError>) -> String {
     match result {
         Ok(DiskReply::Data(data)) => format!("{} bytes", data.len()),
         Ok(_) => "done".to_string(),

@@ -1,9 +1,12 @@
 //! The simulator: the shipped shard and log on virtual time, with a disk that loses power.
 
 pub mod checker;
+pub mod cluster;
 pub mod disk;
 pub mod logs;
 pub mod random;
 pub mod record;
 pub mod schedule;
 pub mod seeds;
+pub mod wire;
+pub mod workload;

@@ -195,10 +195,18 @@ fn describe_topic_partitions_behind_the_end_and_before_the_start() {
     let response = cluster.call(0, &request);
     assert!(response.topics[0].partitions.is_empty() && response.next_cursor.is_none());
 
-    cursor.partition_index = -1;
-    request.cursor = Some(cursor);
+    // A cursor on a topic that was not asked for, or before its first partition.
+    for (name, partition_index) in [("events", -1), ("exits", 0)] {
+        cursor.topic_name = name.into();
+        cursor.partition_index = partition_index;
+        request.cursor = Some(cursor.clone());
+        let response = cluster.call(0, &request);
+        assert_eq!(response.topics[0].error_code, ErrorCode::InvalidRequest.code());
+    }
+    // Where every topic is asked for, the one that the cursor names may have been deleted since.
+    request.topics.clear();
     let response = cluster.call(0, &request);
-    assert_eq!(response.topics[0].error_code, ErrorCode::InvalidRequest.code());
+    assert_eq!(response.topics[0].name.as_deref(), Some("other"));
 }
 
 #[test]

@@ -427,7 +427,7 @@ fn describe_configs_of_the_broker() {
         assert_eq!((unset.value.as_deref(), unset.config_source), (None, 4));
         assert_eq!(synonyms(unset), [("log.retention.hours", Some("24"), 4), ("log.retention.hours", Some("168"), 5)]);
         assert_eq!(synonyms(find("log.retention.minutes")), []);
-        assert_eq!(find("node.id").read_only, true);
+        assert!(find("node.id").read_only);
         let partitions = find("num.partitions");
         assert_eq!((partitions.value.as_deref(), partitions.config_source), (Some("2"), 4));
         let listener = find("listener.name.plaintext.ssl.keystore.location");
@@ -475,6 +475,7 @@ fn incremental_alter_configs() {
                 resource(16, "metrics", Vec::new()),
                 resource(2, "gone", vec![change("retention.ms", 0, Some("1"))]),
                 resource(4, "one", Vec::new()),
+                resource(2, "a/b", Vec::new()),
             ];
             let response = cluster.call(version, &request);
             let results: Vec<_> = response
@@ -490,7 +491,8 @@ fn incremental_alter_configs() {
                     (4, "", 0),
                     (16, "metrics", invalid),
                     (2, "gone", ErrorCode::UnknownTopicOrPartition.code()),
-                    (4, "one", invalid)
+                    (4, "one", invalid),
+                    (2, "a/b", ErrorCode::InvalidTopicException.code())
                 ]
             );
             let configs = &cluster.image.topic("events").unwrap().configs;

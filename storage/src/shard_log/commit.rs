@@ -49,8 +49,9 @@ impl ShardLog {
         let bytes = builder.bytes().next_multiple_of(BLOCK_BYTES) as u64;
         assert!(self.position + bytes <= self.slot_bytes, "a group fits the slot");
         let data = builder.finish(&self.salt, self.sequence, place);
-        let path = slot_path(&self.directory, place.slot);
-        self.submit(Purpose::Group, DiskOp::Write { path, position: self.position, data, durable: true }, ops);
+        let path = journal_path(&self.directory);
+        let position = u64::from(place.slot) * self.slot_bytes + place.position;
+        self.submit(Purpose::Group, DiskOp::Write { path, position, data, durable: true }, ops);
         self.position += bytes;
         self.slots[self.slot].last_sequence = self.sequence;
         self.stats.groups += 1;

@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use crate::batch::{BATCH_HEADER_BYTES, Batches, TimestampType};
 use crate::block::BlockPool;
-use crate::checkpoint::{Checkpoint, checkpoint_path, slot_path};
+use crate::checkpoint::{Checkpoint, checkpoint_path, journal_path};
 use crate::disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, DiskToken, FilePath};
 use crate::journal::{GroupBuilder, GroupPlace};
 use crate::partition_log::{FileState, PartitionLog, PartitionState, index_path};
@@ -79,8 +79,8 @@ pub enum AppendError {
     InvalidProducerEpoch,
     /// The batches are larger than a segment may be (RECORD_LIST_TOO_LARGE).
     LargerThanSegment,
-    /// Free space is below the floor, or the journal has no room until write-back catches up with a full disk
-    /// (KAFKA_STORAGE_ERROR, retriable).
+    /// Free space is below the floor, or more waits for the disk than the journal can take (KAFKA_STORAGE_ERROR,
+    /// retriable).
     NoSpace,
 }
 
@@ -175,8 +175,12 @@ pub struct ShardLogOptions {
     pub producer_expiration_ms: i64,
 }
 
+/// How long after the start what recovery left over is removed.
+const LEFTOVER_DELAY: Duration = Duration::from_secs(1);
 /// Files that one turn removes.
 const REMOVALS_MAX: usize = 8;
+/// What may be appended but not durable, as a share of the journal: 1 / 3.
+const PENDING_SHARE: u64 = 3;
 /// Memory of indexes of closed segments that were loaded for cold reads.
 const LOADED_INDEX_BYTES_MAX: usize = 32 << 20;
 
@@ -368,6 +372,7 @@ impl ShardLog {
             #[cfg(feature = "simulated-bugs")]
             bug: None,
         };
+        log.removals.extend(recovered.leftovers.into_iter().map(|path| (LEFTOVER_DELAY, path)));
         for state in &recovered.checkpoint.partitions {
             let (topic, config) = configs(state.key);
             let id = log.insert(PartitionLog::new(&topic, config, state));
@@ -477,7 +482,7 @@ impl ShardLog {
     /// Appends exactly one whole batch, already validated by [`crate::batch::validate_client_batches`] or built by this
     /// program, assigning offsets, the leader's epoch and, with LogAppendTime, the time.
     pub fn append(&mut self, now: Now, log: LogId, batch: &[u8]) -> Result<Appended, AppendError> {
-        if self.is_out_of_space() {
+        if self.is_out_of_space() || self.stats.pending_bytes + batch.len() as u64 > self.pending_bytes_max() {
             return Err(AppendError::NoSpace);
         }
         let partition = self.logs[log.0 as usize].as_mut().expect("the caller holds a live LogId");
@@ -499,6 +504,13 @@ impl ShardLog {
             self.enqueue(log);
         }
         Ok(appended)
+    }
+
+    /// What may be appended but not durable: it has to fit the half of the journal that is free when a checkpoint
+    /// starts, with room for its entries' headers, because that checkpoint waits for it. A single batch always fits.
+    fn pending_bytes_max(&self) -> u64 {
+        let share = self.slots.len() as u64 * self.slot_bytes / PENDING_SHARE;
+        if self.stats.pending_bytes == 0 { u64::MAX } else { share }
     }
 
     /// One past the last offset appended.

@@ -2,6 +2,7 @@
 //! still unless a test moves it.
 
 mod fetch;
+mod groups;
 mod hostile;
 mod offsets;
 mod produce;

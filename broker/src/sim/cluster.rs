@@ -1,0 +1,922 @@
+//! One node as it is shipped (shards, their logs, the controller and its log, recovery) and its clients, on one event
+//! heap: a network that delays and cuts, a disk that loses power, crashes at any event, restarts with another number
+//! of shards. The driver's part is played by this file.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use millstream_replication::config::Properties;
+use millstream_replication::log::MetadataLog;
+use millstream_replication::{
+    ClusterImage, Controller, ControllerRequest, ControllerResponse, Endpoint, MetadataRecord,
+};
+use millstream_storage::recovery::{KnownPartition, Recovered, RecoveryOptions, recover};
+use millstream_storage::shard_log::{Bug, ShardLogOptions};
+use millstream_storage::{DiskError, DiskOp, DiskToken, PartitionKey, ShardLog};
+
+use super::checker::{Checkers, Observation};
+use super::disk::{Operation, SimDisk};
+use super::logs::{brief, brief_op, read_whole};
+use super::random::Random;
+use super::schedule::{Schedule, Trace};
+use super::wire::TOPIC;
+use super::workload::{Client, Finding, Knowledge, Reaction};
+use crate::shard::{ConnectionId, Effect, Event as ShardEvent, Message, PrefetchToken, SendPart, Shard, ShardOptions};
+
+const NODE_ID: i32 = 1;
+/// How long everything may take to come to an end when nothing goes wrong any more.
+const ENDING_US_MAX: u64 = 20_000_000;
+const NO_SPACE_RETRY_US: u64 = 250_000;
+
+/// How a simulation goes.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Everything follows from it.
+    pub seed: u64,
+    /// Prints what happens.
+    pub is_verbose: bool,
+    /// A deliberate bug.
+    pub bug: Option<Bug>,
+}
+
+/// What a simulation that found nothing wrong did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Fingerprint of everything that happened.
+    pub trace: u64,
+    /// Records acknowledged.
+    pub acknowledged: usize,
+    /// Records that consumers saw.
+    pub seen: usize,
+    /// Times the node went down, gracefully or not.
+    pub stops: u64,
+}
+
+/// Who asked the controller.
+#[derive(Debug)]
+enum Asker {
+    Shard { shard: usize, token: u64 },
+    Node,
+}
+
+#[derive(Debug)]
+enum Event {
+    // Of the running node; gone when it goes down.
+    Disk { shard: usize, token: DiskToken, operation: Operation },
+    Prefetch { shard: usize, token: PrefetchToken, path: millstream_storage::FilePath },
+    ControllerWrite { op: DiskOp },
+    ControllerDisk { op: DiskOp, operation: Operation },
+    ToShard { shard: usize, message: Message },
+    ToController { asker: Asker, request: ControllerRequest },
+    Applied { shard: usize, offset: u64 },
+    Timer { shard: usize },
+    Turn { shard: usize },
+    Frame { connection: ConnectionId, frame: Bytes },
+    Sent { connection: ConnectionId },
+    FreeSpace,
+    // Of the world around it.
+    Client { client: usize },
+    Cut,
+    Capacity,
+    Crash,
+    Stop,
+    Start,
+}
+
+impl Event {
+    fn is_of_the_world(&self) -> bool {
+        use Event::*;
+        matches!(self, Client { .. } | Cut | Capacity | Crash | Stop | Start)
+    }
+}
+
+struct Connection {
+    client: usize,
+    shard: usize,
+    is_read: bool,
+    is_closing: bool,
+    /// Frames that came while the shard does not read.
+    unread: VecDeque<Bytes>,
+    outgoing: VecDeque<Vec<SendPart>>,
+    last_frame_us: u64,
+}
+
+/// What the driver's controller thread does.
+struct ControllerNode {
+    controller: Controller,
+    log: MetadataLog,
+    image: ClusterImage,
+    queue: VecDeque<(Asker, ControllerRequest)>,
+    committing: Option<(Vec<MetadataRecord>, Asker, ControllerResponse)>,
+    applied: Vec<u64>,
+    waiting: VecDeque<(u64, Asker, ControllerResponse)>,
+}
+
+struct Node {
+    started_us: u64,
+    shards: Vec<Shard>,
+    inbox: Vec<Vec<ShardEvent>>,
+    has_turn: Vec<bool>,
+    timer_at: Vec<Option<u64>>,
+    controller: ControllerNode,
+    connections: BTreeMap<ConnectionId, Connection>,
+    /// When the last message from one place to another arrives; the controller is `usize::MAX`.
+    last_message_us: HashMap<(usize, usize), u64>,
+    is_listening: bool,
+    is_stopping: bool,
+}
+
+/// One node, its disk and its clients.
+pub struct Simulation {
+    options: Options,
+    random: Random,
+    schedule: Schedule<Event>,
+    trace: Trace,
+    disk: SimDisk,
+    node: Option<Node>,
+    properties: Arc<Properties>,
+    clients: Vec<Client>,
+    connected: Vec<Option<ConnectionId>>,
+    idempotent: HashSet<u32>,
+    checkers: Vec<Checkers>,
+    knowledge: Knowledge,
+    topic_exists: bool,
+    producer_ids: HashSet<i64>,
+    next_connection: u64,
+    starts: u32,
+    stops: u64,
+    end_us: u64,
+}
+
+impl Simulation {
+    /// Runs a seed to its end.
+    pub fn run(options: Options) -> Result<Outcome, String> {
+        let mut simulation = Simulation::new(options);
+        simulation.go()?;
+        Ok(Outcome {
+            trace: simulation.trace.finish(),
+            acknowledged: simulation.checkers.iter().map(Checkers::acknowledged).sum(),
+            seen: simulation.checkers.iter().map(Checkers::seen).sum(),
+            stops: simulation.stops,
+        })
+    }
+
+    fn new(options: Options) -> Simulation {
+        let mut random = Random::new(options.seed);
+        let mut disk = SimDisk::new(random.fork());
+        if random.one_in(5) {
+            disk.faults.fail_one_in = random.between(300, 3_000);
+        }
+        let partitions = random.between(1, 5) as usize;
+        let has_retention = random.one_in(4);
+        let mut configs = vec![("file.delete.delay.ms", "200".to_string())];
+        if random.coin() {
+            configs.push(("segment.ms", random.between(50, 500).to_string()));
+        }
+        if has_retention {
+            configs.push(("retention.bytes", "200000".to_string()));
+        }
+        let mut clients = vec![Client::admin(0, configs)];
+        for number in 1..=random.between(1, 7) as u32 {
+            clients.push(Client::producer(number, random.index(partitions), &mut random));
+        }
+        for _ in 0..random.between(1, 3) {
+            clients.push(Client::consumer(clients.len() as u32, partitions));
+        }
+        clients.push(Client::deleter(clients.len() as u32));
+        clients.push(Client::asker(clients.len() as u32));
+        Simulation {
+            trace: Trace::new(options.is_verbose),
+            idempotent: clients.iter().filter(|each| each.is_idempotent()).map(|each| each.number).collect(),
+            connected: clients.iter().map(|_| None).collect(),
+            clients,
+            checkers: (0..partitions).map(|_| Checkers::default()).collect(),
+            knowledge: Knowledge { partitions: vec![Default::default(); partitions], has_retention, is_ending: false },
+            end_us: random.between(100_000, 1_000_000),
+            options,
+            random,
+            schedule: Schedule::new(),
+            disk,
+            node: None,
+            properties: Arc::new(Properties::new()),
+            topic_exists: false,
+            producer_ids: HashSet::new(),
+            next_connection: 0,
+            starts: 0,
+            stops: 0,
+        }
+    }
+
+    fn go(&mut self) -> Result<(), String> {
+        self.schedule.after(0, Event::Start);
+        for client in 0..self.clients.len() {
+            self.schedule.after(1_000 + client as u64, Event::Client { client });
+        }
+        for _ in 0..self.random.below(4) {
+            let at = self.random.below(self.end_us);
+            self.schedule.at(at, Event::Crash);
+        }
+        if self.random.one_in(3) {
+            let at = self.random.below(self.end_us);
+            self.schedule.at(at, Event::Stop);
+        }
+        if self.random.one_in(5) {
+            self.schedule.after(self.end_us / 3, Event::Capacity);
+        }
+        for _ in 0..self.random.below(10) {
+            let at = self.random.below(self.end_us);
+            self.schedule.at(at, Event::Cut);
+        }
+        while let Some(event) = self.schedule.next() {
+            self.happen(event).map_err(|error| format!("at {} us: {error}", self.schedule.now_us()))?;
+            let now_us = self.schedule.now_us();
+            if !self.knowledge.is_ending && now_us >= self.end_us {
+                // From here on nothing goes wrong, so everything under way must come to its end.
+                self.knowledge.is_ending = true;
+                self.disk.faults = Default::default();
+                self.schedule.retain(|event| !matches!(event, Event::Cut | Event::Capacity | Event::Crash | Event::Stop));
+            }
+            if self.knowledge.is_ending && !self.clients.iter().any(Client::is_waiting) && self.node.is_some() {
+                break;
+            }
+            if now_us >= self.end_us + ENDING_US_MAX {
+                let waiting = self.clients.iter().find(|client| client.is_waiting());
+                return Err(format!("a client waits for an answer for ever: {waiting:?}"));
+            }
+        }
+        self.go_down(true);
+        self.start()
+    }
+
+    fn line(&mut self, line: impl FnOnce() -> String) {
+        self.trace.line(self.schedule.now_us(), line());
+    }
+
+    fn happen(&mut self, event: Event) -> Result<(), String> {
+        match event {
+            Event::Start => self.start(),
+            Event::Crash => {
+                if self.node.is_some() {
+                    let is_power = self.random.coin();
+                    self.go_down(is_power);
+                    self.restart_soon();
+                }
+                Ok(())
+            }
+            Event::Stop => {
+                if self.node.as_ref().is_some_and(|node| node.is_listening) {
+                    self.stop()?;
+                }
+                Ok(())
+            }
+            Event::Client { client } => {
+                self.client_acts(client);
+                let pause = self.clients[client].pause_us(&mut self.random);
+                self.schedule.after(pause, Event::Client { client });
+                Ok(())
+            }
+            Event::Cut => {
+                let connected: Vec<ConnectionId> = self.connected.iter().flatten().copied().collect();
+                if !connected.is_empty() {
+                    let connection = connected[self.random.index(connected.len())];
+                    self.disconnect(connection);
+                }
+                Ok(())
+            }
+            Event::Capacity => {
+                let capacity = match self.disk.faults.capacity_bytes {
+                    None => Some((2 << 20) + self.random.below(1 << 20)),
+                    Some(_) => None,
+                };
+                self.disk.faults.capacity_bytes = capacity;
+                self.line(|| format!("capacity {capacity:?}"));
+                self.schedule.after(self.end_us / 3, Event::Capacity);
+                Ok(())
+            }
+            event if self.node.is_some() => self.node_event(event),
+            event => unreachable!("{event:?} without a node"),
+        }
+    }
+
+    /// Something happens to the running node.
+    fn node_event(&mut self, event: Event) -> Result<(), String> {
+        let node = self.node.as_mut().expect("the caller checked");
+        match event {
+            Event::Disk { shard, token, operation } => {
+                let result = self.disk.complete(operation);
+                self.line(|| format!("shard {shard}: operation {} ends: {}", token.0, brief(&result)));
+                self.give(shard, ShardEvent::Disk { token, result });
+            }
+            Event::Prefetch { shard, token, path } => {
+                let is_there = self.disk.peek(&path, 0, 0).is_some();
+                let result = is_there.then_some(()).ok_or(DiskError::NotFound);
+                self.give(shard, ShardEvent::Prefetched { token, result });
+            }
+            Event::ControllerWrite { op } => {
+                let (operation, delay) = self.disk.submit(op.clone());
+                self.schedule.after(delay, Event::ControllerDisk { op, operation });
+            }
+            Event::ControllerDisk { op, operation } => match self.disk.complete(operation) {
+                Ok(_) => self.controller_committed()?,
+                Err(DiskError::NoSpace) => self.schedule.after(NO_SPACE_RETRY_US, Event::ControllerWrite { op }),
+                Err(error) => self.give_up(&error.to_string())?,
+            },
+            Event::ToShard { shard, message } => self.give(shard, ShardEvent::Message(message)),
+            Event::ToController { asker, request } => {
+                node.controller.queue.push_back((asker, request));
+                self.controller_decides();
+            }
+            Event::Applied { shard, offset } => {
+                node.controller.applied[shard] = offset;
+                self.controller_answers();
+            }
+            Event::Timer { shard } => {
+                node.timer_at[shard] = None;
+                self.turn(shard)?;
+            }
+            Event::Turn { shard } => self.turn(shard)?,
+            Event::Frame { connection, frame } => {
+                if let Some(to) = node.connections.get_mut(&connection).filter(|to| !to.is_closing) {
+                    if to.is_read {
+                        let shard = to.shard;
+                        self.give(shard, ShardEvent::Request { connection, frame });
+                    } else {
+                        to.unread.push_back(frame);
+                    }
+                }
+            }
+            Event::Sent { connection } => self.sent(connection)?,
+            Event::FreeSpace => {
+                let bytes = self.disk.free_bytes();
+                for shard in 0..node.shards.len() {
+                    self.give(shard, ShardEvent::FreeSpace { bytes });
+                }
+                self.schedule.after(50_000, Event::FreeSpace);
+            }
+            event => unreachable!("{event:?} is of the world"),
+        }
+        Ok(())
+    }
+
+    // ---- The node's life ----
+
+    fn restart_soon(&mut self) {
+        let pause = self.random.between(100, 20_000);
+        self.schedule.after(pause, Event::Start);
+    }
+
+    /// The node is gone, and with it every connection.
+    fn go_down(&mut self, is_power: bool) {
+        self.stops += 1;
+        self.line(|| format!("the node goes down, power lost: {is_power}"));
+        if is_power {
+            self.disk.lose_power();
+        } else {
+            self.disk.kill();
+        }
+        self.node = None;
+        self.schedule.retain(Event::is_of_the_world);
+        for (client, connection) in self.clients.iter_mut().zip(&mut self.connected) {
+            if connection.take().is_some() {
+                client.disconnected();
+            }
+        }
+    }
+
+    /// The node exits with an error, as it must after a failed write.
+    fn give_up(&mut self, reason: &str) -> Result<(), String> {
+        self.line(|| format!("the node gives up: {reason}"));
+        if self.disk.faults.fail_one_in == 0 {
+            return Err(format!("the node gave up though its disk is fine: {reason}"));
+        }
+        let is_power = self.random.coin();
+        self.go_down(is_power);
+        self.restart_soon();
+        Ok(())
+    }
+
+    /// The node is told to stop.
+    fn stop(&mut self) -> Result<(), String> {
+        self.line(|| "the node is told to stop".to_string());
+        let node = self.node.as_mut().expect("the caller checked");
+        node.is_stopping = true;
+        node.is_listening = false;
+        let now = self.schedule.now(node.started_us);
+        for shard in 0..node.shards.len() {
+            let Some(node) = &mut self.node else { return Ok(()) };
+            let mut effects = Vec::new();
+            node.shards[shard].begin_shutdown(now, &mut effects);
+            self.execute(shard, effects)?;
+        }
+        for shard in 0..self.node.as_ref().map_or(0, |node| node.shards.len()) {
+            self.give_turn(shard);
+        }
+        Ok(())
+    }
+
+    /// Recovers, perhaps interrupted, shows everything to the checkers, and starts the shards.
+    fn start(&mut self) -> Result<(), String> {
+        let faults = std::mem::take(&mut self.disk.faults);
+        let shards = self.random.between(1, 4) as usize;
+        let (log, image, recovered) = loop {
+            if self.random.one_in(4) {
+                let operations = self.random.below(80);
+                self.disk.cut_power_after(operations);
+            }
+            let result = self.recover(shards);
+            let was_cut = self.disk.is_out_of_power();
+            match result {
+                Ok(recovered) => break recovered,
+                Err(error) if was_cut => {
+                    self.line(|| format!("recovery interrupted: {error}"));
+                    if self.random.coin() { self.disk.lose_power() } else { self.disk.kill() }
+                }
+                Err(error) => return Err(format!("the node does not start: {error}")),
+            }
+        };
+        self.disk.cut_power_after(u64::MAX);
+        self.line(|| format!("recovered {} groups, {shards} shards", recovered.groups));
+        let mut logs = self.open_logs(&image, recovered);
+        self.check_everything(&image, &mut logs)?;
+        self.disk.faults = faults;
+
+        let shards_of = |(index, log)| {
+            let options = ShardOptions {
+                index,
+                shards,
+                node_id: NODE_ID,
+                file: Arc::clone(&self.properties),
+                listeners: vec!["PLAINTEXT".to_string()],
+                fetch_bytes_max: 1 << 20,
+                request_bytes_max: 1 << 20,
+            };
+            Shard::new(options, log, image.clone())
+        };
+        let shards: Vec<Shard> = logs.into_iter().enumerate().map(shards_of).collect();
+        let count = shards.len();
+        self.node = Some(Node {
+            started_us: self.schedule.now_us(),
+            inbox: shards.iter().map(|_| Vec::new()).collect(),
+            has_turn: vec![false; count],
+            timer_at: vec![None; count],
+            controller: ControllerNode {
+                controller: Controller::new((*self.properties).clone()),
+                applied: vec![image.offset(); count],
+                log,
+                image,
+                queue: VecDeque::new(),
+                committing: None,
+                waiting: VecDeque::new(),
+            },
+            shards,
+            connections: BTreeMap::new(),
+            last_message_us: HashMap::new(),
+            is_listening: false,
+            is_stopping: false,
+        });
+        for shard in 0..count {
+            self.give_turn(shard);
+        }
+        let endpoints =
+            vec![Endpoint { listener: "PLAINTEXT".to_string(), host: "localhost".to_string(), port: 9092 }];
+        let request = ControllerRequest::RegisterBroker { node_id: NODE_ID, endpoints, rack: None };
+        self.schedule.after(0, Event::ToController { asker: Asker::Node, request });
+        self.schedule.after(0, Event::FreeSpace);
+        Ok(())
+    }
+
+    fn recover(&mut self, shards: usize) -> Result<(MetadataLog, ClusterImage, Recovered), String> {
+        self.starts += 1;
+        let mut random = [0; 32];
+        random.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&self.random.next().to_le_bytes()));
+        let slots = 4 + self.random.below(4) as u32;
+        let now_ms = self.schedule.now(0).unix_ms;
+        let disk = &mut self.disk;
+        let mut io = |op: DiskOp| disk.execute(op);
+        let metadata_is_new = matches!(
+            io(DiskOp::List { path: millstream_replication::log::DIRECTORY.into() }),
+            Ok(millstream_storage::DiskReply::Names(names)) if names.is_empty()
+        );
+        let (log, image) = MetadataLog::open(&mut io, NODE_ID, random).map_err(|error| error.to_string())?;
+        let options = RecoveryOptions {
+            shards,
+            salt: random[..16].try_into().expect("half of 32 bytes"),
+            slots,
+            slot_bytes: 128 << 10,
+            partitions: &known_partitions(&image, &self.properties),
+            metadata_is_new,
+            now_ms,
+        };
+        let recovered = recover(&mut io, &options).map_err(|error| error.to_string())?;
+        Ok((log, image, recovered))
+    }
+
+    fn open_logs(&self, image: &ClusterImage, recovered: Recovered) -> Vec<ShardLog> {
+        let options = ShardLogOptions {
+            tail_memory_bytes_max: 128 << 10,
+            free_space_floor_bytes: 64 << 10,
+            extent_bytes_min: 48 << 10,
+            retention_check_interval: Duration::from_millis(50),
+            producer_expiration_ms: 86_400_000,
+        };
+        let open = |shard| {
+            let mut log = ShardLog::new(options.clone(), shard, |key: PartitionKey| {
+                let topic = image.topic_by_id(key.topic_id).expect("recovery keeps only partitions of the image");
+                (topic.name.to_string(), image.topic_settings(topic, NODE_ID, &self.properties).log)
+            });
+            log.bug = self.options.bug;
+            log
+        };
+        recovered.shards.into_iter().map(open).collect()
+    }
+
+    /// Reads all that was recovered and shows it to the checkers.
+    fn check_everything(&mut self, image: &ClusterImage, logs: &mut [ShardLog]) -> Result<(), String> {
+        let topic = image.topic(TOPIC);
+        if topic.is_none() && self.topic_exists {
+            return Err("the topic is gone".to_string());
+        }
+        for partition in 0..self.checkers.len() {
+            let key = topic.map(|topic| PartitionKey { topic_id: topic.id, partition: partition as i32 });
+            let found = key.and_then(|key| {
+                let log = &mut logs[key.shard(logs.len())];
+                log.find(key).map(|id| (log, id))
+            });
+            let (log_start, log_end, records) = match found {
+                Some((log, id)) => read_whole(&mut self.disk, log, id, self.schedule.now(0))
+                    .map_err(|error| format!("partition {partition}: {error}"))?,
+                None => (0, 0, Vec::new()),
+            };
+            self.line(|| format!("partition {partition}: offsets {log_start} to {log_end}"));
+            self.observe(partition, &Observation::Whole { log_start, log_end, records: &records })?;
+        }
+        Ok(())
+    }
+
+    // ---- Shards ----
+
+    /// Hands an event to a shard, which takes it in its next turn with all that came meanwhile.
+    fn give(&mut self, shard: usize, event: ShardEvent) {
+        let node = self.node.as_mut().expect("the node is up");
+        node.inbox[shard].push(event);
+        self.give_turn(shard);
+    }
+
+    fn give_turn(&mut self, shard: usize) {
+        let node = self.node.as_mut().expect("the node is up");
+        if !std::mem::replace(&mut node.has_turn[shard], true) {
+            let delay = if self.random.one_in(50) { self.random.below(3_000) } else { self.random.below(30) };
+            self.schedule.after(delay, Event::Turn { shard });
+        }
+    }
+
+    fn turn(&mut self, shard: usize) -> Result<(), String> {
+        let node = self.node.as_mut().expect("the node is up");
+        let now = self.schedule.now(node.started_us);
+        node.has_turn[shard] = false;
+        let mut effects = Vec::new();
+        for event in std::mem::take(&mut node.inbox[shard]) {
+            node.shards[shard].handle(now, event, &mut effects);
+        }
+        node.shards[shard].end_turn(now, &mut effects);
+        if let Some(deadline) = node.shards[shard].next_deadline() {
+            let at = (node.started_us + deadline.as_micros() as u64 + 1).max(self.schedule.now_us() + 100);
+            if node.timer_at[shard].is_none_or(|earlier| at < earlier) {
+                node.timer_at[shard] = Some(at);
+                self.schedule.at(at, Event::Timer { shard });
+            }
+        }
+        self.execute(shard, effects)?;
+        let is_shut_down = |node: &Node| node.is_stopping && node.shards.iter().all(Shard::is_shut_down);
+        if self.node.as_ref().is_some_and(is_shut_down) {
+            // Nothing is to be lost any more, not even by a loss of power.
+            let is_power = self.random.coin();
+            self.go_down(is_power);
+            self.restart_soon();
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, shard: usize, effects: Vec<Effect>) -> Result<(), String> {
+        for effect in effects {
+            let Some(node) = &mut self.node else { return Ok(()) };
+            match effect {
+                Effect::Send { connection, parts } => {
+                    if let Some(to) = node.connections.get_mut(&connection) {
+                        to.outgoing.push_back(parts);
+                        if to.outgoing.len() == 1 {
+                            let delay = self.random.between(20, 400);
+                            self.schedule.after(delay, Event::Sent { connection });
+                        }
+                    }
+                }
+                Effect::Close { connection } => {
+                    if let Some(to) = node.connections.get_mut(&connection) {
+                        to.is_closing = true;
+                        if to.outgoing.is_empty() {
+                            self.disconnect(connection);
+                        }
+                    }
+                }
+                Effect::Reading { connection, on } => {
+                    if let Some(to) = node.connections.get_mut(&connection) {
+                        to.is_read = on;
+                        let frames: Vec<Bytes> = if on { to.unread.drain(..).collect() } else { Vec::new() };
+                        for frame in frames {
+                            self.give(shard, ShardEvent::Request { connection, frame });
+                        }
+                    }
+                }
+                Effect::Disk { token, op } => {
+                    self.line(|| format!("shard {shard}: operation {}: {}", token.0, brief_op(&op)));
+                    let (operation, delay) = self.disk.submit(op);
+                    self.schedule.after(delay, Event::Disk { shard, token, operation });
+                }
+                Effect::Prefetch { token, path, .. } => {
+                    let delay = self.random.between(50, 5_000);
+                    self.schedule.after(delay, Event::Prefetch { shard, token, path });
+                }
+                Effect::Discard { .. } => {}
+                Effect::ToShard { shard: to, message } => self.send(shard, to, message),
+                Effect::ToController { token, request } => {
+                    let delay = self.random.below(50);
+                    let asker = Asker::Shard { shard, token };
+                    self.schedule.after(delay, Event::ToController { asker, request });
+                }
+                Effect::MetadataApplied { offset } => self.schedule.after(1, Event::Applied { shard, offset }),
+                Effect::Fail { reason } => self.give_up(&reason)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Messages from one place to another arrive in order.
+    fn send(&mut self, from: usize, shard: usize, message: Message) {
+        let node = self.node.as_mut().expect("the node is up");
+        let last = node.last_message_us.entry((from, shard)).or_default();
+        let delay = if self.random.one_in(30) { self.random.below(5_000) } else { self.random.below(60) };
+        *last = (*last).max(self.schedule.now_us() + delay);
+        self.schedule.at(*last, Event::ToShard { shard, message });
+    }
+
+    // ---- The controller ----
+
+    /// Decides requests until one has to be committed first.
+    fn controller_decides(&mut self) {
+        let now = self.schedule.now(0);
+        let node = self.node.as_mut().expect("the node is up");
+        let controller = &mut node.controller;
+        while controller.committing.is_none()
+            && let Some((asker, request)) = controller.queue.pop_front()
+        {
+            let mut random_id = [0; 16];
+            random_id.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&self.random.next().to_le_bytes()));
+            let decision = controller.controller.handle(&controller.image, request, now, random_id);
+            if decision.records.is_empty() {
+                controller.waiting.push_back((controller.image.offset(), asker, decision.response));
+            } else {
+                let op = controller.log.append(&decision.records);
+                controller.committing = Some((decision.records, asker, decision.response));
+                self.schedule.after(0, Event::ControllerWrite { op });
+            }
+        }
+        self.controller_answers();
+    }
+
+    fn controller_committed(&mut self) -> Result<(), String> {
+        let node = self.node.as_mut().expect("the node is up");
+        let controller = &mut node.controller;
+        let (records, asker, response) = controller.committing.take().ok_or("nothing was being committed")?;
+        controller.log.committed();
+        for record in &records {
+            controller.image.replay(record);
+        }
+        let offset = controller.image.offset();
+        controller.waiting.push_back((offset, asker, response));
+        let records = Arc::new(records);
+        for shard in 0..node.shards.len() {
+            self.send(usize::MAX, shard, Message::Metadata { offset, records: Arc::clone(&records) });
+        }
+        self.line(|| format!("metadata committed up to {offset}"));
+        self.controller_decides();
+        Ok(())
+    }
+
+    /// Gives the answers whose records every shard has applied.
+    fn controller_answers(&mut self) {
+        loop {
+            let node = self.node.as_mut().expect("the node is up");
+            let applied = node.controller.applied.iter().copied().min().unwrap_or(u64::MAX);
+            let waiting = &mut node.controller.waiting;
+            if waiting.front().is_none_or(|first| first.0 > applied) {
+                return;
+            }
+            let (_, asker, response) = waiting.pop_front().expect("seen above");
+            match asker {
+                Asker::Shard { shard, token } => self.send(usize::MAX, shard, Message::Controller { token, response }),
+                Asker::Node => node.is_listening = true,
+            }
+        }
+    }
+
+    // ---- Clients and the network ----
+
+    fn client_acts(&mut self, client: usize) {
+        let Some(node) = self.node.as_mut() else { return };
+        let connection = match self.connected[client] {
+            Some(connection) => connection,
+            None if !node.is_listening => return,
+            None => {
+                let connection = ConnectionId(self.next_connection);
+                self.next_connection += 1;
+                let shard = self.random.index(node.shards.len());
+                node.connections.insert(
+                    connection,
+                    Connection {
+                        client,
+                        shard,
+                        is_read: true,
+                        is_closing: false,
+                        unread: VecDeque::new(),
+                        outgoing: VecDeque::new(),
+                        last_frame_us: 0,
+                    },
+                );
+                self.connected[client] = Some(connection);
+                let peer = ([127, 0, 0, 1], 1_000).into();
+                self.give(shard, ShardEvent::Connected { connection, listener: 0, peer });
+                connection
+            }
+        };
+        let Some(frame) = self.clients[client].act(&mut self.random, &mut self.knowledge) else { return };
+        let delay = if self.random.one_in(30) { self.random.below(10_000) } else { self.random.between(20, 300) };
+        let at = self.schedule.now_us() + delay;
+        let node = self.node.as_mut().expect("seen above");
+        let to = node.connections.get_mut(&connection).expect("connected");
+        to.last_frame_us = to.last_frame_us.max(at);
+        let at = to.last_frame_us;
+        self.line(|| format!("client {client} sends {} bytes", frame.len()));
+        self.schedule.at(at, Event::Frame { connection, frame });
+    }
+
+    fn disconnect(&mut self, connection: ConnectionId) {
+        let node = self.node.as_mut().expect("the node is up");
+        let Some(Connection { client, shard, .. }) = node.connections.remove(&connection) else { return };
+        self.line(|| format!("client {client} is disconnected"));
+        self.connected[client] = None;
+        self.clients[client].disconnected();
+        self.give(shard, ShardEvent::Disconnected { connection });
+    }
+
+    /// The next part of what a shard sends has left.
+    fn sent(&mut self, connection: ConnectionId) -> Result<(), String> {
+        let node = self.node.as_mut().expect("the node is up");
+        let Some(from) = node.connections.get_mut(&connection) else { return Ok(()) };
+        let (client, shard) = (from.client, from.shard);
+        let parts = from.outgoing.pop_front().expect("something was to be sent");
+        let is_drained = from.outgoing.is_empty();
+        let is_closing = from.is_closing;
+        let mut bytes = Vec::new();
+        for part in parts {
+            match part {
+                SendPart::Memory(part) => bytes.extend_from_slice(&part),
+                SendPart::File { path, position, bytes: length } => {
+                    let part = self.disk.peek(&path, position, length);
+                    let part = part.ok_or_else(|| format!("{path} has no {length} bytes at {position} to send"))?;
+                    bytes.extend_from_slice(&part);
+                }
+            }
+        }
+        if is_drained {
+            self.give(shard, ShardEvent::Drained { connection });
+        } else {
+            let delay = self.random.between(20, 400);
+            self.schedule.after(delay, Event::Sent { connection });
+        }
+        let crc = crc32(&bytes);
+        self.line(|| format!("client {client} gets {} bytes ({crc:08x})", bytes.len()));
+        let Reaction { findings, reconnect } = self.clients[client].receive(&bytes, &self.knowledge)?;
+        for finding in findings {
+            self.learn(finding)?;
+        }
+        if reconnect || (is_closing && is_drained) {
+            self.disconnect(connection);
+        }
+        Ok(())
+    }
+
+    // ---- What clients learn ----
+
+    fn observe(&mut self, partition: usize, observation: &Observation<'_>) -> Result<(), String> {
+        let checkers = &mut self.checkers[partition];
+        checkers.see(&self.idempotent, observation).map_err(|error| format!("partition {partition}: {error}"))?;
+        let known = &mut self.knowledge.partitions[partition];
+        known.end = checkers.known_end();
+        known.promised_start = checkers.promised_start();
+        known.deleted_to = known.deleted_to.max(known.promised_start);
+        Ok(())
+    }
+
+    fn learn(&mut self, finding: Finding) -> Result<(), String> {
+        match finding {
+            Finding::TopicCreated => {
+                self.topic_exists = true;
+                Ok(())
+            }
+            Finding::ProducerId { id } if self.producer_ids.insert(id) => Ok(()),
+            Finding::ProducerId { id } => Err(format!("producer id {id} was handed out twice")),
+            Finding::Acknowledged { partition, records } => {
+                self.observe(partition, &Observation::Acknowledged(&records))
+            }
+            Finding::Read { partition, offset, records } => {
+                self.observe(partition, &Observation::Read { offset, records: &records })
+            }
+            Finding::Promised { partition, log_start } => self.observe(partition, &Observation::Promised(log_start)),
+            Finding::Time { partition, query, until, found } => {
+                let range = self.knowledge.partitions[partition].deleted_to..until;
+                self.observe(partition, &Observation::Time { query, range, found })
+            }
+        }
+    }
+}
+
+fn known_partitions(image: &ClusterImage, properties: &Properties) -> Vec<KnownPartition> {
+    let mut known = Vec::new();
+    for topic in image.topics() {
+        let settings = image.topic_settings(topic, NODE_ID, properties);
+        for partition in 0..topic.partitions.len() {
+            known.push(KnownPartition {
+                key: PartitionKey { topic_id: topic.id, partition: partition as i32 },
+                topic: topic.name.to_string(),
+                index_interval_bytes: settings.log.index_interval_bytes,
+            });
+        }
+    }
+    known
+}
+
+/// A fingerprint of bytes, for the trace.
+fn crc32(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(1, |sum: u32, byte| sum.wrapping_mul(31).wrapping_add(u32::from(*byte)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::seeds;
+
+    fn options(seed: u64, is_verbose: bool) -> Options {
+        Options { seed, is_verbose, bug: None }
+    }
+
+    #[test]
+    fn clients_lose_nothing() {
+        let mut total = Outcome::default();
+        seeds::run("sim::cluster::tests::clients_lose_nothing", 150, |seed, is_verbose| {
+            let outcome = Simulation::run(options(seed, is_verbose))?;
+            total.acknowledged += outcome.acknowledged;
+            total.seen += outcome.seen;
+            total.stops += outcome.stops;
+            Ok(())
+        });
+        println!("{total:?}");
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_trace() {
+        for seed in 0..10 {
+            assert_eq!(Simulation::run(options(seed, false)), Simulation::run(options(seed, false)), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn acknowledging_before_the_commit_is_found_out() {
+        let failed = (0..20)
+            .filter(|seed| {
+                let bug = Some(Bug::AcknowledgeBeforeCommit);
+                Simulation::run(Options { bug, ..options(*seed, false) }).is_err()
+            })
+            .count();
+        assert!(failed >= 3, "only {failed} of 20 seeds noticed");
+    }
+
+    #[test]
+    #[ignore]
+    fn survey() {
+        let n: u64 = std::env::var("N").map_or(100, |n| n.parse().unwrap());
+        let f: u64 = std::env::var("F").map_or(0, |n| n.parse().unwrap());
+        for seed in f..f + n {
+            let r = std::panic::catch_unwind(|| Simulation::run(options(seed, false)));
+            match r {
+                Ok(Ok(o)) => println!("OK {seed}: {o:?}"),
+                Ok(Err(e)) => println!("SURVEY {seed}: {e}"),
+                Err(p) => println!(
+                    "SURVEY {seed}: panic {:?}",
+                    p.downcast_ref::<String>().cloned().or(p.downcast_ref::<&str>().map(|s| s.to_string()))
+                ),
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Requests and responses as a client puts them on the wire, by an encoder that is not the broker's.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_wire_core::{ApiVersion, DecodeLimits, KafkaDecode, KafkaEncode, StrBytes};
+
+/// The topic that the simulated clients use.
+pub const TOPIC: &str = "simulated";
+
+/// An API in the version that the simulated clients speak; all of them are flexible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Api {
+    key: i16,
+    version: i16,
+}
+
+/// Produce
+pub const PRODUCE: Api = Api { key: 0, version: 9 };
+/// Fetch
+pub const FETCH: Api = Api { key: 1, version: 12 };
+/// ListOffsets
+pub const LIST_OFFSETS: Api = Api { key: 2, version: 7 };
+/// CreateTopics
+pub const CREATE_TOPICS: Api = Api { key: 19, version: 7 };
+/// DeleteRecords
+pub const DELETE_RECORDS: Api = Api { key: 21, version: 2 };
+/// InitProducerId
+pub const INIT_PRODUCER_ID: Api = Api { key: 22, version: 4 };
+
+/// A request without its length, as the driver hands it to a shard.
+pub fn request(api: Api, correlation: i32, body: &impl KafkaEncode) -> Bytes {
+    let mut frame = BytesMut::new();
+    frame.put_i16(api.key);
+    frame.put_i16(api.version);
+    frame.put_i32(correlation);
+    frame.put_i16(3);
+    frame.put_slice(b"sim");
+    frame.put_u8(0);
+    frame.extend_from_slice(&body.encode_to_bytes(ApiVersion::new(api.version)).expect("a good request"));
+    frame.freeze()
+}
+
+/// Takes the first whole response off what a client has received: its correlation id and its body.
+pub fn take_response(received: &mut BytesMut) -> Option<(i32, Bytes)> {
+    let length = u32::from_be_bytes(*received.first_chunk::<4>()?) as usize;
+    if received.len() < 4 + length {
+        return None;
+    }
+    let frame = received.split_to(4 + length).freeze();
+    let correlation = i32::from_be_bytes(*frame[4..].first_chunk::<4>()?);
+    // A flexible response header ends with its tagged fields: none.
+    Some((correlation, frame.slice(9..)))
+}
+
+/// Decodes a response's body.
+pub fn response<T: KafkaDecode>(api: Api, body: Bytes) -> Result<T, String> {
+    let mut decoder =
+        kafka_wire_core::Decoder::new(body, DecodeLimits::default()).map_err(|error| format!("{error:?}"))?;
+    let response = T::decode(&mut decoder, ApiVersion::new(api.version)).map_err(|error| format!("{error:?}"))?;
+    decoder.finish().map_err(|error| format!("bytes after a response: {error:?}"))?;
+    Ok(response)
+}
+
+/// The topic's name.
+pub fn topic() -> StrBytes {
+    StrBytes::from(TOPIC)
+}

@@ -1,0 +1,614 @@
+//! The simulated clients: they speak the wire protocol, try again as real ones do, and report what they learn.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use kafka_wire::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_wire::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
+use kafka_wire::fetch_request::{FetchPartition, FetchTopic};
+use kafka_wire::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_wire::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_wire::{
+    CreateTopicsRequest, CreateTopicsResponse, DeleteRecordsRequest, DeleteRecordsResponse, FetchRequest,
+    FetchResponse, InitProducerIdRequest, InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse,
+    ProduceRequest, ProduceResponse,
+};
+use kafka_wire_core::StrBytes;
+
+use super::random::Random;
+use super::record::{Found, RecordId, batch_of, records_in};
+use super::schedule::EPOCH_MS;
+use super::wire::{self, Api};
+
+/// Batches that a producer may have on their way.
+const IN_FLIGHT_MAX: usize = 5;
+
+const OFFSET_OUT_OF_RANGE: i16 = 1;
+const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
+const TOPIC_ALREADY_EXISTS: i16 = 36;
+
+/// UNKNOWN_TOPIC_OR_PARTITION, LEADER_NOT_AVAILABLE, NOT_LEADER_OR_FOLLOWER, REQUEST_TIMED_OUT, KAFKA_STORAGE_ERROR: what
+/// clients try again after.
+const RETRIABLE: [i16; 5] = [3, 5, 6, 7, 56];
+
+/// What all clients know of a partition.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known {
+    /// The log reaches at least this far.
+    pub end: i64,
+    /// It was promised that the log starts here or later.
+    pub promised_start: i64,
+    /// Nobody asked to delete records from this offset on.
+    pub deleted_to: i64,
+}
+
+/// What all clients know.
+#[derive(Clone, Debug, Default)]
+pub struct Knowledge {
+    /// Each partition.
+    pub partitions: Vec<Known>,
+    /// Retention may remove records.
+    pub has_retention: bool,
+    /// No new work: what is under way is to be finished.
+    pub is_ending: bool,
+}
+
+/// What a client learnt.
+#[derive(Clone, Debug)]
+pub enum Finding {
+    /// The topic exists, durably.
+    TopicCreated,
+    /// A client is an idempotent producer from now on.
+    ProducerId { id: i64 },
+    /// The records were acknowledged.
+    Acknowledged { partition: usize, records: Vec<Found> },
+    /// A consumer asked for `offset` and got these.
+    Read { partition: usize, offset: i64, records: Vec<Found> },
+    /// The log starts at this offset or later.
+    Promised { partition: usize, log_start: i64 },
+    /// The record found by time, among those below `until`.
+    Time { partition: usize, query: Option<i64>, until: i64, found: Option<(i64, i64)> },
+}
+
+/// What a client does after a response.
+#[derive(Debug, Default)]
+pub struct Reaction {
+    /// What it learnt.
+    pub findings: Vec<Finding>,
+    /// It gives up the connection and tries again by another.
+    pub reconnect: bool,
+}
+
+/// What a response will be about.
+#[derive(Clone, Debug)]
+enum Asked {
+    CreateTopic,
+    ProducerId,
+    Produce { first: u32, count: u32 },
+    Fetch { items: Vec<(usize, i64)>, known: Vec<Known> },
+    Earliest { partition: usize, promised: i64 },
+    Latest { partition: usize, end: i64 },
+    Time { partition: usize, query: Option<i64>, until: i64 },
+    Delete { partition: usize, offset: i64 },
+}
+
+#[derive(Debug)]
+struct Batch {
+    first: u32,
+    count: u32,
+    records: Bytes,
+}
+
+/// A client that writes to one partition.
+#[derive(Debug)]
+pub struct Producer {
+    partition: usize,
+    acks: i16,
+    is_idempotent: bool,
+    producer_id: Option<i64>,
+    next_number: u32,
+    next_sequence: i32,
+    /// Not acknowledged, in order; the first `sent` were sent on this connection.
+    in_flight: VecDeque<Batch>,
+    sent: usize,
+    /// As a producer that nothing is known of may begin with any sequence number, the first batch goes alone.
+    is_known: bool,
+}
+
+#[derive(Debug)]
+enum Role {
+    /// Creates the topic.
+    Admin { configs: Vec<(&'static str, String)>, is_done: bool },
+    Producer(Producer),
+    Consumer { positions: Vec<i64>, is_lost: Vec<bool> },
+    /// Deletes records.
+    Deleter,
+    /// Asks for offsets by time.
+    Asker,
+}
+
+/// A client.
+#[derive(Debug)]
+pub struct Client {
+    /// Its number, from 0.
+    pub number: u32,
+    role: Role,
+    correlation: i32,
+    outstanding: VecDeque<(i32, Asked)>,
+    received: BytesMut,
+}
+
+impl Client {
+    fn new(number: u32, role: Role) -> Client {
+        Client { number, role, correlation: 0, outstanding: VecDeque::new(), received: BytesMut::new() }
+    }
+
+    /// Creates the topic with these configurations.
+    pub fn admin(number: u32, configs: Vec<(&'static str, String)>) -> Client {
+        Client::new(number, Role::Admin { configs, is_done: false })
+    }
+
+    /// Writes to a partition.
+    pub fn producer(number: u32, partition: usize, random: &mut Random) -> Client {
+        let is_idempotent = random.coin();
+        let acks = if is_idempotent { -1 } else { [0, 1, -1][random.index(3)] };
+        Client::new(
+            number,
+            Role::Producer(Producer {
+                partition,
+                acks,
+                is_idempotent,
+                producer_id: None,
+                next_number: 0,
+                next_sequence: 0,
+                in_flight: VecDeque::new(),
+                sent: 0,
+                is_known: false,
+            }),
+        )
+    }
+
+    /// Reads all partitions.
+    pub fn consumer(number: u32, partitions: usize) -> Client {
+        Client::new(number, Role::Consumer { positions: vec![0; partitions], is_lost: vec![false; partitions] })
+    }
+
+    /// Deletes records.
+    pub fn deleter(number: u32) -> Client {
+        Client::new(number, Role::Deleter)
+    }
+
+    /// Asks for offsets by time.
+    pub fn asker(number: u32) -> Client {
+        Client::new(number, Role::Asker)
+    }
+
+    /// Whether its records lie in the log once, in its order.
+    pub fn is_idempotent(&self) -> bool {
+        matches!(&self.role, Role::Producer(producer) if producer.is_idempotent)
+    }
+
+    /// Whether something is still to be acknowledged.
+    pub fn is_waiting(&self) -> bool {
+        matches!(&self.role, Role::Producer(producer) if !producer.in_flight.is_empty())
+    }
+
+    /// How long until it acts again, in microseconds.
+    pub fn pause_us(&self, random: &mut Random) -> u64 {
+        match &self.role {
+            Role::Producer(_) if random.one_in(20) => random.between(5_000, 50_000),
+            Role::Producer(_) => random.between(200, 4_000),
+            Role::Consumer { .. } => random.between(500, 8_000),
+            Role::Admin { .. } => random.between(1_000, 5_000),
+            Role::Deleter => random.between(10_000, 200_000),
+            Role::Asker => random.between(5_000, 50_000),
+        }
+    }
+
+    /// The connection is gone: what was not answered must be asked again.
+    pub fn disconnected(&mut self) {
+        self.outstanding.clear();
+        self.received.clear();
+        if let Role::Producer(producer) = &mut self.role {
+            producer.sent = 0;
+        }
+    }
+
+    /// The next request, if there is something to ask now.
+    pub fn act(&mut self, random: &mut Random, knowledge: &mut Knowledge) -> Option<Bytes> {
+        let correlation = self.correlation;
+        let (api, asked, body): (Api, Option<Asked>, Encoded) = match &mut self.role {
+            Role::Producer(producer) => producer.next(self.number, !self.outstanding.is_empty(), random, knowledge)?,
+            _ if !self.outstanding.is_empty() => return None,
+            Role::Admin { is_done: true, .. } => return None,
+            Role::Admin { configs, .. } => {
+                let body = create_topic(knowledge.partitions.len(), configs);
+                (wire::CREATE_TOPICS, Some(Asked::CreateTopic), Encoded::of(body))
+            }
+            Role::Consumer { positions, is_lost } => consume(positions, is_lost, random, knowledge),
+            Role::Deleter => {
+                let partition = random.index(knowledge.partitions.len());
+                let known = &mut knowledge.partitions[partition];
+                let room = (known.end - known.deleted_to).max(0) as u64;
+                let offset = known.deleted_to + random.below(room / 2 + 1) as i64;
+                known.deleted_to = offset;
+                (wire::DELETE_RECORDS, Some(Asked::Delete { partition, offset }), Encoded::of(delete(partition, offset)))
+            }
+            Role::Asker => {
+                let partition = random.index(knowledge.partitions.len());
+                let Known { end, promised_start, .. } = knowledge.partitions[partition];
+                let time = EPOCH_MS - random.below(600_000) as i64;
+                let (timestamp, asked) = match random.below(4) {
+                    0 => (-1, Asked::Latest { partition, end }),
+                    1 => (-2, Asked::Earliest { partition, promised: promised_start }),
+                    2 => (-3, Asked::Time { partition, query: None, until: end }),
+                    _ => (time, Asked::Time { partition, query: Some(time), until: end }),
+                };
+                (wire::LIST_OFFSETS, Some(asked), Encoded::of(list_offsets(partition, timestamp)))
+            }
+        };
+        self.correlation += 1;
+        if let Some(asked) = asked {
+            self.outstanding.push_back((correlation, asked));
+        }
+        Some(body.frame(api, correlation))
+    }
+
+    /// Takes bytes off the connection.
+    pub fn receive(&mut self, bytes: &[u8], knowledge: &Knowledge) -> Result<Reaction, String> {
+        self.received.extend_from_slice(bytes);
+        let mut reaction = Reaction::default();
+        while let Some((correlation, body)) = wire::take_response(&mut self.received) {
+            let (expected, asked) =
+                self.outstanding.pop_front().ok_or("a response came that nobody had asked for")?;
+            if correlation != expected {
+                return Err(format!("response {correlation} came before response {expected}"));
+            }
+            self.answered(asked, body, knowledge, &mut reaction)?;
+        }
+        Ok(reaction)
+    }
+
+    fn answered(
+        &mut self,
+        asked: Asked,
+        body: Bytes,
+        knowledge: &Knowledge,
+        reaction: &mut Reaction,
+    ) -> Result<(), String> {
+        match (asked, &mut self.role) {
+            (Asked::CreateTopic, Role::Admin { is_done, .. }) => {
+                let response: CreateTopicsResponse = wire::response(wire::CREATE_TOPICS, body)?;
+                match response.topics[0].error_code {
+                    0 | TOPIC_ALREADY_EXISTS => {
+                        *is_done = true;
+                        reaction.findings.push(Finding::TopicCreated);
+                    }
+                    error => return Err(format!("CreateTopics: error {error}: {:?}", response.topics[0])),
+                }
+            }
+            (Asked::ProducerId, Role::Producer(producer)) => {
+                let response: InitProducerIdResponse = wire::response(wire::INIT_PRODUCER_ID, body)?;
+                if response.error_code != 0 || response.producer_epoch != 0 {
+                    return Err(format!("InitProducerId: {response:?}"));
+                }
+                producer.producer_id = Some(response.producer_id);
+                reaction.findings.push(Finding::ProducerId { id: response.producer_id });
+            }
+            (Asked::Produce { first, count }, Role::Producer(producer)) => {
+                let response: ProduceResponse = wire::response(wire::PRODUCE, body)?;
+                let result = &response.responses[0].partition_responses[0];
+                producer.answered(self.number, first, count, result.error_code, result.base_offset, reaction)?;
+            }
+            (Asked::Fetch { items, known }, Role::Consumer { positions, is_lost }) => {
+                let response: FetchResponse = wire::response(wire::FETCH, body)?;
+                fetched(&response, &items, &known, knowledge, (positions, is_lost), reaction)?;
+            }
+            (Asked::Earliest { partition, promised }, role) => {
+                if let Some((offset, _)) = listed(body, partition)? {
+                    if offset < promised {
+                        return Err(format!("partition {partition} starts at {offset}, before {promised}"));
+                    }
+                    if let Role::Consumer { positions, is_lost } = role {
+                        positions[partition] = offset;
+                        is_lost[partition] = false;
+                    }
+                }
+            }
+            (Asked::Latest { partition, end }, _) => {
+                if let Some((offset, _)) = listed(body, partition)?
+                    && offset < end
+                {
+                    return Err(format!("partition {partition} ends at {offset}, but reached {end} before"));
+                }
+            }
+            (Asked::Time { partition, query, until }, _) => {
+                if let Some(found) = listed(body, partition)?
+                    && !knowledge.has_retention
+                {
+                    let found = Some(found).filter(|found| found.0 >= 0);
+                    reaction.findings.push(Finding::Time { partition, query, until, found });
+                }
+            }
+            (Asked::Delete { partition, offset }, _) => {
+                let response: DeleteRecordsResponse = wire::response(wire::DELETE_RECORDS, body)?;
+                let result = &response.topics[0].partitions[0];
+                match result.error_code {
+                    0 if result.low_watermark < offset => {
+                        return Err(format!("records before {offset} deleted, but the log starts at {result:?}"));
+                    }
+                    0 => {
+                        reaction.findings.push(Finding::Promised { partition, log_start: result.low_watermark });
+                    }
+                    error if RETRIABLE.contains(&error) => {}
+                    // A log that was not created yet ends at 0.
+                    error => return Err(format!("DeleteRecords before {offset}: error {error}")),
+                }
+            }
+            (asked, role) => unreachable!("{role:?} does not ask {asked:?}"),
+        }
+        Ok(())
+    }
+}
+
+/// A request's body, to be given its header.
+struct Encoded(Box<dyn FnOnce(Api, i32) -> Bytes>);
+
+impl Encoded {
+    fn of(body: impl kafka_wire_core::KafkaEncode + 'static) -> Encoded {
+        Encoded(Box::new(move |api, correlation| wire::request(api, correlation, &body)))
+    }
+
+    fn frame(self, api: Api, correlation: i32) -> Bytes {
+        (self.0)(api, correlation)
+    }
+}
+
+impl Producer {
+    fn next(
+        &mut self,
+        client: u32,
+        is_waiting: bool,
+        random: &mut Random,
+        knowledge: &Knowledge,
+    ) -> Option<(Api, Option<Asked>, Encoded)> {
+        if self.is_idempotent && self.producer_id.is_none() {
+            let mut body = InitProducerIdRequest::default();
+            body.transactional_id = None;
+            body.producer_id = -1;
+            body.producer_epoch = -1;
+            return (!is_waiting).then(|| (wire::INIT_PRODUCER_ID, Some(Asked::ProducerId), Encoded::of(body)));
+        }
+        if self.sent == self.in_flight.len() {
+            let window = if self.is_idempotent && !self.is_known { 1 } else { IN_FLIGHT_MAX };
+            if self.in_flight.len() >= window || knowledge.is_ending {
+                return None;
+            }
+            let count = if random.one_in(8) { random.between(2, 12) as u32 } else { random.between(1, 3) as u32 };
+            let id = RecordId { client, number: self.next_number };
+            let records = batch_of(id, count, self.producer_id.map(|id| (id, 0, self.next_sequence)));
+            self.in_flight.push_back(Batch { first: self.next_number, count, records });
+            self.next_number += count;
+            self.next_sequence += count as i32;
+        }
+        let Batch { first, count, ref records } = self.in_flight[self.sent];
+        let mut partition = PartitionProduceData::default();
+        partition.index = self.partition as i32;
+        partition.records = Some(records.clone());
+        let mut topic = TopicProduceData::default();
+        topic.name = wire::topic();
+        topic.partition_data = vec![partition];
+        let mut body = ProduceRequest::default();
+        body.transactional_id = None;
+        body.acks = self.acks;
+        body.timeout_ms = if random.one_in(10) { 5 } else { 30_000 };
+        body.topic_data = vec![topic];
+        let asked = if self.acks == 0 {
+            // Nobody will say what became of it.
+            self.in_flight.pop_front();
+            None
+        } else {
+            self.sent += 1;
+            Some(Asked::Produce { first, count })
+        };
+        Some((wire::PRODUCE, asked, Encoded::of(body)))
+    }
+
+    fn answered(
+        &mut self,
+        client: u32,
+        first: u32,
+        count: u32,
+        error: i16,
+        base_offset: i64,
+        reaction: &mut Reaction,
+    ) -> Result<(), String> {
+        if reaction.reconnect {
+            return Ok(());
+        }
+        let oldest = self.in_flight.front().map(|batch| batch.first);
+        if oldest != Some(first) {
+            return Err(format!("client {client}: answer to {first}, but {oldest:?} is older"));
+        }
+        match error {
+            0 => {
+                self.in_flight.pop_front();
+                self.sent -= 1;
+                self.is_known = true;
+                let records = (0..count)
+                    .map(|index| Found {
+                        offset: base_offset + i64::from(index),
+                        id: RecordId { client, number: first + index },
+                    })
+                    .collect();
+                reaction.findings.push(Finding::Acknowledged { partition: self.partition, records });
+                Ok(())
+            }
+            OUT_OF_ORDER_SEQUENCE_NUMBER => {
+                Err(format!("client {client}: records from {first} follow what was acknowledged, but are refused"))
+            }
+            error if RETRIABLE.contains(&error) => {
+                reaction.reconnect = true;
+                Ok(())
+            }
+            error => Err(format!("client {client}: Produce: error {error}")),
+        }
+    }
+}
+
+fn create_topic(partitions: usize, configs: &[(&'static str, String)]) -> CreateTopicsRequest {
+    let mut topic = CreatableTopic::default();
+    topic.name = wire::topic();
+    topic.num_partitions = partitions as i32;
+    topic.replication_factor = 1;
+    topic.configs = configs
+        .iter()
+        .map(|(name, value)| {
+            let mut config = CreatableTopicConfig::default();
+            config.name = StrBytes::from(*name);
+            config.value = Some(StrBytes::from(value.as_str()));
+            config
+        })
+        .collect();
+    let mut body = CreateTopicsRequest::default();
+    body.topics = vec![topic];
+    body.timeout_ms = 1_000;
+    body
+}
+
+fn delete(partition: usize, offset: i64) -> DeleteRecordsRequest {
+    let mut item = DeleteRecordsPartition::default();
+    item.partition_index = partition as i32;
+    item.offset = offset;
+    let mut topic = DeleteRecordsTopic::default();
+    topic.name = wire::topic();
+    topic.partitions = vec![item];
+    let mut body = DeleteRecordsRequest::default();
+    body.topics = vec![topic];
+    body.timeout_ms = 30_000;
+    body
+}
+
+fn list_offsets(partition: usize, timestamp: i64) -> ListOffsetsRequest {
+    let mut item = ListOffsetsPartition::default();
+    item.partition_index = partition as i32;
+    item.current_leader_epoch = -1;
+    item.timestamp = timestamp;
+    let mut topic = ListOffsetsTopic::default();
+    topic.name = wire::topic();
+    topic.partitions = vec![item];
+    let mut body = ListOffsetsRequest::default();
+    body.replica_id = -1;
+    body.topics = vec![topic];
+    body
+}
+
+/// The offset and timestamp that ListOffsets found; None if it is to be asked again.
+fn listed(body: Bytes, partition: usize) -> Result<Option<(i64, i64)>, String> {
+    let response: ListOffsetsResponse = wire::response(wire::LIST_OFFSETS, body)?;
+    let result = &response.topics[0].partitions[0];
+    if result.partition_index != partition as i32 {
+        return Err(format!("ListOffsets answers another question: {result:?}"));
+    }
+    match result.error_code {
+        0 => Ok(Some((result.offset, result.timestamp))),
+        error if RETRIABLE.contains(&error) => Ok(None),
+        error => Err(format!("ListOffsets: error {error}")),
+    }
+}
+
+fn consume(
+    positions: &[i64],
+    is_lost: &[bool],
+    random: &mut Random,
+    knowledge: &Knowledge,
+) -> (Api, Option<Asked>, Encoded) {
+    if let Some(partition) = is_lost.iter().position(|lost| *lost) {
+        let promised = knowledge.partitions[partition].promised_start;
+        let asked = Asked::Earliest { partition, promised };
+        return (wire::LIST_OFFSETS, Some(asked), Encoded::of(list_offsets(partition, -2)));
+    }
+    let first = random.index(positions.len());
+    let count = random.between(1, positions.len() as u64) as usize;
+    let mut items = Vec::new();
+    for partition in (0..positions.len()).cycle().skip(first).take(count) {
+        let known = knowledge.partitions[partition];
+        let offset = if random.one_in(5) && known.end > known.deleted_to {
+            random.between(known.deleted_to as u64, known.end as u64) as i64
+        } else {
+            positions[partition]
+        };
+        items.push((partition, offset));
+    }
+    let partitions = items
+        .iter()
+        .map(|(partition, offset)| {
+            let mut item = FetchPartition::default();
+            item.partition = *partition as i32;
+            item.current_leader_epoch = -1;
+            item.fetch_offset = *offset;
+            item.last_fetched_epoch = -1;
+            item.log_start_offset = -1;
+            item.partition_max_bytes = random.between(1, 200_000) as i32;
+            item
+        })
+        .collect();
+    let mut topic = FetchTopic::default();
+    topic.topic = wire::topic();
+    topic.partitions = partitions;
+    let mut body = FetchRequest::default();
+    body.replica_id = -1;
+    body.max_wait_ms = [0, 5, 50][random.index(3)];
+    body.min_bytes = [0, 1, 10_000][random.index(3)];
+    body.max_bytes = random.between(1, 400_000) as i32;
+    body.session_epoch = -1;
+    body.topics = vec![topic];
+    (wire::FETCH, Some(Asked::Fetch { items, known: knowledge.partitions.clone() }), Encoded::of(body))
+}
+
+fn fetched(
+    response: &FetchResponse,
+    items: &[(usize, i64)],
+    known: &[Known],
+    knowledge: &Knowledge,
+    (positions, is_lost): (&mut [i64], &mut [bool]),
+    reaction: &mut Reaction,
+) -> Result<(), String> {
+    if response.error_code != 0 {
+        return Err(format!("Fetch: error {}", response.error_code));
+    }
+    let mut is_first = true;
+    for result in response.responses.iter().flat_map(|topic| &topic.partitions) {
+        let partition = result.partition_index as usize;
+        let Some((_, offset)) = items.iter().find(|item| item.0 == partition) else {
+            return Err(format!("Fetch answers for partition {partition}, which was not asked for"));
+        };
+        match result.error_code {
+            0 => {}
+            OFFSET_OUT_OF_RANGE => {
+                let lowest = knowledge.partitions[partition].deleted_to;
+                if !knowledge.has_retention && (lowest..=known[partition].end).contains(offset) {
+                    return Err(format!("partition {partition}: offset {offset} is said to be out of range"));
+                }
+                is_lost[partition] = true;
+                continue;
+            }
+            error if RETRIABLE.contains(&error) => continue,
+            error => return Err(format!("Fetch: partition {partition}: error {error}")),
+        }
+        let bytes = result.records.clone().unwrap_or_default();
+        let (records, next) = records_in(&bytes, *offset)?;
+        if is_first && !bytes.is_empty() && next == *offset {
+            return Err(format!("partition {partition}: not even one whole batch in {} bytes", bytes.len()));
+        }
+        is_first &= bytes.is_empty();
+        if next > result.high_watermark {
+            return Err(format!("partition {partition}: records up to {next} beyond {}", result.high_watermark));
+        }
+        if *offset == positions[partition] {
+            positions[partition] = next;
+        }
+        reaction.findings.push(Finding::Read { partition, offset: *offset, records });
+    }
+    Ok(())
+}
