@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use millstream_replication::log::MetadataLog;
 use millstream_replication::{ClusterImage, Controller, ControllerRequest, Endpoint};
-use millstream_storage::recovery::{KnownPartition, Recovered, RecoveredShard, RecoveryOptions, recover};
+use millstream_storage::recovery::{KnownPartition, Recovered, RecoveredShard, RecoveryError, RecoveryOptions, recover};
 use millstream_storage::shard_log::ShardLogOptions;
-use millstream_storage::{BLOCK_BYTES, DiskOp, DiskReply, PartitionKey, ShardLog};
+use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, PartitionKey, ShardLog};
 
 use super::clock::Clock;
 use super::controller::{self, ControllerThread, ToController};
@@ -186,7 +186,15 @@ impl Recovery {
             metadata_is_new,
             now_ms: clock.now().unix_ms,
         };
-        let recovered = recover(&mut io, &options).map_err(|error| error.to_string())?;
+        let recovered = recover(&mut io, &options).map_err(|error| match error {
+            RecoveryError::Disk { error: DiskError::NoSpace, .. } => format!(
+                "{error}: the journals of {shards} shards need {} MiB; free some space in {}, or lower \
+                 millstream.journal.bytes",
+                (config.journal_bytes * shards as u64).div_ceil(1 << 20),
+                root.display()
+            ),
+            _ => error.to_string(),
+        })?;
         Ok(Recovery { log, image, recovered })
     }
 }
