@@ -55,6 +55,7 @@ type killRun struct {
 	process                        *exec.Cmd
 	exited                         chan error
 	output                         *os.File
+	said                           string // the end of the broker's last ready line: how long it recovered
 	starts                         int
 	readyTimes                     []time.Duration
 	journals                       []*journalOfProducer
@@ -82,19 +83,18 @@ func (k *killRun) start() {
 	started := time.Now()
 	check(k.process.Start() == nil, "cannot run %v", arguments)
 	ready := make(chan time.Duration, 1)
+	readyLine := ""
 	process, exited := k.process, make(chan error, 1)
 	k.exited = exited
 	go func() {
 		lines := bufio.NewReader(stdout)
 		for {
 			line, err := lines.ReadString('\n')
-			if strings.Contains(line, k.ready) {
-				select {
-				case ready <- time.Since(started):
-				default:
-				}
-			}
 			io.WriteString(k.output, line)
+			if strings.Contains(line, k.ready) && readyLine == "" {
+				readyLine = strings.TrimSpace(line)
+				ready <- time.Since(started)
+			}
 			if err != nil {
 				break
 			}
@@ -104,6 +104,7 @@ func (k *killRun) start() {
 	select {
 	case took := <-ready:
 		k.readyTimes = append(k.readyTimes, took)
+		k.said = readyLine[strings.LastIndex(readyLine, ",")+1:]
 		if k.readyMax > 0 && took > k.readyMax && k.starts > 1 {
 			k.give("start %d: ready after %s, the limit is %s", k.starts, took.Round(time.Millisecond), k.readyMax)
 		}
@@ -499,7 +500,7 @@ func kill(arguments []string) {
 		k.kill()
 		acknowledged := k.acknowledged.Load() - before
 		k.start()
-		fmt.Printf("kill %d: %d records acknowledged before it; ready after %s\n", round, acknowledged, k.readyTimes[len(k.readyTimes)-1].Round(time.Millisecond))
+		fmt.Printf("kill %d: %d records acknowledged before it; ready after %s (%s)\n", round, acknowledged, k.readyTimes[len(k.readyTimes)-1].Round(time.Millisecond), strings.TrimSpace(k.said))
 		if round%*every == 0 && round < *times {
 			k.pause()
 			k.verifyFrom(k.verifiedTo, fmt.Sprintf("after kill %d", round))
