@@ -309,7 +309,6 @@ fn cold_data_is_sent_from_files_in_small_pieces_and_dropped_behind_the_reader() 
     while offset < batches as i64 {
         let mut request = fetch_request("t", &[(0, offset)]);
         request.topics[0].partitions[0].partition_max_bytes = 10 << 20;
-        request.min_bytes = 10 << 20;
         let partition = &broker.fetch(client, &request)[0];
         let read = offsets(partition);
         assert_eq!(read[0], offset);
