@@ -236,7 +236,8 @@ impl Simulation {
                 // From here on nothing goes wrong, so everything under way must come to its end.
                 self.knowledge.is_ending = true;
                 self.disk.faults = Default::default();
-                self.schedule.retain(|event| !matches!(event, Event::Cut | Event::Capacity | Event::Crash | Event::Stop));
+                self.schedule
+                    .retain(|event| !matches!(event, Event::Cut | Event::Capacity | Event::Crash | Event::Stop));
             }
             if self.knowledge.is_ending && !self.clients.iter().any(Client::is_waiting) && self.node.is_some() {
                 break;
@@ -479,8 +480,7 @@ impl Simulation {
         for shard in 0..count {
             self.give_turn(shard);
         }
-        let endpoints =
-            vec![Endpoint { listener: "PLAINTEXT".to_string(), host: "localhost".to_string(), port: 9092 }];
+        let endpoints = vec![Endpoint { listener: "PLAINTEXT".to_string(), host: "localhost".to_string(), port: 9092 }];
         let request = ControllerRequest::RegisterBroker { node_id: NODE_ID, endpoints, rack: None };
         self.schedule.after(0, Event::ToController { asker: Asker::Node, request });
         self.schedule.after(0, Event::FreeSpace);

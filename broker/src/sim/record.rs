@@ -82,8 +82,7 @@ pub struct Found {
 pub fn records_in(bytes: &[u8], offset: i64) -> Result<(Vec<Found>, i64), String> {
     let mut found = Vec::new();
     let mut next = offset;
-    let mut batches = Batches::new(bytes);
-    while let Some(batch) = batches.next() {
+    for batch in Batches::new(bytes) {
         let (header, batch) = match batch {
             Ok(batch) => batch,
             Err(millstream_storage::batch::BatchError::Truncated) => break,

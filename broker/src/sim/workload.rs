@@ -118,9 +118,15 @@ pub struct Producer {
 #[derive(Debug)]
 enum Role {
     /// Creates the topic.
-    Admin { configs: Vec<(&'static str, String)>, is_done: bool },
+    Admin {
+        configs: Vec<(&'static str, String)>,
+        is_done: bool,
+    },
     Producer(Producer),
-    Consumer { positions: Vec<i64>, is_lost: Vec<bool> },
+    Consumer {
+        positions: Vec<i64>,
+        is_lost: Vec<bool>,
+    },
     /// Deletes records.
     Deleter,
     /// Asks for offsets by time.
@@ -232,7 +238,11 @@ impl Client {
                 let room = (known.end - known.deleted_to).max(0) as u64;
                 let offset = known.deleted_to + random.below(room / 2 + 1) as i64;
                 known.deleted_to = offset;
-                (wire::DELETE_RECORDS, Some(Asked::Delete { partition, offset }), Encoded::of(delete(partition, offset)))
+                (
+                    wire::DELETE_RECORDS,
+                    Some(Asked::Delete { partition, offset }),
+                    Encoded::of(delete(partition, offset)),
+                )
             }
             Role::Asker => {
                 let partition = random.index(knowledge.partitions.len());
@@ -259,8 +269,7 @@ impl Client {
         self.received.extend_from_slice(bytes);
         let mut reaction = Reaction::default();
         while let Some((correlation, body)) = wire::take_response(&mut self.received) {
-            let (expected, asked) =
-                self.outstanding.pop_front().ok_or("a response came that nobody had asked for")?;
+            let (expected, asked) = self.outstanding.pop_front().ok_or("a response came that nobody had asked for")?;
             if correlation != expected {
                 return Err(format!("response {correlation} came before response {expected}"));
             }
