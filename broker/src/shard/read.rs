@@ -193,6 +193,12 @@ impl Shard {
         match outcome {
             Ok(mut plan) => {
                 pending.allowance.apply(&mut plan);
+                // Meanwhile more was committed, and the file may hold it: the reply must not seem to go beyond the
+                // high watermark.
+                if let Some(partition) = self.partitions.get_mut(pending.log) {
+                    let result = &mut self.reads.waiting.get_mut(pending.place).results[pending.result].1;
+                    result.high_watermark = partition.high_watermark();
+                }
                 self.finish_read(pending.place, pending.result, Ok(plan), effects);
             }
             // Retention was faster: read what is there now, once.

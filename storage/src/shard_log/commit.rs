@@ -171,8 +171,11 @@ impl ShardLog {
             if let Some(segment) = partition.segment_mut(segment) {
                 segment.durable = position;
             }
-            partition.durable_end = offset;
-            progress.push(Progress::Durable { log, offset });
+            // Only a deliberate bug has said so before.
+            if offset > partition.durable_end {
+                partition.durable_end = offset;
+                progress.push(Progress::Durable { log, offset });
+            }
             let first = partition.first_open();
             let wants_write_back = partition.segments.iter().skip(first).any(|segment| {
                 segment.durable.saturating_sub(segment.written) >= WRITE_BACK_BYTES_MIN
