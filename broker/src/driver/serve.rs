@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use millstream_replication::log::MetadataLog;
 use millstream_replication::{ClusterImage, Controller, ControllerRequest, Endpoint};
-use millstream_storage::recovery::{KnownPartition, Recovered, RecoveredShard, RecoveryError, RecoveryOptions, recover};
+use millstream_storage::recovery::{
+    KnownPartition, Recovered, RecoveredShard, RecoveryError, RecoveryOptions, recover,
+};
 use millstream_storage::shard_log::ShardLogOptions;
 use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, PartitionKey, ShardLog};
 
