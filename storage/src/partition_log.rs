@@ -327,6 +327,7 @@ impl PartitionLog {
 
     /// The index of the first segment that may still change.
     pub fn first_open(&self) -> usize {
+        debug_assert!(self.segments.iter().is_sorted_by_key(|segment| !segment.closed), "segments close in order");
         self.segments.partition_point(|segment| segment.closed)
     }
 

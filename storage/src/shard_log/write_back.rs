@@ -63,11 +63,9 @@ impl ShardLog {
         for index in partition.first_open()..partition.segments.len() {
             let directory_created = partition.directory_created;
             let segment = &mut partition.segments[index];
-            if segment.writing || segment.syncing || segment.closing {
+            // Also while it is allocated: segments close in order, or `first_open` would pass one over for ever.
+            if segment.is_busy() {
                 return;
-            }
-            if segment.allocating {
-                continue;
             }
             // An extent is written before its group is durable.
             let pending = segment.durable.saturating_sub(segment.written);
