@@ -60,10 +60,10 @@ impl ShardLog {
         }
         let partition = self.logs[log.0 as usize].as_mut().expect("seen above");
         let last = partition.segments.len() - 1;
-        for index in partition.first_open()..partition.segments.len() {
+        let first_open = partition.first_open();
+        for index in first_open..partition.segments.len() {
             let directory_created = partition.directory_created;
             let segment = &mut partition.segments[index];
-            // Also while it is allocated: segments close in order, or `first_open` would pass one over for ever.
             if segment.is_busy() {
                 return;
             }
@@ -114,7 +114,8 @@ impl ShardLog {
                 self.start(Purpose::Sync { log, segment: base, to }, log, DiskOp::Sync { path }, ops);
                 return;
             }
-            if index < last && segment.written == segment.bytes {
+            // In order, or `first_open` would pass one over for ever: the end of the one before may not be durable yet.
+            if index < last && index == first_open && segment.written == segment.bytes {
                 segment.closing = true;
                 let bytes = segment.bytes;
                 let purpose = Purpose::CloseTruncate { log, segment: base };
