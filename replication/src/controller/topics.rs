@@ -97,7 +97,7 @@ impl Controller {
         let name = topic.name.as_str();
         topic_name::check(name).map_err(|why| ApiError::new(ErrorCode::InvalidTopicException, why))?;
         if image.topic(name).is_some() {
-            return Err(ApiError::new(ErrorCode::TopicAlreadyExists, format!("topic {name} exists already")));
+            return Err(ApiError::new(ErrorCode::TopicAlreadyExists, format!("Topic '{name}' already exists.")));
         }
         let colliding = topic_name::colliding(name);
         let other = colliding.as_ref().and_then(|colliding| {
