@@ -18,8 +18,9 @@ use crate::disk::BLOCK_BYTES;
 
 /// The smallest block.
 pub const BLOCK_CAPACITY_MIN: usize = BLOCK_BYTES;
-/// The largest block that a pool keeps for reuse; larger ones are given back to the allocator.
-pub const BLOCK_CAPACITY_POOLED_MAX: usize = 1 << 20;
+/// The largest block that a pool keeps for reuse; larger ones are given back to the allocator. A request a little
+/// above a MiB, the usual largest, needs two MiB.
+pub const BLOCK_CAPACITY_POOLED_MAX: usize = 4 << 20;
 /// How many retired blocks of one size a pool looks at before it allocates another.
 const RECLAIM_ATTEMPTS_MAX: usize = 8;
 

@@ -325,7 +325,7 @@ impl PartitionLog {
         self.segments.get(index + 1).map_or(self.log_end, |next| next.base_offset)
     }
 
-    /// The index of the first segment that may still change.
+    /// The index of the first segment that may still change. Segments are closed in order.
     pub fn first_open(&self) -> usize {
         self.segments.partition_point(|segment| segment.closed)
     }

@@ -193,6 +193,7 @@ impl Turn {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.mailbox().register(context.waker());
         self.inbox.register(context.waker());
+        self.inbox.set_turn(true);
         let progress = Arc::clone(&self.shards[self.index].progress);
         progress.begin(self.clock.elapsed());
         let mut turns = 0;
@@ -210,6 +211,7 @@ impl Turn {
             self.phase = Phase::ShutDown;
             self.report(Report::ShutDown);
         }
+        self.inbox.set_turn(false);
         self.arm(context, turns == TURNS_IN_A_ROW_MAX);
         progress.end(self.clock.elapsed(), turns > 0);
         Poll::Pending

@@ -6,7 +6,7 @@
 //! large frames before is trusted with blocks of that size at once.
 
 use bytes::Bytes;
-use millstream_storage::block::{Block, BlockPool};
+use millstream_storage::block::{BLOCK_CAPACITY_POOLED_MAX, Block, BlockPool};
 
 /// Length of the prefix that announces a frame's length.
 const PREFIX_BYTES: usize = 4;
@@ -18,8 +18,8 @@ const SHARED_SPARE_BYTES_MIN: usize = 16 * 1024;
 const OWN_BLOCK_BYTES_MIN: usize = 64 * 1024;
 /// How far a read may go past the end of a large frame: what it brings of the next one may have to be copied.
 const LOOKAHEAD_BYTES: usize = 4 * 1024;
-/// The most that a connection is trusted with before its bytes have come.
-const TRUSTED_BYTES_MAX: usize = 4 << 20;
+/// The most that a connection is trusted with before its bytes have come: a block that a pool keeps.
+const TRUSTED_BYTES_MAX: usize = BLOCK_CAPACITY_POOLED_MAX - LOOKAHEAD_BYTES;
 
 /// Memory that a core's connections read into.
 pub struct ReadMemory {

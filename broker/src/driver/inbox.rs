@@ -1,6 +1,6 @@
 //! What happened on a shard's own core since its last turn: events from its connection and disk tasks.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::task::Waker;
 
 use crate::shard::Event;
@@ -11,6 +11,8 @@ use crate::shard::Event;
 pub struct Inbox {
     events: RefCell<Vec<Event>>,
     waker: RefCell<Option<Waker>>,
+    /// The turn task runs: it looks here again before it waits.
+    is_turn: Cell<bool>,
 }
 
 impl Inbox {
@@ -19,10 +21,16 @@ impl Inbox {
         let mut events = self.events.borrow_mut();
         events.push(event);
         if events.len() == 1
+            && !self.is_turn.get()
             && let Some(waker) = &*self.waker.borrow()
         {
             waker.wake_by_ref();
         }
+    }
+
+    /// The turn task has begun, or is about to wait; it does not wait while there are events.
+    pub fn set_turn(&self, is_turn: bool) {
+        self.is_turn.set(is_turn);
     }
 
     /// Moves all events to the end of `into`.

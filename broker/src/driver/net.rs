@@ -464,8 +464,10 @@ impl Net {
             let lingers = connection.closing_since.get();
             let overdue =
                 lingers.is_some_and(|since| now.saturating_duration_since(since) >= LINGER && quiet >= LINGER);
-            // While the shard holds back its requests, the peer cannot be blamed for silence.
-            let idle = connection.reading.get() && self.options.idle_max.is_some_and(|max| quiet >= max);
+            // While the shard holds back its requests, the peer cannot be blamed for silence, unless it does not take its
+            // responses.
+            let is_waited_for = connection.reading.get() || !connection.output.borrow().is_empty();
+            let idle = is_waited_for && self.options.idle_max.is_some_and(|max| quiet >= max);
             if idle {
                 self.counters.borrow_mut().idle_closed += 1;
             }

@@ -1,35 +1,37 @@
-//! Kafka's error codes that the group APIs answer with, by Kafka's names.
+//! Kafka's error codes that the group APIs answer with, as the numbers that responses carry.
 
-pub const NONE: i16 = 0;
-pub const UNKNOWN_SERVER_ERROR: i16 = -1;
-pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
-pub const NOT_LEADER_OR_FOLLOWER: i16 = 6;
-pub const REQUEST_TIMED_OUT: i16 = 7;
-pub const MESSAGE_TOO_LARGE: i16 = 10;
-pub const OFFSET_METADATA_TOO_LARGE: i16 = 12;
-pub const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
-pub const COORDINATOR_NOT_AVAILABLE: i16 = 15;
-pub const NOT_COORDINATOR: i16 = 16;
-pub const RECORD_LIST_TOO_LARGE: i16 = 18;
-pub const NOT_ENOUGH_REPLICAS: i16 = 19;
-pub const NOT_ENOUGH_REPLICAS_AFTER_APPEND: i16 = 20;
-pub const ILLEGAL_GENERATION: i16 = 22;
-pub const INCONSISTENT_GROUP_PROTOCOL: i16 = 23;
-pub const INVALID_GROUP_ID: i16 = 24;
-pub const UNKNOWN_MEMBER_ID: i16 = 25;
-pub const INVALID_SESSION_TIMEOUT: i16 = 26;
-pub const REBALANCE_IN_PROGRESS: i16 = 27;
-pub const INVALID_COMMIT_OFFSET_SIZE: i16 = 28;
-pub const INVALID_REQUEST: i16 = 42;
-pub const POLICY_VIOLATION: i16 = 44;
-pub const TRANSACTIONAL_ID_AUTHORIZATION_FAILED: i16 = 53;
-pub const KAFKA_STORAGE_ERROR: i16 = 56;
-pub const NON_EMPTY_GROUP: i16 = 68;
-pub const GROUP_ID_NOT_FOUND: i16 = 69;
-pub const MEMBER_ID_REQUIRED: i16 = 79;
-pub const GROUP_MAX_SIZE_REACHED: i16 = 81;
-pub const FENCED_INSTANCE_ID: i16 = 82;
-pub const GROUP_SUBSCRIBED_TO_TOPIC: i16 = 86;
+use millstream_replication::ErrorCode;
+
+pub const NONE: i16 = ErrorCode::None as i16;
+pub const UNKNOWN_SERVER_ERROR: i16 = ErrorCode::UnknownServerError as i16;
+pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = ErrorCode::UnknownTopicOrPartition as i16;
+pub const NOT_LEADER_OR_FOLLOWER: i16 = ErrorCode::NotLeaderOrFollower as i16;
+pub const REQUEST_TIMED_OUT: i16 = ErrorCode::RequestTimedOut as i16;
+pub const MESSAGE_TOO_LARGE: i16 = ErrorCode::MessageTooLarge as i16;
+pub const OFFSET_METADATA_TOO_LARGE: i16 = ErrorCode::OffsetMetadataTooLarge as i16;
+pub const COORDINATOR_LOAD_IN_PROGRESS: i16 = ErrorCode::CoordinatorLoadInProgress as i16;
+pub const COORDINATOR_NOT_AVAILABLE: i16 = ErrorCode::CoordinatorNotAvailable as i16;
+pub const NOT_COORDINATOR: i16 = ErrorCode::NotCoordinator as i16;
+pub const RECORD_LIST_TOO_LARGE: i16 = ErrorCode::RecordListTooLarge as i16;
+pub const NOT_ENOUGH_REPLICAS: i16 = ErrorCode::NotEnoughReplicas as i16;
+pub const NOT_ENOUGH_REPLICAS_AFTER_APPEND: i16 = ErrorCode::NotEnoughReplicasAfterAppend as i16;
+pub const ILLEGAL_GENERATION: i16 = ErrorCode::IllegalGeneration as i16;
+pub const INCONSISTENT_GROUP_PROTOCOL: i16 = ErrorCode::InconsistentGroupProtocol as i16;
+pub const INVALID_GROUP_ID: i16 = ErrorCode::InvalidGroupId as i16;
+pub const UNKNOWN_MEMBER_ID: i16 = ErrorCode::UnknownMemberId as i16;
+pub const INVALID_SESSION_TIMEOUT: i16 = ErrorCode::InvalidSessionTimeout as i16;
+pub const REBALANCE_IN_PROGRESS: i16 = ErrorCode::RebalanceInProgress as i16;
+pub const INVALID_COMMIT_OFFSET_SIZE: i16 = ErrorCode::InvalidCommitOffsetSize as i16;
+pub const INVALID_REQUEST: i16 = ErrorCode::InvalidRequest as i16;
+pub const POLICY_VIOLATION: i16 = ErrorCode::PolicyViolation as i16;
+pub const TRANSACTIONAL_ID_AUTHORIZATION_FAILED: i16 = ErrorCode::TransactionalIdAuthorizationFailed as i16;
+pub const KAFKA_STORAGE_ERROR: i16 = ErrorCode::KafkaStorageError as i16;
+pub const NON_EMPTY_GROUP: i16 = ErrorCode::NonEmptyGroup as i16;
+pub const GROUP_ID_NOT_FOUND: i16 = ErrorCode::GroupIdNotFound as i16;
+pub const MEMBER_ID_REQUIRED: i16 = ErrorCode::MemberIdRequired as i16;
+pub const GROUP_MAX_SIZE_REACHED: i16 = ErrorCode::GroupMaxSizeReached as i16;
+pub const FENCED_INSTANCE_ID: i16 = ErrorCode::FencedInstanceId as i16;
+pub const GROUP_SUBSCRIBED_TO_TOPIC: i16 = ErrorCode::GroupSubscribedToTopic as i16;
 
 /// What a client is told when appending to `__consumer_offsets` failed with `append_error`. Clients know these answers
 /// of a coordinator and look for it again or retry; the error of the append itself would surprise them.

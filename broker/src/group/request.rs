@@ -61,24 +61,35 @@ pub enum RequestKind {
     Delete(DeleteGroupsRequest),
 }
 
-/// The limits within which group requests, and partial responses, are decoded. Text is limited to what the older
-/// encodings and the records of `__consumer_offsets` can carry.
-pub fn decode_limits() -> DecodeLimits {
+/// Bytes of one group request. Its decoded form takes up to some thirty times as much memory.
+pub const REQUEST_BYTES_MAX: usize = 8 << 20;
+
+/// Unknown tagged fields in one structure of a request.
+pub const TAGGED_FIELDS_MAX: usize = 64;
+
+/// The limits within which group requests are decoded. Text is limited to what the older encodings and the records of
+/// `__consumer_offsets` can carry.
+fn limits() -> DecodeLimits {
     let mut limits = DecodeLimits::default();
+    limits.max_frame_bytes = REQUEST_BYTES_MAX;
     limits.max_string_bytes = i16::MAX as usize;
+    limits.max_bytes_bytes = REQUEST_BYTES_MAX;
     limits.max_array_elements = ARRAY_ELEMENTS_MAX;
+    limits.max_tagged_fields = TAGGED_FIELDS_MAX;
     limits
 }
 
-/// Decodes a whole body.
+/// Decodes a request's body. Bytes after its last field are ignored, as Kafka does.
 pub(super) fn decode<M: KafkaDecode>(version: i16, body: Bytes) -> Result<M, DecodeError> {
-    let mut decoder = Decoder::new(body, decode_limits())?;
-    let message = M::decode(&mut decoder, ApiVersion::new(version))?;
-    decoder.finish()?;
-    Ok(message)
+    M::decode(&mut Decoder::new(body, limits())?, ApiVersion::new(version))
 }
 
-/// Encodes a response body. What is in it came from requests decoded within [`decode_limits`], so that each version can
+/// Decodes a response's body that a coordinator of ours encoded.
+pub(super) fn decode_response<M: KafkaDecode>(version: i16, body: Bytes) -> Result<M, DecodeError> {
+    M::decode(&mut Decoder::new(body, DecodeLimits::default())?, ApiVersion::new(version))
+}
+
+/// Encodes a response body. What is in it came from requests decoded within [`limits`], so that each version can
 /// carry it: a failure is a bug of ours.
 pub(super) fn encode<M: KafkaEncode>(version: i16, message: &M) -> Bytes {
     message.encode_to_bytes(ApiVersion::new(version)).expect("a response is built for its version")

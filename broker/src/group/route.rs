@@ -8,7 +8,7 @@ use kafka_wire::{
 };
 use kafka_wire_core::{DecodeError, StrBytes};
 
-use super::request::{GroupRequest, RequestKind, decode, encode};
+use super::request::{GroupRequest, RequestKind, decode, decode_response, encode};
 use super::{error, reply};
 
 /// `key_type` of FindCoordinator for groups.
@@ -28,8 +28,9 @@ pub fn partition_for_group(group_id: &str, partitions: i32) -> i32 {
 pub enum Route {
     /// To the coordinator of this partition, whose response is the whole response.
     One(i32, GroupRequest),
-    /// A part to each of these partitions' coordinators; [`merge`] puts the responses together.
-    Parts(Vec<(i32, GroupRequest)>),
+    /// A part to each of these partitions' coordinators. [`merge`] puts the responses together by the first: a request
+    /// of this kind and version.
+    Parts(GroupRequest, Vec<(i32, GroupRequest)>),
     /// To all coordinators; [`merge`] puts the responses together.
     All(GroupRequest),
 }
@@ -90,33 +91,27 @@ fn parts<G>(
     for group in groups {
         by_partition.entry(partition(&group)).or_default().push(group);
     }
-    Route::Parts(
-        by_partition
-            .into_iter()
-            .map(|(partition, groups)| {
-                let kind = kind(groups);
-                (partition, GroupRequest { version, kind })
-            })
-            .collect(),
-    )
+    let part = |groups| GroupRequest { version, kind: kind(groups) };
+    let parts = by_partition.into_iter().map(|(partition, groups)| (partition, part(groups))).collect();
+    Route::Parts(part(Vec::new()), parts)
 }
 
-/// Puts together the response to a request (any part of it, or the whole for [`Route::All`]) from those of its parts,
-/// which coordinators encoded in the same version.
+/// Puts together the response to a request of this kind and version from those to its parts, which coordinators encoded in
+/// the same version.
 pub fn merge(request: &GroupRequest, parts: Vec<Bytes>) -> Result<Bytes, DecodeError> {
     let version = request.version;
     Ok(match &request.kind {
         RequestKind::OffsetFetch { .. } => {
             let mut groups = Vec::new();
             for part in parts {
-                groups.extend(decode::<OffsetFetchResponse>(version, part)?.groups);
+                groups.extend(decode_response::<OffsetFetchResponse>(version, part)?.groups);
             }
             reply::offset_fetch(version, groups)
         }
         RequestKind::Describe(_) => {
             let mut whole = DescribeGroupsResponse::default();
             for part in parts {
-                let part: DescribeGroupsResponse = decode(version, part)?;
+                let part: DescribeGroupsResponse = decode_response(version, part)?;
                 whole.groups.extend(part.groups);
             }
             encode(version, &whole)
@@ -124,7 +119,7 @@ pub fn merge(request: &GroupRequest, parts: Vec<Bytes>) -> Result<Bytes, DecodeE
         RequestKind::Delete(_) => {
             let mut whole = DeleteGroupsResponse::default();
             for part in parts {
-                let part: DeleteGroupsResponse = decode(version, part)?;
+                let part: DeleteGroupsResponse = decode_response(version, part)?;
                 whole.results.extend(part.results);
             }
             encode(version, &whole)
@@ -132,7 +127,7 @@ pub fn merge(request: &GroupRequest, parts: Vec<Bytes>) -> Result<Bytes, DecodeE
         RequestKind::List(_) => {
             let mut whole = ListGroupsResponse::default();
             for part in parts {
-                let part: ListGroupsResponse = decode(version, part)?;
+                let part: ListGroupsResponse = decode_response(version, part)?;
                 // One coordinator that cannot answer makes the list incomplete: the client has to know.
                 if part.error_code != error::NONE {
                     whole.error_code = part.error_code;
@@ -266,7 +261,7 @@ mod tests {
             if version >= 1 {
                 let transaction = find(version, &["t"], 1, Ok(node.clone()));
                 let code = transaction.coordinators.first().map_or(transaction.error_code, |found| found.error_code);
-                assert_eq!(code, error::COORDINATOR_NOT_AVAILABLE);
+                assert_eq!(code, error::TRANSACTIONAL_ID_AUTHORIZATION_FAILED);
             }
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use millstream_replication::ErrorCode;
 use millstream_replication::config::{Properties, broker_value};
-use millstream_storage::batch::{BatchBuilder, Batches};
+use millstream_storage::batch::{BatchBuilder, Batches, verify_crc};
 use millstream_storage::records::OpenBatch;
 use millstream_storage::shard_log::{LogId, Read as LogRead, ReadPart, ReadPlan, ReadToken};
 use millstream_storage::{DiskError, DiskOp, DiskReply, DiskToken, Now};
@@ -25,6 +25,8 @@ use crate::group::{Coordinator, GroupConfig, GroupEffect, NOT_COORDINATOR, Recor
 const LOAD_BYTES_MAX: usize = 1 << 20;
 /// How long a coordinator whose log could not be read waits before it tries again.
 const LOAD_RETRY: Duration = Duration::from_secs(1);
+/// Memory that all groups of a broker may take, by their coordinators' count of it; each coordinator may use its part.
+const STATE_BYTES_MAX: usize = 1 << 30;
 /// Disk tokens from here on are ours; those below are the log's.
 const DISK_TOKEN_MIN: u64 = 1 << 63;
 
@@ -93,6 +95,7 @@ fn group_config(file: &Properties) -> GroupConfig {
         offsets_retention_ms: number("offsets.retention.minutes")
             .map_or(default.offsets_retention_ms, |minutes| minutes.saturating_mul(60_000)),
         expiry_interval: millis("offsets.retention.check.interval.ms", default.expiry_interval),
+        state_bytes_max: STATE_BYTES_MAX / size("offsets.topic.num.partitions", 1).max(1),
         ..default
     }
 }
@@ -354,14 +357,16 @@ impl Shard {
         for batch in Batches::new(&piece) {
             // What ends the piece may be cut.
             let Ok((header, batch)) = batch else { break };
+            // A damaged batch ends the loading, for ever if need be: a group that is served without what it committed
+            // would read all over again, or skip what it has not read.
+            let Ok(open) = verify_crc(batch).and_then(|()| OpenBatch::new(batch)) else {
+                self.counters.group_records_unreadable += 1;
+                break;
+            };
             loading.next_offset = header.last_offset() + 1;
             if header.is_control() {
                 continue;
             }
-            let Ok(open) = OpenBatch::new(batch) else {
-                self.counters.group_records_unreadable += 1;
-                continue;
-            };
             for record in open.records() {
                 let loaded = record
                     .is_ok_and(|record| record.key.is_some_and(|key| led.coordinator.load(key, record.value).is_ok()));

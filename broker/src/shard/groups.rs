@@ -23,7 +23,7 @@ use crate::protocol::versions::ApiKey;
 #[derive(Debug)]
 struct PendingGroup {
     header: ResponseHeader,
-    /// The whole request, if its response is put together from several.
+    /// A request of its kind, if its response is put together from several.
     whole: Option<GroupRequest>,
     /// The coordinators' responses, in the order in which they were asked.
     bodies: Vec<Option<Bytes>>,
@@ -82,10 +82,13 @@ impl Shard {
         };
         let topic_id = topic.id;
         let partitions = topic.partitions.len() as i32;
-        let (whole, parts) = match route::route(request.clone(), partitions) {
+        let (whole, parts) = match route::route(request, partitions) {
             Route::One(partition, request) => (None, vec![(partition, request)]),
-            Route::Parts(parts) => (Some(request), parts),
-            Route::All(part) => (Some(request), (0..partitions).map(|index| (index, part.clone())).collect()),
+            Route::Parts(whole, parts) => (Some(whole), parts),
+            Route::All(whole) => {
+                let parts = (0..partitions).map(|partition| (partition, whole.clone())).collect();
+                (Some(whole), parts)
+            }
         };
         let pending =
             PendingGroup { header: header.response(), whole, bodies: vec![None; parts.len()], left: parts.len() };

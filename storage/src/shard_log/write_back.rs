@@ -66,8 +66,9 @@ impl ShardLog {
             if segment.writing || segment.syncing || segment.closing {
                 return;
             }
+            // Also while its file is created: segments are closed in order, or those that are not would be lost sight of.
             if segment.allocating {
-                continue;
+                return;
             }
             // An extent is written before its group is durable.
             let pending = segment.durable.saturating_sub(segment.written);
