@@ -325,8 +325,9 @@ impl PartitionLog {
         self.segments.get(index + 1).map_or(self.log_end, |next| next.base_offset)
     }
 
-    /// The index of the first segment that may still change. Segments are closed in order.
+    /// The index of the first segment that may still change.
     pub fn first_open(&self) -> usize {
+        debug_assert!(self.segments.iter().is_sorted_by_key(|segment| !segment.closed), "segments close in order");
         self.segments.partition_point(|segment| segment.closed)
     }
 

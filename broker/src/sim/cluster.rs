@@ -901,22 +901,4 @@ mod tests {
             .count();
         assert!(failed >= 3, "only {failed} of 20 seeds noticed");
     }
-
-    #[test]
-    #[ignore]
-    fn survey() {
-        let n: u64 = std::env::var("N").map_or(100, |n| n.parse().unwrap());
-        let f: u64 = std::env::var("F").map_or(0, |n| n.parse().unwrap());
-        for seed in f..f + n {
-            let r = std::panic::catch_unwind(|| Simulation::run(options(seed, false)));
-            match r {
-                Ok(Ok(o)) => println!("OK {seed}: {o:?}"),
-                Ok(Err(e)) => println!("SURVEY {seed}: {e}"),
-                Err(p) => println!(
-                    "SURVEY {seed}: panic {:?}",
-                    p.downcast_ref::<String>().cloned().or(p.downcast_ref::<&str>().map(|s| s.to_string()))
-                ),
-            }
-        }
-    }
 }

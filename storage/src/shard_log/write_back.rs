@@ -63,11 +63,8 @@ impl ShardLog {
         for index in partition.first_open()..partition.segments.len() {
             let directory_created = partition.directory_created;
             let segment = &mut partition.segments[index];
-            if segment.writing || segment.syncing || segment.closing {
-                return;
-            }
-            // Also while its file is created: segments are closed in order, or those that are not would be lost sight of.
-            if segment.allocating {
+            // Also while it is allocated: segments close in order, or `first_open` would pass one over for ever.
+            if segment.is_busy() {
                 return;
             }
             // An extent is written before its group is durable.
