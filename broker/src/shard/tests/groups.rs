@@ -124,6 +124,54 @@ fn a_long_log_is_loaded_piece_by_piece_from_its_files() {
 }
 
 #[test]
+fn a_damaged_log_is_not_served_as_if_nothing_had_been_committed() {
+    let file = Properties::from([("offsets.topic.num.partitions".to_string(), "1".to_string())]);
+    let setup = Setup { file, ..Setup::default() };
+    let mut broker = Broker::new(setup.clone());
+    broker.create_topic("t", 1, &[]);
+    let client = broker.connect(0);
+    broker.find_coordinator(client, 0, &["group"]);
+    let mut request = commit_request("group", 0, 0);
+    request.topics[0].partitions[0].committed_metadata = Some(StrBytes::from("m".repeat(4000)));
+    for offset in 0..700 {
+        request.topics[0].partitions[0].committed_offset = offset;
+        assert_eq!(broker.call(client, 8, &request).topics[0].partitions[0].error_code, 0);
+    }
+    let Broker { mut disk, controller, image, now, .. } = broker;
+    disk.lose_power();
+    // Recovery brings everything into the segments.
+    let broker = Broker::start(setup.clone(), controller, image, disk, now);
+    let Broker { mut disk, controller, image, now, .. } = broker;
+    let segment = disk
+        .listing()
+        .map(|(path, _)| path.to_string())
+        .find(|path| path.contains("__consumer_offsets") && path.ends_with(".log"))
+        .expect("the segment is there");
+    // One bit in the middle of the text of some commit.
+    const BLOCK: usize = millstream_storage::BLOCK_BYTES;
+    let position = 100 * BLOCK as u64;
+    let mut block = disk.peek(&segment, position, BLOCK).expect("the block is there").to_vec();
+    block[1000] ^= 1;
+    let data = vec![Bytes::from(block)];
+    let path = segment.as_str().into();
+    disk.execute(millstream_storage::DiskOp::Write { path, position, data, durable: true }).expect("it is written");
+
+    let mut broker = Broker::start(setup, controller, image, disk, now);
+    let client = broker.connect(0);
+    let mut fetch = OffsetFetchRequest::default();
+    let mut group = OffsetFetchRequestGroup::default();
+    group.group_id = StrBytes::from("group");
+    group.topics = None;
+    fetch.groups = vec![group];
+    for _ in 0..3 {
+        broker.advance(Duration::from_secs(1));
+        let fetched = broker.call(client, 8, &fetch);
+        assert_eq!(fetched.groups[0].error_code, ErrorCode::CoordinatorLoadInProgress.code());
+    }
+    assert!(broker.sample("millstream_group_records_unreadable_total") > 0);
+}
+
+#[test]
 fn before_anyone_looks_for_a_coordinator_there_are_no_groups() {
     let mut broker = Broker::new(Setup::default());
     broker.create_topic("t", 1, &[]);
