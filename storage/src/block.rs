@@ -2,8 +2,8 @@
 //! slices of what is filled already. They carry bytes from the socket to the tail and from the tail to readers without
 //! a copy, and are reused, because the first touch of a page costs far more than the next.
 //!
-//! The only file of this crate with `unsafe` code; its tests run under Miri (`cargo +nightly miri test -p
-//! millstream-storage block`).
+//! The only file of this crate with `unsafe` code. Its tests do no I/O and start at most one thread, so that Miri can run
+//! them where it is installed: `cargo +nightly miri test -p millstream-storage block`.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};

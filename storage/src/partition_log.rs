@@ -608,17 +608,22 @@ impl Tail {
         slices
     }
 
-    /// The end of the last whole block in `from..to` of a segment within `bytes_max`, and the offset of the batch there.
-    pub fn block_boundary(&self, segment: i64, from: u64, bytes_max: u64) -> Option<(u64, i64)> {
-        let start = self.blocks.partition_point(|block| (block.segment, block.position) <= (segment, from));
-        let mut boundary = None;
-        for block in self.blocks.iter().skip(start) {
-            if block.segment != segment || block.position - from > bytes_max {
-                break;
-            }
-            boundary = Some((block.position, block.first_offset));
-        }
-        boundary
+    /// The last known start of a batch in `from..=from + bytes_max` of a segment, other than `from`, and its offset.
+    pub fn batch_boundary(&self, segment: i64, from: u64, bytes_max: u64) -> Option<(u64, i64)> {
+        let limit = from + bytes_max;
+        let end = self.blocks.partition_point(|block| (block.segment, block.position) <= (segment, limit));
+        let block = &self.blocks[end.checked_sub(1)?];
+        let mark =
+            block.marks.partition_point(|&(_, mark)| block.position + u64::from(mark) <= limit).checked_sub(1)?;
+        let (offset, mark) = block.marks[mark];
+        let position = block.position + u64::from(mark);
+        (block.segment == segment && position > from).then_some((position, offset))
+    }
+
+    /// The length of the batch at `position` of a segment, which must be here.
+    pub fn first_batch_bytes(&self, segment: i64, position: u64) -> u64 {
+        let bytes = self.at(segment, position).expect("what is not committed is in memory");
+        batch_bytes(BatchHeader::read(&bytes).expect("the tail holds whole batches")) as u64
     }
 
     /// The bytes in memory from `position` of a segment to the end of their block.

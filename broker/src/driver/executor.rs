@@ -224,7 +224,9 @@ impl Turn {
         for item in inbound.drain(..) {
             match item {
                 Inbound::Event(event) => self.events.push(event),
-                Inbound::Opened { generation, path, file } => self.disk.opened(generation, &path, file),
+                Inbound::Opened { generation, path, file, resident } => {
+                    self.disk.opened(generation, &path, file, resident);
+                }
                 // Whoever asked may have given up.
                 Inbound::Samples(reply) => drop(reply.try_send(self.samples())),
                 Inbound::Listen => self.listen(),

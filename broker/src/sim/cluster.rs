@@ -20,7 +20,7 @@ use super::checker::{Checkers, Observation};
 use super::disk::{Operation, SimDisk};
 use super::logs::{brief, brief_op, read_whole};
 use super::random::Random;
-use super::schedule::{Schedule, Trace};
+use super::schedule::{Schedule, Trace, fingerprint};
 use super::wire::TOPIC;
 use super::workload::{Client, Finding, Knowledge, Reaction};
 use crate::shard::{ConnectionId, Effect, Event as ShardEvent, Message, PrefetchToken, SendPart, Shard, ShardOptions};
@@ -795,8 +795,8 @@ impl Simulation {
             let delay = self.random.between(20, 400);
             self.schedule.after(delay, Event::Sent { connection });
         }
-        let crc = crc32(&bytes);
-        self.line(|| format!("client {client} gets {} bytes ({crc:08x})", bytes.len()));
+        let print = fingerprint([&bytes[..]]);
+        self.line(|| format!("client {client} gets {} bytes ({print:016x})", bytes.len()));
         let Reaction { findings, reconnect } = self.clients[client].receive(&bytes, &self.knowledge)?;
         for finding in findings {
             self.learn(finding)?;
@@ -855,11 +855,6 @@ fn known_partitions(image: &ClusterImage, properties: &Properties) -> Vec<KnownP
         }
     }
     known
-}
-
-/// A fingerprint of bytes, for the trace.
-fn crc32(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(1, |sum: u32, byte| sum.wrapping_mul(31).wrapping_add(u32::from(*byte)))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::checker::{Checkers, Observation};
 use super::disk::{Operation, SimDisk};
 use super::random::Random;
 use super::record::{Found, RecordId, batch_of, records_in};
-use super::schedule::{Schedule, Trace};
+use super::schedule::{Schedule, Trace, fingerprint};
 
 /// Batches that an idempotent producer may have on their way.
 const IN_FLIGHT_MAX: usize = 5;
@@ -790,10 +790,8 @@ pub fn brief_op(op: &millstream_storage::DiskOp) -> String {
     match op {
         DiskOp::Write { path, position, data, durable } => {
             let bytes: usize = data.iter().map(Bytes::len).sum();
-            let crc = data.iter().fold(0, |crc, part| {
-                crc ^ part.iter().fold(1u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(*byte)))
-            });
-            format!("write {path} at {position}, {bytes} bytes ({crc:08x}), durable: {durable}")
+            let print = fingerprint(data.iter().map(|part| &part[..]));
+            format!("write {path} at {position}, {bytes} bytes ({print:016x}), durable: {durable}")
         }
         DiskOp::Replace { path, data } => format!("replace {path} with {} bytes", data.len()),
         other => format!("{other:?}"),

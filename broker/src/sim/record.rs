@@ -37,8 +37,11 @@ impl RecordId {
             _ => random.below(300),
         };
         let mut value = self.seed().to_be_bytes().to_vec();
-        let fill = random.next().to_le_bytes();
-        value.extend((0..bytes as usize).map(|index| fill[index % 8].wrapping_add((index / 8) as u8)));
+        let fill = random.next();
+        for index in 0..bytes.div_ceil(8) {
+            value.extend_from_slice(&fill.wrapping_add(index * 0x0101_0101).to_le_bytes());
+        }
+        value.truncate(8 + bytes as usize);
         value
     }
 

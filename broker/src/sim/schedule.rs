@@ -118,3 +118,10 @@ impl Trace {
         self.hasher.finish()
     }
 }
+
+/// A fingerprint of bytes, for a line of a trace.
+pub fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    parts.into_iter().for_each(|part| hasher.write(part));
+    hasher.finish()
+}

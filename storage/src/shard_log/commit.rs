@@ -15,6 +15,21 @@ const GROUP_EXTENTS_MAX: usize = 64;
 /// An extent repeats each batch's header in the journal: below this average length of a batch it does not pay.
 const EXTENT_BATCH_BYTES_MIN: usize = 4096;
 
+/// The largest batch that may make a group give up the rest of its slot, as a share of a group or slot: 1 / 4. So at most
+/// that share of the journal is lost. A larger batch goes straight to its segment, or where it happens to fit.
+const INLINE_SHARE: u64 = 4;
+
+/// How much of a log went into a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gathered {
+    /// Everything.
+    All,
+    /// The group or the slot is full; the rest fits another.
+    NoRoom,
+    /// The rest cannot go now: it waits for its segment's file, or for its turn among the extents.
+    Later,
+}
+
 impl ShardLog {
     /// Puts what is dirty into a commit group and starts it, if the journal has room.
     pub(super) fn start_group(&mut self, ops: &mut Ops, progress: &mut Vec<Progress>) {
@@ -23,18 +38,22 @@ impl ShardLog {
         loop {
             let room = (self.slot_bytes - self.position).min(GROUP_BYTES_MAX as u64) as usize;
             let mut extents = 0;
+            let mut wants_room = false;
             for _ in 0..self.dirty.len().min(GROUP_PARTITIONS_MAX) {
                 let Some(log) = self.dirty.pop_front() else { break };
-                if !self.gather(log, &mut builder, &mut group, &mut extents, room, ops) {
+                let gathered = self.gather(log, &mut builder, &mut group, &mut extents, room, ops);
+                if gathered != Gathered::All {
                     self.dirty.push_back(log);
                 }
+                wants_room |= gathered == Gathered::NoRoom;
             }
             if !builder.is_empty() {
                 break;
             }
-            // Nothing fits what is left of this slot, or nothing can go yet.
+            // What is left of this slot is given up only for what will fit the next: a checkpoint counts on most of the
+            // journal being used.
             let next = (self.slot + 1) % self.slots.len();
-            if self.position == 0 {
+            if !wants_room || self.position == 0 {
                 return;
             }
             if self.slots[next].last_sequence > self.checkpointed {
@@ -68,7 +87,7 @@ impl ShardLog {
         self.group = Some(group);
     }
 
-    /// Adds what a log has to the group; returns whether that was all.
+    /// Adds what a log has to the group.
     pub(super) fn gather(
         &mut self,
         log: LogId,
@@ -77,17 +96,18 @@ impl ShardLog {
         extents: &mut usize,
         group_bytes_max: usize,
         ops: &mut Ops,
-    ) -> bool {
+    ) -> Gathered {
         let partition = self.logs[log.0 as usize].as_mut().expect("dirty logs are live");
         if partition.removing {
-            return true;
+            return Gathered::All;
         }
+        let inline_bytes_max = (GROUP_BYTES_MAX as u64).min(self.slot_bytes) / INLINE_SHARE;
         let key = partition.key;
         // Headers and padding of the group itself, and a possible log start entry.
         const RESERVE_BYTES: usize = BLOCK_BYTES;
         if partition.log_start_gathered < partition.log_start_wanted {
             if builder.bytes() + RESERVE_BYTES > group_bytes_max {
-                return false;
+                return Gathered::NoRoom;
             }
             builder.log_start(key, partition.log_start_wanted);
             group.log_starts.push((log, partition.log_start_wanted));
@@ -108,8 +128,12 @@ impl ShardLog {
             let wants_extent = bytes >= self.options.extent_bytes_min
                 && bytes >= EXTENT_BATCH_BYTES_MIN * partition.ungathered_batches;
             if (wants_extent || bytes > group_bytes_max / 2) && *extents < GROUP_EXTENTS_MAX {
-                let headers_fit = BATCH_HEADER_BYTES * (partition.ungathered_batches + 1) < room;
-                if partition.segments[index].is_writable() && headers_fit {
+                let header_bytes = BATCH_HEADER_BYTES * (partition.ungathered_batches + 1);
+                let is_writable = partition.segments[index].is_writable();
+                if is_writable && header_bytes >= room && (header_bytes as u64) < inline_bytes_max {
+                    return Gathered::NoRoom;
+                }
+                if is_writable && header_bytes < room {
                     let write = start_extent(partition, log, index, builder);
                     *extents += 1;
                     group.outstanding += 1;
@@ -131,9 +155,13 @@ impl ShardLog {
             let (to, end_offset) = if bytes <= room {
                 (to, end_offset)
             } else {
-                match partition.tail.block_boundary(base, from, room as u64).filter(|&(boundary, _)| boundary > from) {
+                match partition.tail.batch_boundary(base, from, room as u64) {
                     Some(boundary) => boundary,
-                    None => return false,
+                    None if partition.tail.first_batch_bytes(base, from) <= inline_bytes_max => {
+                        return Gathered::NoRoom;
+                    }
+                    // Too large to go through the journal: it waits until its segment can be written.
+                    None => return Gathered::Later,
                 }
             };
             let data = partition.tail.slices(base, from, to);
@@ -143,21 +171,21 @@ impl ShardLog {
             partition.gathered_end = end_offset;
             partition.segments[index].gathered = to;
             if to < partition.segments[index].bytes {
-                return false;
+                return Gathered::NoRoom;
             }
         }
         self.finish_gather(log)
     }
 
-    pub(super) fn finish_gather(&mut self, log: LogId) -> bool {
+    pub(super) fn finish_gather(&mut self, log: LogId) -> Gathered {
         let partition = self.log_mut(log);
-        let all =
-            partition.segments.partition_point(|segment| segment.gathered == segment.bytes) == partition.segments.len();
-        if all {
+        let gathered = partition.segments.partition_point(|segment| segment.gathered == segment.bytes);
+        if gathered == partition.segments.len() {
             partition.is_dirty = false;
             partition.ungathered_batches = 0;
+            return Gathered::All;
         }
-        all
+        Gathered::Later
     }
 
     pub(super) fn finish_group(&mut self, ops: &mut Ops, progress: &mut Vec<Progress>) {

@@ -179,8 +179,8 @@ pub struct ShardLogOptions {
 const LEFTOVER_DELAY: Duration = Duration::from_secs(1);
 /// Files that one turn removes.
 const REMOVALS_MAX: usize = 8;
-/// What may be appended but not durable, as a share of the journal: 1 / 3.
-const PENDING_SHARE: u64 = 3;
+/// What may be appended but not durable, as a share of the journal: 1 / 4.
+const PENDING_SHARE: u64 = 4;
 /// Memory of indexes of closed segments that were loaded for cold reads.
 const LOADED_INDEX_BYTES_MAX: usize = 32 << 20;
 
