@@ -25,6 +25,12 @@ while (($#)); do
 done
 CLIENTS=(kcat confluent-kafka kafka-python kafkajs franz-go java)
 ((${#NAMES[@]})) || NAMES=("${CLIENTS[@]}" cross tools)
+# `cross` pairs the clients that are named beside it; alone, all of them.
+ONLY_CROSS=1
+for name in "${NAMES[@]}"; do
+  [[ " ${CLIENTS[*]} " != *" $name "* ]] || ONLY_CROSS=0
+done
+[[ " ${NAMES[*]} " == *" cross "* ]] || ONLY_CROSS=0
 
 PARTITIONS=4
 CODECS=(none gzip snappy lz4 zstd)
@@ -74,7 +80,7 @@ install_client() {
 say "== installing"
 USABLE=()
 for name in "${CLIENTS[@]}" tools; do
-  wanted "$name" || { wanted cross && [[ $name != tools ]]; } || continue
+  wanted "$name" || { ((ONLY_CROSS)) && [[ $name != tools ]]; } || continue
   # In a shell of its own, with set -e: inside a condition bash would run on after a failed command.
   set +e
   (
