@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -141,62 +140,37 @@ impl Disk {
         }
     }
 
-    /// Brings a range into the page cache; the end of it becomes an event. As much again is read ahead of it, on the
-    /// pool, for whoever reads on.
+    /// Brings a range into the page cache; the end of it becomes an event.
     pub fn prefetch(self: &Rc<Disk>, token: PrefetchToken, path: FilePath, position: u64, bytes: usize) {
-        let wanted = position..position + bytes as u64;
-        let ahead = wanted.end..wanted.end + bytes as u64;
-        let mut open = self.open.borrow_mut();
-        let generation = open.generation();
-        let known = open.buffered(&path);
-        let resident = open.resident(&path);
-        drop(open);
-        // The kernel counts pages as cached that it is only reading: what an earlier prefetch has waited for is more.
-        let is_ready = resident.start <= wanted.start && wanted.end <= resident.end;
-        let is_answered = match &known {
-            Some(file) if is_ready && sys::is_cached(file, position, bytes) => {
-                add(&self.counters.prefetches_resident, 1);
-                self.inbox.push(Event::Prefetched { token, result: Ok(()) });
-                if ahead.end <= resident.end {
-                    return;
-                }
-                true
-            }
-            _ => {
-                add(&self.counters.prefetches_pool, 1);
-                false
-            }
-        };
+        let known = self.open.borrow_mut().buffered(&path);
+        if known.as_ref().is_some_and(|file| sys::is_resident(file, position, bytes)) {
+            add(&self.counters.prefetches_resident, 1);
+            self.inbox.push(Event::Prefetched { token, result: Ok(()) });
+            return;
+        }
+        add(&self.counters.prefetches_pool, 1);
         let root = self.root.clone();
         let mailbox = Arc::clone(&self.mailbox);
+        let generation = self.open.borrow().generation();
         self.pools.read_ahead.run(move || {
-            let file = known.map_or_else(|| files::open(&files::resolve(&root, &path)).map(Arc::new), Ok);
-            let fetch = |range: Range<u64>| {
-                let file = file.as_ref().map_err(files::failure)?;
-                files::prefetch(file, range.clone()).map_err(|error| files::failure(&error))?;
-                let (path, file) = (Arc::clone(&path), Arc::clone(file));
-                mailbox.push(Inbound::Opened { generation, path, file, resident: range });
-                Ok(())
+            let result = match known {
+                Some(file) => files::prefetch(&file, position, bytes),
+                None => File::open(files::resolve(&root, &path)).and_then(|file| {
+                    files::prefetch(&file, position, bytes)?;
+                    mailbox.push(Inbound::Opened { generation, path, file: Arc::new(file) });
+                    Ok(())
+                }),
             };
-            if !is_answered {
-                let result = fetch(wanted);
-                mailbox.push(Inbound::Event(Event::Prefetched { token, result }));
-            }
-            // Nobody waits for this; who needs the range will ask for it and hear of a failure.
-            let _ = fetch(ahead);
+            let result = result.map_err(|error| files::failure(&error));
+            mailbox.push(Inbound::Event(Event::Prefetched { token, result }));
         });
     }
 
-    /// Drops a range that was sent from the page cache, when the one after it has been sent and a thread has time for it.
+    /// Drops a range from the page cache when a thread has time for it.
     pub fn discard(&self, path: &FilePath, position: u64, bytes: usize) {
-        let mut open = self.open.borrow_mut();
-        let behind = open.sent(path, position..position + bytes as u64);
         // A file that is no longer open was closed, renamed or removed: its pages age out by themselves.
-        if let Some(file) = open.buffered(path)
-            && !behind.is_empty()
-        {
-            let bytes = (behind.end - behind.start) as usize;
-            self.pools.read_ahead.run(move || sys::advise(&file, behind.start, bytes, Advice::DontNeed));
+        if let Some(file) = self.open.borrow_mut().buffered(path) {
+            self.pools.read_ahead.run(move || sys::advise(&file, position, bytes, Advice::DontNeed));
         }
     }
 
@@ -205,22 +179,16 @@ impl Disk {
         if let Some(file) = self.open.borrow_mut().buffered(path) {
             return Ok(file);
         }
-        let file = Arc::new(files::open(&files::resolve(&self.root, path))?);
+        let file = Arc::new(File::open(files::resolve(&self.root, path))?);
         let mut open = self.open.borrow_mut();
         let generation = open.generation();
         open.add_buffered(generation, path, Arc::clone(&file));
         Ok(file)
     }
 
-    /// Keeps a file that a thread of the pool has opened, and what it found to be in the page cache.
-    pub fn opened(&self, generation: u64, path: &FilePath, file: Arc<File>, resident: Range<u64>) {
-        let mut open = self.open.borrow_mut();
-        if open.buffered(path).is_none() {
-            open.add_buffered(generation, path, file);
-        }
-        if !resident.is_empty() {
-            open.set_resident(generation, path, resident);
-        }
+    /// Keeps a file that a thread of the pool has opened.
+    pub fn opened(&self, generation: u64, path: &FilePath, file: Arc<File>) {
+        self.open.borrow_mut().add_buffered(generation, path, file);
     }
 
     fn finished(&self, token: DiskToken, result: Result<DiskReply, DiskError>) {
@@ -248,9 +216,9 @@ impl Disk {
         self.pools.files.run(move || {
             let result = match known {
                 Some(file) => files::read(&file, position, bytes),
-                None => files::open(&files::resolve(&root, &path)).and_then(|file| {
+                None => File::open(files::resolve(&root, &path)).and_then(|file| {
                     let data = files::read(&file, position, bytes)?;
-                    mailbox.push(Inbound::Opened { generation, path, file: Arc::new(file), resident: 0..0 });
+                    mailbox.push(Inbound::Opened { generation, path, file: Arc::new(file) });
                     Ok(data)
                 }),
             };
@@ -433,9 +401,7 @@ mod tests {
             for item in inbound.drain(..) {
                 match item {
                     Inbound::Event(event) => events.push(event),
-                    Inbound::Opened { generation, path, file, resident } => {
-                        disk.opened(generation, &path, file, resident);
-                    }
+                    Inbound::Opened { generation, path, file } => disk.opened(generation, &path, file),
                     _ => panic!("only the pool sends"),
                 }
             }

@@ -224,9 +224,7 @@ impl Turn {
         for item in inbound.drain(..) {
             match item {
                 Inbound::Event(event) => self.events.push(event),
-                Inbound::Opened { generation, path, file, resident } => {
-                    self.disk.opened(generation, &path, file, resident);
-                }
+                Inbound::Opened { generation, path, file } => self.disk.opened(generation, &path, file),
                 // Whoever asked may have given up.
                 Inbound::Samples(reply) => drop(reply.try_send(self.samples())),
                 Inbound::Listen => self.listen(),

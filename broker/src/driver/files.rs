@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
-use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -11,8 +10,8 @@ use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply};
 
 use super::sys::{self, Advice};
 
-/// What a prefetch reads at a time: small enough to stay in the processor's cache.
-const PREFETCH_STEP_BYTES: usize = 64 * 1024;
+/// Memory for one step of reading what is only wanted in the page cache.
+const SCRATCH_BYTES: usize = 256 * 1024;
 
 /// Executes one operation below `root` and waits for it.
 pub fn execute(root: &Path, operation: &DiskOp) -> Result<DiskReply, DiskError> {
@@ -60,14 +59,6 @@ pub fn create(path: &Path) -> io::Result<()> {
     sync_directory_of(path)
 }
 
-/// Opens a file for reads and `sendfile` on a shard's core. The kernel's own read-ahead is off: a `sendfile` that starts
-/// it waits for the device when its queue is full.
-pub fn open(path: &Path) -> io::Result<File> {
-    let file = File::open(path)?;
-    sys::advise(&file, 0, 0, Advice::Random);
-    Ok(file)
-}
-
 /// Reads up to `bytes`, fewer at the end of the file.
 pub fn read(file: &File, position: u64, bytes: usize) -> io::Result<Bytes> {
     // The file's length bounds the memory, whatever is asked for.
@@ -92,20 +83,18 @@ pub fn fill(buffer: &mut [u8], mut read: impl FnMut(&mut [u8], u64) -> io::Resul
     Ok(filled)
 }
 
-/// Brings a range of a file into the page cache and waits until all of it is there.
-pub fn prefetch(file: &File, range: Range<u64>) -> io::Result<()> {
-    let bytes = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-    sys::advise(file, range.start, bytes, Advice::WillNeed);
-    // The advice only starts the reading, in pieces that finish in any order: reading every byte waits for each of them.
-    let mut nowhere = [0; PREFETCH_STEP_BYTES];
-    let mut at = range.start;
-    while at < range.end {
-        let step = (range.end - at).min(nowhere.len() as u64) as usize;
-        match file.read_at(&mut nowhere[..step], at) {
-            Ok(0) => break,
-            Ok(count) => at += count as u64,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+/// Brings a range of a file into the page cache.
+pub fn prefetch(file: &File, position: u64, bytes: usize) -> io::Result<()> {
+    sys::advise(file, position, bytes, Advice::WillNeed);
+    // The advice only starts the reading. Reading it all is the one way to know that it has arrived: touching a byte here
+    // and there left about one sendfile in three hundred waiting for a page between two of them.
+    let mut buffer = vec![0; SCRATCH_BYTES.min(bytes)];
+    let mut at = 0;
+    while at < bytes {
+        let piece = &mut buffer[..SCRATCH_BYTES.min(bytes - at)];
+        match file.read_at(piece, position + at as u64)? {
+            0 => break,
+            count => at += count,
         }
     }
     Ok(())
@@ -305,7 +294,7 @@ pub mod tests {
         let file = File::open(root.0.join("a")).expect("there");
         file.sync_all().expect("clean pages, so that they can be dropped");
         sys::advise(&file, 0, 1 << 20, Advice::DontNeed);
-        prefetch(&file, 10_000..910_000).expect("read");
+        prefetch(&file, 10_000, 900_000).expect("read");
         let mut last = [0];
         assert_eq!(sys::read_resident(&file, &mut last, 909_999).expect("resident"), 1);
     }

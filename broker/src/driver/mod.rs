@@ -25,7 +25,6 @@ pub mod sys;
 pub mod watchdog;
 
 use std::fs::File;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
@@ -39,9 +38,8 @@ use crate::shard::Event;
 pub enum Inbound {
     /// Something happened that concerns the shard itself.
     Event(Event),
-    /// A thread of the pool has opened a file that the disk may keep, if no name has changed since `generation`, and
-    /// has brought a range of it into the page cache.
-    Opened { generation: u64, path: FilePath, file: Arc<File>, resident: Range<u64> },
+    /// A thread of the pool has opened a file that the disk may keep, if no name has changed since `generation`.
+    Opened { generation: u64, path: FilePath, file: Arc<File> },
     /// Somebody wants the shard's samples.
     Samples(SyncSender<Vec<Sample>>),
     /// Begin to listen on the sockets.

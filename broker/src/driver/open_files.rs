@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -18,10 +17,6 @@ struct Handles {
     durable: Option<Rc<DmaFile>>,
     /// Reads through the page cache, `sendfile`.
     buffered: Option<Arc<File>>,
-    /// The range that a prefetch last found to be in the page cache, every page read to its end.
-    resident: Range<u64>,
-    /// The range that was sent last and is to be dropped when another has been.
-    behind: Range<u64>,
     used_at: u64,
 }
 
@@ -63,33 +58,6 @@ impl OpenFiles {
     /// The handle for reads through the page cache.
     pub fn buffered(&mut self, path: &FilePath) -> Option<Arc<File>> {
         self.used(path)?.buffered.clone()
-    }
-
-    /// The range of the file that the last prefetch brought into the page cache; it may have been dropped since.
-    pub fn resident(&self, path: &FilePath) -> Range<u64> {
-        self.by_path.get(path).map_or(0..0, |handles| handles.resident.clone())
-    }
-
-    /// Notes what a prefetch brought into the page cache, unless names have changed since `generation`. A range that
-    /// goes on where the last one ended extends it.
-    pub fn set_resident(&mut self, generation: u64, path: &FilePath, range: Range<u64>) {
-        if generation == self.generation
-            && let Some(handles) = self.by_path.get_mut(path)
-        {
-            let known = &mut handles.resident;
-            let goes_on = known.start <= range.start && range.start <= known.end;
-            *known = if goes_on { known.start..known.end.max(range.end) } else { range };
-        }
-    }
-
-    /// Takes note that a range has been sent and is not needed any more; returns the range before it, to be dropped now.
-    /// A response ends in the middle of a batch as a rule, and the next one begins with that batch: what they share
-    /// must stay until the next one has been sent too.
-    pub fn sent(&mut self, path: &FilePath, range: Range<u64>) -> Range<u64> {
-        let Some(handles) = self.by_path.get_mut(path) else { return 0..0 };
-        let last = std::mem::replace(&mut handles.behind, range.clone());
-        let end = if last.contains(&range.start) { range.start } else { last.end };
-        last.start..end
     }
 
     /// To be given back to the `add` functions with a handle that takes a while to open.
@@ -198,33 +166,6 @@ mod tests {
         assert!(files.buffered(&path("0")).is_some(), "used all the time");
         assert!(files.buffered(&path("1")).is_none(), "the oldest");
         assert!(files.buffered(&path("7")).is_some(), "the newest");
-    }
-
-    #[test]
-    fn what_the_next_response_begins_with_is_not_dropped() {
-        let mut files = OpenFiles::new(8);
-        assert_eq!(files.sent(&path("a"), 0..9), 0..0, "not open");
-        files.add_buffered(0, &path("a"), null());
-        assert!(files.sent(&path("a"), 0..9).is_empty());
-        assert_eq!(files.sent(&path("a"), 7..15), 0..7);
-        assert_eq!(files.sent(&path("a"), 15..20), 7..15);
-        assert_eq!(files.sent(&path("a"), 3..5), 15..20, "another consumer");
-    }
-
-    #[test]
-    fn prefetched_ranges_grow_while_they_are_contiguous() {
-        let mut files = OpenFiles::new(8);
-        files.set_resident(0, &path("a"), 0..9);
-        assert_eq!(files.resident(&path("a")), 0..0, "not open");
-        files.add_buffered(0, &path("a"), null());
-        for (range, known) in [(5..9, 5..9), (9..12, 5..12), (6..10, 5..12), (20..30, 20..30), (3..6, 3..6)] {
-            files.set_resident(0, &path("a"), range);
-            assert_eq!(files.resident(&path("a")), known);
-        }
-        files.forget("a");
-        files.add_buffered(1, &path("a"), null());
-        files.set_resident(0, &path("a"), 0..9);
-        assert_eq!(files.resident(&path("a")), 0..0, "another file by now");
     }
 
     #[test]

@@ -45,8 +45,11 @@ pub fn read_resident(file: &File, buffer: &mut [u8], position: u64) -> io::Resul
     check(unsafe { libc::preadv2(file.as_raw_fd(), &vector, 1, position as libc::off_t, libc::RWF_NOWAIT) })
 }
 
-/// Whether the page cache holds a whole range of a file, or is reading it just now. `false` where the kernel (before 6.5) cannot say.
-pub fn is_cached(file: &File, position: u64, bytes: usize) -> bool {
+/// The pieces of a file that [`is_resident`] tries: smaller than what the kernel reads from a disk in one go.
+const RESIDENCY_STEP_BYTES: usize = 32 * 1024;
+
+/// Whether the page cache holds a whole range of a file. `false` where the kernel (before 6.5) cannot say.
+pub fn is_resident(file: &File, position: u64, bytes: usize) -> bool {
     #[repr(C)]
     struct Range {
         offset: u64,
@@ -75,7 +78,12 @@ pub fn is_cached(file: &File, position: u64, bytes: usize) -> bool {
     };
     let end = position + bytes as u64;
     let wanted = end.div_ceil(PAGE_BYTES) - position / PAGE_BYTES;
-    result == 0 && pages.cached >= wanted
+    // Pages that are being read count as cached, and reads finish in any order: each piece is there when a byte of it can
+    // be read at once.
+    let is_there = |at: u64| read_resident(file, &mut [0], at).is_ok_and(|bytes| bytes == 1);
+    result == 0
+        && pages.cached >= wanted
+        && (position..end).step_by(RESIDENCY_STEP_BYTES).chain([end - 1]).all(is_there)
 }
 
 /// What a caller knows of its use of a file range.
@@ -85,8 +93,6 @@ pub enum Advice {
     WillNeed,
     /// It will not be read again: drop its clean pages.
     DontNeed,
-    /// Reads of this open file shall bring in what they ask for and nothing more. For the whole file.
-    Random,
 }
 
 /// `posix_fadvise`; a hint, so its failure changes nothing.
@@ -94,7 +100,6 @@ pub fn advise(file: &File, position: u64, bytes: usize, advice: Advice) {
     let advice = match advice {
         Advice::WillNeed => libc::POSIX_FADV_WILLNEED,
         Advice::DontNeed => libc::POSIX_FADV_DONTNEED,
-        Advice::Random => libc::POSIX_FADV_RANDOM,
     };
     // SAFETY: no memory is passed.
     unsafe { libc::posix_fadvise(file.as_raw_fd(), position as libc::off_t, bytes as libc::off_t, advice) };
@@ -414,8 +419,8 @@ mod tests {
     fn freshly_written_pages_are_resident() {
         let mut file = tempfile("sys_resident");
         file.write_all(&[7; 3 * 4096]).expect("written");
-        assert!(is_cached(&file, 100, 2 * 4096));
-        assert!(!is_cached(&file, 0, 4 * 4096), "the file has no fourth page");
+        assert!(is_resident(&file, 100, 2 * 4096));
+        assert!(!is_resident(&file, 0, 4 * 4096), "the file has no fourth page");
         let mut buffer = [0; 10];
         assert_eq!(read_resident(&file, &mut buffer, 4096).expect("resident"), 10);
         assert_eq!(buffer, [7; 10]);
