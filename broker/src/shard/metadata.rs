@@ -133,7 +133,7 @@ impl Shard {
         // The log's table has no order; disk operations must have one.
         gone.sort_unstable();
         for (_, log) in gone {
-            self.log.remove_partition(log, &mut self.ops);
+            self.log.remove_partition(log);
         }
         let keys: Vec<PartitionKey> = self
             .metadata
@@ -239,7 +239,7 @@ impl Shard {
             self.release(now, waiters, ErrorCode::UnknownTopicOrPartition, effects);
             self.fail_reads(log, effects);
             self.fail_queries(log, effects);
-            self.log.remove_partition(log, &mut self.ops);
+            self.log.remove_partition(log);
         }
     }
 }

@@ -384,7 +384,7 @@ fn a_removed_partition_leaves_nothing() {
     node.append(1, &[1; 1000], 1);
     node.end_turn();
     let id = node.id(0);
-    node.log.remove_partition(id, &mut node.ops);
+    node.log.remove_partition(id);
     assert_eq!(node.log.find(key(0)), None);
     node.settle();
     node.settle();

@@ -48,6 +48,10 @@ impl ShardLog {
         if partition.removing {
             return;
         }
+        if partition.has_segments_below_start() {
+            self.encode_log(log);
+        }
+        let partition = self.logs[log.0 as usize].as_mut().expect("seen above");
         let dropped = partition.drop_segments_below_start();
         if !dropped.is_empty() {
             self.tail_bytes -= partition.drop_stale_blocks(&mut self.pool);
