@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use millstream_replication::log::MetadataLog;
-use millstream_replication::{ClusterImage, Controller, ControllerRequest, Endpoint};
+use millstream_replication::{ClusterImage, Controller, ControllerRequest, ControllerResponse, Endpoint};
 use millstream_storage::recovery::{
     KnownPartition, Recovered, RecoveredShard, RecoveryError, RecoveryOptions, recover,
 };
@@ -290,7 +290,11 @@ fn register(controller: &Sender<ToController>, config: &BrokerConfig, endpoints:
     let request = ControllerRequest::RegisterBroker { node_id: config.node_id, endpoints, rack: config.rack.clone() };
     let gone = || "the controller has ended".to_owned();
     controller.send(ToController::Ask { request, reply }).map_err(|_| gone())?;
-    answer.recv().map(drop).map_err(|_| gone())
+    match answer.recv() {
+        Ok(ControllerResponse::RegisterBroker(Err(error))) => Err(format!("the broker cannot be registered: {error}")),
+        Ok(_) => Ok(()),
+        Err(_) => Err(gone()),
+    }
 }
 
 /// Waits until every shard has reported this; the error is the first shard's that failed.

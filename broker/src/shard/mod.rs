@@ -347,7 +347,7 @@ impl Shard {
                 };
                 self.producer_ids_allocated(block, effects);
             }
-            ControllerCall::OffsetsTopic => self.offsets_topic_created(effects),
+            ControllerCall::OffsetsTopic => self.offsets_topic_created(),
             ControllerCall::Api { request, then } => {
                 // Its connection may be gone.
                 if self.sessions.listener(request.connection).is_some() {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use millstream_replication::config::Properties;
 use millstream_replication::log::MetadataLog;
 use millstream_replication::{
-    ClusterImage, Controller, ControllerRequest, ControllerResponse, Endpoint, MetadataRecord,
+    ClusterImage, Controller, ControllerRequest, ControllerResponse, Decision, Endpoint, MetadataRecord,
 };
 use millstream_storage::recovery::{KnownPartition, Recovered, RecoveryOptions, recover};
 use millstream_storage::shard_log::{Bug, ShardLogOptions};
@@ -28,7 +28,6 @@ use crate::shard::{ConnectionId, Effect, Event as ShardEvent, Message, PrefetchT
 const NODE_ID: i32 = 1;
 /// How long everything may take to come to an end when nothing goes wrong any more.
 const ENDING_US_MAX: u64 = 20_000_000;
-const NO_SPACE_RETRY_US: u64 = 250_000;
 
 /// How a simulation goes.
 #[derive(Clone, Debug)]
@@ -52,6 +51,15 @@ pub struct Outcome {
     pub seen: usize,
     /// Times the node went down, gracefully or not.
     pub stops: u64,
+}
+
+/// What the controller has decided and is making durable.
+struct Committing {
+    records: Vec<MetadataRecord>,
+    frees_space: bool,
+    write: DiskOp,
+    asker: Asker,
+    response: ControllerResponse,
 }
 
 /// Who asked the controller.
@@ -109,7 +117,7 @@ struct ControllerNode {
     log: MetadataLog,
     image: ClusterImage,
     queue: VecDeque<(Asker, ControllerRequest)>,
-    committing: Option<(Vec<MetadataRecord>, Asker, ControllerResponse)>,
+    committing: Option<Committing>,
     applied: Vec<u64>,
     waiting: VecDeque<(u64, Asker, ControllerResponse)>,
 }
@@ -320,8 +328,19 @@ impl Simulation {
                 self.schedule.after(delay, Event::ControllerDisk { op, operation });
             }
             Event::ControllerDisk { op, operation } => match self.disk.complete(operation) {
+                Ok(_) if matches!(op, DiskOp::Allocate { .. }) => {
+                    node.controller.log.allocated();
+                    self.controller_writes();
+                }
                 Ok(_) => self.controller_committed()?,
-                Err(DiskError::NoSpace) => self.schedule.after(NO_SPACE_RETRY_US, Event::ControllerWrite { op }),
+                Err(DiskError::NoSpace) => {
+                    let committing = node.controller.committing.as_ref().ok_or("nothing was being committed")?;
+                    if matches!(op, DiskOp::Allocate { .. }) && committing.frees_space {
+                        self.controller_writes();
+                    } else {
+                        self.controller_refused()?;
+                    }
+                }
                 Err(error) => self.give_up(&error.to_string())?,
             },
             Event::ToShard { shard, message } => self.give(shard, ShardEvent::Message(message)),
@@ -673,22 +692,47 @@ impl Simulation {
         {
             let mut random_id = [0; 16];
             random_id.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&self.random.next().to_le_bytes()));
+            let frees_space = request.frees_space();
             let decision = controller.controller.handle(&controller.image, request, now, random_id);
             if decision.records.is_empty() {
                 controller.waiting.push_back((controller.image.offset(), asker, decision.response));
             } else {
-                let op = controller.log.append(&decision.records);
-                controller.committing = Some((decision.records, asker, decision.response));
-                self.schedule.after(0, Event::ControllerWrite { op });
+                let write = controller.log.append(&decision.records);
+                let allocate = controller.log.allocate();
+                let Decision { records, response } = decision;
+                controller.committing =
+                    Some(Committing { records, frees_space, write: write.clone(), asker, response });
+                self.schedule.after(0, Event::ControllerWrite { op: allocate.unwrap_or(write) });
             }
         }
         self.controller_answers();
     }
 
+    /// The space for what is being committed is there, or it may do without.
+    fn controller_writes(&mut self) {
+        let node = self.node.as_mut().expect("the node is up");
+        let op = node.controller.committing.as_ref().expect("something is being committed").write.clone();
+        self.schedule.after(0, Event::ControllerWrite { op });
+    }
+
+    /// There is no room for what was decided.
+    fn controller_refused(&mut self) -> Result<(), String> {
+        let controller = &mut self.node.as_mut().expect("the node is up").controller;
+        let Committing { asker, response, .. } = controller.committing.take().ok_or("nothing was being committed")?;
+        if matches!(asker, Asker::Node) {
+            return self.give_up("no room to register the broker");
+        }
+        controller.waiting.push_back((controller.image.offset(), asker, response.refused_for_lack_of_space()));
+        self.line(|| "metadata refused: no space".to_string());
+        self.controller_decides();
+        Ok(())
+    }
+
     fn controller_committed(&mut self) -> Result<(), String> {
         let node = self.node.as_mut().expect("the node is up");
         let controller = &mut node.controller;
-        let (records, asker, response) = controller.committing.take().ok_or("nothing was being committed")?;
+        let Committing { records, asker, response, .. } =
+            controller.committing.take().ok_or("nothing was being committed")?;
         controller.log.committed();
         for record in &records {
             controller.image.replay(record);
