@@ -21,6 +21,7 @@ use super::controller::ToController;
 use super::disk::{Disk, Pools};
 use super::inbox::Inbox;
 use super::mailbox::Mailbox;
+use super::memory::{MemoryBudget, Pressure};
 use super::net::{ConnectionLimits, Net, NetOptions};
 use super::sys;
 use super::watchdog::Progress;
@@ -31,6 +32,11 @@ use crate::shard::{Effect, Event, Shard, ShardIndex};
 const TURNS_IN_A_ROW_MAX: usize = 8;
 /// Deadlines are rounded up to this, so that many that lie together cost one turn.
 const DEADLINE_STEP: Duration = Duration::from_millis(1);
+
+/// Requests that a turn handles while memory is tight: their responses may be a thousand times their size.
+const TIGHT_REQUESTS_MAX: usize = 16;
+/// How often requests that are put off while memory is full are looked at again.
+const FULL_RETRY: Duration = Duration::from_millis(20);
 
 /// The shortest timer: not over yet when it is armed, which costs a fraction of a microsecond.
 const TIMER_MIN: Duration = Duration::from_micros(5);
@@ -127,6 +133,7 @@ struct Turn {
     inbox: Rc<Inbox>,
     disk: Rc<Disk>,
     net: Rc<Net>,
+    memory: Arc<MemoryBudget>,
     sockets: Vec<OwnedFd>,
     backlog: i32,
     phase: Phase,
@@ -135,6 +142,8 @@ struct Turn {
     // Reused from turn to turn.
     inbound: Vec<Inbound>,
     events: Vec<Event>,
+    /// Requests put off for want of memory.
+    put_off: Vec<Event>,
     effects: Vec<Effect>,
     /// Messages to each shard, gathered during a turn.
     outgoing: Vec<Vec<Inbound>>,
@@ -154,6 +163,7 @@ impl Turn {
         let mailbox = Arc::clone(&options.shards[options.index].mailbox);
         let disk = Disk::new(&options.root, options.handles_max, options.pools, mailbox, Rc::clone(&inbox));
         let disk = Rc::new(disk);
+        let memory = Arc::clone(&options.net.memory);
         let net = Net::new(options.index, options.net, options.limits, Rc::clone(&inbox), Rc::clone(&disk));
         let net = Rc::new(net);
         net.watch_idle();
@@ -168,12 +178,14 @@ impl Turn {
             inbox,
             disk,
             net,
+            memory,
             sockets: options.sockets,
             backlog: options.backlog,
             phase: Phase::Serving,
             timer: None,
             inbound: Vec::new(),
             events: Vec::new(),
+            put_off: Vec::new(),
             effects: Vec::new(),
             outgoing,
             requests: Vec::new(),
@@ -237,6 +249,24 @@ impl Turn {
         }
         self.inbound = inbound;
         self.inbox.take(&mut self.events);
+        self.ration();
+    }
+
+    /// Leaves in `events` what this turn may handle: few requests while memory is tight, none while it is full. Requests
+    /// stay in their order; all else goes on.
+    fn ration(&mut self) {
+        let requests_max = match self.memory.pressure() {
+            Pressure::None if self.put_off.is_empty() => return,
+            Pressure::None => usize::MAX,
+            Pressure::Tight => TIGHT_REQUESTS_MAX,
+            Pressure::Full => 0,
+        };
+        let mut requests = std::mem::take(&mut self.put_off);
+        let is_request = |event: &mut Event| matches!(event, Event::Request { .. });
+        requests.extend(self.events.extract_if(.., is_request));
+        let rest = requests.split_off(requests.len().min(requests_max));
+        self.events.append(&mut requests);
+        self.put_off = rest;
     }
 
     fn turn(&mut self, now: Now) {
@@ -305,7 +335,11 @@ impl Turn {
     /// Has the next turn run at the shard's next deadline, or as soon as other tasks have had theirs.
     fn arm(&mut self, context: &mut Context<'_>, at_once: bool) {
         let elapsed = self.clock.elapsed();
-        let deadline = if at_once { Some(elapsed) } else { self.shard.next_deadline().map(round_up) };
+        let mut deadline = if at_once { Some(elapsed) } else { self.shard.next_deadline().map(round_up) };
+        if !self.put_off.is_empty() {
+            let again = elapsed + FULL_RETRY;
+            deadline = Some(deadline.map_or(again, |deadline| deadline.min(again)));
+        }
         // An earlier timer that is still armed only costs a turn without events.
         if self.timer.as_ref().is_some_and(|(armed_for, _)| *armed_for <= elapsed) {
             self.timer = None;
@@ -328,6 +362,13 @@ impl Turn {
         self.shards[self.index].progress.samples(&mut samples);
         self.net.samples(&mut samples);
         self.disk.samples(&mut samples);
+        samples.push(Sample {
+            name: "millstream_requests_put_off",
+            help: "Requests that wait because memory is tight.",
+            kind: Kind::Gauge,
+            labels: Vec::new(),
+            value: self.put_off.len() as f64,
+        });
         samples.push(Sample {
             name: "millstream_mailbox_length",
             help: "Items of other threads that wait for the shard.",

@@ -189,6 +189,7 @@ impl Shard {
                 log.journal_full,
             ),
             sample("millstream_log_no_space_total", "Operations that found the disk full.", Counter, log.no_space),
+            sample("millstream_log_producers", "Idempotent producers remembered.", Gauge, log.producers),
             sample("millstream_log_tail_bytes", "Memory of the tails.", Gauge, log.tail_bytes),
             sample("millstream_log_pending_bytes", "Bytes appended and not yet durable.", Gauge, log.pending_bytes),
         ]);

@@ -151,6 +151,8 @@ pub struct ShardOptions {
     pub listeners: Vec<String>,
     /// `fetch.max.bytes`: records in one Fetch response, but for its first batch.
     pub fetch_bytes_max: usize,
+    /// Memory of all groups of the broker.
+    pub group_bytes_max: usize,
     /// This shard's part of `queued.max.request.bytes`: memory of requests in flight, beyond which clients are not read
     /// from.
     pub request_bytes_max: usize,
@@ -223,7 +225,7 @@ impl Shard {
             appends: slab::Slab::default(),
             reads: read::Reads::default(),
             queries: query::Queries::default(),
-            coordination: coordination::Coordination::new(&options.file),
+            coordination: coordination::Coordination::new(&options.file, options.group_bytes_max),
             counters: counters::Counters::default(),
             to_self: VecDeque::new(),
             ops: Ops::new(),

@@ -470,6 +470,7 @@ impl Simulation {
                 file: Arc::clone(&self.properties),
                 listeners: vec!["PLAINTEXT".to_string()],
                 fetch_bytes_max: 1 << 20,
+                group_bytes_max: 64 << 20,
                 request_bytes_max: 1 << 20,
             };
             Shard::new(options, log, image.clone())
@@ -539,6 +540,7 @@ impl Simulation {
             extent_bytes_min: 48 << 10,
             retention_check_interval: Duration::from_millis(50),
             producer_expiration_ms: 86_400_000,
+            producers_max: 1_000_000,
         };
         let open = |shard| {
             let mut log = ShardLog::new(options.clone(), shard, |key: PartitionKey| {

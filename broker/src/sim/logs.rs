@@ -361,6 +361,7 @@ impl Simulation {
                     extent_bytes_min: 48 << 10,
                     retention_check_interval: Duration::from_millis(50),
                     producer_expiration_ms: 86_400_000,
+                    producers_max: 1_000_000,
                 },
                 shard,
                 |key| {

@@ -173,6 +173,9 @@ pub struct ShardLogOptions {
     pub retention_check_interval: Duration,
     /// `producer.id.expiration.ms`
     pub producer_expiration_ms: i64,
+    /// Idempotent producers remembered in all partitions together, besides the last one of each: a new one takes the
+    /// place of the one that was silent for the longest in its partition.
+    pub producers_max: usize,
 }
 
 /// How long after the start what recovery left over is removed.
@@ -227,6 +230,8 @@ pub struct LogStats {
     pub no_space: u64,
     /// Gauge: memory of the tails, bytes.
     pub tail_bytes: u64,
+    /// Idempotent producers remembered now.
+    pub producers: u64,
     /// Gauge: bytes appended but not yet durable.
     pub pending_bytes: u64,
     /// Gauge: partitions.
@@ -308,6 +313,8 @@ pub struct ShardLog {
     write_backs: usize,
     tail_bytes: usize,
     evictable: VecDeque<LogId>,
+    /// Idempotent producers remembered, over all partitions.
+    producers: usize,
     loaded_indexes: VecDeque<(LogId, i64, usize)>,
     loaded_index_bytes: usize,
 
@@ -358,6 +365,7 @@ impl ShardLog {
             write_backs: 0,
             tail_bytes: 0,
             evictable: VecDeque::new(),
+            producers: 0,
             loaded_indexes: VecDeque::new(),
             loaded_index_bytes: 0,
             purposes: HashMap::new(),
@@ -385,6 +393,7 @@ impl ShardLog {
 
     fn insert(&mut self, partition: PartitionLog) -> LogId {
         let key = partition.key;
+        self.producers += partition.producers.len();
         let id = match self.free.pop() {
             Some(index) => {
                 self.logs[index as usize] = Some(partition);
@@ -448,6 +457,7 @@ impl ShardLog {
         }
         let mut partition = self.logs[log.0 as usize].take().expect("seen above");
         self.tail_bytes -= partition.tail.capacity();
+        self.producers -= partition.producers.len();
         partition.tail.clear(&mut self.pool);
         self.dirty.retain(|&id| id != log);
         self.write_back.retain(|&id| id != log);
@@ -487,11 +497,19 @@ impl ShardLog {
         }
         let partition = self.logs[log.0 as usize].as_mut().expect("the caller holds a live LogId");
         let before = (partition.tail.capacity(), partition.segments.len());
+        let producers = partition.producers.len();
         let appended = partition.append(now, batch, &mut self.pool)?;
         if appended.duplicate {
             return Ok(appended);
         }
         self.tail_bytes += partition.tail.capacity() - before.0;
+        if partition.producers.len() > producers {
+            self.producers += 1;
+            if self.producers > self.options.producers_max && producers > 0 {
+                partition.producers.forget_oldest();
+                self.producers -= 1;
+            }
+        }
         self.stats.appends += 1;
         self.stats.append_bytes += batch.len() as u64;
         self.stats.pending_bytes += batch.len() as u64;
@@ -652,7 +670,12 @@ impl ShardLog {
 
     /// Counters and gauges.
     pub fn stats(&self) -> LogStats {
-        LogStats { tail_bytes: self.tail_bytes as u64, partitions: self.by_key.len() as u64, ..self.stats }
+        LogStats {
+            tail_bytes: self.tail_bytes as u64,
+            partitions: self.by_key.len() as u64,
+            producers: self.producers as u64,
+            ..self.stats
+        }
     }
 
     /// Ends a turn: starts the commit of what was appended, and a bounded step of background work.

@@ -140,6 +140,7 @@ impl Node {
             extent_bytes_min: 65_536,
             retention_check_interval: Duration::from_secs(1),
             producer_expiration_ms: i64::MAX,
+            producers_max: 1_000_000,
         };
         let mut log = ShardLog::new(options, recovered.shards.remove(0), |_| ("t".to_string(), config()));
         for index in 0..partitions {
@@ -353,6 +354,30 @@ fn retention_by_size_and_by_time() {
     node.settle();
     assert_eq!(node.log.log_start(id), 10, "all of it expired, the active segment too");
     assert_eq!(node.append(0, b"next", 1).base_offset, 10);
+}
+
+#[test]
+fn producers_of_all_partitions_have_one_bound_and_the_newest_stay() {
+    let mut node = Node::start(MemoryDisk::default(), 3, 1 << 20, 1);
+    node.log.options.producers_max = 10;
+    let mut append = |node: &mut Node, producer: i64, sequence: i32| {
+        node.time += 1;
+        let batch = BatchBuilder::new().producer(producer, 0, sequence).record(0, None, Some(b"x"), &[]).build();
+        let id = node.id(producer as i32 % 3);
+        node.log.append(now(node.time), id, &batch).expect("appends")
+    };
+    for producer in 0..300 {
+        assert!(!append(&mut node, producer, 0).duplicate);
+        assert!(append(&mut node, producer, 0).duplicate, "the newest is remembered");
+    }
+    assert_eq!(node.log.stats().producers, 10);
+    assert!(!append(&mut node, 0, 0).duplicate, "the first was forgotten");
+    node.settle();
+    let id = node.id(0);
+    node.log.remove_partition(id, &mut node.ops);
+    node.settle();
+    let left = node.log.stats().producers;
+    assert!(left > 0 && left < 10, "{left}");
 }
 
 #[test]
