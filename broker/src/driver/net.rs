@@ -16,6 +16,7 @@ use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 use glommio::timer::Timer;
 
+use super::clock::Clock;
 use super::disk::Disk;
 use super::frames::{FrameReader, ReadMemory};
 use super::inbox::Inbox;
@@ -152,6 +153,7 @@ impl Connection {
 /// A shard's hand on the network.
 pub struct Net {
     shard: ShardIndex,
+    clock: Clock,
     options: NetOptions,
     limits: Arc<ConnectionLimits>,
     inbox: Rc<Inbox>,
@@ -185,6 +187,7 @@ impl Net {
     /// A network without connections.
     pub fn new(
         shard: ShardIndex,
+        clock: Clock,
         options: NetOptions,
         limits: Arc<ConnectionLimits>,
         inbox: Rc<Inbox>,
@@ -193,6 +196,7 @@ impl Net {
         let memory = ReadMemory::new(options.memory.receiving_of_shard);
         Net {
             shard,
+            clock,
             options,
             limits,
             inbox,
@@ -394,7 +398,7 @@ impl Net {
         let promised = memory.promised_bytes();
         let cut = reader.received(bytes, &mut memory, |frame| {
             counters.requests += 1;
-            self.inbox.push(Event::Request { connection: connection.id, frame });
+            self.inbox.push_at(self.clock.at(now), Event::Request { connection: connection.id, frame });
         });
         if !reader.is_partial() {
             connection.receiving_since.set(None);
@@ -467,32 +471,49 @@ impl Net {
         }
     }
 
-    /// Sends what was queued in this turn, as far as the sockets have room; tasks send the rest.
-    pub fn flush(self: &Rc<Net>) {
+    /// Sends what was queued in this turn, as far as the sockets have room; tasks send the rest. Connections that
+    /// have not had their turn when `until` comes wait for the next call: [`Net::has_unsent`].
+    pub fn flush(self: &Rc<Net>, until: Duration) {
         let mut dirty = std::mem::take(&mut *self.dirty.borrow_mut());
-        for connection in dirty.drain(..) {
+        let mut late = false;
+        dirty.retain(|connection| {
+            if late {
+                return true;
+            }
             connection.is_dirty.set(false);
-            if connection.is_writing.get() || connection.phase.get() == Phase::Gone {
-                continue;
-            }
-            match self.send(&connection) {
-                Ok(Sent::All) => self.all_sent(&connection),
-                Ok(unfinished) => {
-                    connection.is_writing.set(true);
-                    let net = Rc::clone(self);
-                    glommio::spawn_local(async move {
-                        if net.send_rest(&connection, unfinished).await.is_err() {
-                            connection.cut();
-                        }
-                        connection.is_writing.set(false);
-                    })
-                    .detach();
-                }
-                Err(_) => connection.cut(),
-            }
-        }
-        // Keep the memory; nothing was added meanwhile.
+            self.flush_one(connection);
+            late = self.clock.at(connection.moved_at.get()) > until;
+            false
+        });
+        // Nothing was added meanwhile.
         *self.dirty.borrow_mut() = dirty;
+    }
+
+    /// Whether [`Net::flush`] has not come to the end.
+    pub fn has_unsent(&self) -> bool {
+        !self.dirty.borrow().is_empty()
+    }
+
+    fn flush_one(self: &Rc<Net>, connection: &Rc<Connection>) {
+        if connection.is_writing.get() || connection.phase.get() == Phase::Gone {
+            return;
+        }
+        match self.send(connection) {
+            Ok(Sent::All) => self.all_sent(connection),
+            Ok(unfinished) => {
+                connection.is_writing.set(true);
+                let net = Rc::clone(self);
+                let connection = Rc::clone(connection);
+                glommio::spawn_local(async move {
+                    if net.send_rest(&connection, unfinished).await.is_err() {
+                        connection.cut();
+                    }
+                    connection.is_writing.set(false);
+                })
+                .detach();
+            }
+            Err(_) => connection.cut(),
+        }
     }
 
     fn send(&self, connection: &Connection) -> io::Result<Sent> {
@@ -504,7 +525,10 @@ impl Net {
 
     fn all_sent(&self, connection: &Connection) {
         match connection.phase.get() {
-            Phase::Open => self.inbox.push(Event::Drained { connection: connection.id }),
+            Phase::Open => {
+                let at = self.clock.at(connection.moved_at.get());
+                self.inbox.push_at(at, Event::Drained { connection: connection.id });
+            }
             Phase::Closing => {
                 connection.phase.set(Phase::Lingering);
                 sys::shut_down(&*connection.stream.borrow(), false);
@@ -656,6 +680,7 @@ mod tests {
     use super::super::sys::PortUse;
     use super::*;
     use bytes::Bytes;
+    use std::collections::VecDeque;
     use std::io::{Read, Write};
     use std::net::TcpStream;
     use std::sync::mpsc::{Receiver, channel};
@@ -684,14 +709,14 @@ mod tests {
                     buffers: SocketBuffers::default(),
                     memory: Arc::new(MemoryBudget::for_tests()),
                 };
-                let net = Rc::new(Net::new(3, options, Arc::new(limits), Rc::clone(&inbox), disk));
+                let net = Rc::new(Net::new(3, Clock::start(), options, Arc::new(limits), Rc::clone(&inbox), disk));
                 net.listen(7, socket);
-                let mut events = Vec::new();
+                let mut events = VecDeque::new();
                 poll_fn(move |context| {
                     inbox.register(context.waker());
                     inbox.take(&mut events);
-                    for event in events.drain(..) {
-                        match event {
+                    for happened in events.drain(..) {
+                        match happened.event {
                             Event::Connected { listener, .. } => {
                                 sender.send(format!("connected to {listener}")).expect("the test waits");
                             }
@@ -704,7 +729,7 @@ mod tests {
                             other => panic!("not of the network: {other:?}"),
                         }
                     }
-                    net.flush();
+                    net.flush(Duration::MAX);
                     // What became of it is taken at once when there is any; the inbox wakes for the rest.
                     if !inbox.is_empty() {
                         context.waker().wake_by_ref();

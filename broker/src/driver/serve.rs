@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use super::clock::Clock;
 use super::controller::{self, ControllerThread, ToController};
 use super::disk::Pools;
 use super::executor::{self, ExecutorOptions, Report, ShardHandle};
+use super::http::Node;
 use super::memory::{self, MemoryBudget};
 use super::net::{ConnectionLimits, NetOptions};
 use super::sys::{self, SocketBuffers};
@@ -141,13 +143,16 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
         shard.mailbox.push(Inbound::Listen);
     }
     wait_for(&reports, |report| matches!(report, Report::Listening))?;
+    let node =
+        Arc::new(Node { shards: handles.clone(), is_stopping: AtomicBool::new(false), memory: Arc::clone(&memory) });
     if let Some(listener) = http {
-        http::start(listener, handles.clone()).map_err(cannot_start_threads)?;
+        http::start(listener, Arc::clone(&node)).map_err(cannot_start_threads)?;
     }
     super::info("serve", &memory.describe());
     println!("{}", ready_line(&config, &addresses, shards, took));
 
     while !sys::wait_for_stop_signal(Duration::MAX) {}
+    node.is_stopping.store(true, Ordering::Relaxed);
     stop(&handles, &reports);
     Ok(())
 }

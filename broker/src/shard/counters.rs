@@ -1,6 +1,6 @@
 //! What a shard counts, and the samples made of it.
 
-use crate::metrics::{Kind, Sample};
+use crate::metrics::{Kind, Sample, Scrape};
 use crate::protocol::versions::{ApiKey, SERVED};
 
 use super::Shard;
@@ -62,7 +62,9 @@ fn sample(name: &'static str, help: &'static str, kind: Kind, value: u64) -> Sam
 
 impl Shard {
     /// Counters and gauges, for a scrape.
-    pub fn samples(&self, samples: &mut Vec<Sample>) {
+    pub fn samples(&self, scrape: &mut Scrape) {
+        self.sessions.stages().samples(&mut scrape.histograms);
+        let samples = &mut scrape.samples;
         use Kind::{Counter, Gauge};
         let counters = &self.counters;
         for &api_key in SERVED {
@@ -72,7 +74,7 @@ impl Shard {
                 Counter,
                 counters.requests[api_key as usize],
             );
-            sample.labels.push(("api", api_key.name().to_string()));
+            sample.labels.push(("api", api_key.name()));
             samples.push(sample);
         }
         let log = self.log.stats();

@@ -678,8 +678,17 @@ impl ShardLog {
         }
     }
 
-    /// Ends a turn: starts the commit of what was appended, and a bounded step of background work.
+    /// Ends a turn: starts the commit of what was appended, and a bounded step of background work. All of its parts, for
+    /// callers that do not time them.
     pub fn end_turn(&mut self, now: Now, ops: &mut Ops, progress: &mut Vec<Progress>) {
+        self.commit(now, ops, progress);
+        self.advance_checkpoint(ops);
+        self.advance_write_back(ops);
+        self.advance_retention(now, ops);
+    }
+
+    /// The first part of [`ShardLog::end_turn`]: starts the commit of what was appended.
+    pub fn commit(&mut self, now: Now, ops: &mut Ops, progress: &mut Vec<Progress>) {
         self.clock = now.elapsed;
         while self.retries.front().is_some_and(|&(at, _)| at <= now.elapsed) {
             let (_, token) = self.retries.pop_front().expect("seen above");
@@ -689,8 +698,10 @@ impl ShardLog {
         if self.group.is_none() && !self.dirty.is_empty() {
             self.start_group(ops, progress);
         }
-        self.advance_checkpoint(ops);
-        self.advance_write_back(ops);
+    }
+
+    /// The last part of [`ShardLog::end_turn`]: retention, removals, and the tail's memory.
+    pub fn advance_retention(&mut self, now: Now, ops: &mut Ops) {
         if now.elapsed >= self.sweep_at {
             self.sweep(now);
         }

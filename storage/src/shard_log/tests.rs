@@ -360,7 +360,7 @@ fn retention_by_size_and_by_time() {
 fn producers_of_all_partitions_have_one_bound_and_the_newest_stay() {
     let mut node = Node::start(MemoryDisk::default(), 3, 1 << 20, 1);
     node.log.options.producers_max = 10;
-    let mut append = |node: &mut Node, producer: i64, sequence: i32| {
+    let append = |node: &mut Node, producer: i64, sequence: i32| {
         node.time += 1;
         let batch = BatchBuilder::new().producer(producer, 0, sequence).record(0, None, Some(b"x"), &[]).build();
         let id = node.id(producer as i32 % 3);

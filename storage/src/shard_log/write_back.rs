@@ -30,7 +30,8 @@ impl ShardLog {
         }
     }
 
-    pub(super) fn advance_write_back(&mut self, ops: &mut Ops) {
+    /// The third part of [`ShardLog::end_turn`]: starts what the segments need.
+    pub fn advance_write_back(&mut self, ops: &mut Ops) {
         for _ in 0..self.write_back.len() {
             if self.write_backs >= WRITE_BACKS_MAX {
                 break;

@@ -25,6 +25,7 @@ use millstream_storage::shard_log::ShardLogOptions;
 use millstream_storage::{DiskError, DiskReply, DiskToken, Now, PartitionKey, ShardLog, TopicId};
 
 use super::{ConnectionId, Effect, Event, Message, PrefetchToken, SendPart, Shard, ShardIndex, ShardOptions};
+use crate::metrics::Scrape;
 use crate::protocol::header::RequestHeader;
 use crate::sim::disk::SimDisk;
 use crate::sim::random::Random;
@@ -377,9 +378,9 @@ impl Broker {
 
     /// A sample's value, over all shards.
     fn sample(&self, name: &str) -> u64 {
-        let mut samples = Vec::new();
-        self.shards.iter().for_each(|shard| shard.samples(&mut samples));
-        samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value as u64).sum()
+        let mut scrape = Scrape::default();
+        self.shards.iter().for_each(|shard| shard.samples(&mut scrape));
+        scrape.samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value as u64).sum()
     }
 }
 
