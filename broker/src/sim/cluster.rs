@@ -13,7 +13,7 @@ use millstream_replication::{
     ClusterImage, Controller, ControllerRequest, ControllerResponse, Endpoint, MetadataRecord,
 };
 use millstream_storage::recovery::{KnownPartition, Recovered, RecoveryOptions, recover};
-use millstream_storage::shard_log::{Bug, ShardLogOptions};
+use millstream_storage::shard_log::ShardLogOptions;
 use millstream_storage::{DiskError, DiskOp, DiskToken, PartitionKey, ShardLog};
 
 use super::checker::{Checkers, Observation};
@@ -37,8 +37,6 @@ pub struct Options {
     pub seed: u64,
     /// Prints what happens.
     pub is_verbose: bool,
-    /// A deliberate bug.
-    pub bug: Option<Bug>,
 }
 
 /// What a simulation that found nothing wrong did.
@@ -168,6 +166,9 @@ impl Simulation {
         let mut disk = SimDisk::new(random.fork());
         if random.one_in(5) {
             disk.faults.fail_one_in = random.between(300, 3_000);
+        }
+        if random.one_in(8) {
+            disk.faults.fail_sync_one_in = random.between(3, 50);
         }
         let partitions = random.between(1, 5) as usize;
         let has_retention = random.one_in(4);
@@ -389,7 +390,7 @@ impl Simulation {
     /// The node exits with an error, as it must after a failed write.
     fn give_up(&mut self, reason: &str) -> Result<(), String> {
         self.line(|| format!("the node gives up: {reason}"));
-        if self.disk.faults.fail_one_in == 0 {
+        if !self.disk.faults.fails_operations() {
             return Err(format!("the node gave up though its disk is fine: {reason}"));
         }
         let is_power = self.random.coin();
@@ -522,12 +523,10 @@ impl Simulation {
             producer_expiration_ms: 86_400_000,
         };
         let open = |shard| {
-            let mut log = ShardLog::new(options.clone(), shard, |key: PartitionKey| {
+            ShardLog::new(options.clone(), shard, |key: PartitionKey| {
                 let topic = image.topic_by_id(key.topic_id).expect("recovery keeps only partitions of the image");
                 (topic.name.to_string(), image.topic_settings(topic, NODE_ID, &self.properties).log)
-            });
-            log.bug = self.options.bug;
-            log
+            })
         };
         recovered.shards.into_iter().map(open).collect()
     }
@@ -863,7 +862,7 @@ mod tests {
     use crate::sim::seeds;
 
     fn options(seed: u64, is_verbose: bool) -> Options {
-        Options { seed, is_verbose, bug: None }
+        Options { seed, is_verbose }
     }
 
     #[test]
@@ -884,16 +883,5 @@ mod tests {
         for seed in 0..10 {
             assert_eq!(Simulation::run(options(seed, false)), Simulation::run(options(seed, false)), "seed {seed}");
         }
-    }
-
-    #[test]
-    fn acknowledging_before_the_commit_is_found_out() {
-        let failed = (0..20)
-            .filter(|seed| {
-                let bug = Some(Bug::AcknowledgeBeforeCommit);
-                Simulation::run(Options { bug, ..options(*seed, false) }).is_err()
-            })
-            .count();
-        assert!(failed >= 3, "only {failed} of 20 seeds noticed");
     }
 }

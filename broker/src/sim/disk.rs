@@ -30,6 +30,15 @@ pub struct DiskFaults {
     pub capacity_bytes: Option<u64>,
     /// One write or sync in this many fails; 0 is none.
     pub fail_one_in: u64,
+    /// One sync in this many fails besides; 0 is none.
+    pub fail_sync_one_in: u64,
+}
+
+impl DiskFaults {
+    /// Whether a write or a sync may fail.
+    pub fn fails_operations(&self) -> bool {
+        self.fail_one_in > 0 || self.fail_sync_one_in > 0
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -178,8 +187,11 @@ impl SimDisk {
     /// An operation completes: it takes effect now.
     pub fn complete(&mut self, operation: Operation) -> Result<DiskReply, DiskError> {
         let Underway { op, writes_before } = self.underway.remove(&operation).expect("it is under way");
-        let may_fail = matches!(op, DiskOp::Write { .. } | DiskOp::Sync { .. });
-        if may_fail && self.random.one_in(self.faults.fail_one_in) {
+        let is_sync = matches!(op, DiskOp::Sync { .. });
+        let may_fail = is_sync || matches!(op, DiskOp::Write { .. });
+        if may_fail && self.random.one_in(self.faults.fail_one_in)
+            || is_sync && self.random.one_in(self.faults.fail_sync_one_in)
+        {
             self.fail(op);
             return Err(DiskError::Failed("input/output error (simulated)".to_string()));
         }

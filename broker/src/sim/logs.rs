@@ -8,7 +8,7 @@ use bytes::Bytes;
 use millstream_storage::batch::TimestampType;
 use millstream_storage::recovery::{KnownPartition, RecoveryOptions, recover};
 use millstream_storage::shard_log::{
-    AppendError, Bug, LogConfig, LogId, Ops, Progress, Read, ReadPart, ReadPlan, ReadToken, ShardLogOptions,
+    AppendError, LogConfig, LogId, Ops, Progress, Read, ReadPart, ReadPlan, ReadToken, ShardLogOptions,
     TimeLookup, TimeQuery,
 };
 use millstream_storage::{DiskError, DiskReply, DiskToken, PartitionKey, ShardLog, TopicId};
@@ -31,8 +31,6 @@ pub struct Options {
     pub seed: u64,
     /// Prints what happens.
     pub is_verbose: bool,
-    /// A deliberate bug.
-    pub bug: Option<Bug>,
 }
 
 /// What a simulation that found nothing wrong did.
@@ -168,6 +166,9 @@ impl Simulation {
         let mut disk = SimDisk::new(random.fork());
         if random.one_in(5) {
             disk.faults.fail_one_in = random.between(300, 3_000);
+        }
+        if random.one_in(8) {
+            disk.faults.fail_sync_one_in = random.between(3, 50);
         }
         let count = random.between(1, 6) as usize;
         let partitions = (0..count)
@@ -354,7 +355,7 @@ impl Simulation {
         self.disk.faults = faults;
         let mut logs = Vec::new();
         for shard in recovered.shards {
-            let mut log = ShardLog::new(
+            let log = ShardLog::new(
                 ShardLogOptions {
                     tail_memory_bytes_max: 256 << 10,
                     free_space_floor_bytes: 64 << 10,
@@ -368,7 +369,6 @@ impl Simulation {
                     (TOPIC.to_string(), partition.config.clone())
                 },
             );
-            log.bug = self.options.bug;
             logs.push(log);
         }
         for partition in &mut self.partitions {
@@ -438,7 +438,7 @@ impl Simulation {
         }
         if let Err(fatal) = result {
             self.trace.line(self.schedule.now_us(), format!("shard {shard}: {}", fatal.0));
-            if self.disk.faults.fail_one_in == 0 {
+            if !self.disk.faults.fails_operations() {
                 return Err(format!("the node gave up though its disk is fine: {}", fatal.0));
             }
             return self.crash();
@@ -804,7 +804,7 @@ mod tests {
     use crate::sim::seeds;
 
     fn options(seed: u64, is_verbose: bool) -> Options {
-        Options { seed, is_verbose, bug: None }
+        Options { seed, is_verbose }
     }
 
     #[test]
@@ -824,16 +824,5 @@ mod tests {
         for seed in 0..10 {
             assert_eq!(Simulation::run(options(seed, false)), Simulation::run(options(seed, false)), "seed {seed}");
         }
-    }
-
-    #[test]
-    fn acknowledging_before_the_commit_is_found_out() {
-        let failed = (0..20)
-            .filter(|seed| {
-                let bug = Some(Bug::AcknowledgeBeforeCommit);
-                Simulation::run(Options { bug, ..options(*seed, false) }).is_err()
-            })
-            .count();
-        assert!(failed >= 3, "only {failed} of 20 seeds noticed");
     }
 }

@@ -1,5 +1,6 @@
 //! The simulator: the shipped shard and log on virtual time, with a disk that loses power.
 
+mod bugs;
 pub mod checker;
 pub mod cluster;
 pub mod disk;

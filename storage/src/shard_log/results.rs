@@ -17,7 +17,9 @@ impl ShardLog {
     ) -> Result<(), Fatal> {
         self.clock = now.elapsed;
         let (purpose, op) = self.purposes.remove(&token).expect("every token is answered once");
-        if result == Err(DiskError::NoSpace) && op.is_some() {
+        let tries_again = result == Err(DiskError::NoSpace)
+            || (is_planted(Bug::RetryFailedSync) && matches!(result, Err(DiskError::Failed(_))));
+        if tries_again && op.is_some() {
             self.stats.no_space += 1;
             self.purposes.insert(token, (purpose, op));
             self.retries.push_back((now.elapsed + NO_SPACE_RETRY, token));
