@@ -3,10 +3,12 @@
 mod bugs;
 pub mod checker;
 pub mod cluster;
+pub mod damage;
 pub mod disk;
 pub mod logs;
 pub mod random;
 pub mod record;
+pub mod restart;
 pub mod schedule;
 pub mod seeds;
 pub mod wire;
