@@ -17,6 +17,7 @@ use bytes::Bytes;
 
 use crate::batch::{BATCH_HEADER_BYTES, Batches, TimestampType};
 use crate::block::BlockPool;
+use crate::bug::{Bug, is_planted};
 use crate::checkpoint::{Checkpoint, checkpoint_path, journal_path};
 use crate::disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, DiskToken, FilePath};
 use crate::journal::{GroupBuilder, GroupPlace};
@@ -187,14 +188,6 @@ const PENDING_SHARE: u64 = 4;
 /// Memory of indexes of closed segments that were loaded for cold reads.
 const LOADED_INDEX_BYTES_MAX: usize = 32 << 20;
 
-/// A deliberate bug, for the simulator to find.
-#[cfg(feature = "simulated-bugs")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bug {
-    /// Says that appends are durable when their group is handed to the disk, not when it is on it.
-    AcknowledgeBeforeCommit,
-}
-
 /// Counters of a shard's log since the start, and gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogStats {
@@ -224,6 +217,8 @@ pub struct LogStats {
     pub memory_reads: u64,
     /// Reads answered with a file range.
     pub file_reads: u64,
+    /// Reads and lookups refused because a segment is damaged.
+    pub damaged_reads: u64,
     /// Turns in which a commit had to wait for room in the journal.
     pub journal_full: u64,
     /// Operations that found the disk full.
@@ -250,7 +245,7 @@ enum Purpose {
     Allocate { log: LogId, segment: i64, bytes: u64 },
     CloseTruncate { log: LogId, segment: i64 },
     CloseIndex { log: LogId, segment: i64 },
-    Walk(Walk),
+    Walk(Box<Walk>),
     Checkpoint,
     Remove,
 }
@@ -329,9 +324,6 @@ pub struct ShardLog {
     sweep_at: Duration,
     sweep_cursor: usize,
     stats: LogStats,
-    /// A deliberate bug.
-    #[cfg(feature = "simulated-bugs")]
-    pub bug: Option<Bug>,
 }
 
 impl ShardLog {
@@ -377,8 +369,6 @@ impl ShardLog {
             clock: Duration::ZERO,
             sweep_cursor: 0,
             stats: LogStats::default(),
-            #[cfg(feature = "simulated-bugs")]
-            bug: None,
         };
         log.removals.extend(recovered.leftovers.into_iter().map(|path| (LEFTOVER_DELAY, path)));
         for state in &recovered.checkpoint.partitions {
@@ -588,6 +578,7 @@ impl ShardLog {
         let partition = self.logs[log.0 as usize].as_mut().expect("walks count as operations of their log");
         match walk.step(partition) {
             Step::Done(outcome) => {
+                self.stats.damaged_reads += u64::from(matches!(outcome, Outcome::Corrupt(..)));
                 if let Outcome::Plan(plan) = &outcome {
                     let is_file = matches!(plan.parts.first(), Some(ReadPart::File { .. }));
                     self.stats.file_reads += u64::from(is_file);
@@ -601,7 +592,7 @@ impl ShardLog {
             Step::Read(op) => {
                 partition.operations += 1;
                 self.stats.disk_reads += 1;
-                self.submit(Purpose::Walk(walk), op, ops);
+                self.submit(Purpose::Walk(Box::new(walk)), op, ops);
                 Err(token)
             }
         }
