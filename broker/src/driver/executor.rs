@@ -22,6 +22,7 @@ use super::controller::ToController;
 use super::disk::{Disk, Pools};
 use super::inbox::{Happened, Inbox};
 use super::mailbox::Mailbox;
+use super::memory::{MemoryBudget, Pressure};
 use super::meter::Meter;
 use super::net::{ConnectionLimits, Net, NetOptions};
 use super::sys;
@@ -38,6 +39,11 @@ const TURN_TIME: Duration = Duration::from_micros(400);
 const SEND_TIME: Duration = Duration::from_micros(300);
 /// Deadlines are rounded up to this, so that many that lie together cost one turn.
 const DEADLINE_STEP: Duration = Duration::from_millis(1);
+
+/// Requests that a turn handles while memory is tight: their responses may be a thousand times their size.
+const TIGHT_REQUESTS_MAX: usize = 16;
+/// How often requests that are put off while memory is full are looked at again.
+const FULL_RETRY: Duration = Duration::from_millis(20);
 
 /// The shortest timer: not over yet when it is armed, which costs a fraction of a microsecond.
 const TIMER_MIN: Duration = Duration::from_micros(5);
@@ -134,6 +140,7 @@ struct Turn {
     inbox: Rc<Inbox>,
     disk: Rc<Disk>,
     net: Rc<Net>,
+    memory: Arc<MemoryBudget>,
     sockets: Vec<OwnedFd>,
     backlog: i32,
     phase: Phase,
@@ -145,6 +152,8 @@ struct Turn {
     // Reused from turn to turn.
     inbound: Vec<Inbound>,
     events: VecDeque<Happened>,
+    /// Requests put off for want of memory.
+    put_off: VecDeque<Happened>,
     effects: Vec<Effect>,
     /// Messages to each shard, gathered during a turn.
     outgoing: Vec<Vec<Inbound>>,
@@ -164,6 +173,7 @@ impl Turn {
         let mailbox = Arc::clone(&options.shards[options.index].mailbox);
         let disk = Disk::new(&options.root, options.handles_max, options.pools, mailbox, Rc::clone(&inbox));
         let disk = Rc::new(disk);
+        let memory = Arc::clone(&options.net.memory);
         let net =
             Net::new(options.index, options.clock, options.net, options.limits, Rc::clone(&inbox), Rc::clone(&disk));
         let net = Rc::new(net);
@@ -179,6 +189,7 @@ impl Turn {
             inbox,
             disk,
             net,
+            memory,
             sockets: options.sockets,
             backlog: options.backlog,
             phase: Phase::Serving,
@@ -187,6 +198,7 @@ impl Turn {
             timer: None,
             inbound: Vec::new(),
             events: VecDeque::new(),
+            put_off: VecDeque::new(),
             effects: Vec::new(),
             outgoing,
             requests: Vec::new(),
@@ -261,6 +273,25 @@ impl Turn {
             }
         }
         self.inbox.take(&mut self.events);
+        self.ration();
+    }
+
+    /// Leaves in `events` what this turn may handle: few requests while memory is tight, none while it is full. Requests
+    /// stay in their order; all else goes on.
+    fn ration(&mut self) {
+        let requests_max = match self.memory.pressure() {
+            Pressure::None if self.put_off.is_empty() => return,
+            Pressure::None => usize::MAX,
+            Pressure::Tight => TIGHT_REQUESTS_MAX,
+            Pressure::Full => 0,
+        };
+        let is_request = |happened: &Happened| matches!(happened.event, Event::Request { .. });
+        let (requests, others): (VecDeque<_>, VecDeque<_>) = self.events.drain(..).partition(is_request);
+        self.put_off.extend(requests);
+        let rest = self.put_off.split_off(self.put_off.len().min(requests_max));
+        self.events = others;
+        self.events.append(&mut self.put_off);
+        self.put_off = rest;
     }
 
     /// Has the shard take what has happened, as much as there is time for, and executes what it wants done.
@@ -279,8 +310,9 @@ impl Turn {
             }
         }
         for step in EndStep::ALL {
-            self.shard.end_turn_step(now, step, &mut self.effects);
-            now.elapsed = self.meter.lap(step.into());
+            if self.shard.end_turn_step(now, step, &mut self.effects) {
+                now.elapsed = self.meter.lap(step.into());
+            }
         }
         self.shard.turn_ended(now);
         self.execute();
@@ -346,7 +378,11 @@ impl Turn {
     /// Has the next turn run at the shard's next deadline, or as soon as other tasks have had theirs.
     fn arm(&mut self, context: &mut Context<'_>, at_once: bool) {
         let elapsed = self.clock.elapsed();
-        let deadline = if at_once { Some(elapsed) } else { self.shard.next_deadline().map(round_up) };
+        let mut deadline = if at_once { Some(elapsed) } else { self.shard.next_deadline().map(round_up) };
+        if !self.put_off.is_empty() {
+            let again = elapsed + FULL_RETRY;
+            deadline = Some(deadline.map_or(again, |deadline| deadline.min(again)));
+        }
         // An earlier timer that is still armed only costs a turn without events.
         if self.timer.as_ref().is_some_and(|(armed_for, _)| *armed_for <= elapsed) {
             self.timer = None;
@@ -376,6 +412,8 @@ impl Turn {
         };
         let mailbox = self.mailbox().len() as f64;
         sample("millstream_mailbox_length", "Items of other threads that wait for the shard.", Kind::Gauge, mailbox);
+        let put_off = self.put_off.len() as f64;
+        sample("millstream_requests_put_off", "Requests that wait because memory is tight.", Kind::Gauge, put_off);
         let (scrapes, took) = self.scrapes;
         let help = "Scrapes that the shard answered before this one.";
         sample("millstream_scrapes_total", help, Kind::Counter, scrapes as f64);

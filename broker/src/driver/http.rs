@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::Inbound;
 use super::executor::ShardHandle;
+use super::memory::MemoryBudget;
 use super::process;
 use crate::metrics;
 
@@ -59,6 +60,8 @@ pub struct Node {
     pub shards: Vec<ShardHandle>,
     /// The process is told to stop.
     pub is_stopping: AtomicBool,
+    /// The process's memory.
+    pub memory: Arc<MemoryBudget>,
 }
 
 /// Serves on a listening socket for as long as the process lives.
@@ -130,7 +133,9 @@ fn metrics_text(node: &Node) -> String {
     let answers = ask(&node.shards, Inbound::Samples);
     let shards: Vec<_> =
         (0..).zip(answers).filter_map(|(index, scrape)| Some((usize::to_string(&index), scrape?))).collect();
-    metrics::render(&process::scrape(shards.len()), &shards)
+    let mut process = process::scrape(shards.len());
+    node.memory.samples(&mut process.samples);
+    metrics::render(&process, &shards)
 }
 
 /// Why this node should get no traffic, if so.
@@ -231,7 +236,8 @@ mod tests {
     fn serve(shards: Vec<ShardHandle>) -> (u16, Arc<Node>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("bound").port();
-        let node = Arc::new(Node { shards, is_stopping: AtomicBool::new(false) });
+        let node =
+            Arc::new(Node { shards, is_stopping: AtomicBool::new(false), memory: Arc::new(MemoryBudget::for_tests()) });
         start(listener, Arc::clone(&node)).expect("a thread");
         (port, node)
     }

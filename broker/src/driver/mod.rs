@@ -6,6 +6,7 @@
 //! calls the shard, and executes the effects: that is a turn. No task keeps itself runnable, for glommio looks at its
 //! rings only when none is.
 
+pub mod allocator;
 pub mod clock;
 pub mod controller;
 pub mod disk;
@@ -15,6 +16,7 @@ pub mod frames;
 pub mod http;
 pub mod inbox;
 pub mod mailbox;
+pub mod memory;
 pub mod meter;
 pub mod net;
 pub mod open_files;

@@ -190,7 +190,9 @@ impl Shard {
                 Counter,
                 log.journal_full,
             ),
+            sample("millstream_log_damaged_reads_total", "Reads refused: damaged.", Counter, log.damaged_reads),
             sample("millstream_log_no_space_total", "Operations that found the disk full.", Counter, log.no_space),
+            sample("millstream_log_producers", "Idempotent producers remembered.", Gauge, log.producers),
             sample("millstream_log_tail_bytes", "Memory of the tails.", Gauge, log.tail_bytes),
             sample("millstream_log_pending_bytes", "Bytes appended and not yet durable.", Gauge, log.pending_bytes),
         ]);

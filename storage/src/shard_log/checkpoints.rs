@@ -20,13 +20,13 @@ impl ShardLog {
     }
 
     /// The second part of [`ShardLog::end_turn`]: takes a checkpoint a step further.
-    pub fn advance_checkpoint(&mut self, ops: &mut Ops) {
+    pub fn advance_checkpoint(&mut self, ops: &mut Ops) -> bool {
         if self.checkpoint.is_none() && self.used_slots() * CHECKPOINT_SHARE as usize >= self.slots.len() {
             self.start_checkpoint();
         }
         self.encode_some();
-        let Some(checkpoint) = &mut self.checkpoint else { return };
-        let CheckpointStage::Draining(file) = &checkpoint.stage else { return };
+        let Some(checkpoint) = &mut self.checkpoint else { return false };
+        let CheckpointStage::Draining(file) = &checkpoint.stage else { return true };
         let logs = &self.logs;
         checkpoint.waits.retain(|&(log, offset)| {
             logs[log.0 as usize].as_ref().is_some_and(|partition| partition.durable_end < offset)
@@ -38,6 +38,7 @@ impl ShardLog {
             let path = checkpoint_path(&self.directory);
             self.submit(Purpose::Checkpoint, DiskOp::Replace { path, data }, ops);
         }
+        true
     }
 
     /// Begins to encode the state of all logs.

@@ -31,7 +31,8 @@ impl ShardLog {
     }
 
     /// The third part of [`ShardLog::end_turn`]: starts what the segments need.
-    pub fn advance_write_back(&mut self, ops: &mut Ops) {
+    pub fn advance_write_back(&mut self, ops: &mut Ops) -> bool {
+        let is_due = !self.write_back.is_empty();
         for _ in 0..self.write_back.len() {
             if self.write_backs >= WRITE_BACKS_MAX {
                 break;
@@ -40,6 +41,7 @@ impl ShardLog {
             self.log_mut(log).is_queued = false;
             self.advance_partition(log, ops);
         }
+        is_due
     }
 
     /// Starts the next step that a partition's segments need, oldest segment first; one step at a time.
@@ -170,7 +172,9 @@ impl ShardLog {
         let end = (self.sweep_cursor + SWEEP_PARTITIONS_MAX).min(self.logs.len());
         for index in self.sweep_cursor..end {
             let Some(partition) = self.logs[index].as_mut().filter(|partition| !partition.removing) else { continue };
+            let producers = partition.producers.len();
             partition.producers.expire(now.unix_ms, self.options.producer_expiration_ms);
+            self.producers -= producers - partition.producers.len();
             let start = partition.retention_start(now.unix_ms);
             if start > partition.log_start {
                 self.delete_records(LogId(index as u32), start);

@@ -132,6 +132,7 @@ impl Broker {
                     extent_bytes_min: 1 << 20,
                     retention_check_interval: Duration::from_secs(300),
                     producer_expiration_ms: 86_400_000,
+                    producers_max: 1_000_000,
                 };
                 let log = ShardLog::new(options, recovered, |key| settings(key.topic_id));
                 let options = ShardOptions {
@@ -141,6 +142,7 @@ impl Broker {
                     file: file.clone(),
                     listeners: vec![LISTENER.to_string()],
                     fetch_bytes_max: 55 << 20,
+                    group_bytes_max: 64 << 20,
                     request_bytes_max: setup.request_bytes_max,
                 };
                 Shard::new(options, log, image.clone())
