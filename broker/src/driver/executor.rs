@@ -257,6 +257,7 @@ impl Turn {
 
     /// Collects what has happened.
     fn gather(&mut self, now: Now, inbound: &mut Vec<Inbound>) {
+        let left = self.events.len();
         for item in inbound.drain(..) {
             match item {
                 Inbound::Event(event) => self.events.push_back(Happened { at: None, event }),
@@ -273,12 +274,12 @@ impl Turn {
             }
         }
         self.inbox.take(&mut self.events);
-        self.ration();
+        self.ration(left);
     }
 
     /// Leaves in `events` what this turn may handle: few requests while memory is tight, none while it is full. Requests
-    /// stay in their order; all else goes on.
-    fn ration(&mut self) {
+    /// stay in their order; all else goes on. The first `left` events are from the turn before.
+    fn ration(&mut self, left: usize) {
         let requests_max = match self.memory.pressure() {
             Pressure::None if self.put_off.is_empty() => return,
             Pressure::None => usize::MAX,
@@ -286,10 +287,11 @@ impl Turn {
             Pressure::Full => 0,
         };
         let is_request = |happened: &Happened| matches!(happened.event, Event::Request { .. });
-        let (requests, others): (VecDeque<_>, VecDeque<_>) = self.events.drain(..).partition(is_request);
+        let (requests, others): (VecDeque<_>, VecDeque<_>) = self.events.drain(left..).partition(is_request);
         self.put_off.extend(requests);
-        let rest = self.put_off.split_off(self.put_off.len().min(requests_max));
-        self.events = others;
+        let room = requests_max.saturating_sub(self.events.iter().filter(|happened| is_request(happened)).count());
+        let rest = self.put_off.split_off(self.put_off.len().min(room));
+        self.events.extend(others);
         self.events.append(&mut self.put_off);
         self.put_off = rest;
     }
