@@ -34,9 +34,9 @@ use crate::shard::{Effect, EndStep, Event, Shard, ShardIndex, Work};
 const ROUNDS_MAX: usize = 8;
 /// How long a turn may last before no further event is taken: what it holds up must not wait for over a millisecond,
 /// and the last event, the end of the round and the sending of its responses take their time too.
-const TURN_TIME: Duration = Duration::from_micros(400);
+const TURN_TIME: Duration = Duration::from_micros(300);
 /// How long a round may send before the other connections wait for the next.
-const SEND_TIME: Duration = Duration::from_micros(300);
+const SEND_TIME: Duration = Duration::from_micros(200);
 /// Deadlines are rounded up to this, so that many that lie together cost one turn.
 const DEADLINE_STEP: Duration = Duration::from_millis(1);
 
