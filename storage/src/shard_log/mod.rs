@@ -314,6 +314,8 @@ pub struct ShardLog {
     is_below_floor: bool,
     /// The last time heard of.
     clock: Duration,
+    /// When the process started, in milliseconds since the Unix epoch, by what the clock said first.
+    started_ms: Option<i64>,
     sweep_at: Duration,
     sweep_cursor: usize,
     stats: LogStats,
@@ -359,6 +361,7 @@ impl ShardLog {
             removals: VecDeque::new(),
             is_below_floor: false,
             clock: Duration::ZERO,
+            started_ms: None,
             sweep_cursor: 0,
             stats: LogStats::default(),
         };
@@ -475,9 +478,10 @@ impl ShardLog {
         if self.is_out_of_space() || self.stats.pending_bytes + batch.len() as u64 > self.pending_bytes_max() {
             return Err(AppendError::NoSpace);
         }
+        let steady_ms = self.steady_ms(now);
         let partition = self.logs[log.0 as usize].as_mut().expect("the caller holds a live LogId");
         let before = (partition.tail.capacity(), partition.segments.len());
-        let appended = partition.append(now, batch, &mut self.pool)?;
+        let appended = partition.append(now, steady_ms, batch, &mut self.pool)?;
         if appended.duplicate {
             return Ok(appended);
         }
@@ -494,6 +498,13 @@ impl ShardLog {
             self.enqueue(log);
         }
         Ok(appended)
+    }
+
+    /// Milliseconds since the Unix epoch as they were known first, and on from there without a jump: a producer must not
+    /// be forgotten, and its retry appended twice, because somebody set the clock.
+    fn steady_ms(&mut self, now: Now) -> i64 {
+        let elapsed_ms = now.elapsed.as_millis() as i64;
+        *self.started_ms.get_or_insert(now.unix_ms - elapsed_ms) + elapsed_ms
     }
 
     /// What may be appended but not durable: it has to fit the half of the journal that is free when a checkpoint

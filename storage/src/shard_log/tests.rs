@@ -198,9 +198,10 @@ impl Node {
             Read::Ready(plan) => Ok(plan),
             Read::Pending(token) => loop {
                 self.execute(self.ops.len() - 1);
-                let done = self.progress.iter().position(
-                    |progress| matches!(progress, Progress::ReadDone { token: done, .. } if *done == token),
-                );
+                let done = self
+                    .progress
+                    .iter()
+                    .position(|progress| matches!(progress, Progress::ReadDone { token: done, .. } if *done == token));
                 if let Some(index) = done {
                     let Progress::ReadDone { result, .. } = self.progress.remove(index) else { unreachable!() };
                     return result;

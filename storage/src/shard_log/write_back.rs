@@ -163,9 +163,10 @@ impl ShardLog {
     /// A bounded step of retention and producer expiry.
     pub(super) fn sweep(&mut self, now: Now) {
         let end = (self.sweep_cursor + SWEEP_PARTITIONS_MAX).min(self.logs.len());
+        let steady_ms = self.steady_ms(now);
         for index in self.sweep_cursor..end {
             let Some(partition) = self.logs[index].as_mut().filter(|partition| !partition.removing) else { continue };
-            partition.producers.expire(now.unix_ms, self.options.producer_expiration_ms);
+            partition.producers.expire(steady_ms, self.options.producer_expiration_ms);
             let start = partition.retention_start(now.unix_ms);
             if start > partition.log_start {
                 self.delete_records(LogId(index as u32), start);
