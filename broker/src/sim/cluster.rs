@@ -214,6 +214,10 @@ impl Simulation {
             clients.push(Client::recreator(clients.len() as u32));
             clients.push(Client::intruder(clients.len() as u32));
         }
+        if random.one_in(3) {
+            clients.push(Client::committer(clients.len() as u32));
+            clients.push(Client::committer(clients.len() as u32));
+        }
         if random.one_in(4) {
             clients.push(Client::hostile(clients.len() as u32));
             clients.push(Client::hostile(clients.len() as u32));
@@ -245,7 +249,7 @@ impl Simulation {
             schedule: Schedule::new(),
             disk,
             node: None,
-            properties: Arc::new(Properties::new()),
+            properties: Arc::new([("offsets.topic.num.partitions".to_string(), "3".to_string())].into()),
             topic_exists: false,
             producer_ids: HashSet::new(),
             next_connection: 0,

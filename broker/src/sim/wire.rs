@@ -22,6 +22,12 @@ pub const PRODUCE: Api = Api { key: 0, version: 9 };
 pub const FETCH: Api = Api { key: 1, version: 12 };
 /// ListOffsets
 pub const LIST_OFFSETS: Api = Api { key: 2, version: 7 };
+/// OffsetCommit
+pub const OFFSET_COMMIT: Api = Api { key: 8, version: 8 };
+/// OffsetFetch
+pub const OFFSET_FETCH: Api = Api { key: 9, version: 8 };
+/// FindCoordinator
+pub const FIND_COORDINATOR: Api = Api { key: 10, version: 4 };
 /// CreateTopics
 pub const CREATE_TOPICS: Api = Api { key: 19, version: 7 };
 /// DeleteTopics

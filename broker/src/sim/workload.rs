@@ -8,11 +8,14 @@ use kafka_wire::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTo
 use kafka_wire::delete_topics_response::DeleteTopicsResponse;
 use kafka_wire::fetch_request::{FetchPartition, FetchTopic};
 use kafka_wire::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_wire::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use kafka_wire::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_wire::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_wire::{
     CreateTopicsRequest, CreateTopicsResponse, DeleteRecordsRequest, DeleteRecordsResponse, DeleteTopicsRequest,
-    FetchRequest, FetchResponse, InitProducerIdRequest, InitProducerIdResponse, ListOffsetsRequest,
-    ListOffsetsResponse, ProduceRequest, ProduceResponse,
+    FetchRequest, FetchResponse, FindCoordinatorRequest, FindCoordinatorResponse, InitProducerIdRequest,
+    InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse, OffsetCommitRequest, OffsetCommitResponse,
+    OffsetFetchRequest, OffsetFetchResponse, ProduceRequest, ProduceResponse,
 };
 use kafka_wire_core::StrBytes;
 
@@ -24,6 +27,8 @@ use super::wire::{self, Api};
 /// Batches that a producer may have on their way.
 const IN_FLIGHT_MAX: usize = 5;
 
+/// COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR.
+const COORDINATOR_MOVES: [i16; 3] = [14, 15, 16];
 const OFFSET_OUT_OF_RANGE: i16 = 1;
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
@@ -119,10 +124,25 @@ enum Asked {
     },
     /// The next step in the life of the doomed topic.
     Doomed,
+    Coordinator,
+    Commit {
+        offset: i64,
+    },
+    Committed,
     /// A record that goes into the doomed topic, if it is there.
     Intrude {
         number: u32,
     },
+}
+
+/// What a group has committed for a partition.
+#[derive(Debug, Default)]
+pub struct Commits {
+    has_coordinator: bool,
+    /// The last one that was sent: 0 is none.
+    sent: i64,
+    /// The last one that was acknowledged.
+    acknowledged: i64,
 }
 
 /// What is done next to the topic that is deleted and created again.
@@ -192,6 +212,8 @@ enum Role {
     Intruder {
         next_number: u32,
     },
+    /// Commits offsets of a group, each larger than the one before, and asks for them.
+    Committer(Commits),
     /// Sends what no client sends: damaged requests, nonsense.
     Hostile,
 }
@@ -264,6 +286,11 @@ impl Client {
         Client::new(number, Role::Intruder { next_number: 0 })
     }
 
+    /// Commits offsets of a group.
+    pub fn committer(number: u32) -> Client {
+        Client::new(number, Role::Committer(Commits::default()))
+    }
+
     /// Sends what no client sends.
     pub fn hostile(number: u32) -> Client {
         Client::new(number, Role::Hostile)
@@ -301,6 +328,7 @@ impl Client {
             Role::Asker => random.between(5_000, 50_000),
             Role::Recreator(_) => random.between(500, 10_000),
             Role::Intruder { .. } => random.between(500, 5_000),
+            Role::Committer(_) => random.between(1_000, 20_000),
             Role::Hostile => random.between(200, 5_000),
         }
     }
@@ -322,6 +350,7 @@ impl Client {
             Role::Hostile => return Some(hostile_frame(self.number, random, knowledge)),
             _ if !self.outstanding.is_empty() => return None,
             Role::Recreator(doom) => doom.next(self.number, knowledge)?,
+            Role::Committer(commits) => commits.next(self.number, random),
             Role::Intruder { next_number } => {
                 if knowledge.is_ending {
                     return None;
@@ -465,6 +494,9 @@ impl Client {
                     error => return Err(format!("DeleteRecords before {offset}: error {error}")),
                 }
             }
+            (asked @ (Asked::Coordinator | Asked::Commit { .. } | Asked::Committed), Role::Committer(commits)) => {
+                commits.answered(asked, body)?;
+            }
             (Asked::Doomed, Role::Recreator(doom)) => doom.answered(self.number, body)?,
             (Asked::Intrude { number }, Role::Intruder { .. }) => {
                 let response: ProduceResponse = wire::response(wire::PRODUCE, body)?;
@@ -573,6 +605,75 @@ impl Producer {
             }
             error => Err(format!("client {client}: Produce: error {error}")),
         }
+    }
+}
+
+impl Commits {
+    fn next(&mut self, client: u32, random: &mut Random) -> (Api, Option<Asked>, Encoded) {
+        let group = StrBytes::from(format!("group-{client}"));
+        if !self.has_coordinator {
+            let mut body = FindCoordinatorRequest::default();
+            body.coordinator_keys = vec![group];
+            return (wire::FIND_COORDINATOR, Some(Asked::Coordinator), Encoded::of(body));
+        }
+        if random.one_in(3) {
+            let mut topic = OffsetFetchRequestTopics::default();
+            topic.name = wire::topic();
+            topic.partition_indexes = vec![0];
+            let mut asked = OffsetFetchRequestGroup::default();
+            asked.group_id = group;
+            asked.topics = Some(vec![topic]);
+            let mut body = OffsetFetchRequest::default();
+            body.groups = vec![asked];
+            return (wire::OFFSET_FETCH, Some(Asked::Committed), Encoded::of(body));
+        }
+        self.sent += 1;
+        let mut item = OffsetCommitRequestPartition::default();
+        item.committed_offset = self.sent;
+        let mut topic = OffsetCommitRequestTopic::default();
+        topic.name = wire::topic();
+        topic.partitions = vec![item];
+        let mut body = OffsetCommitRequest::default();
+        body.group_id = group;
+        body.topics = vec![topic];
+        (wire::OFFSET_COMMIT, Some(Asked::Commit { offset: self.sent }), Encoded::of(body))
+    }
+
+    fn answered(&mut self, asked: Asked, body: Bytes) -> Result<(), String> {
+        let retriable = |error: i16| RETRIABLE.contains(&error) || COORDINATOR_MOVES.contains(&error);
+        match asked {
+            Asked::Coordinator => {
+                let response: FindCoordinatorResponse = wire::response(wire::FIND_COORDINATOR, body)?;
+                match response.coordinators[0].error_code {
+                    0 => self.has_coordinator = true,
+                    error if retriable(error) => {}
+                    error => return Err(format!("FindCoordinator: error {error}")),
+                }
+            }
+            Asked::Commit { offset } => {
+                let response: OffsetCommitResponse = wire::response(wire::OFFSET_COMMIT, body)?;
+                match response.topics[0].partitions[0].error_code {
+                    0 => self.acknowledged = offset,
+                    error if retriable(error) => {}
+                    error => return Err(format!("OffsetCommit: error {error}")),
+                }
+            }
+            _ => {
+                let response: OffsetFetchResponse = wire::response(wire::OFFSET_FETCH, body)?;
+                let group = &response.groups[0];
+                if retriable(group.error_code) {
+                    return Ok(());
+                }
+                let found = &group.topics[0].partitions[0];
+                let committed = if found.committed_offset == -1 { 0 } else { found.committed_offset };
+                let is_possible = (self.acknowledged..=self.sent).contains(&committed);
+                if group.error_code != 0 || found.error_code != 0 || !is_possible {
+                    let Commits { sent, acknowledged, .. } = self;
+                    return Err(format!("offset {acknowledged} was committed, {sent} was sent last, found {group:?}"));
+                }
+            }
+        }
+        Ok(())
     }
 }
 
