@@ -25,6 +25,7 @@ use super::mailbox::Mailbox;
 use super::memory::{MemoryBudget, Pressure};
 use super::meter::Meter;
 use super::net::{ConnectionLimits, Net, NetOptions};
+use super::put_off::PutOff;
 use super::sys;
 use super::watchdog::Progress;
 use crate::metrics::{Kind, Sample, Scrape};
@@ -42,6 +43,8 @@ const DEADLINE_STEP: Duration = Duration::from_millis(1);
 
 /// Requests that a turn handles while memory is tight: their responses may be a thousand times their size.
 const TIGHT_REQUESTS_MAX: usize = 16;
+/// Requests of those put off that a turn handles when memory is not tight any more.
+const CATCH_UP_REQUESTS_MAX: usize = 256;
 /// How often requests that are put off while memory is full are looked at again.
 const FULL_RETRY: Duration = Duration::from_millis(20);
 
@@ -153,7 +156,7 @@ struct Turn {
     inbound: Vec<Inbound>,
     events: VecDeque<Happened>,
     /// Requests put off for want of memory.
-    put_off: VecDeque<Happened>,
+    put_off: PutOff,
     effects: Vec<Effect>,
     /// Messages to each shard, gathered during a turn.
     outgoing: Vec<Vec<Inbound>>,
@@ -198,7 +201,7 @@ impl Turn {
             timer: None,
             inbound: Vec::new(),
             events: VecDeque::new(),
-            put_off: VecDeque::new(),
+            put_off: PutOff::default(),
             effects: Vec::new(),
             outgoing,
             requests: Vec::new(),
@@ -242,6 +245,7 @@ impl Turn {
             }
             self.mailbox().drain(&mut inbound);
         };
+        let has_more = has_more || (self.put_off.has_ready() && self.memory.pressure() < Pressure::Full);
         self.inbound = inbound;
         if self.phase == Phase::ShuttingDown && self.shard.is_shut_down() && self.net.is_drained() {
             self.phase = Phase::ShutDown;
@@ -277,23 +281,21 @@ impl Turn {
         self.ration(left);
     }
 
-    /// Leaves in `events` what this turn may handle: few requests while memory is tight, none while it is full. Requests
-    /// stay in their order; all else goes on. The first `left` events are from the turn before.
+    /// Leaves in `events` what may be handled now: few requests while memory is tight, none while it is full. All else
+    /// goes on. The first `left` events were left by the last round.
     fn ration(&mut self, left: usize) {
         let requests_max = match self.memory.pressure() {
             Pressure::None if self.put_off.is_empty() => return,
-            Pressure::None => usize::MAX,
+            Pressure::None => CATCH_UP_REQUESTS_MAX,
             Pressure::Tight => TIGHT_REQUESTS_MAX,
             Pressure::Full => 0,
         };
-        let is_request = |happened: &Happened| matches!(happened.event, Event::Request { .. });
-        let (requests, others): (VecDeque<_>, VecDeque<_>) = self.events.drain(left..).partition(is_request);
-        self.put_off.extend(requests);
-        let room = requests_max.saturating_sub(self.events.iter().filter(|happened| is_request(happened)).count());
-        let rest = self.put_off.split_off(self.put_off.len().min(room));
-        self.events.extend(others);
-        self.events.append(&mut self.put_off);
-        self.put_off = rest;
+        // What was rationed before stays; the first time nothing was.
+        let rationed = if self.put_off.is_empty() { 0 } else { left };
+        let rest = self.events.split_off(rationed);
+        self.put_off.put_off(rest.into_iter(), &mut self.events);
+        let room = requests_max.saturating_sub(rationed);
+        self.put_off.take(room, |connection| self.net.holds_memory(connection), &mut self.events);
     }
 
     /// Has the shard take what has happened, as much as there is time for, and executes what it wants done.

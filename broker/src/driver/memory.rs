@@ -49,6 +49,8 @@ pub enum Pressure {
 pub struct MemoryBudget {
     /// All of it.
     pub total: u64,
+    /// The part for the program, its threads and what has no part of its own.
+    base: u64,
     /// What is received of requests that are not complete, for one shard; large ones have half as much besides, and one
     /// more request of each kind may go beyond it.
     pub receiving_of_shard: usize,
@@ -90,13 +92,15 @@ impl MemoryBudget {
         let state = total / STATE_SHARE;
         let tail = config.tail_memory_bytes as u64;
         let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let base = BASE_BYTES + shards * SHARD_BYTES;
         MemoryBudget {
             total,
+            base,
             receiving_of_shard: bytes(receiving),
             groups: bytes(state),
             producers: bytes(state),
             parts: vec![
-                ("base", BASE_BYTES + shards * SHARD_BYTES),
+                ("base", base),
                 // The newest; all that is in the journals and not in segments yet is among them. A quarter more is kept
                 // for reuse.
                 ("records", shards * (config.journal_bytes.max(tail) + tail / 4)),
@@ -116,6 +120,7 @@ impl MemoryBudget {
     pub fn for_tests() -> MemoryBudget {
         MemoryBudget {
             total: u64::MAX,
+            base: 0,
             receiving_of_shard: 4 << 20,
             groups: 1 << 20,
             producers: 1 << 20,
@@ -123,9 +128,9 @@ impl MemoryBudget {
         }
     }
 
-    /// How much of it is in use.
+    /// How much of it is in use: the heap, and what the process has besides.
     pub fn pressure(&self) -> Pressure {
-        self.pressure_at(allocator::live_bytes())
+        self.pressure_at(allocator::live_bytes() + self.base)
     }
 
     fn pressure_at(&self, live: u64) -> Pressure {

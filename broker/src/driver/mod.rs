@@ -24,6 +24,7 @@ pub mod output;
 pub mod pool;
 pub mod preflight;
 pub mod process;
+pub mod put_off;
 pub mod serve;
 pub mod sys;
 pub mod watchdog;

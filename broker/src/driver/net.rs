@@ -32,10 +32,9 @@ pub const READ_TURN_BYTES_MAX: usize = 1 << 20;
 const RECEIVE_TIME: Duration = Duration::from_secs(1);
 /// The slowest that a large request may come while others wait for its memory, in bytes a second.
 const RECEIVE_RATE_MIN: u64 = 4 << 20;
-/// How long a connection may take no byte of its responses, or send none of a request that it has begun, while memory is
-/// tight.
+/// How long a connection may take no byte of its responses while memory is tight.
 const STUCK_TIGHT: Duration = Duration::from_secs(5);
-/// The same while memory is full.
+/// The same while memory is full, or send no byte of a request that it has begun.
 const STUCK_FULL: Duration = Duration::from_secs(1);
 /// How often connections that are not read from while memory is full are tried again.
 const FULL_RETRY: Duration = Duration::from_millis(20);
@@ -314,6 +313,12 @@ impl Net {
     /// Connections whose large requests wait for memory.
     fn waiting_count(&self) -> usize {
         self.waiting.borrow().iter().map(VecDeque::len).sum()
+    }
+
+    /// Whether a connection holds memory by not taking its responses.
+    pub fn holds_memory(&self, connection: ConnectionId) -> bool {
+        let connections = self.connections.borrow();
+        connections.get(&connection).is_some_and(|connection| connection.output.borrow().holds_memory())
     }
 
     /// Whether a connection may be read from now, as far as memory goes; if not its reader is woken when it may.
@@ -636,12 +641,13 @@ impl Net {
         let holds_up = is_waited_for
             && reader.promised_bytes() > 0
             && since.is_some_and(|since| now.saturating_duration_since(since) > time_max);
-        let quiet_max = match pressure {
-            Pressure::None => Duration::MAX,
-            Pressure::Tight => STUCK_TIGHT,
-            Pressure::Full => STUCK_FULL,
-        };
-        holds_up || (quiet >= quiet_max && (receives || connection.output.borrow().holds_memory()))
+        let takes_nothing = || connection.output.borrow().holds_memory();
+        holds_up
+            || match pressure {
+                Pressure::None => false,
+                Pressure::Tight => quiet >= STUCK_TIGHT && takes_nothing(),
+                Pressure::Full => quiet >= STUCK_FULL && (receives || takes_nothing()),
+            }
     }
 
     /// Counters for a scrape.

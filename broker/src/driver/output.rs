@@ -114,11 +114,13 @@ impl Output {
 
     /// Whether it keeps more than a little memory from being used otherwise; ranges of files do not.
     pub fn holds_memory(&self) -> bool {
-        let memory = self.pieces.iter().filter_map(|piece| match piece {
-            Piece::Memory(bytes) => Some(bytes.len()),
-            Piece::File { .. } => None,
-        });
-        memory.sum::<usize>() > LITTLE_BYTES
+        let mut held = 0;
+        self.pieces.iter().any(|piece| {
+            if let Piece::Memory(bytes) = piece {
+                held += bytes.len();
+            }
+            held > LITTLE_BYTES
+        })
     }
 
     /// Throws away what has not been sent.
