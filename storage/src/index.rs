@@ -43,6 +43,15 @@ pub struct MaxTimestamp {
     pub position: u64,
 }
 
+/// A batch from which a search goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Where it begins in the segment file.
+    pub position: u64,
+    /// Its base offset.
+    pub base_offset: i64,
+}
+
 /// The index of one segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SparseIndex {
@@ -148,22 +157,28 @@ impl SparseIndex {
         (self.covered_bytes > 0).then_some(self.max)
     }
 
-    /// Where a batch begins that lies at or before the one with `offset`: the search goes on from there.
-    pub fn lookup_offset(&self, offset: i64) -> u64 {
+    /// A batch that lies at or before the one with `offset`: the search goes on from there.
+    pub fn lookup_offset(&self, offset: i64) -> Start {
         let relative = offset.saturating_sub(self.base_offset);
         let after = self.entries.partition_point(|entry| i64::from(entry.relative_offset) <= relative);
-        self.position_before(after)
+        self.start_before(after)
     }
 
-    /// Where a batch begins that lies at or before the first with a timestamp of at least this one (milliseconds): the
-    /// search goes on from there.
-    pub fn lookup_time(&self, timestamp: i64) -> u64 {
+    /// A batch that lies at or before the first with a timestamp of at least this one (milliseconds): the search goes
+    /// on from there.
+    pub fn lookup_time(&self, timestamp: i64) -> Start {
         let after = self.entries.partition_point(|entry| entry.max_timestamp_before < timestamp);
-        self.position_before(after)
+        self.start_before(after)
     }
 
-    fn position_before(&self, after: usize) -> u64 {
-        after.checked_sub(1).and_then(|index| self.entries.get(index)).map_or(0, |entry| u64::from(entry.position))
+    fn start_before(&self, after: usize) -> Start {
+        match after.checked_sub(1).and_then(|index| self.entries.get(index)) {
+            None => Start { position: 0, base_offset: self.base_offset },
+            Some(entry) => Start {
+                position: u64::from(entry.position),
+                base_offset: self.base_offset.saturating_add(i64::from(entry.relative_offset)),
+            },
+        }
     }
 
     /// The index file of this segment of a partition.
@@ -304,12 +319,12 @@ mod tests {
         let end = noted.last().map_or(1_000, |last| last.0) + 10;
         for offset in 1_000..end {
             let containing = noted.iter().rev().find(|batch| batch.0 <= offset).unwrap().1;
-            let found = index.lookup_offset(offset);
+            let found = index.lookup_offset(offset).position;
             assert!(found <= containing);
             assert!(noted.iter().any(|batch| batch.1 == found), "a batch begins there");
         }
         for timestamp in -1..10 * noted.len() as i64 + 200 {
-            let found = index.lookup_time(timestamp);
+            let found = index.lookup_time(timestamp).position;
             if let Some(first) = noted.iter().find(|batch| batch.2 >= timestamp) {
                 assert!(found <= first.1);
             }
@@ -328,7 +343,7 @@ mod tests {
             assert_lookups(&index, &noted);
             // Close, too: an interval and a batch at most.
             for batch in &noted {
-                assert!(batch.1 - index.lookup_offset(batch.0) <= 300 + 200);
+                assert!(batch.1 - index.lookup_offset(batch.0).position <= 300 + 200);
             }
         }
     }
@@ -340,7 +355,7 @@ mod tests {
         assert!(index.entries.len() > INDEX_ENTRIES_MAX / 4);
         assert!(index.interval_bytes > 1);
         for batch in noted.iter().step_by(97) {
-            assert!(index.lookup_offset(batch.0) <= batch.1);
+            assert!(index.lookup_offset(batch.0).position <= batch.1);
         }
         let decoded = SparseIndex::decode(&index.encode(KEY), KEY, 1_000);
         assert_eq!(decoded, Ok(index));
@@ -349,8 +364,8 @@ mod tests {
     #[test]
     fn an_empty_index_starts_at_the_beginning() {
         let index = SparseIndex::new(5, 4_096);
-        assert_eq!(index.lookup_offset(7), 0);
-        assert_eq!(index.lookup_time(7), 0);
+        assert_eq!(index.lookup_offset(7).position, 0);
+        assert_eq!(index.lookup_time(7).position, 0);
         assert_eq!(index.max_timestamp(), None);
         assert_eq!(index.last_offset(), 4);
         assert_eq!(SparseIndex::decode(&index.encode(KEY), KEY, 5), Ok(index));

@@ -9,6 +9,7 @@
 
 pub mod batch;
 pub mod block;
+pub mod bug;
 pub mod checkpoint;
 pub mod disk;
 pub mod epochs;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::batch::{self, BatchHeader, TimestampType};
 use crate::block::{Block, BlockPool};
+use crate::bug::{Bug, is_planted};
 use crate::disk::{BLOCK_BYTES, FilePath};
 use crate::epochs::LeaderEpochs;
 use crate::index::SparseIndex;
@@ -245,6 +246,10 @@ impl PartitionLog {
         let segments: VecDeque<Segment> =
             state.segments.iter().map(|segment| Segment::recovered(&directory, segment)).collect();
         assert!(!segments.is_empty());
+        let mut log_end = state.log_end;
+        if is_planted(Bug::ReuseOffset) && log_end > segments[segments.len() - 1].base_offset.max(state.log_start) {
+            log_end -= 1;
+        }
         PartitionLog {
             key: state.key,
             config,
@@ -256,10 +261,10 @@ impl PartitionLog {
             log_start: state.log_start,
             log_start_wanted: state.log_start,
             log_start_gathered: state.log_start,
-            log_end: state.log_end,
-            gathered_end: state.log_end,
+            log_end,
+            gathered_end: log_end,
             ungathered_batches: 0,
-            durable_end: state.log_end,
+            durable_end: log_end,
             epochs: state.epochs.clone(),
             producers: state.producers.clone(),
             is_dirty: false,

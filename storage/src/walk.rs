@@ -1,11 +1,15 @@
 //! Reads that the tail cannot answer: from a position that the sparse index gives, batch by batch, through memory and
 //! disk, until what is looked for is found. A walk owns what it has read and says what it wants to read next, so it can
 //! wait for the disk without holding anything.
+//!
+//! What it passes over is checked as far as the answer depends on it, or damage would make a consumer jump over records
+//! without noticing: batches follow each other in their offsets, and a batch's times are believed when its checksum is
+//! right. The records of the batches that it finds are the reader's to check.
 
 use bytes::Bytes;
 
-use crate::batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader};
-use crate::disk::{DiskError, DiskOp};
+use crate::batch::{BatchError, BatchHeader, verify_crc};
+use crate::disk::{DiskError, DiskOp, FilePath};
 use crate::index::SparseIndex;
 use crate::partition_log::{PartitionLog, index_path};
 use crate::records;
@@ -33,7 +37,7 @@ pub(crate) enum Outcome {
     Plan(ReadPlan),
     Time(Option<TimeFound>),
     /// The bytes at a batch's place are no batch.
-    Corrupt(&'static str, bool),
+    Corrupt(String, bool),
 }
 
 impl Outcome {
@@ -41,12 +45,8 @@ impl Outcome {
         match self {
             Outcome::Plan(plan) => Progress::ReadDone { token, result: Ok(plan) },
             Outcome::Time(found) => Progress::TimeDone { token, result: Ok(found) },
-            Outcome::Corrupt(why, true) => {
-                Progress::ReadDone { token, result: Err(DiskError::Failed(why.to_string())) }
-            }
-            Outcome::Corrupt(why, false) => {
-                Progress::TimeDone { token, result: Err(DiskError::Failed(why.to_string())) }
-            }
+            Outcome::Corrupt(why, true) => Progress::ReadDone { token, result: Err(DiskError::Failed(why)) },
+            Outcome::Corrupt(why, false) => Progress::TimeDone { token, result: Err(DiskError::Failed(why)) },
         }
     }
 }
@@ -73,12 +73,14 @@ pub(crate) struct Walk {
     /// (segment, bytes of memory) of an index that this walk has put into its segment.
     pub loaded_index: Option<(i64, usize)>,
     goal: Goal,
-    /// Base offset of the segment walked, and where the next batch begins in it.
+    /// Base offset of the segment walked, where the next batch begins in it, and that batch's base offset.
     segment: i64,
     position: Option<u64>,
-    /// Bytes read, and where they lie in the segment.
+    next_offset: i64,
+    /// Bytes read, where they lie in the segment, and how many were asked for.
     buffer: Bytes,
     buffer_position: u64,
+    asked_bytes: usize,
     rebuilding: Option<SparseIndex>,
     wait: Wait,
     /// The record with the largest timestamp so far, once a walk to the largest must look at every batch.
@@ -124,8 +126,10 @@ impl Walk {
             goal,
             segment: partition.segments[first].base_offset,
             position: None,
+            next_offset: 0,
             buffer: Bytes::new(),
             buffer_position: 0,
+            asked_bytes: 0,
             rebuilding: None,
             wait: Wait::Nothing,
             scan: None,
@@ -137,6 +141,7 @@ impl Walk {
         self.segment = segment;
         self.position = None;
         self.buffer = Bytes::new();
+        self.asked_bytes = 0;
         self.rebuilding = None;
         self.wait = Wait::Nothing;
     }
@@ -205,9 +210,14 @@ impl Walk {
             let Some(header) = BatchHeader::read(&available) else {
                 return self.read_more(path, position, STEP_BYTES, available.len(), readable);
             };
-            let Ok(batch_bytes) = header.batch_bytes() else { return self.corrupt("a batch has an impossible length") };
+            let Ok(batch_bytes) = header.batch_bytes() else {
+                return self.corrupt(&path, position, "a batch has an impossible length");
+            };
             if position + batch_bytes as u64 > bytes {
-                return self.corrupt("a batch reaches past the end of its segment");
+                return self.corrupt(&path, position, "a batch reaches past the end of its segment");
+            }
+            if header.base_offset() != self.next_offset {
+                return self.corrupt(&path, position, "a batch does not follow the one before");
             }
             match self.goal {
                 Goal::Offset { offset, until_offset, bytes_max } => {
@@ -228,6 +238,15 @@ impl Walk {
                             continue;
                         }
                         return self.not_found();
+                    }
+                    // A scan passes over most batches by their headers, because it may have to pass over all there are.
+                    if self.scan.is_none() {
+                        if available.len() < batch_bytes {
+                            return self.read_more(path, position, batch_bytes, available.len(), readable);
+                        }
+                        if verify_crc(&available[..batch_bytes]).is_err() {
+                            return self.corrupt(&path, position, "a batch has another checksum");
+                        }
                     }
                     let log_start = partition.log_start;
                     let is_wanted = match (&self.scan, query) {
@@ -257,11 +276,12 @@ impl Walk {
                             }
                             // The header promised more than its records hold, or than may be read: look on.
                             Ok(_) => {}
-                            Err(_) => return self.corrupt("a batch cannot be decoded"),
+                            Err(_) => return self.corrupt(&path, position, "a batch cannot be decoded"),
                         }
                     }
                 }
             }
+            self.next_offset = header.last_offset() + 1;
             self.position = Some(position + batch_bytes as u64);
         }
     }
@@ -274,12 +294,14 @@ impl Walk {
         let log_start = partition.log_start;
         let segment = partition.segment_mut(self.segment).expect("checked by the caller");
         if let Some(index) = &segment.index {
-            self.position = Some(match self.goal {
+            let start = match self.goal {
                 Goal::Offset { offset, .. } => index.lookup_offset(offset),
                 Goal::Time { query: TimeQuery::AtOrAfter(timestamp), .. } => index.lookup_time(timestamp),
                 Goal::Time { query: TimeQuery::Max, .. } if self.scan.is_some() => index.lookup_offset(log_start),
                 Goal::Time { query: TimeQuery::Max, .. } => index.lookup_time(max_timestamp),
-            });
+            };
+            self.position = Some(start.position);
+            self.next_offset = start.base_offset;
             return None;
         }
         if self.wait == Wait::Nothing {
@@ -298,7 +320,6 @@ impl Walk {
                 _ => {
                     self.rebuilding = Some(SparseIndex::new(self.segment, partition.config.index_interval_bytes));
                     self.buffer = Bytes::new();
-                    self.buffer_position = 0;
                     self.wait = Wait::Bytes;
                 }
             }
@@ -310,32 +331,40 @@ impl Walk {
     fn rebuild(&mut self, partition: &mut PartitionLog) -> Option<Step> {
         let segment = partition.segment_mut(self.segment).expect("checked by the caller");
         let index = self.rebuilding.as_mut().expect("a rebuild is under way");
+        let path = segment.path.clone();
         let mut position = index.covered_bytes();
-        let read_to = self.buffer_position + self.buffer.len() as u64;
+        let mut wanted = REBUILD_STEP_BYTES;
         while position < segment.bytes {
             let start = position.checked_sub(self.buffer_position).map_or(usize::MAX, |start| start as usize);
-            let Some(header) = self.buffer.get(start..).and_then(BatchHeader::read) else { break };
-            match header.batch_bytes() {
-                Ok(bytes) if position + bytes as u64 <= segment.bytes => {
-                    index.note(header, position);
-                    position += bytes as u64;
-                }
-                _ => return Some(self.corrupt("a batch has an impossible length")),
+            let available = self.buffer.get(start..).unwrap_or_default();
+            let Some(header) = BatchHeader::read(available) else { break };
+            let Some(bytes) = header.batch_bytes().ok().filter(|&bytes| position + bytes as u64 <= segment.bytes)
+            else {
+                return Some(self.corrupt(&path, position, "a batch has an impossible length"));
+            };
+            let Some(batch) = available.get(..bytes) else {
+                wanted = wanted.max(bytes);
+                break;
+            };
+            if header.base_offset() != index.last_offset() + 1 {
+                return Some(self.corrupt(&path, position, "a batch does not follow the one before"));
             }
+            if verify_crc(batch).is_err() {
+                return Some(self.corrupt(&path, position, "a batch has another checksum"));
+            }
+            index.note(header, position);
+            position += bytes as u64;
         }
         if position == segment.bytes {
             let index = self.rebuilding.take().expect("seen above");
             self.loaded_index = Some((self.segment, index.memory_bytes()));
             segment.index = Some(index);
             self.buffer = Bytes::new();
+            self.asked_bytes = 0;
             return None;
         }
-        if read_to > position && self.buffer_position == position && self.buffer.len() >= BATCH_HEADER_BYTES {
-            return Some(self.corrupt("a segment ends too early"));
-        }
-        let bytes = REBUILD_STEP_BYTES.min((segment.bytes - position) as usize);
-        self.buffer_position = position;
-        Some(Step::Read(DiskOp::Read { path: segment.path.clone(), position, bytes }))
+        let bytes = wanted.min((segment.bytes - position) as usize);
+        Some(self.read(path, position, bytes))
     }
 
     fn max_timestamp(&self, partition: &PartitionLog) -> i64 {
@@ -369,17 +398,21 @@ impl Walk {
         })
     }
 
-    fn read(&mut self, path: crate::FilePath, position: u64, bytes: usize) -> Step {
+    fn read(&mut self, path: FilePath, position: u64, bytes: usize) -> Step {
+        if self.buffer_position == position && self.asked_bytes >= bytes {
+            return self.corrupt(&path, position, "the file ends before its batches");
+        }
         self.wait = Wait::Bytes;
         self.buffer_position = position;
+        self.asked_bytes = bytes;
         Step::Read(DiskOp::Read { path, position, bytes })
     }
 
     /// What is available ends within the batch at `position`.
-    fn read_more(&mut self, path: crate::FilePath, position: u64, bytes: usize, available: usize, end: u64) -> Step {
-        let bytes = bytes.min(end.saturating_sub(position) as usize);
+    fn read_more(&mut self, path: FilePath, position: u64, bytes: usize, available: usize, end: u64) -> Step {
+        let bytes = bytes.max(STEP_BYTES).min(end.saturating_sub(position) as usize);
         if available >= bytes {
-            return self.corrupt("a segment ends within a batch");
+            return self.corrupt(&path, position, "the file ends within a batch");
         }
         self.read(path, position, bytes)
     }
@@ -391,7 +424,8 @@ impl Walk {
         })
     }
 
-    fn corrupt(&self, why: &'static str) -> Step {
+    fn corrupt(&self, path: &str, position: u64, why: &str) -> Step {
+        let why = format!("{path} is damaged at byte {position}: {why}");
         Step::Done(Outcome::Corrupt(why, matches!(self.goal, Goal::Offset { .. })))
     }
 }

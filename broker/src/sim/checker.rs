@@ -23,7 +23,7 @@ pub enum Observation<'a> {
 }
 
 /// Every acknowledged record is there, at its offset.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct NothingAcknowledgedIsLost {
     acknowledged: BTreeMap<i64, RecordId>,
 }
@@ -60,7 +60,7 @@ impl NothingAcknowledgedIsLost {
 }
 
 /// What a consumer has seen never changes and never vanishes.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct NothingSeenChanges {
     seen: BTreeMap<i64, RecordId>,
 }
@@ -88,7 +88,7 @@ impl NothingSeenChanges {
 }
 
 /// A record of an idempotent producer lies at one offset only.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct NoDuplicates {
     offsets: HashMap<RecordId, i64>,
 }
@@ -113,7 +113,7 @@ impl NoDuplicates {
 }
 
 /// One producer's records lie in the order in which it wrote them.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct InOrder;
 
 impl InOrder {
@@ -132,7 +132,7 @@ impl InOrder {
 }
 
 /// Offsets have no gaps.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Dense;
 
 impl Dense {
@@ -155,7 +155,7 @@ impl Dense {
 }
 
 /// The log's start never goes back, and no record before it is returned.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct LogStart {
     log_start: i64,
 }
@@ -177,7 +177,7 @@ impl LogStart {
 }
 
 /// A lookup by time finds the first record at or after it, as far as the records are known.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Times {
     seen: BTreeMap<i64, RecordId>,
 }
@@ -220,7 +220,7 @@ impl Times {
 }
 
 /// The checkers of one partition.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Checkers {
     lost: NothingAcknowledgedIsLost,
     changes: NothingSeenChanges,

@@ -3,7 +3,10 @@
 //! What a loss of power leaves: of everything written and not made durable, any subset of the 512-byte sectors, each
 //! in any of the versions it had since it was last durable; of operations under way, all, nothing or (writes, removal
 //! of a directory) a part; of a name that nothing made durable, perhaps nothing. A killed process loses only what was
-//! under way. After a failed sync what was waiting for it is never made durable again, though reads still show it.
+//! under way. A failed sync marks what waited for it, or some of it, as clean: no later sync writes it, though reads still
+//! show it ("fsyncgate").
+//!
+//! Beyond that documentation it can be damaged: a bit flips at rest or on its way to a reader, content is altered.
 //!
 //! Operations take effect when they complete. The simulator completes them in an order of its choosing.
 
@@ -30,6 +33,28 @@ pub struct DiskFaults {
     pub capacity_bytes: Option<u64>,
     /// One write or sync in this many fails; 0 is none.
     pub fail_one_in: u64,
+    /// One sync in this many fails besides; 0 is none.
+    pub fail_sync_one_in: u64,
+    /// Operations on these files take longer.
+    pub slow: Option<Slow>,
+    /// One read in this many, of a block or more, brings a flipped bit; 0 is none.
+    pub flip_read_one_in: u64,
+}
+
+/// A disk that is slow for a while.
+#[derive(Clone, Debug)]
+pub struct Slow {
+    /// How many times longer operations take.
+    pub times: u64,
+    /// Part of the paths of the files that are concerned; empty is all of them.
+    pub paths: String,
+}
+
+impl DiskFaults {
+    /// Whether a write or a sync may fail.
+    pub fn fails_operations(&self) -> bool {
+        self.fail_one_in > 0 || self.fail_sync_one_in > 0
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -120,7 +145,7 @@ impl File {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Underway {
     op: DiskOp,
     /// Number of the last write that had completed when the operation was asked for.
@@ -128,7 +153,7 @@ struct Underway {
 }
 
 /// The disk of one node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SimDisk {
     random: Random,
     /// How the disk misbehaves from now on.
@@ -140,6 +165,12 @@ pub struct SimDisk {
     writes: u64,
     /// After this many further operations of [`SimDisk::execute`] the power goes.
     power_lasts: Option<u64>,
+    /// After this many further reads one brings a flipped bit.
+    flip_lasts: Option<u64>,
+    /// The last bit that was flipped on its way: the file and the byte in it.
+    flipped_read: Option<(FilePath, u64)>,
+    /// Bits flipped on their way so far.
+    flips: u64,
 }
 
 impl SimDisk {
@@ -154,6 +185,9 @@ impl SimDisk {
             next_operation: 0,
             writes: 0,
             power_lasts: None,
+            flip_lasts: None,
+            flipped_read: None,
+            flips: 0,
         }
     }
 
@@ -171,6 +205,8 @@ impl SimDisk {
             1..10 => self.random.between(300, 3_000),
             _ => self.random.between(base, base * 5),
         };
+        let slow = self.faults.slow.as_ref().filter(|slow| path_of(&op).contains(&slow.paths));
+        let delay = delay * slow.map_or(1, |slow| slow.times);
         self.underway.insert(operation, Underway { op, writes_before: self.writes });
         (operation, delay)
     }
@@ -178,8 +214,11 @@ impl SimDisk {
     /// An operation completes: it takes effect now.
     pub fn complete(&mut self, operation: Operation) -> Result<DiskReply, DiskError> {
         let Underway { op, writes_before } = self.underway.remove(&operation).expect("it is under way");
-        let may_fail = matches!(op, DiskOp::Write { .. } | DiskOp::Sync { .. });
-        if may_fail && self.random.one_in(self.faults.fail_one_in) {
+        let is_sync = matches!(op, DiskOp::Sync { .. });
+        let may_fail = is_sync || matches!(op, DiskOp::Write { .. });
+        if may_fail && self.random.one_in(self.faults.fail_one_in)
+            || is_sync && self.random.one_in(self.faults.fail_sync_one_in)
+        {
             self.fail(op);
             return Err(DiskError::Failed("input/output error (simulated)".to_string()));
         }
@@ -210,6 +249,11 @@ impl SimDisk {
         self.power_lasts == Some(0)
     }
 
+    /// The node goes down: the power is lost, or only the process.
+    pub fn go_down(&mut self, is_power: bool) {
+        if is_power { self.lose_power() } else { self.kill() }
+    }
+
     /// The power goes, and comes back.
     pub fn lose_power(&mut self) {
         self.interrupt();
@@ -235,6 +279,53 @@ impl SimDisk {
         content.get(start..start.checked_add(bytes)?).map(Bytes::copy_from_slice)
     }
 
+    /// All of a file, as readers see it.
+    pub fn peek_all(&self, path: &str) -> Option<Bytes> {
+        self.files.get(path).map(|file| Bytes::copy_from_slice(&file.content))
+    }
+
+    /// Bytes change by themselves, durably; not beyond the end of the file.
+    pub fn alter(&mut self, path: &str, position: u64, bytes: &[u8]) {
+        let file = self.files.get_mut(path).expect("the caller has read it");
+        let start = position as usize;
+        let end = (start + bytes.len()).min(file.content.len());
+        file.content[start..end].copy_from_slice(&bytes[..end - start]);
+        file.make_all_durable();
+    }
+
+    /// A file's content becomes something else.
+    pub fn replace_content(&mut self, path: &str, bytes: &[u8]) {
+        let file = self.files.get_mut(path).expect("the caller has read it");
+        file.content = bytes.to_vec();
+        file.make_all_durable();
+    }
+
+    /// The read after the next `reads` brings a flipped bit.
+    pub fn flip_read_after(&mut self, reads: u64) {
+        self.flip_lasts = Some(reads);
+        self.flipped_read = None;
+    }
+
+    /// Where the last bit was that was flipped on its way.
+    pub fn flipped_read(&self) -> Option<(&FilePath, u64)> {
+        self.flipped_read.as_ref().map(|(path, byte)| (path, *byte))
+    }
+
+    /// How many bits were flipped on their way to a reader.
+    pub fn flips(&self) -> u64 {
+        self.flips
+    }
+
+    /// Whether the files below some directories differ from those of another disk, but for one file.
+    pub fn differs_from(&self, other: &SimDisk, directories: &[&str], except: &str) -> bool {
+        let below = |disk: &SimDisk| -> BTreeMap<FilePath, Vec<u8>> {
+            let is_below = |path: &str| directories.iter().any(|directory| is_below(path, directory));
+            let files = disk.files.iter().filter(|(path, _)| is_below(path) && &***path != except);
+            files.map(|(path, file)| (path.clone(), file.content.clone())).collect()
+        };
+        below(self) != below(other)
+    }
+
     /// Space that is left, in bytes.
     pub fn free_bytes(&self) -> u64 {
         let used: u64 = self.files.values().map(File::bytes_used).sum();
@@ -242,8 +333,8 @@ impl SimDisk {
     }
 
     /// Every file's path and length, for a trace.
-    pub fn listing(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.files.iter().map(|(path, file)| (&**path, file.content.len()))
+    pub fn listing(&self) -> impl Iterator<Item = (&FilePath, u64)> {
+        self.files.iter().map(|(path, file)| (path, file.content.len() as u64))
     }
 
     /// Everything under way happens wholly, partly or not at all, in any order.
@@ -291,10 +382,31 @@ impl SimDisk {
             DiskOp::Sync { path } => {
                 // The kernel marks the pages clean: the next sync has nothing to do and succeeds.
                 if let Some(file) = files.get_mut(&path) {
-                    file.versions.retain(|_, _| random.coin());
+                    let is_all = random.coin();
+                    file.versions.retain(|_, _| !is_all && random.coin());
                 }
             }
             _ => unreachable!("only writes and syncs are made to fail"),
+        }
+    }
+
+    /// A bit of what is read may come wrong; the disk has it right.
+    fn perhaps_flip(&mut self, path: &FilePath, position: u64, data: &mut [u8]) {
+        let is_due = match &mut self.flip_lasts {
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            // A shorter read is that of a segment's last block after a restart, which is written back as it was read.
+            None => data.len() >= BLOCK_BYTES && self.random.one_in(self.faults.flip_read_one_in),
+        };
+        if is_due && !data.is_empty() {
+            let byte = self.random.index(data.len());
+            data[byte] ^= 1 << self.random.below(8);
+            self.flip_lasts = None;
+            self.flipped_read = Some((path.clone(), position + byte as u64));
+            self.flips += 1;
         }
     }
 
@@ -352,7 +464,9 @@ impl SimDisk {
                 let file = self.files.get(&path).ok_or(DiskError::NotFound)?;
                 let start = (position as usize).min(file.content.len());
                 let end = start.saturating_add(bytes).min(file.content.len());
-                return Ok(DiskReply::Data(Bytes::copy_from_slice(&file.content[start..end])));
+                let mut data = file.content[start..end].to_vec();
+                self.perhaps_flip(&path, position, &mut data);
+                return Ok(DiskReply::Data(data.into()));
             }
             DiskOp::Replace { path, data } => {
                 self.grow(&path, data.len() as u64)?;
@@ -362,9 +476,12 @@ impl SimDisk {
             }
             DiskOp::Truncate { path, bytes } => {
                 let file = self.files.get_mut(&path).ok_or(DiskError::NotFound)?;
+                let bytes_before = file.reserved_bytes;
                 file.content.resize(bytes as usize, 0);
-                file.reserved_bytes = file.reserved_bytes.min(bytes);
-                file.make_all_durable();
+                file.reserved_bytes = bytes_before.min(bytes);
+                // It syncs the file, too; what a failed sync has lost stays lost.
+                file.make_durable(0..usize::MAX, u64::MAX);
+                file.durable.resize(bytes as usize, 0);
             }
             DiskOp::Rename { from, to } => self.rename(&from, &to)?,
             DiskOp::Remove { path } => {
@@ -426,6 +543,22 @@ impl SimDisk {
             names.swap(index, self.random.index(index + 1));
         }
         names
+    }
+}
+
+/// The file or directory that an operation is about.
+fn path_of(op: &DiskOp) -> &FilePath {
+    match op {
+        DiskOp::Write { path, .. }
+        | DiskOp::Sync { path }
+        | DiskOp::Allocate { path, .. }
+        | DiskOp::Read { path, .. }
+        | DiskOp::Replace { path, .. }
+        | DiskOp::Truncate { path, .. }
+        | DiskOp::Rename { from: path, .. }
+        | DiskOp::Remove { path }
+        | DiskOp::CreateDirectory { path }
+        | DiskOp::List { path } => path,
     }
 }
 

@@ -6,17 +6,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_storage::batch::TimestampType;
-use millstream_storage::recovery::{KnownPartition, RecoveryOptions, recover};
+use millstream_storage::partition_log::partition_directory;
+use millstream_storage::recovery::{KnownPartition, Recovered, RecoveryOptions, recover};
 use millstream_storage::shard_log::{
-    AppendError, Bug, LogConfig, LogId, Ops, Progress, Read, ReadPart, ReadPlan, ReadToken, ShardLogOptions,
-    TimeLookup, TimeQuery,
+    AppendError, LogConfig, LogId, Ops, Progress, Read, ReadPlan, ReadToken, ShardLogOptions, TimeLookup, TimeQuery,
 };
 use millstream_storage::{DiskError, DiskReply, DiskToken, PartitionKey, ShardLog, TopicId};
 
 use super::checker::{Checkers, Observation};
-use super::disk::{Operation, SimDisk};
+use super::damage::{DAMAGED_COPIES_MAX, Damage, Inspected, Verdicts};
+use super::disk::{DiskFaults, Operation, SimDisk};
 use super::random::Random;
 use super::record::{Found, RecordId, batch_of, records_in};
+use super::restart::{Whole, fetch, inspect, until_recovered};
 use super::schedule::{Schedule, Trace, fingerprint};
 
 /// Batches that an idempotent producer may have on their way.
@@ -31,8 +33,6 @@ pub struct Options {
     pub seed: u64,
     /// Prints what happens.
     pub is_verbose: bool,
-    /// A deliberate bug.
-    pub bug: Option<Bug>,
 }
 
 /// What a simulation that found nothing wrong did.
@@ -44,6 +44,8 @@ pub struct Outcome {
     pub acknowledged: usize,
     /// Times the node went down.
     pub crashes: u64,
+    /// What starts on damaged disks came to.
+    pub verdicts: Verdicts,
 }
 
 #[derive(Debug)]
@@ -137,7 +139,6 @@ struct Node {
 
 /// One node, its disk and its clients.
 pub struct Simulation {
-    options: Options,
     random: Random,
     schedule: Schedule<Event>,
     trace: Trace,
@@ -148,6 +149,8 @@ pub struct Simulation {
     idempotent: HashSet<u32>,
     starts: u32,
     crashes: u64,
+    is_damaged_at_rest: bool,
+    verdicts: Verdicts,
     end_us: u64,
 }
 
@@ -160,6 +163,7 @@ impl Simulation {
             trace: simulation.trace.finish(),
             acknowledged: simulation.partitions.iter().map(|partition| partition.checkers.acknowledged()).sum(),
             crashes: simulation.crashes,
+            verdicts: simulation.verdicts,
         })
     }
 
@@ -168,6 +172,9 @@ impl Simulation {
         let mut disk = SimDisk::new(random.fork());
         if random.one_in(5) {
             disk.faults.fail_one_in = random.between(300, 3_000);
+        }
+        if random.one_in(4) {
+            disk.faults.fail_sync_one_in = random.between(2, 20);
         }
         let count = random.between(1, 6) as usize;
         let partitions = (0..count)
@@ -194,7 +201,7 @@ impl Simulation {
             trace: Trace::new(options.is_verbose),
             idempotent: producers.iter().filter(|each| each.is_idempotent).map(|each| each.client).collect(),
             end_us: random.between(200_000, 2_000_000),
-            options,
+            is_damaged_at_rest: random.one_in(4),
             random,
             schedule: Schedule::new(),
             disk,
@@ -203,6 +210,7 @@ impl Simulation {
             producers,
             starts: 0,
             crashes: 0,
+            verdicts: Verdicts::default(),
         }
     }
 
@@ -288,11 +296,7 @@ impl Simulation {
         self.crashes += 1;
         let is_power = self.random.coin();
         self.trace.line(self.schedule.now_us(), format!("crash, power lost: {is_power}"));
-        if is_power {
-            self.disk.lose_power();
-        } else {
-            self.disk.kill();
-        }
+        self.disk.go_down(is_power);
         self.node = None;
         self.start()
     }
@@ -302,75 +306,25 @@ impl Simulation {
         // Bytes promised to a consumer by the old process, events of its disk: gone.
         self.schedule
             .retain(|event| !matches!(event, Event::Disk { .. } | Event::Timer { .. } | Event::Receive { .. }));
+        self.starts += 1;
+        if self.is_damaged_at_rest {
+            self.start_on_damaged_copies()?;
+        }
         let faults = std::mem::take(&mut self.disk.faults);
         let shards = self.random.between(1, 4) as usize;
-        let known: Vec<KnownPartition> = self
-            .partitions
-            .iter()
-            .map(|partition| KnownPartition {
-                key: partition.key,
-                topic: TOPIC.to_string(),
-                index_interval_bytes: partition.config.index_interval_bytes,
-            })
-            .collect();
-        let recovered = loop {
-            if self.random.one_in(3) {
-                let operations = self.random.below(80);
-                self.disk.cut_power_after(operations);
-            }
-            self.starts += 1;
-            let mut salt = millstream_storage::journal::Salt::default();
-            salt[..4].copy_from_slice(&self.starts.to_le_bytes());
-            let options = RecoveryOptions {
-                shards,
-                salt,
-                slots: 4 + self.random.below(4) as u32,
-                slot_bytes: 128 << 10,
-                partitions: &known,
-                metadata_is_new: false,
-                now_ms: self.schedule.now(0).unix_ms,
-            };
-            let disk = &mut self.disk;
-            let result = recover(&mut |op| disk.execute(op), &options);
-            let was_cut = self.disk.is_out_of_power();
-            let now_us = self.schedule.now_us();
-            match result {
-                Ok(recovered) => {
-                    self.trace.line(now_us, format!("recovered {} groups, {shards} shards", recovered.groups));
-                    self.disk.cut_power_after(u64::MAX);
-                    break recovered;
-                }
-                Err(error) if was_cut => {
-                    self.trace.line(now_us, format!("recovery interrupted: {error}"));
-                    if self.random.coin() {
-                        self.disk.lose_power();
-                    } else {
-                        self.disk.kill();
-                    }
-                }
-                Err(error) => return Err(format!("the node does not start: {error}")),
-            }
-        };
+        let Simulation { disk, random, trace, partitions, schedule, .. } = self;
+        let now_us = schedule.now_us();
+        let now_ms = schedule.now(0).unix_ms;
+        let recovered = until_recovered(
+            disk,
+            random,
+            3,
+            |line| trace.line(now_us, line),
+            |disk, random| recover_logs(partitions, disk, random, shards, now_ms),
+        )?;
+        trace.line(now_us, format!("recovered {} groups, {shards} shards", recovered.groups));
         self.disk.faults = faults;
-        let mut logs = Vec::new();
-        for shard in recovered.shards {
-            let mut log = ShardLog::new(
-                ShardLogOptions {
-                    tail_memory_bytes_max: 256 << 10,
-                    free_space_floor_bytes: 64 << 10,
-                    extent_bytes_min: 48 << 10,
-                    retention_check_interval: Duration::from_millis(50),
-                    producer_expiration_ms: 86_400_000,
-                },
-                shard,
-                |key| {
-                    let partition = self.partitions.iter().find(|each| each.key == key).expect("known");
-                    (TOPIC.to_string(), partition.config.clone())
-                },
-            );
-            log.bug = self.options.bug;
-            logs.push(log);
-        }
+        let mut logs = open_logs(&self.partitions, recovered);
         for partition in &mut self.partitions {
             let log = &mut logs[partition.key.shard(shards)];
             let id = log.create_partition(partition.key, TOPIC, partition.config.clone());
@@ -390,7 +344,7 @@ impl Simulation {
             logs,
         });
         for partition in 0..self.partitions.len() {
-            self.read_everything(partition)?;
+            self.inspect(partition)?;
         }
         for shard in 0..shards {
             self.with_log(shard, |_, _, _, _| Ok(()))?;
@@ -398,21 +352,48 @@ impl Simulation {
         Ok(())
     }
 
-    fn read_everything(&mut self, partition: usize) -> Result<(), String> {
+    /// Reads all of a partition just recovered and shows it to the checkers.
+    fn inspect(&mut self, partition: usize) -> Result<(), String> {
         let node = self.node.as_mut().expect("it was just started");
         let Partition { key, checkers, .. } = &mut self.partitions[partition];
         let shard = key.shard(node.logs.len());
         let log = &mut node.logs[shard];
         let id = log.find(*key).expect("created at start");
         let now = self.schedule.now(node.started_us);
-        let (log_start, log_end, records) = read_whole(&mut self.disk, log, id, now)?;
-        self.trace.line(
-            self.schedule.now_us(),
-            format!("partition {partition}: offsets {log_start} to {log_end}, shard {shard}"),
-        );
-        checkers
-            .see(&self.idempotent, &Observation::Whole { log_start, log_end, records: &records })
-            .map_err(|error| format!("partition {partition}: {error}"))
+        let Whole { log_start, log_end, .. } =
+            inspect(&mut self.disk, &mut self.random, (log, id), now, checkers, &self.idempotent)
+                .map_err(|error| format!("partition {partition}: {error}"))?;
+        let line = format!("partition {partition}: offsets {log_start} to {log_end}, shard {shard}");
+        self.trace.line(self.schedule.now_us(), line);
+        Ok(())
+    }
+
+    /// Damages copies of the disk and starts on them: each time it must be noticed.
+    fn start_on_damaged_copies(&mut self) -> Result<(), String> {
+        let mut random = self.random.fork();
+        for _ in 0..random.between(1, DAMAGED_COPIES_MAX) {
+            let mut disk = self.disk.clone();
+            disk.faults = DiskFaults::default();
+            let Some(damage) = Damage::inflict(&mut disk, &mut random) else { break };
+            let outcome = self.start_on(&mut disk, &mut random);
+            self.verdicts.add(damage.judge(&disk, outcome)?);
+        }
+        Ok(())
+    }
+
+    fn start_on(&self, disk: &mut SimDisk, random: &mut Random) -> Result<Inspected, String> {
+        let shards = random.between(1, 4) as usize;
+        let now = self.schedule.now(0);
+        let recovered = recover_logs(&self.partitions, disk, random, shards, now.unix_ms)?;
+        let mut logs = open_logs(&self.partitions, recovered);
+        let mut inspected = Vec::new();
+        for Partition { key, config, checkers, .. } in &self.partitions {
+            let log = &mut logs[key.shard(shards)];
+            let id = log.create_partition(*key, TOPIC, config.clone());
+            let whole = inspect(disk, random, (log, id), now, &mut checkers.clone(), &self.idempotent);
+            inspected.push((partition_directory(TOPIC, *key), whole.map(drop)));
+        }
+        Ok(inspected)
     }
 
     /// Lets a log do something and ends the turn: its operations start, what became true is told.
@@ -438,7 +419,7 @@ impl Simulation {
         }
         if let Err(fatal) = result {
             self.trace.line(self.schedule.now_us(), format!("shard {shard}: {}", fatal.0));
-            if self.disk.faults.fail_one_in == 0 {
+            if !self.disk.faults.fails_operations() {
                 return Err(format!("the node gave up though its disk is fine: {}", fatal.0));
             }
             return self.crash();
@@ -704,62 +685,47 @@ impl Simulation {
     }
 }
 
-/// Reads a log just recovered from start to end, with disk operations that take no time.
-pub fn read_whole(
+fn recover_logs(
+    partitions: &[Partition],
     disk: &mut SimDisk,
-    log: &mut ShardLog,
-    id: LogId,
-    now: millstream_storage::Now,
-) -> Result<(i64, i64, Vec<Found>), String> {
-    let (log_start, log_end) = (log.log_start(id), log.log_end(id));
-    if log.durable_end(id) != log_end {
-        return Err(format!("after recovery {} of {log_end} is durable", log.durable_end(id)));
-    }
-    let mut offset = log_start;
-    let mut all = Vec::new();
-    while offset < log_end {
-        let mut ops = Ops::new();
-        let mut plan = match log.read(id, offset, log_end, 64 << 10, &mut ops) {
-            Read::Ready(plan) => Some(plan),
-            Read::Pending(_) => None,
-        };
-        while plan.is_none() {
-            let (token, op) = ops.pop().ok_or("a read waits for nothing")?;
-            let result = disk.execute(op);
-            let mut progress = Vec::new();
-            log.on_disk(now, token, result, &mut ops, &mut progress).map_err(|fatal| fatal.0)?;
-            for progress in progress {
-                if let Progress::ReadDone { result, .. } = progress {
-                    plan = Some(result.map_err(|error| format!("reading offset {offset}: {error}"))?);
-                }
-            }
-        }
-        let bytes = fetch(disk, &plan.expect("the loop ended"))?;
-        let (found, next) = records_in(&bytes, offset)?;
-        if next == offset {
-            return Err(format!("nothing is found at offset {offset} of a log that ends at {log_end}"));
-        }
-        all.extend(found);
-        offset = next;
-    }
-    Ok((log_start, log_end, all))
+    random: &mut Random,
+    shards: usize,
+    now_ms: i64,
+) -> Result<Recovered, String> {
+    let known: Vec<KnownPartition> = partitions
+        .iter()
+        .map(|partition| KnownPartition {
+            key: partition.key,
+            topic: TOPIC.to_string(),
+            index_interval_bytes: partition.config.index_interval_bytes,
+        })
+        .collect();
+    let options = RecoveryOptions {
+        shards,
+        salt: random.bytes(),
+        slots: 4 + random.below(4) as u32,
+        slot_bytes: 128 << 10,
+        partitions: &known,
+        metadata_is_new: false,
+        now_ms,
+    };
+    recover(&mut |op| disk.execute(op), &options).map_err(|error| error.to_string())
 }
 
-fn fetch(disk: &SimDisk, plan: &ReadPlan) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    for part in &plan.parts {
-        match part {
-            ReadPart::Memory(part) => bytes.extend_from_slice(part),
-            ReadPart::File { path, position, bytes: length } => {
-                let part = disk.peek(path, *position, *length);
-                bytes.extend_from_slice(&part.ok_or_else(|| format!("{path} has no {length} bytes at {position}"))?);
-            }
-        }
-    }
-    if bytes.len() != plan.bytes {
-        return Err(format!("a plan of {} bytes gave {}", plan.bytes, bytes.len()));
-    }
-    Ok(bytes)
+fn open_logs(partitions: &[Partition], recovered: Recovered) -> Vec<ShardLog> {
+    let options = ShardLogOptions {
+        tail_memory_bytes_max: 256 << 10,
+        free_space_floor_bytes: 64 << 10,
+        extent_bytes_min: 48 << 10,
+        retention_check_interval: Duration::from_millis(50),
+        producer_expiration_ms: 86_400_000,
+        producers_max: 1_000_000,
+    };
+    let config_of = |key| {
+        let partition = partitions.iter().find(|each| each.key == key).expect("known");
+        (TOPIC.to_string(), partition.config.clone())
+    };
+    recovered.shards.into_iter().map(|shard| ShardLog::new(options.clone(), shard, config_of)).collect()
 }
 
 fn config(random: &mut Random) -> LogConfig {
@@ -804,7 +770,7 @@ mod tests {
     use crate::sim::seeds;
 
     fn options(seed: u64, is_verbose: bool) -> Options {
-        Options { seed, is_verbose, bug: None }
+        Options { seed, is_verbose }
     }
 
     #[test]
@@ -814,6 +780,7 @@ mod tests {
             let outcome = Simulation::run(options(seed, is_verbose))?;
             total.acknowledged += outcome.acknowledged;
             total.crashes += outcome.crashes;
+            total.verdicts.add_all(outcome.verdicts);
             Ok(())
         });
         println!("{total:?}");
@@ -824,16 +791,5 @@ mod tests {
         for seed in 0..10 {
             assert_eq!(Simulation::run(options(seed, false)), Simulation::run(options(seed, false)), "seed {seed}");
         }
-    }
-
-    #[test]
-    fn acknowledging_before_the_commit_is_found_out() {
-        let failed = (0..20)
-            .filter(|seed| {
-                let bug = Some(Bug::AcknowledgeBeforeCommit);
-                Simulation::run(Options { bug, ..options(*seed, false) }).is_err()
-            })
-            .count();
-        assert!(failed >= 3, "only {failed} of 20 seeds noticed");
     }
 }

@@ -26,6 +26,13 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
+    /// Any bytes.
+    pub fn bytes<const COUNT: usize>(&mut self) -> [u8; COUNT] {
+        let mut bytes = [0; COUNT];
+        bytes.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]));
+        bytes
+    }
+
     /// A number below `bound`; 0 if that is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         // The high bits are the good ones.

@@ -2,7 +2,7 @@
 //! whether it is whole.
 
 use bytes::Bytes;
-use millstream_storage::batch::{BatchBuilder, Batches};
+use millstream_storage::batch::{BatchBuilder, BatchError, Batches, verify_crc};
 use millstream_storage::records::{OpenBatch, recode};
 
 use super::random::Random;
@@ -80,27 +80,44 @@ pub struct Found {
     pub id: RecordId,
 }
 
+/// Why the bytes that a fetch returned cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// A reader notices: they are no batches, or a checksum is wrong.
+    Damaged(String),
+    /// A reader takes them for good, but nobody wrote them.
+    Wrong(String),
+}
+
+impl From<Unreadable> for String {
+    fn from(unreadable: Unreadable) -> String {
+        let (Unreadable::Damaged(why) | Unreadable::Wrong(why)) = unreadable;
+        why
+    }
+}
+
 /// The records at or after `offset` in what a fetch returned: whole batches, and perhaps a piece of one more. Also where
 /// to go on.
-pub fn records_in(bytes: &[u8], offset: i64) -> Result<(Vec<Found>, i64), String> {
+pub fn records_in(bytes: &[u8], offset: i64) -> Result<(Vec<Found>, i64), Unreadable> {
     let mut found = Vec::new();
     let mut next = offset;
     for batch in Batches::new(bytes) {
         let (header, batch) = match batch {
             Ok(batch) => batch,
-            Err(millstream_storage::batch::BatchError::Truncated) => break,
-            Err(error) => return Err(format!("a reader at offset {next} found garbage: {error}")),
+            Err(BatchError::Truncated) => break,
+            Err(error) => {
+                return Err(Unreadable::Damaged(format!("a reader at offset {next} found garbage: {error}")));
+            }
         };
-        millstream_storage::batch::verify_crc(batch)
-            .map_err(|error| format!("a reader at offset {} found damage: {error}", header.base_offset()))?;
-        let open = OpenBatch::new(batch).map_err(|error| error.to_string())?;
+        let damage = |error| format!("a reader at offset {} found damage: {error}", header.base_offset());
+        verify_crc(batch).map_err(damage).map_err(Unreadable::Damaged)?;
+        let wrong = |error: BatchError| Unreadable::Wrong(error.to_string());
+        let open = OpenBatch::new(batch).map_err(wrong)?;
         for record in open.records() {
-            let record = record.map_err(|error| error.to_string())?;
+            let record = record.map_err(wrong)?;
             let at = open.offset(&record);
-            let id = record
-                .value
-                .and_then(RecordId::of_value)
-                .ok_or_else(|| format!("offset {at} holds a record that nobody wrote"))?;
+            let nobodys = || Unreadable::Wrong(format!("offset {at} holds a record that nobody wrote"));
+            let id = record.value.and_then(RecordId::of_value).ok_or_else(nobodys)?;
             if at >= offset {
                 found.push(Found { offset: at, id });
             }

@@ -75,15 +75,12 @@ impl ShardLog {
         self.slots[self.slot].last_sequence = self.sequence;
         self.stats.groups += 1;
         self.stats.group_bytes += bytes;
-        #[cfg(feature = "simulated-bugs")]
-        if self.bug == Some(Bug::AcknowledgeBeforeCommit) {
+        if is_planted(Bug::AcknowledgeBeforeCommit) {
             for &(log, _, _, offset) in &group.ends {
                 self.log_mut(log).durable_end = offset;
                 progress.push(Progress::Durable { log, offset });
             }
         }
-        #[cfg(not(feature = "simulated-bugs"))]
-        let _ = progress;
         self.group = Some(group);
     }
 

@@ -17,6 +17,7 @@ use bytes::Bytes;
 
 use crate::batch::{BATCH_HEADER_BYTES, Batches, TimestampType};
 use crate::block::BlockPool;
+use crate::bug::{Bug, is_planted};
 use crate::checkpoint::{Checkpoint, checkpoint_path, journal_path};
 use crate::disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, DiskToken, FilePath};
 use crate::journal::{GroupBuilder, GroupPlace};
@@ -173,6 +174,9 @@ pub struct ShardLogOptions {
     pub retention_check_interval: Duration,
     /// `producer.id.expiration.ms`
     pub producer_expiration_ms: i64,
+    /// Idempotent producers remembered in all partitions together, besides the last one of each: a new one takes the
+    /// place of the one that was silent for the longest in its partition.
+    pub producers_max: usize,
 }
 
 /// How long after the start what recovery left over is removed.
@@ -183,14 +187,6 @@ const REMOVALS_MAX: usize = 8;
 const PENDING_SHARE: u64 = 4;
 /// Memory of indexes of closed segments that were loaded for cold reads.
 const LOADED_INDEX_BYTES_MAX: usize = 32 << 20;
-
-/// A deliberate bug, for the simulator to find.
-#[cfg(feature = "simulated-bugs")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bug {
-    /// Says that appends are durable when their group is handed to the disk, not when it is on it.
-    AcknowledgeBeforeCommit,
-}
 
 /// Counters of a shard's log since the start, and gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -221,12 +217,16 @@ pub struct LogStats {
     pub memory_reads: u64,
     /// Reads answered with a file range.
     pub file_reads: u64,
+    /// Reads and lookups refused because a segment is damaged.
+    pub damaged_reads: u64,
     /// Turns in which a commit had to wait for room in the journal.
     pub journal_full: u64,
     /// Operations that found the disk full.
     pub no_space: u64,
     /// Gauge: memory of the tails, bytes.
     pub tail_bytes: u64,
+    /// Idempotent producers remembered now.
+    pub producers: u64,
     /// Gauge: bytes appended but not yet durable.
     pub pending_bytes: u64,
     /// Gauge: partitions.
@@ -245,7 +245,7 @@ enum Purpose {
     Allocate { log: LogId, segment: i64, bytes: u64 },
     CloseTruncate { log: LogId, segment: i64 },
     CloseIndex { log: LogId, segment: i64 },
-    Walk(Walk),
+    Walk(Box<Walk>),
     Checkpoint,
     Remove,
 }
@@ -308,6 +308,8 @@ pub struct ShardLog {
     write_backs: usize,
     tail_bytes: usize,
     evictable: VecDeque<LogId>,
+    /// Idempotent producers remembered, over all partitions.
+    producers: usize,
     loaded_indexes: VecDeque<(LogId, i64, usize)>,
     loaded_index_bytes: usize,
 
@@ -322,9 +324,6 @@ pub struct ShardLog {
     sweep_at: Duration,
     sweep_cursor: usize,
     stats: LogStats,
-    /// A deliberate bug.
-    #[cfg(feature = "simulated-bugs")]
-    pub bug: Option<Bug>,
 }
 
 impl ShardLog {
@@ -358,6 +357,7 @@ impl ShardLog {
             write_backs: 0,
             tail_bytes: 0,
             evictable: VecDeque::new(),
+            producers: 0,
             loaded_indexes: VecDeque::new(),
             loaded_index_bytes: 0,
             purposes: HashMap::new(),
@@ -369,8 +369,6 @@ impl ShardLog {
             clock: Duration::ZERO,
             sweep_cursor: 0,
             stats: LogStats::default(),
-            #[cfg(feature = "simulated-bugs")]
-            bug: None,
         };
         log.removals.extend(recovered.leftovers.into_iter().map(|path| (LEFTOVER_DELAY, path)));
         for state in &recovered.checkpoint.partitions {
@@ -385,6 +383,7 @@ impl ShardLog {
 
     fn insert(&mut self, partition: PartitionLog) -> LogId {
         let key = partition.key;
+        self.producers += partition.producers.len();
         let id = match self.free.pop() {
             Some(index) => {
                 self.logs[index as usize] = Some(partition);
@@ -448,6 +447,7 @@ impl ShardLog {
         }
         let mut partition = self.logs[log.0 as usize].take().expect("seen above");
         self.tail_bytes -= partition.tail.capacity();
+        self.producers -= partition.producers.len();
         partition.tail.clear(&mut self.pool);
         self.dirty.retain(|&id| id != log);
         self.write_back.retain(|&id| id != log);
@@ -487,11 +487,19 @@ impl ShardLog {
         }
         let partition = self.logs[log.0 as usize].as_mut().expect("the caller holds a live LogId");
         let before = (partition.tail.capacity(), partition.segments.len());
+        let producers = partition.producers.len();
         let appended = partition.append(now, batch, &mut self.pool)?;
         if appended.duplicate {
             return Ok(appended);
         }
         self.tail_bytes += partition.tail.capacity() - before.0;
+        if partition.producers.len() > producers {
+            self.producers += 1;
+            if self.producers > self.options.producers_max && producers > 0 {
+                partition.producers.forget_oldest();
+                self.producers -= 1;
+            }
+        }
         self.stats.appends += 1;
         self.stats.append_bytes += batch.len() as u64;
         self.stats.pending_bytes += batch.len() as u64;
@@ -570,6 +578,7 @@ impl ShardLog {
         let partition = self.logs[log.0 as usize].as_mut().expect("walks count as operations of their log");
         match walk.step(partition) {
             Step::Done(outcome) => {
+                self.stats.damaged_reads += u64::from(matches!(outcome, Outcome::Corrupt(..)));
                 if let Outcome::Plan(plan) = &outcome {
                     let is_file = matches!(plan.parts.first(), Some(ReadPart::File { .. }));
                     self.stats.file_reads += u64::from(is_file);
@@ -583,7 +592,7 @@ impl ShardLog {
             Step::Read(op) => {
                 partition.operations += 1;
                 self.stats.disk_reads += 1;
-                self.submit(Purpose::Walk(walk), op, ops);
+                self.submit(Purpose::Walk(Box::new(walk)), op, ops);
                 Err(token)
             }
         }
@@ -652,11 +661,25 @@ impl ShardLog {
 
     /// Counters and gauges.
     pub fn stats(&self) -> LogStats {
-        LogStats { tail_bytes: self.tail_bytes as u64, partitions: self.by_key.len() as u64, ..self.stats }
+        LogStats {
+            tail_bytes: self.tail_bytes as u64,
+            partitions: self.by_key.len() as u64,
+            producers: self.producers as u64,
+            ..self.stats
+        }
     }
 
-    /// Ends a turn: starts the commit of what was appended, and a bounded step of background work.
+    /// Ends a turn: starts the commit of what was appended, and a bounded step of background work. All of its parts, for
+    /// callers that do not time them.
     pub fn end_turn(&mut self, now: Now, ops: &mut Ops, progress: &mut Vec<Progress>) {
+        self.commit(now, ops, progress);
+        self.advance_checkpoint(ops);
+        self.advance_write_back(ops);
+        self.advance_retention(now, ops);
+    }
+
+    /// The first part of [`ShardLog::end_turn`]: starts the commit of what was appended.
+    pub fn commit(&mut self, now: Now, ops: &mut Ops, progress: &mut Vec<Progress>) {
         self.clock = now.elapsed;
         while self.retries.front().is_some_and(|&(at, _)| at <= now.elapsed) {
             let (_, token) = self.retries.pop_front().expect("seen above");
@@ -666,8 +689,10 @@ impl ShardLog {
         if self.group.is_none() && !self.dirty.is_empty() {
             self.start_group(ops, progress);
         }
-        self.advance_checkpoint(ops);
-        self.advance_write_back(ops);
+    }
+
+    /// The last part of [`ShardLog::end_turn`]: retention, removals, and the tail's memory.
+    pub fn advance_retention(&mut self, now: Now, ops: &mut Ops) {
         if now.elapsed >= self.sweep_at {
             self.sweep(now);
         }

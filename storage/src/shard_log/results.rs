@@ -17,7 +17,9 @@ impl ShardLog {
     ) -> Result<(), Fatal> {
         self.clock = now.elapsed;
         let (purpose, op) = self.purposes.remove(&token).expect("every token is answered once");
-        if result == Err(DiskError::NoSpace) && op.is_some() {
+        let tries_again = result == Err(DiskError::NoSpace)
+            || (is_planted(Bug::RetryFailedSync) && matches!(result, Err(DiskError::Failed(_))));
+        if tries_again && op.is_some() {
             self.stats.no_space += 1;
             self.purposes.insert(token, (purpose, op));
             self.retries.push_back((now.elapsed + NO_SPACE_RETRY, token));
@@ -27,7 +29,7 @@ impl ShardLog {
             (Ok(reply), _) => reply,
             (Err(error), Purpose::Walk(_)) => {
                 let Purpose::Walk(walk) = purpose else { unreachable!() };
-                return self.on_walk_failed(walk, error, ops, progress);
+                return self.on_walk_failed(*walk, error, ops, progress);
             }
             (Err(error), _) => {
                 return Err(Fatal(format!("shard {}: {}: {error}", self.shard, describe(&purpose, op.as_ref()))));
@@ -129,7 +131,7 @@ impl ShardLog {
                     return Ok(());
                 }
                 walk.supply(data);
-                if let Ok((token, outcome)) = self.walk(walk, ops) {
+                if let Ok((token, outcome)) = self.walk(*walk, ops) {
                     progress.push(outcome.into_progress(token));
                 }
             }

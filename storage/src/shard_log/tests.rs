@@ -141,6 +141,7 @@ impl Node {
             extent_bytes_min: 65_536,
             retention_check_interval: Duration::from_secs(1),
             producer_expiration_ms: i64::MAX,
+            producers_max: 1_000_000,
         };
         let mut log = ShardLog::new(options, recovered.shards.remove(0), |_| ("t".to_string(), config()));
         for index in 0..partitions {
@@ -191,25 +192,47 @@ impl Node {
         }
     }
 
+    /// Reads what is durable of a partition from `offset` on.
+    fn read(&mut self, partition: i32, offset: i64, bytes_max: usize) -> Result<ReadPlan, DiskError> {
+        let id = self.id(partition);
+        let until = self.log.durable_end(id);
+        match self.log.read(id, offset, until, bytes_max, &mut self.ops) {
+            Read::Ready(plan) => Ok(plan),
+            Read::Pending(token) => loop {
+                self.execute(self.ops.len() - 1);
+                let done = self
+                    .progress
+                    .iter()
+                    .position(|progress| matches!(progress, Progress::ReadDone { token: done, .. } if *done == token));
+                if let Some(index) = done {
+                    let Progress::ReadDone { result, .. } = self.progress.remove(index) else { unreachable!() };
+                    return result;
+                }
+            },
+        }
+    }
+
+    /// Finds a record of partition 0 by its time.
+    fn find_time(&mut self, query: TimeQuery) -> Result<Option<TimeFound>, DiskError> {
+        let id = self.id(0);
+        let until = self.log.durable_end(id);
+        match self.log.find_time(id, query, until, &mut self.ops) {
+            TimeLookup::Ready(found) => Ok(found),
+            TimeLookup::Pending(_) => loop {
+                self.execute(self.ops.len() - 1);
+                if let Some(Progress::TimeDone { result, .. }) = self.progress.pop() {
+                    return result;
+                }
+            },
+        }
+    }
+
     /// All the bytes of a partition from `offset` on, as a consumer would read them.
     fn read_all(&mut self, partition: i32, mut offset: i64, bytes_max: usize) -> Vec<(i64, Vec<u8>)> {
         let id = self.id(partition);
         let mut records = Vec::new();
         while offset < self.log.durable_end(id) {
-            let until = self.log.durable_end(id);
-            let plan = match self.log.read(id, offset, until, bytes_max, &mut self.ops) {
-                Read::Ready(plan) => plan,
-                Read::Pending(token) => loop {
-                    self.execute(self.ops.len() - 1);
-                    let done = self.progress.iter().position(
-                        |progress| matches!(progress, Progress::ReadDone { token: done, .. } if *done == token),
-                    );
-                    if let Some(index) = done {
-                        let Progress::ReadDone { result, .. } = self.progress.remove(index) else { unreachable!() };
-                        break result.expect("reads");
-                    }
-                },
-            };
+            let plan = self.read(partition, offset, bytes_max).expect("reads");
             assert!(plan.bytes > 0 && plan.first_batch_bytes <= plan.bytes, "{plan:?} at {offset}");
             let mut bytes = Vec::new();
             for part in plan.parts {
@@ -296,22 +319,62 @@ fn cold_offsets_are_answered_with_file_ranges_and_times_are_found() {
     let mut node = Node::start(node.disk, 1, 64 << 10, 3);
     assert_eq!(node.read_all(0, 7, 50_000), expected[7..]);
 
-    let id = node.id(0);
-    let time_of = |node: &mut Node, query| match node.log.find_time(id, query, 600, &mut node.ops) {
-        TimeLookup::Ready(found) => found,
-        TimeLookup::Pending(_) => loop {
-            node.execute(node.ops.len() - 1);
-            if let Some(Progress::TimeDone { result, .. }) = node.progress.pop() {
-                break result.expect("reads");
-            }
-        },
-    };
+    let time_of = |node: &mut Node, query| node.find_time(query).expect("reads");
     let last = time_of(&mut node, TimeQuery::Max).expect("found");
     assert_eq!(last.offset, 599);
     let middle = time_of(&mut node, TimeQuery::AtOrAfter(last.timestamp - 1)).expect("found");
     assert!(middle.offset > 0 && middle.offset <= 599 && middle.timestamp >= last.timestamp - 1);
     assert_eq!(time_of(&mut node, TimeQuery::AtOrAfter(0)).expect("found").offset, 0);
     assert_eq!(time_of(&mut node, TimeQuery::AtOrAfter(last.timestamp + 1)), None);
+}
+
+#[test]
+fn what_a_read_passes_over_is_checked() {
+    let mut node = Node::start(MemoryDisk::default(), 1, 64 << 10, 1);
+    for _ in 0..600 {
+        node.append(0, &[7; 1000], 1);
+        node.settle();
+    }
+    let mut node = Node::start(node.disk, 1, 64 << 10, 2);
+    let path = node.log.log(node.id(0)).segments[1].path.clone();
+    let base = node.log.log(node.id(0)).segments[1].base_offset;
+    let good = node.disk.files[path.as_ref()].clone();
+    let bytes = Batches::new(&good).next().expect("a batch").expect("a good one").1.len();
+    // Offset base + 2 lies behind two batches that the index does not name.
+    let wanted = base + 2;
+    let time = Batches::new(&good).nth(2).expect("a batch").expect("a good one").0.max_timestamp();
+    let look = |node: &mut Node| {
+        (node.read(0, wanted, 10_000).map(|plan| plan.bytes), node.find_time(TimeQuery::AtOrAfter(time)))
+    };
+    assert!(matches!(look(&mut node), (Ok(1..), Ok(Some(_)))), "nothing is damaged yet");
+
+    // Of the second batch: base offset, length, last offset delta, maximum timestamp.
+    for (field, misleads_offsets) in [(7, true), (10, true), (23, true), (41, false)] {
+        let mut damaged = good.clone();
+        damaged[bytes + field] ^= 0x80;
+        node.disk.files.insert(path.to_string(), damaged);
+        let (read, found) = look(&mut node);
+        let refused = |error: DiskError| error.to_string().contains(path.as_ref());
+        assert_eq!(read.is_err_and(refused), misleads_offsets, "field at {field}");
+        assert!(found.is_err_and(refused), "field at {field}");
+    }
+    // A file that is cut short ends the search; it does not read for ever.
+    node.disk.files.insert(path.to_string(), good[..bytes + 100].to_vec());
+    assert!(matches!(look(&mut node), (Err(_), Err(_))));
+    node.disk.files.insert(path.to_string(), good[..10].to_vec());
+    assert!(matches!(look(&mut node), (Err(_), Err(_))));
+
+    // The same when the index is rebuilt from the segment.
+    for at in [7, 26, 41, 70] {
+        node = Node::start(node.disk, 1, 64 << 10, 3);
+        let mut damaged = good.clone();
+        damaged[20 * bytes + at] ^= 0x20;
+        node.disk.files.insert(path.to_string(), damaged);
+        node.disk.files.retain(|name, _| !name.ends_with(".index"));
+        assert!(node.read(0, wanted, 10_000).is_err(), "field at {at}");
+        node.disk.files.insert(path.to_string(), good.clone());
+        assert!(matches!(look(&mut node), (Ok(1..), Ok(Some(_)))), "it was rebuilt");
+    }
 }
 
 #[test]
@@ -354,6 +417,30 @@ fn retention_by_size_and_by_time() {
     node.settle();
     assert_eq!(node.log.log_start(id), 10, "all of it expired, the active segment too");
     assert_eq!(node.append(0, b"next", 1).base_offset, 10);
+}
+
+#[test]
+fn producers_of_all_partitions_have_one_bound_and_the_newest_stay() {
+    let mut node = Node::start(MemoryDisk::default(), 3, 1 << 20, 1);
+    node.log.options.producers_max = 10;
+    let append = |node: &mut Node, producer: i64, sequence: i32| {
+        node.time += 1;
+        let batch = BatchBuilder::new().producer(producer, 0, sequence).record(0, None, Some(b"x"), &[]).build();
+        let id = node.id(producer as i32 % 3);
+        node.log.append(now(node.time), id, &batch).expect("appends")
+    };
+    for producer in 0..300 {
+        assert!(!append(&mut node, producer, 0).duplicate);
+        assert!(append(&mut node, producer, 0).duplicate, "the newest is remembered");
+    }
+    assert_eq!(node.log.stats().producers, 10);
+    assert!(!append(&mut node, 0, 0).duplicate, "the first was forgotten");
+    node.settle();
+    let id = node.id(0);
+    node.log.remove_partition(id, &mut node.ops);
+    node.settle();
+    let left = node.log.stats().producers;
+    assert!(left > 0 && left < 10, "{left}");
 }
 
 #[test]

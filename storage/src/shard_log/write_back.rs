@@ -30,7 +30,8 @@ impl ShardLog {
         }
     }
 
-    pub(super) fn advance_write_back(&mut self, ops: &mut Ops) {
+    /// The third part of [`ShardLog::end_turn`]: starts what the segments need.
+    pub fn advance_write_back(&mut self, ops: &mut Ops) {
         for _ in 0..self.write_back.len() {
             if self.write_backs >= WRITE_BACKS_MAX {
                 break;
@@ -165,7 +166,9 @@ impl ShardLog {
         let end = (self.sweep_cursor + SWEEP_PARTITIONS_MAX).min(self.logs.len());
         for index in self.sweep_cursor..end {
             let Some(partition) = self.logs[index].as_mut().filter(|partition| !partition.removing) else { continue };
+            let producers = partition.producers.len();
             partition.producers.expire(now.unix_ms, self.options.producer_expiration_ms);
+            self.producers -= producers - partition.producers.len();
             let start = partition.retention_start(now.unix_ms);
             if start > partition.log_start {
                 self.delete_records(LogId(index as u32), start);

@@ -1,0 +1,69 @@
+//! The simulator finds what it is there to find: each deliberate bug is planted, and seeds have to notice it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use millstream_storage::bug::{Bug, plant};
+
+use super::{cluster, logs};
+
+/// Seeds that have to notice a bug...
+const NOTICED_MIN: usize = 3;
+/// ...among so many.
+const SEEDS_MAX: u64 = 100;
+
+/// Plants the bug, and runs seeds until enough have noticed it.
+fn is_noticed(bug: Bug, simulate: impl Fn(u64) -> Result<(), String>) {
+    let _planted = plant(bug);
+    let mut noticed = 0;
+    for seed in 0..SEEDS_MAX {
+        // A panic of the broker, or of its own assertions, is as good as a checker's word.
+        match catch_unwind(AssertUnwindSafe(|| simulate(seed))) {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => println!("{bug:?}: seed {seed}: {error}"),
+            Err(_) => println!("{bug:?}: seed {seed}: panic"),
+        }
+        noticed += 1;
+        if noticed == NOTICED_MIN {
+            return;
+        }
+    }
+    panic!("{bug:?}: only {noticed} of {SEEDS_MAX} seeds noticed");
+}
+
+fn logs_notice(bug: Bug) {
+    is_noticed(bug, |seed| logs::Simulation::run(logs::Options { seed, is_verbose: false }).map(drop));
+}
+
+fn the_node_notices(bug: Bug) {
+    is_noticed(bug, |seed| cluster::Simulation::run(cluster::Options { seed, is_verbose: false }).map(drop));
+}
+
+#[test]
+fn acknowledging_before_the_commit_is_noticed() {
+    logs_notice(Bug::AcknowledgeBeforeCommit);
+    the_node_notices(Bug::AcknowledgeBeforeCommit);
+}
+
+#[test]
+fn skipping_a_checksum_is_noticed() {
+    logs_notice(Bug::SkipChecksum);
+    the_node_notices(Bug::SkipChecksum);
+}
+
+#[test]
+fn forgetting_a_truncation_is_noticed() {
+    logs_notice(Bug::ForgetTruncation);
+    the_node_notices(Bug::ForgetTruncation);
+}
+
+#[test]
+fn retrying_a_failed_sync_is_noticed() {
+    logs_notice(Bug::RetryFailedSync);
+    the_node_notices(Bug::RetryFailedSync);
+}
+
+#[test]
+fn reusing_an_offset_is_noticed() {
+    logs_notice(Bug::ReuseOffset);
+    the_node_notices(Bug::ReuseOffset);
+}

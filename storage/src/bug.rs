@@ -1,0 +1,54 @@
+//! Deliberate bugs, for the simulator to find: a simulator that finds none of them proves nothing. They exist only with
+//! the feature `simulated-bugs`; without it [`is_planted`] is a constant `false`.
+
+/// A deliberate bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// Says that appends are durable when their group is handed to the disk, not when it is on it.
+    AcknowledgeBeforeCommit,
+    /// Takes journal groups and extents for whole without comparing their checksums.
+    SkipChecksum,
+    /// Forgets at the restart that DeleteRecords or retention moved the log start.
+    ForgetTruncation,
+    /// Tries a failed write-back or sync again, as if a sync that succeeds then had written what the first one lost.
+    RetryFailedSync,
+    /// Gives the last offset before a restart to another record after it.
+    ReuseOffset,
+}
+
+#[cfg(feature = "simulated-bugs")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// A bug that this thread's logs have until this is dropped.
+#[cfg(feature = "simulated-bugs")]
+#[derive(Debug)]
+pub struct Planted(());
+
+#[cfg(feature = "simulated-bugs")]
+impl Drop for Planted {
+    fn drop(&mut self) {
+        PLANTED.set(None);
+    }
+}
+
+/// Plants a bug in this thread.
+#[cfg(feature = "simulated-bugs")]
+#[must_use]
+pub fn plant(bug: Bug) -> Planted {
+    PLANTED.set(Some(bug));
+    Planted(())
+}
+
+/// Whether this thread has the bug.
+#[cfg(feature = "simulated-bugs")]
+pub(crate) fn is_planted(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Whether this thread has the bug: never.
+#[cfg(not(feature = "simulated-bugs"))]
+pub(crate) const fn is_planted(_: Bug) -> bool {
+    false
+}
