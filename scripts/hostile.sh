@@ -65,7 +65,7 @@ exit_code_is_zero() { [[ $1 == 0 ]] || { echo "exit code $1" && return 1; }; }
 strict() { set -e; "$@"; }
 
 scenario $((SECONDS_ATTACKED + 120)) "attacked on all sides for $SECONDS_ATTACKED s: the good clients notice nothing" strict besieged
-if [[ -f $WORK/report ]]; then sed 's/^/     /' "$WORK/report"; fi
+if ((FAILED == 0)); then sed 's/^/     /' "$WORK/report"; fi
 scenario 60 "afterwards it works as before" strict works
 scenario 5 "it says nothing of a panic" strict silent
 code=0

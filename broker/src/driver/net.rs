@@ -39,6 +39,8 @@ const STUCK_TIGHT: Duration = Duration::from_secs(5);
 const STUCK_FULL: Duration = Duration::from_secs(1);
 /// How often connections that are not read from while memory is full are tried again.
 const FULL_RETRY: Duration = Duration::from_millis(20);
+/// The same while more requests wait than a turn can handle.
+const CROWDED_RETRY: Duration = Duration::from_millis(1);
 /// How often connections are looked at for idleness.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the peer of a connection that we have closed may take to read the rest and close its side.
@@ -306,6 +308,15 @@ impl Net {
         }
     }
 
+    /// When to look again, if no connection may be read from now.
+    fn must_stop(&self) -> Option<Duration> {
+        if self.options.memory.pressure() == Pressure::Full {
+            Some(FULL_RETRY)
+        } else {
+            self.inbox.is_crowded().then_some(CROWDED_RETRY)
+        }
+    }
+
     /// Whether a connection may be read from now, as far as memory goes; if not its reader is woken when it may.
     fn may_read(self: &Rc<Net>, connection: &Rc<Connection>) -> bool {
         if connection.reader.borrow().is_waiting() {
@@ -314,7 +325,7 @@ impl Net {
             }
             return false;
         }
-        if self.options.memory.pressure() < Pressure::Full {
+        if self.must_stop().is_none() {
             return true;
         }
         if connection.is_stopped.replace(true) {
@@ -325,8 +336,8 @@ impl Net {
         if stopped.len() == 1 {
             let net = Rc::clone(self);
             glommio::spawn_local(async move {
-                while net.options.memory.pressure() == Pressure::Full {
-                    Timer::new(FULL_RETRY).await;
+                while let Some(retry) = net.must_stop() {
+                    Timer::new(retry).await;
                 }
                 for connection in net.stopped.take() {
                     connection.is_stopped.set(false);

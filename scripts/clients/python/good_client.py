@@ -61,10 +61,22 @@ class Good:
         self.problems.append(text)
 
     def moved(self, who, now):
+        self.note_gap(who, now)
+        self.last[who] = now
+
+    def note_gap(self, who, now):
         if self.last[who] is not None:
             gaps = self.phase.gaps
             gaps[who] = max(gaps[who], now - self.last[who])
-        self.last[who] = now
+
+    def enter(self, name):
+        # Who stands still now has stood still in the phase that ends.
+        for who in self.last:
+            self.note_gap(who, time.monotonic())
+        self.phase = self.phases.setdefault(name, Phase())
+
+    def is_under_way(self):
+        return sum(self.consumed) > 0 and sum(self.produced) - sum(self.consumed) < RECORDS_PER_SECOND
 
     def produce(self):
         producer = ck.Producer({
@@ -147,11 +159,15 @@ def main(bootstrap, topic):
     threads = [threading.Thread(target=work, daemon=True) for work in (good.produce, good.consume)]
     for thread in threads:
         thread.start()
+    deadline = time.monotonic() + END_SECONDS_MAX
+    while not good.is_under_way():
+        check(time.monotonic() < deadline, "the good clients do not get under way")
+        time.sleep(0.1)
     print("started", flush=True)
     for line in sys.stdin:
         if line.strip() == "end":
             break
-        good.phase = good.phases.setdefault(line.strip(), Phase())
+        good.enter(line.strip())
     good.ending.set()
     for thread in threads:
         thread.join(2 * END_SECONDS_MAX + 10)

@@ -355,23 +355,25 @@ class Good:
         return json.loads(line)
 
 
-def besiege(siege, holders, broker, bulk, seconds):
-    """Everything at once: holders first, then the attacks take turns. Returns the most memory seen, and after what."""
-    most, after, was = 0.0, "", broker.status_mib("VmRSS")
+def besiege(siege, holders, good, broker, bulk, seconds):
+    """Everything at once: holders first, then the attacks take turns. Returns the stages, with the memory after each."""
+    stages = []
 
-    def look(what):
-        nonlocal most, after, was
-        now = broker.status_mib("VmRSS")
-        if now - was >= 16:
-            print(f"  {what}: memory from {was:.0f} to {now:.0f} MiB")
-        was = now
-        if now > most:
-            most, after = now, what
+    def stage(act, argument):
+        good.say(act.__name__)
+        act(argument)
+        stages.append((act.__name__, broker.status_mib("VmRSS")))
 
-    for hold in (hold_silent, hold_slow, hold_promises, hold_partial, hold_deaf):
-        hold(holders, bulk)
-        time.sleep(0.5)
-        look(hold.__name__)
+    def hold(act):
+        def holding(argument):
+            act(holders, argument)
+            time.sleep(0.5)
+
+        holding.__name__ = act.__name__
+        return holding
+
+    for holding in (hold_silent, hold_slow, hold_promises, hold_partial, hold_deaf):
+        stage(hold(holding), bulk)
     attacks = [siege.garbage, siege.checked, siege.mutated, siege.connects, siege.small_requests, siege.http, siege.amplifiers, siege.mutated]
     end = time.monotonic() + seconds
     stopping = threading.Event()
@@ -384,11 +386,24 @@ def besiege(siege, holders, broker, bulk, seconds):
     trickler.start()
     for place, attack in enumerate(attacks):
         left = end - time.monotonic()
-        attack(time.monotonic() + max(1.0, left / (len(attacks) - place)))
-        look(attack.__name__)
+        stage(attack, time.monotonic() + max(1.0, left / (len(attacks) - place)))
     stopping.set()
     trickler.join()
-    return most, after
+    return stages
+
+
+def table(stages, phases):
+    """What the good clients had of each stage."""
+    print(f"  {'stage':16} {'records':>8} {'acknowledged p50':>17} {'p99':>9} {'end to end p99':>15} {'longest gap':>12} {'memory after':>13}")
+    for name, mib in stages:
+        phase = phases.get(name)
+        if phase is None:
+            continue
+        shown = lambda value, unit: "-" if value is None else f"{value:.0f} {unit}"
+        acknowledged, end_to_end = phase["acknowledged"], phase["end_to_end"]
+        gap = max(phase["longest_gap_ms"].values())
+        print(f"  {name:16} {acknowledged['records']:8} {shown(acknowledged['p50_ms'], 'ms'):>17} {shown(acknowledged['p99_ms'], 'ms'):>9} "
+              f"{shown(end_to_end['p99_ms'], 'ms'):>15} {shown(gap, 'ms'):>12} {shown(mib, 'MiB'):>13}")
 
 
 def main():
@@ -405,46 +420,44 @@ def main():
     topic, bulk = f"good-{uuid.uuid4()}", f"bulk-{uuid.uuid4()}"
     fill(options.bootstrap, bulk)
     good = Good(options.bootstrap, topic)
-    time.sleep(3)
     good.say("calm")
     time.sleep(CALM_SECONDS)
-    good.say("waiting")
     sockets, others = broker.descriptors()
     calm_mib = broker.status_mib("VmRSS")
-    print(f"before: {calm_mib:.0f} MiB, {sockets} sockets and {others} other descriptors")
 
-    good.say("siege")
     holders = Holders(host, port)
     siege = Siege(host, port, options.http_port, read_frames(options.frames), topic.encode(), topic.encode(), random.Random(options.seed))
-    most, after = besiege(siege, holders, broker, bulk.encode(), options.seconds)
-    at_most_mib = broker.status_mib("VmHWM")
+    stages = [("calm", calm_mib)] + besiege(siege, holders, good, broker, bulk.encode(), options.seconds)
     during = broker.descriptors()
     good.say("after")
     holders.close()
-
     deadline = time.monotonic() + SOCKETS_GONE_SECONDS_MAX
     while broker.descriptors()[0] > sockets and time.monotonic() < deadline:
         time.sleep(0.2)
+    time.sleep(2)
     left_over, others_after = broker.descriptors()
+    stages.append(("after", broker.status_mib("VmRSS")))
     result = good.end()
+    at_most_mib = broker.status_mib("VmHWM")
+
     for what, count in sorted(siege.notes.items()):
         print(f"  {count} {what}")
-    for name in ("calm", "siege", "after"):
-        print(f"  good clients, {name}: {json.dumps(result['phases'].get(name))}")
-    calm, besieged = (result["phases"][name] for name in ("calm", "siege"))
+    phases = result["phases"]
+    table(stages, phases)
+    calm = phases["calm"]
     for what in ("acknowledged", "end_to_end"):
-        p99, before = besieged[what]["p99_ms"], calm[what]["p99_ms"]
-        if p99 and before:
-            print(f"  {what}: p99 {p99 / before:.1f} times that before ({before} ms, {p99} ms)")
-    print(f"memory: {calm_mib:.0f} MiB before, at most {at_most_mib:.0f} (highest sample {most:.0f} after {after}), budget {options.memory_mib}; "
-          f"{broker.status_mib('VmRSS'):.0f} afterwards")
-    print(f"descriptors: {sockets}+{others} before, {during[0]}+{during[1]} during, {left_over}+{others_after} afterwards")
+        before = calm[what]["p99_ms"]
+        p99s = [phase[what]["p99_ms"] for name, phase in phases.items() if name not in ("before", "calm", "after") and phase[what]["p99_ms"]]
+        if before and p99s:
+            print(f"{what}: p99 {max(p99s) / before:.1f} times that before in the worst stage ({before} ms, {max(p99s)} ms)")
+    print(f"memory: {calm_mib:.0f} MiB before, {at_most_mib:.0f} at most, budget {options.memory_mib}")
+    print(f"descriptors: {sockets} sockets and {others} others before, {during[0]} and {during[1]} during, {left_over} and {others_after} afterwards")
 
     check(not result["problems"], "good clients noticed: " + "; ".join(result["problems"]))
     check(result["records"] > 0, "the good clients did nothing")
-    for name in ("siege", "after"):
-        for who, gap in result["phases"].get(name, {}).get("longest_gap_ms", {}).items():
-            check(gap <= STALL_SECONDS_MAX * 1000, f"the good {who} stood still for {gap:.0f} ms")
+    for name, phase in phases.items():
+        for who, gap in phase["longest_gap_ms"].items():
+            check(name == "before" or gap <= STALL_SECONDS_MAX * 1000, f"{name}: the good {who} stood still for {gap:.0f} ms")
     check(at_most_mib <= options.memory_mib, f"{at_most_mib:.0f} MiB of memory, the budget is {options.memory_mib}")
     check(left_over <= sockets, f"{left_over - sockets} sockets are left over")
     print(f"{result['records']} records of the good clients, each acknowledged in order and read once")
