@@ -5,10 +5,11 @@
 //! frame that is not complete moves into a block of its own, which doubles as bytes arrive. A connection that has sent
 //! large frames before is trusted with blocks of that size at once, while memory is plenty.
 //!
-//! All that a core's connections receive of larger frames has one bound. A frame is promised its whole length before it
-//! may have a block, so that what has begun can end; a frame that is promised nothing yet is not read any further until
-//! others have ended ([`FrameReader::is_waiting`]). The last promise may go beyond the bound, so that the largest frame
-//! fits whatever the bound is.
+//! All that a core's connections receive of larger frames is bounded. A frame is promised its whole length before it may
+//! have a block, so that what has begun can end; a frame that is promised nothing yet is not read any further until others
+//! have ended ([`FrameReader::is_waiting`]). The last promise may go beyond the bound, so that the largest frame fits
+//! whatever the bound is. Frames of unusual length have a bound of their own, and connections that have not completed a
+//! request yet half of each: neither keeps the others from their memory by announcing much and sending little.
 
 use bytes::Bytes;
 use millstream_storage::block::{BLOCK_CAPACITY_POOLED_MAX, Block, BlockPool};
@@ -25,6 +26,8 @@ const OWN_BLOCK_BYTES_MIN: usize = 64 * 1024;
 const LOOKAHEAD_BYTES: usize = 4 * 1024;
 /// A block up to this size needs no promise: every connection may have one, for its small requests come in pieces too.
 const FREE_BLOCK_BYTES_MAX: usize = 16 * 1024;
+/// Frames up to this size are ordinary: a batch of the usual largest size, and a little.
+const ORDINARY_FRAME_BYTES_MAX: usize = 2 << 20;
 /// What a connection reads at a time while memory is short.
 const SHORT_READ_BYTES: usize = 4 * 1024;
 /// The most that a connection is trusted with before its bytes have come: a block that a pool keeps.
@@ -34,36 +37,61 @@ const TRUSTED_BYTES_MAX: usize = BLOCK_CAPACITY_POOLED_MAX - LOOKAHEAD_BYTES;
 pub struct ReadMemory {
     shared: Block,
     pool: BlockPool,
-    /// Promised to frames that have begun, and blocks of trusted connections.
-    promised_bytes: usize,
+    /// Promised to frames that have begun, and blocks of trusted connections; by [`Size`].
+    promised_bytes: [usize; 2],
     promised_bytes_max: usize,
 }
 
+/// Whose bound a frame counts against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    Ordinary = 0,
+    Large = 1,
+}
+
+fn size_of(bytes: usize) -> Size {
+    if bytes <= ORDINARY_FRAME_BYTES_MAX + LOOKAHEAD_BYTES { Size::Ordinary } else { Size::Large }
+}
+
+/// Which frames wait for the same memory, in the order in which they get it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line(pub usize);
+
+/// How many lines there are.
+pub const LINES: usize = 4;
+
 impl ReadMemory {
-    /// Memory that promises up to `bytes_max` to frames that have begun, and one frame more; it keeps as much of unused
-    /// blocks.
+    /// Memory that promises up to `bytes_max` to ordinary frames that have begun, half as much to large ones, and one frame
+    /// more of each; it keeps as much of unused blocks.
     pub fn new(bytes_max: usize) -> ReadMemory {
         ReadMemory {
             shared: Block::new(SHARED_BLOCK_BYTES),
             pool: BlockPool::new(bytes_max),
-            promised_bytes: 0,
+            promised_bytes: [0; 2],
             promised_bytes_max: bytes_max,
         }
     }
 
     /// Bytes promised to frames that have begun, and blocks of trusted connections.
     pub fn promised_bytes(&self) -> usize {
-        self.promised_bytes
+        self.promised_bytes.iter().sum()
     }
 
-    /// Whether another frame can be promised its bytes.
-    pub fn has_room(&self) -> bool {
-        self.promised_bytes < self.promised_bytes_max
+    /// Whether another frame of this size can be promised its bytes; `is_known`: its connection has completed others.
+    fn has_room(&self, size: Size, is_known: bool) -> bool {
+        let mut bytes_max = self.promised_bytes_max;
+        if size == Size::Large {
+            bytes_max /= 2;
+        }
+        if !is_known {
+            bytes_max /= 2;
+        }
+        self.promised_bytes[size as usize] < bytes_max
     }
 
     /// Whether there is enough to lend some to connections that only may need it: half is kept for those that do.
     fn is_plenty(&self) -> bool {
-        self.promised_bytes < self.promised_bytes_max / 2
+        self.promised_bytes[Size::Ordinary as usize] < self.promised_bytes_max / 2
     }
 
     fn renew_shared(&mut self) {
@@ -100,12 +128,22 @@ pub struct FrameReader {
     promised_bytes: usize,
     /// The frame that has begun must be promised so many bytes before it is read further.
     waits_for: Option<usize>,
+    /// A frame was completed before.
+    is_known: bool,
 }
 
 impl FrameReader {
     /// A reader at the start of a stream; frames above `frame_bytes_max` (at most `i32::MAX`) are refused.
     pub fn new(frame_bytes_max: usize) -> FrameReader {
-        FrameReader { own: None, start: 0, frame_bytes_max, trusted_bytes: 0, promised_bytes: 0, waits_for: None }
+        FrameReader {
+            own: None,
+            start: 0,
+            frame_bytes_max,
+            trusted_bytes: 0,
+            promised_bytes: 0,
+            waits_for: None,
+            is_known: false,
+        }
     }
 
     /// This connection's part of [`ReadMemory::promised_bytes`].
@@ -118,8 +156,13 @@ impl FrameReader {
         self.own.as_ref().is_some_and(|block| block.len() > self.start)
     }
 
-    /// Whether it must not be read from until the frame that has begun is promised its memory: see
+    /// The line to wait in if it must not be read from until the frame that has begun is promised its memory: see
     /// [`FrameReader::try_promise`].
+    pub fn waits_in(&self) -> Option<Line> {
+        self.waits_for.map(|bytes| Line(2 * size_of(bytes) as usize + usize::from(!self.is_known)))
+    }
+
+    /// Whether the frame that has begun waits for memory.
     pub fn is_waiting(&self) -> bool {
         self.waits_for.is_some()
     }
@@ -127,7 +170,7 @@ impl FrameReader {
     /// Promises the frame that has begun its memory, if there is some now; true when it may be read from.
     pub fn try_promise(&mut self, memory: &mut ReadMemory) -> bool {
         let Some(bytes) = self.waits_for else { return true };
-        if !memory.has_room() {
+        if !memory.has_room(size_of(bytes), self.is_known) {
             return false;
         }
         self.promise(bytes, memory);
@@ -136,7 +179,8 @@ impl FrameReader {
     }
 
     fn promise(&mut self, bytes: usize, memory: &mut ReadMemory) {
-        memory.promised_bytes = memory.promised_bytes - self.promised_bytes + bytes;
+        memory.promised_bytes[size_of(self.promised_bytes) as usize] -= self.promised_bytes;
+        memory.promised_bytes[size_of(bytes) as usize] += bytes;
         self.promised_bytes = bytes;
     }
 
@@ -160,7 +204,7 @@ impl FrameReader {
             }
             None => {
                 memory.renew_shared();
-                let has_room = memory.has_room();
+                let has_room = memory.has_room(Size::Ordinary, self.is_known);
                 let spare = memory.shared.spare_mut();
                 let bytes = if has_room { spare.len() } else { SHORT_READ_BYTES };
                 &mut spare[..bytes]
@@ -191,6 +235,7 @@ impl FrameReader {
                 break;
             }
             frame(block.slice(at + PREFIX_BYTES..end));
+            self.is_known = true;
             self.trusted_bytes = (end - at).max(self.trusted_bytes - self.trusted_bytes / 8).min(TRUSTED_BYTES_MAX);
             at = end;
         }
@@ -350,10 +395,19 @@ mod tests {
         };
         let streams: Vec<_> = (0..40)
             .map(|_| {
-                stream_of(&(0..20).map(|_| if next(3) == 0 { next(900_000) } else { next(30_000) }).collect::<Vec<_>>())
+                stream_of(
+                    &(0..20)
+                        .map(|_| match next(12) {
+                            0 => next(2_500_000),
+                            1..=3 => next(900_000),
+                            _ => next(30_000),
+                        })
+                        .collect::<Vec<_>>(),
+                )
             })
             .collect();
         let mut memory = ReadMemory::new(2 << 20);
+        let largest = 2_500_000 + PREFIX_BYTES + LOOKAHEAD_BYTES;
         let mut readers: Vec<_> =
             streams.iter().map(|_| (FrameReader::new(FRAME_BYTES_MAX), 0, Vec::<Bytes>::new())).collect();
         let mut waited = 0;
@@ -373,7 +427,7 @@ mod tests {
             buffer[..bytes].copy_from_slice(&stream[*at..*at + bytes]);
             *at += bytes;
             reader.received(bytes, &mut memory, |frame| frames.push(Bytes::copy_from_slice(&frame))).expect("legal");
-            assert!(memory.promised_bytes() < (2 << 20) + 900_000 + PREFIX_BYTES + LOOKAHEAD_BYTES);
+            assert!(memory.promised_bytes() < (3 << 20) + 2 * largest);
             assert!(!reader.is_waiting() || reader.promised_bytes == 0);
             if *at == stream.len() {
                 assert!(!reader.is_partial());
@@ -386,6 +440,27 @@ mod tests {
         for ((_, sent), (_, _, frames)) in streams.iter().zip(&readers) {
             assert!(frames.iter().eq(sent.iter()));
         }
+    }
+
+    #[test]
+    fn who_announces_much_and_sends_little_keeps_nobody_from_sending() {
+        let mut memory = ReadMemory::new(8 << 20);
+        let mut receive = |reader: &mut FrameReader, bytes: &[u8]| {
+            assert!(reader.try_promise(&mut memory), "it may be read from");
+            let buffer = reader.buffer(&mut memory);
+            buffer[..bytes.len()].copy_from_slice(bytes);
+            reader.received(bytes.len(), &mut memory, drop).expect("legal");
+        };
+        let mut slow: Vec<FrameReader> = (0..100).map(|_| FrameReader::new(FRAME_BYTES_MAX)).collect();
+        for (index, reader) in slow.iter_mut().enumerate() {
+            let announced = if index % 2 == 0 { FRAME_BYTES_MAX as i32 } else { 1 << 20 };
+            receive(reader, &announced.to_be_bytes());
+        }
+        assert!(slow.iter().filter(|reader| reader.is_waiting()).count() > 90);
+        let mut known = FrameReader::new(FRAME_BYTES_MAX);
+        receive(&mut known, &[0, 0, 0, 1, 7]);
+        receive(&mut known, &(1i32 << 20).to_be_bytes());
+        assert!(!known.is_waiting());
     }
 
     #[test]

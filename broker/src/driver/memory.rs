@@ -49,7 +49,8 @@ pub enum Pressure {
 pub struct MemoryBudget {
     /// All of it.
     pub total: u64,
-    /// What is received of requests that are not complete, for one shard; one more request may go beyond it.
+    /// What is received of requests that are not complete, for one shard; large ones have half as much besides, and one
+    /// more request of each kind may go beyond it.
     pub receiving_of_shard: usize,
     /// The state of all groups.
     pub groups: usize,
@@ -99,8 +100,9 @@ impl MemoryBudget {
                 // The newest; all that is in the journals and not in segments yet is among them. A quarter more is kept
                 // for reuse.
                 ("records", shards * (config.journal_bytes.max(tail) + tail / 4)),
-                // A block may be twice as large as what it is for, and as much again is kept for reuse.
-                ("requests received", 3 * shards * receiving),
+                // Half as much for large ones; a block may be twice as large as what it is for; and as much again is kept
+                // for reuse.
+                ("requests received", 4 * shards * receiving),
                 // The one that goes beyond, which is copied once as it grows.
                 ("largest requests", 2 * shards * config.request_bytes_max as u64),
                 ("groups", state),

@@ -18,7 +18,7 @@ use glommio::timer::Timer;
 
 use super::clock::Clock;
 use super::disk::Disk;
-use super::frames::{FrameReader, ReadMemory};
+use super::frames::{FrameReader, LINES, Line, ReadMemory};
 use super::inbox::Inbox;
 use super::memory::{MemoryBudget, Pressure};
 use super::output::{Output, Piece, SendCounters, Sent};
@@ -29,9 +29,9 @@ use crate::shard::{ConnectionId, Event, SendPart, ShardIndex};
 /// Bytes that one connection may bring before the other tasks of its core, and the kernel's completions, get their turn.
 pub const READ_TURN_BYTES_MAX: usize = 1 << 20;
 /// How long a connection may take for a large request besides [`RECEIVE_RATE_MIN`] while others wait for its memory.
-const RECEIVE_TIME: Duration = Duration::from_secs(10);
+const RECEIVE_TIME: Duration = Duration::from_secs(1);
 /// The slowest that a large request may come while others wait for its memory, in bytes a second.
-const RECEIVE_RATE_MIN: u64 = 1 << 20;
+const RECEIVE_RATE_MIN: u64 = 4 << 20;
 /// How long a connection may take no byte of its responses, or send none of a request that it has begun, while memory is
 /// tight.
 const STUCK_TIGHT: Duration = Duration::from_secs(5);
@@ -43,6 +43,8 @@ const FULL_RETRY: Duration = Duration::from_millis(20);
 const CROWDED_RETRY: Duration = Duration::from_millis(1);
 /// How often connections are looked at for idleness.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while requests wait for memory.
+const SWEEP_INTERVAL_WAITING: Duration = Duration::from_millis(250);
 /// How long the peer of a connection that we have closed may take to read the rest and close its side.
 const LINGER: Duration = Duration::from_secs(5);
 /// How long accepting rests after an error, such as too many open files.
@@ -164,7 +166,7 @@ pub struct Net {
     dirty: RefCell<Vec<Rc<Connection>>>,
     memory: RefCell<ReadMemory>,
     /// Connections whose large requests wait for memory, first come first.
-    waiting: RefCell<VecDeque<Rc<Connection>>>,
+    waiting: RefCell<[VecDeque<Rc<Connection>>; LINES]>,
     /// Connections that are not read from because the process's memory is full.
     stopped: RefCell<Vec<Rc<Connection>>>,
     next_connection: Cell<u64>,
@@ -244,7 +246,8 @@ impl Net {
         let net = Rc::clone(self);
         glommio::spawn_local(async move {
             loop {
-                Timer::new(SWEEP_INTERVAL).await;
+                let interval = if net.waiting_count() > 0 { SWEEP_INTERVAL_WAITING } else { SWEEP_INTERVAL };
+                Timer::new(interval).await;
                 net.sweep(Instant::now());
             }
         })
@@ -297,14 +300,16 @@ impl Net {
 
     /// Lets those go on that wait for memory, in their order, while there is some.
     fn give_memory(&self) {
-        let mut waiting = self.waiting.borrow_mut();
-        while let Some(first) = waiting.front() {
-            if !first.reader.borrow_mut().try_promise(&mut self.memory.borrow_mut()) {
-                return;
+        for line in &mut *self.waiting.borrow_mut() {
+            while let Some(first) = line.front() {
+                if !first.reader.borrow_mut().try_promise(&mut self.memory.borrow_mut()) {
+                    break;
+                }
+                let first = line.pop_front().expect("it was just seen");
+                first.is_waiting.set(false);
+                first.receiving_since.set(Some(Instant::now()));
+                first.wake_reader();
             }
-            let first = waiting.pop_front().expect("it was just seen");
-            first.is_waiting.set(false);
-            first.wake_reader();
         }
     }
 
@@ -317,11 +322,16 @@ impl Net {
         }
     }
 
+    /// Connections whose large requests wait for memory.
+    fn waiting_count(&self) -> usize {
+        self.waiting.borrow().iter().map(VecDeque::len).sum()
+    }
+
     /// Whether a connection may be read from now, as far as memory goes; if not its reader is woken when it may.
     fn may_read(self: &Rc<Net>, connection: &Rc<Connection>) -> bool {
-        if connection.reader.borrow().is_waiting() {
+        if let Some(Line(line)) = connection.reader.borrow().waits_in() {
             if !connection.is_waiting.replace(true) {
-                self.waiting.borrow_mut().push_back(Rc::clone(connection));
+                self.waiting.borrow_mut()[line].push_back(Rc::clone(connection));
             }
             return false;
         }
@@ -585,16 +595,17 @@ impl Net {
 
     fn sweep(&self, now: Instant) {
         let pressure = self.options.memory.pressure();
-        let is_waited_for = !self.waiting.borrow().is_empty();
+        let is_waited_for = self.waiting_count() > 0;
         let connections: Vec<Rc<Connection>> = self.connections.borrow().values().cloned().collect();
+        let (mut stuck, mut last_stuck) = (0, None);
         for connection in connections {
             let quiet = now.saturating_duration_since(connection.moved_at.get());
             if quiet >= SWEEP_INTERVAL {
                 connection.reader.borrow_mut().release_idle(&mut self.memory.borrow_mut());
             }
             if self.is_stuck(&connection, now, quiet, pressure, is_waited_for) {
-                self.counters.borrow_mut().stuck_closed += 1;
-                super::warn("net", &format!("closing {}: it holds memory that others need", connection.peer));
+                stuck += 1;
+                last_stuck = Some(connection.peer);
                 connection.cut();
                 continue;
             }
@@ -611,6 +622,10 @@ impl Net {
             if overdue || idle {
                 connection.cut();
             }
+        }
+        self.counters.borrow_mut().stuck_closed += stuck;
+        if let Some(peer) = last_stuck {
+            super::warn("net", &format!("closed {stuck} connections that held memory others need, such as {peer}"));
         }
     }
 
@@ -665,7 +680,7 @@ impl Net {
         let promised = self.memory.borrow().promised_bytes();
         gauge("millstream_receive_bytes", "Memory of large requests that are being received.", promised);
         let help = "Connections whose large requests wait for memory.";
-        gauge("millstream_receive_waiting", help, self.waiting.borrow().len());
+        gauge("millstream_receive_waiting", help, self.waiting_count());
         gauge(
             "millstream_receive_bytes_max",
             "The bound of millstream_receive_bytes; one request may go beyond it.",

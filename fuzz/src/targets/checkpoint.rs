@@ -67,8 +67,8 @@ pub(super) fn seal(bytes: &[u8]) -> Vec<u8> {
 fn check_index(mut index: SparseIndex, base_offset: i64) {
     assert_eq!(SparseIndex::decode(&index.encode(KEY), KEY, base_offset).as_ref(), Ok(&index));
     for query in [i64::MIN, 0, 101, i64::MAX] {
-        assert!(index.lookup_offset(query) <= index.covered_bytes());
-        assert!(index.lookup_time(query) <= index.covered_bytes());
+        assert!(index.lookup_offset(query).position <= index.covered_bytes());
+        assert!(index.lookup_time(query).position <= index.covered_bytes());
     }
     let batch = BatchBuilder::new().record(5, None, None, &[]).build();
     index.note(BatchHeader::read(&batch).expect("a whole batch"), index.covered_bytes());

@@ -1,7 +1,7 @@
 //! What every byte from a client passes first: the stream is cut into frames, and each frame has a header.
 
 use bytes::Bytes;
-use millstream::driver::frames::{FrameReader, ReadMemory, SHARED_BLOCK_BYTES};
+use millstream::driver::frames::{FrameError, FrameReader, ReadMemory, SHARED_BLOCK_BYTES};
 use millstream::protocol::header::RequestHeader;
 
 use crate::Target;
@@ -36,41 +36,74 @@ fn header(frame: &[u8]) {
     let _ = header.client_id.as_deref().map(str::len);
 }
 
-/// Pieces of the input come one after the other, as a socket would bring them. What comes out is what went in.
+/// Connections of one core, which share memory for large frames.
+const CONNECTIONS: usize = 3;
+/// So little that the frames of two connections do not fit.
+const RECEIVING_BYTES_MAX: usize = 128 << 10;
+
+/// One connection's reader, and what it was sent and gave.
+struct Connection {
+    reader: FrameReader,
+    sent: Vec<u8>,
+    received: Vec<u8>,
+    refused: Option<FrameError>,
+}
+
+/// Pieces of the input come one after the other, as sockets would bring them, each on one of the connections; while a
+/// connection waits for memory it is not read from. What comes out is what went in.
 fn stream(mut input: Input<'_>) {
-    let mut sent = Vec::new();
-    let mut received = Vec::new();
+    let connection = || {
+        let reader = FrameReader::new(FRAME_BYTES_MAX);
+        Connection { reader, sent: Vec::new(), received: Vec::new(), refused: None }
+    };
+    let mut connections: [Connection; CONNECTIONS] = std::array::from_fn(|_| connection());
     let bytes_max = READ_BYTES_MAX + MEMORY_PER_BYTE * input.len();
-    let result = bounded(bytes_max, || {
-        let mut memory = ReadMemory::new(0);
-        let mut reader = FrameReader::new(FRAME_BYTES_MAX);
+    bounded(bytes_max, || {
+        let mut memory = ReadMemory::new(RECEIVING_BYTES_MAX);
         while !input.is_empty() {
-            let mut piece = input.piece();
-            while !piece.is_empty() {
-                let buffer = reader.buffer(&mut memory);
-                let (now, later) = piece.split_at(piece.len().min(buffer.len()));
-                buffer[..now.len()].copy_from_slice(now);
-                sent.extend_from_slice(now);
-                piece = later;
-                reader.received(now.len(), &mut memory, |frame| {
-                    received.extend((frame.len() as u32).to_be_bytes());
-                    received.extend_from_slice(&frame);
-                })?;
-            }
-            reader.release_idle(&mut memory);
+            let connection = &mut connections[usize::from(input.byte()) % CONNECTIONS];
+            connection.bring(input.piece(), &mut memory);
         }
-        Ok(())
+        for connection in &mut connections {
+            connection.reader.release(&mut memory);
+        }
+        assert_eq!(memory.promised_bytes(), 0);
     });
-    assert!(sent.starts_with(&received));
-    let rest = &sent[received.len()..];
-    let announced = rest.first_chunk::<4>().map(|length| i32::from_be_bytes(*length));
-    match result {
-        Ok(()) => {
-            assert!(announced.is_none_or(|length| rest.len() - 4 < length as usize), "a whole frame is held back")
+    connections.iter().for_each(Connection::check);
+}
+
+impl Connection {
+    fn bring(&mut self, mut piece: &[u8], memory: &mut ReadMemory) {
+        while !piece.is_empty() && self.refused.is_none() && self.reader.try_promise(memory) {
+            let buffer = self.reader.buffer(memory);
+            let (now, later) = piece.split_at(piece.len().min(buffer.len()));
+            buffer[..now.len()].copy_from_slice(now);
+            self.sent.extend_from_slice(now);
+            piece = later;
+            let received = &mut self.received;
+            let cut = self.reader.received(now.len(), memory, |frame| {
+                received.extend((frame.len() as u32).to_be_bytes());
+                received.extend_from_slice(&frame);
+            });
+            self.refused = cut.err();
         }
-        Err(millstream::driver::frames::FrameError { announced: refused }) => {
-            assert_eq!(announced, Some(refused));
-            assert!(usize::try_from(refused).is_err() || refused as usize > FRAME_BYTES_MAX);
+        if self.refused.is_none() {
+            self.reader.release_idle(memory);
+        }
+    }
+
+    fn check(&self) {
+        assert!(self.sent.starts_with(&self.received));
+        let rest = &self.sent[self.received.len()..];
+        let announced = rest.first_chunk::<4>().map(|length| i32::from_be_bytes(*length));
+        match self.refused {
+            None => {
+                assert!(announced.is_none_or(|length| rest.len() - 4 < length as usize), "a whole frame is held back")
+            }
+            Some(FrameError { announced: refused }) => {
+                assert_eq!(announced, Some(refused));
+                assert!(usize::try_from(refused).is_err() || refused as usize > FRAME_BYTES_MAX);
+            }
         }
     }
 }
@@ -79,13 +112,15 @@ fn seeds() -> Vec<Vec<u8>> {
     let plain = [&[0, 3, 0, 1, 0, 0, 0, 7, 0, 4][..], b"test", &[0; 4]].concat();
     let flexible = [&[0, 3, 0, 12, 0, 0, 0, 7, 0, 4][..], b"test", &[1, 0, 2, 5, 6, 1, 0]].concat();
     let frame = |body: &[u8]| [&(body.len() as u32).to_be_bytes(), body].concat();
-    let large = frame(&[7; 40_000]);
+    let large = frame(&[7; 60_000]);
+    let bring = |connection: u8, bytes: &[u8]| [&[connection], &piece(bytes)[..]].concat();
     vec![
         [&[0], &plain[..]].concat(),
         [&[0], &flexible[..]].concat(),
-        [&[1], &piece(&[frame(&plain), frame(&flexible)].concat())[..]].concat(),
-        [&[1], &piece(&frame(&plain)[..9])[..], &piece(&frame(&plain)[9..]), &piece(&frame(&[]))].concat(),
-        [&[1], &piece(&large[..100])[..], &piece(&large[100..]), &piece(&frame(&plain))].concat(),
-        [&[1], &piece(&[0x7f, 0xff, 0xff, 0xff, 1])[..]].concat(),
+        [&[1], &bring(0, &[frame(&plain), frame(&flexible)].concat())[..]].concat(),
+        [&[1], &bring(0, &frame(&plain)[..9])[..], &bring(1, &frame(&[])), &bring(0, &frame(&plain)[9..])].concat(),
+        [&[1], &bring(0, &large[..100])[..], &bring(1, &large[..9]), &bring(0, &large[100..]), &bring(1, &large[9..])]
+            .concat(),
+        [&[1], &bring(2, &[0x7f, 0xff, 0xff, 0xff, 1])[..]].concat(),
     ]
 }

@@ -164,6 +164,7 @@ fn recovery(checkpoint: Vec<u8>, mut input: Input<'_>) {
             extent_bytes_min: 1 << 16,
             retention_check_interval: Duration::from_secs(300),
             producer_expiration_ms: 86_400_000,
+            producers_max: 1000,
         };
         for shard in again.shards {
             drop(ShardLog::new(options.clone(), shard, |_| {

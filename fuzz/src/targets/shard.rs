@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use millstream::metrics::Scrape;
 use millstream::protocol::versions::{ApiKey, SERVED};
 use millstream::shard::{ConnectionId, Effect, Event, Message, SendPart, Shard, ShardOptions};
 use millstream_replication::config::Properties;
@@ -72,6 +73,7 @@ impl Node {
             extent_bytes_min: 1 << 12,
             retention_check_interval: Duration::from_secs(300),
             producer_expiration_ms: 86_400_000,
+            producers_max: 1000,
         };
         let log = ShardLog::new(options, recovered.shards.remove(0), |_| unreachable!("there is no partition"));
         let options = ShardOptions {
@@ -81,6 +83,7 @@ impl Node {
             file: file.clone(),
             listeners: vec!["PLAINTEXT".to_owned()],
             fetch_bytes_max: 1 << 20,
+            group_bytes_max: 8 << 20,
             request_bytes_max: usize::MAX,
         };
         let mut node = Node {
@@ -187,9 +190,9 @@ impl Node {
 
     /// A gauge of the shard.
     fn sample(&self, name: &str) -> f64 {
-        let mut samples = Vec::new();
-        self.shard.samples(&mut samples);
-        samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value).sum()
+        let mut scrape = Scrape::default();
+        self.shard.samples(&mut scrape);
+        scrape.samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value).sum()
     }
 }
 
