@@ -11,13 +11,13 @@ usage() {
   cat <<'TEXT'
 scripts/hostile.sh [--seconds N] [--memory-mib N] [--seed N] [--override NAME=VALUE]...
   --seconds N      how long the attacks take turns (60)
-  --memory-mib N   what the broker may hold at most, VmHWM of /proc (1536)
+  --memory-mib N   millstream.memory.bytes of the broker, which VmHWM of /proc must not exceed (512)
   --seed N         the attacks' random numbers
   --override       for the broker
 TEXT
 }
 
-SECONDS_ATTACKED=60 MEMORY_MIB=1536 SEED=() OVERRIDES=()
+SECONDS_ATTACKED=60 MEMORY_MIB=512 SEED=() OVERRIDES=()
 while (($#)); do
   case "$1" in
     --seconds) SECONDS_ATTACKED="$2" && shift ;;
@@ -43,11 +43,12 @@ BUILT="${CARGO_TARGET_DIR:-$ROOT/target}"
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 PORT="$(free_port)"
 HTTP_PORT="$(free_port)"
-start_broker "$WORK/data" "$PORT" --override "millstream.http.listener=127.0.0.1:$HTTP_PORT" "${OVERRIDES[@]}" ||
+start_broker "$WORK/data" "$PORT" --override "millstream.http.listener=127.0.0.1:$HTTP_PORT" \
+  --override "millstream.memory.bytes=$((MEMORY_MIB << 20))" "${OVERRIDES[@]}" ||
   die "the broker did not start"
 
 besieged() {
-  "$PYTHON" "$SCRIPTS/clients/python/siege.py" "127.0.0.1:$PORT" "$HTTP_PORT" "$BROKER_PID" "$WORK/requests" \
+  "$PYTHON" -u "$SCRIPTS/clients/python/siege.py" "127.0.0.1:$PORT" "$HTTP_PORT" "$BROKER_PID" "$WORK/requests" \
     --seconds "$SECONDS_ATTACKED" --memory-mib "$MEMORY_MIB" "${SEED[@]}" 2>&1 | tee "$WORK/report"
 }
 works() {

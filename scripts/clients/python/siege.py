@@ -40,6 +40,7 @@ PARTIAL_BYTES = 8 << 20
 # What the deaf ask for again and again.
 BULK_RECORDS, BULK_RECORD_BYTES = 600, 100_000
 REPEATED_MAX = 100_000
+AMPLIFIED_SECONDS_MAX = 20
 
 
 class Broker:
@@ -149,11 +150,8 @@ def hold_partial(holders, _):
     """A part of a large request that is worth keeping, and then a byte now and then."""
     begun = struct.pack(">i", PROMISED_BYTES) + header(0, 7) + b"\0" * PARTIAL_BYTES
 
-    def send(connection, index):
-        connection.settimeout(10)
-        connection.sendall(begun)
-
-    holders.open(PARTIAL_CONNECTIONS, send, trickles=True)
+    # The broker need not take it: what does not go within the time that every holder has stays away.
+    holders.open(PARTIAL_CONNECTIONS, lambda connection, index: connection.sendall(begun), trickles=True)
 
 
 class Siege:
@@ -298,8 +296,14 @@ class Siege:
             if connection is None:
                 continue
             connection.settimeout(10)
+            began = time.monotonic()
             quietly(lambda: connection.sendall(frame(header(key, version) + body)))
-            self.note(f"bytes answered to a {what} of {len(body)} bytes", read_all(connection, 2))
+            answered = quietly(lambda: connection.recv(4)) or b""
+            length = struct.unpack(">i", answered)[0] if len(answered) == 4 else 0
+            got = 0
+            while got < length and (data := quietly(lambda: connection.recv(1 << 20))):
+                got += len(data)
+            self.note(f"bytes answered to a {what} of {len(body)} bytes, in {time.monotonic() - began:.1f} s", got)
             connection.close()
             if time.monotonic() > until:
                 return
@@ -361,8 +365,10 @@ def besiege(siege, holders, good, broker, bulk, seconds):
 
     def stage(act, argument):
         good.say(act.__name__)
+        began = time.monotonic()
         act(argument)
         stages.append((act.__name__, broker.status_mib("VmRSS")))
+        print(f"  {act.__name__}: {time.monotonic() - began:.1f} s, {stages[-1][1]:.0f} MiB", flush=True)
 
     def hold(act):
         def holding(argument):
@@ -372,9 +378,11 @@ def besiege(siege, holders, good, broker, bulk, seconds):
         holding.__name__ = act.__name__
         return holding
 
+    # First, while there is memory to be had for large requests: the holders take what strangers can get.
+    stage(siege.amplifiers, time.monotonic() + AMPLIFIED_SECONDS_MAX)
     for holding in (hold_silent, hold_slow, hold_promises, hold_partial, hold_deaf):
         stage(hold(holding), bulk)
-    attacks = [siege.garbage, siege.checked, siege.mutated, siege.connects, siege.small_requests, siege.http, siege.amplifiers, siege.mutated]
+    attacks = [siege.garbage, siege.checked, siege.connects, siege.small_requests, siege.http, siege.mutated]
     end = time.monotonic() + seconds
     stopping = threading.Event()
 
