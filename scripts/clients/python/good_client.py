@@ -76,7 +76,7 @@ class Good:
         self.phase = self.phases.setdefault(name, Phase())
 
     def is_under_way(self):
-        return sum(self.consumed) > 0 and sum(self.produced) - sum(self.consumed) < RECORDS_PER_SECOND
+        return sum(self.consumed) > 0 and sum(self.produced) - sum(self.consumed) < RECORDS_PER_SECOND / 4
 
     def produce(self):
         producer = ck.Producer({
