@@ -22,6 +22,10 @@ const MEMORY_PER_BYTE: usize = 512;
 /// The largest reply to a small request: every configuration of the broker and of the topic, with synonyms and texts.
 const REPLY_BYTES_MAX: usize = 2 << 20;
 
+/// A number in a request may create as many partitions as the cluster may have, 100,000: each is a record of 88 bytes and
+/// two lists, in a vector that may have twice the room.
+const DECISION_BYTES_MAX: usize = 100_000 * 256;
+
 /// One broker with the topic `t`.
 static IMAGE: LazyLock<ClusterImage> = LazyLock::new(|| {
     let mut image = ClusterImage::new();
@@ -63,27 +67,25 @@ fn run(bytes: &[u8]) {
         correlation_id: 1,
         client_id: None,
     };
-    let body = Bytes::copy_from_slice(body);
-    let image = LazyLock::force(&IMAGE);
-    bounded(REPLY_BYTES_MAX + MEMORY_PER_BYTE * body.len(), || answer(image, &header, body));
+    answer(&IMAGE, &header, Bytes::copy_from_slice(body));
 }
 
 fn answer(image: &ClusterImage, header: &RequestHeader, body: Bytes) {
     let file = Properties::new();
     let context = ApiContext { image, file: &file, node_id: 1, listener: "L" };
-    let reply = match api::handle(&context, header, body) {
+    let bytes_max = REPLY_BYTES_MAX + MEMORY_PER_BYTE * body.len();
+    let reply = match bounded(bytes_max, || api::handle(&context, header, body)) {
         Outcome::Close(_) => return,
         Outcome::Reply(reply) => reply,
         Outcome::Controller { request, then } => {
             let now = Now { elapsed: Duration::ZERO, unix_ms: 0 };
-            let decision = Controller::new(Properties::new()).handle(image, request, now, [7; 16]);
-            // A bound on the image is a bound on partitions in the cluster, not on this request.
-            let decided = crate::memory::unbounded(|| {
-                let mut decided = image.clone();
-                decision.records.iter().for_each(|record| decided.replay(record));
-                decided
+            let decision = bounded(bytes_max + DECISION_BYTES_MAX, || {
+                Controller::new(Properties::new()).handle(image, request, now, [7; 16])
             });
-            match api::finish(&ApiContext { image: &decided, ..context }, then, decision.response) {
+            let mut decided = image.clone();
+            decision.records.iter().for_each(|record| decided.replay(record));
+            let context = ApiContext { image: &decided, ..context };
+            match bounded(bytes_max, || api::finish(&context, then, decision.response)) {
                 Ok(reply) => reply,
                 Err(_) => return,
             }

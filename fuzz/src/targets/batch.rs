@@ -71,8 +71,8 @@ fn append(bytes: &[u8], was_opened: bool) {
     let header = BatchHeader::read(&batch).expect("it was taken");
     if was_opened || header.codec() == Ok(Codec::None) {
         let open = OpenBatch::new(&batch).expect("it was opened before");
-        let records = open.records().map(|record| record.expect("each was read before")).count();
-        assert_eq!(records as i32, header.record_count());
+        let records: Result<Vec<_>, _> = open.records().collect();
+        assert_eq!(records.expect("each was read before").len() as i32, header.record_count());
     }
     let mut producers = ProducerStates::new();
     let mut index = SparseIndex::new(0, 1);

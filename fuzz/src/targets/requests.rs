@@ -87,7 +87,7 @@ pub fn stream() -> Bytes {
 pub fn sample(key: ApiKey, version: i16) -> Vec<u8> {
     match key {
         ApiKey::Produce => {
-            let partition = make!(PartitionProduceData { records = Some(batch().into()) });
+            let partition = make!(PartitionProduceData { records = Some(batch()) });
             let mut topic = make!(TopicProduceData { partition_data = vec![partition.clone(), partition] });
             if version < 13 {
                 topic.name = TOPIC.into();
@@ -105,7 +105,7 @@ pub fn sample(key: ApiKey, version: i16) -> Vec<u8> {
             }
             let mut request = make!(kafka_wire::FetchRequest { max_bytes = 1 << 20, topics = vec![topic] });
             if version < 15 {
-                request.replica_id = (-1).into();
+                request.replica_id = -1;
             }
             encoded(version, &request)
         }
@@ -119,7 +119,7 @@ pub fn sample(key: ApiKey, version: i16) -> Vec<u8> {
             };
             let partitions = [-1, -2, 5].map(partition).to_vec();
             let topic = make!(ListOffsetsTopic { name = TOPIC.into(), partitions = partitions });
-            encoded(version, &make!(kafka_wire::ListOffsetsRequest { replica_id = (-1).into(), topics = vec![topic] }))
+            encoded(version, &make!(kafka_wire::ListOffsetsRequest { replica_id = -1, topics = vec![topic] }))
         }
         ApiKey::Metadata => {
             let topic = make!(MetadataRequestTopic { name = Some(TOPIC.into()) });
@@ -235,7 +235,7 @@ pub fn sample(key: ApiKey, version: i16) -> Vec<u8> {
         ApiKey::OffsetForLeaderEpoch => {
             let partition = make!(OffsetForLeaderPartition { leader_epoch = 0 });
             let topic = make!(OffsetForLeaderTopic { topic = TOPIC.into(), partitions = vec![partition] });
-            encoded(version, &make!(kafka_wire::OffsetForLeaderEpochRequest { topics = vec![topic].into() }))
+            encoded(version, &make!(kafka_wire::OffsetForLeaderEpochRequest { topics = vec![topic] }))
         }
         ApiKey::DescribeConfigs => {
             let topic = make!(DescribeConfigsResource {
@@ -293,10 +293,7 @@ pub fn sample(key: ApiKey, version: i16) -> Vec<u8> {
         ApiKey::OffsetDelete => {
             let partition = make!(OffsetDeleteRequestPartition { partition_index = 0 });
             let topic = make!(OffsetDeleteRequestTopic { name = TOPIC.into(), partitions = vec![partition] });
-            encoded(
-                version,
-                &make!(kafka_wire::OffsetDeleteRequest { group_id = GROUP.into(), topics = vec![topic].into() }),
-            )
+            encoded(version, &make!(kafka_wire::OffsetDeleteRequest { group_id = GROUP.into(), topics = vec![topic] }))
         }
         ApiKey::DescribeCluster => encoded(version, &kafka_wire::DescribeClusterRequest::default()),
         ApiKey::DescribeTopicPartitions => {

@@ -548,7 +548,8 @@ fn entries_that_make_no_sense_refuse_the_start() {
     let mut endless = good.to_vec();
     endless[23..27].copy_from_slice(&(-2i32).to_be_bytes());
     let cut = good.slice(..good.len() - 1);
-    let cases: [(&str, &dyn Fn(&mut GroupBuilder)); 8] = [
+    type Fill<'a> = &'a dyn Fn(&mut GroupBuilder);
+    let cases: [(&str, Fill); 8] = [
         ("a place beyond any segment", &|group| group.append(key(0), 0, u64::MAX - 8, 0, vec![good.clone()])),
         ("a batch that is cut", &|group| group.append(key(0), 0, 0, 0, vec![cut.clone()])),
         ("offsets that go back", &|group| group.append(key(0), 0, 0, 0, vec![endless.clone().into()])),
