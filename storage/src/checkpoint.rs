@@ -7,7 +7,7 @@ use bytes::{Buf, BufMut, Bytes};
 
 use crate::disk::FilePath;
 use crate::epochs::LeaderEpochs;
-use crate::index::SparseIndex;
+use crate::index::{SEGMENT_BYTES_MAX, SparseIndex};
 use crate::journal::{Salt, get_key, put_key};
 use crate::partition_log::{PartitionState, PartitionView, SegmentState};
 use crate::producer::ProducerStates;
@@ -19,6 +19,12 @@ const CHECKPOINT_VERSION: u16 = 1;
 const HEADER_BYTES: usize = 56;
 const CRC_POSITION: usize = 8;
 const CRC_END: usize = CRC_POSITION + 4;
+/// A journal has no more slots.
+const SLOTS_MAX: u32 = 1024;
+/// No journal is longer, in bytes.
+const JOURNAL_BYTES_MAX: u64 = 1 << 40;
+/// Sequence numbers and offsets stay below, so that what is added to them does not overflow.
+const NUMBER_MAX: u64 = 1 << 62;
 
 /// What a checkpoint holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -168,6 +174,10 @@ impl Checkpoint {
         rest.advance(4);
         let mut salt = Salt::default();
         rest.copy_to_slice(&mut salt);
+        let journal_bytes = slot_bytes.checked_mul(u64::from(slots));
+        if sequence > NUMBER_MAX || slots > SLOTS_MAX || journal_bytes.is_none_or(|bytes| bytes > JOURNAL_BYTES_MAX) {
+            return Err(unusable("impossible sequence number or size of the journal"));
+        }
         let mut partitions = Vec::new();
         for index in 0..count {
             let partition =
@@ -226,8 +236,18 @@ fn get_partition(bytes: &mut Bytes) -> Option<PartitionState> {
         };
         segments.push(segment);
     }
-    let last_has_index = segments.last().is_some_and(|segment: &SegmentState| segment.index.is_some());
-    last_has_index.then_some(PartitionState { key, log_start, log_end, segments, epochs, producers })
+    let partition = PartitionState { key, log_start, log_end, segments, epochs, producers };
+    is_sound(&partition).then_some(partition)
+}
+
+/// What is true of every partition that a shard writes down, and what recovery and the log rely on.
+fn is_sound(partition: &PartitionState) -> bool {
+    let PartitionState { log_start, log_end, segments, .. } = partition;
+    let Some(last) = segments.last() else { return false };
+    let is_open = last.index.as_ref().is_some_and(|index| index.covered_bytes() == last.bytes);
+    let ascend = segments.windows(2).all(|pair| pair[0].base_offset < pair[1].base_offset);
+    let fit = segments.iter().all(|segment| segment.synced <= segment.bytes && segment.bytes <= SEGMENT_BYTES_MAX);
+    is_open && ascend && fit && last.base_offset <= *log_end && log_start <= log_end && *log_end <= NUMBER_MAX as i64
 }
 
 fn put_blob(buffer: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
@@ -277,6 +297,26 @@ mod tests {
         assert_eq!(Checkpoint::decode(bytes.clone(), 1), Ok(checkpoint));
         assert!(Checkpoint::decode(bytes.clone(), 2).is_err(), "another shard's");
         frozen("checkpoint-v1.bin", &bytes);
+    }
+
+    /// Found by fuzzing: what recovery calculates with these overflowed.
+    #[test]
+    fn what_no_shard_writes_is_refused() {
+        let refused = |change: &dyn Fn(&mut Checkpoint)| {
+            let mut checkpoint = sample();
+            change(&mut checkpoint);
+            assert!(Checkpoint::decode(checkpoint.encode(), 1).is_err(), "{checkpoint:?}");
+        };
+        refused(&|checkpoint| checkpoint.sequence = u64::MAX);
+        refused(&|checkpoint| checkpoint.slots = u32::MAX);
+        refused(&|checkpoint| checkpoint.slot_bytes = u64::MAX);
+        refused(&|checkpoint| checkpoint.partitions[0].log_end = i64::MAX);
+        refused(&|checkpoint| checkpoint.partitions[0].log_start = 13);
+        refused(&|checkpoint| checkpoint.partitions[0].segments[1].bytes += 1);
+        refused(&|checkpoint| checkpoint.partitions[0].segments[0].synced = 10);
+        refused(&|checkpoint| checkpoint.partitions[0].segments[0].bytes = u64::MAX);
+        refused(&|checkpoint| checkpoint.partitions[0].segments.reverse());
+        refused(&|checkpoint| checkpoint.partitions[0].segments.clear());
     }
 
     #[test]

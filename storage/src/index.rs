@@ -18,6 +18,8 @@ const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 80;
 const ENTRY_BYTES: usize = 16;
 const CRC_BYTES: usize = 4;
+/// No segment is longer, in bytes: positions in it are 32 bits wide.
+pub(crate) const SEGMENT_BYTES_MAX: u64 = u32::MAX as u64;
 
 /// The timestamp of a segment that has no batch yet: below every other.
 const NO_TIMESTAMP_YET: i64 = i64::MIN;
@@ -236,7 +238,9 @@ impl SparseIndex {
             return Err(IndexError::Foreign);
         }
         let last_position = index.entries.last().map_or(0, |entry| u64::from(entry.position));
-        let within = last_position <= index.covered_bytes && index.max.position <= index.covered_bytes;
+        let within = index.covered_bytes <= SEGMENT_BYTES_MAX
+            && last_position <= index.covered_bytes
+            && index.max.position <= index.covered_bytes;
         if index.interval_bytes == 0 || !within {
             return Err(IndexError::Damaged);
         }
@@ -397,6 +401,14 @@ mod tests {
         let other = PartitionKey { partition: 4, ..KEY };
         assert_eq!(SparseIndex::decode(&bytes, other, 1_000), Err(IndexError::Foreign));
         assert_eq!(SparseIndex::decode(&bytes, KEY, 1_001), Err(IndexError::Foreign));
+    }
+
+    /// Found by fuzzing: behind a right checksum, more bytes than a segment can have made the next batch's end overflow.
+    #[test]
+    fn more_bytes_than_a_segment_has_are_damage() {
+        let (mut index, _) = filled(11, 12, 100);
+        index.covered_bytes = u64::MAX;
+        assert_eq!(SparseIndex::decode(&index.encode(KEY), KEY, 1_000), Err(IndexError::Damaged));
     }
 
     #[test]

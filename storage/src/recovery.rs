@@ -13,10 +13,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use bytes::{Bytes, BytesMut};
 
 use crate::PartitionKey;
-use crate::batch::{BATCH_HEADER_BYTES, BatchHeader};
+use crate::batch::{BATCH_HEADER_BYTES, BatchHeader, Batches, NO_PRODUCER_ID};
 use crate::bug::{Bug, is_planted};
 use crate::checkpoint::{Checkpoint, checkpoint_path, generation_directory, journal_path, shard_directory};
 use crate::disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, FilePath};
+use crate::index::SEGMENT_BYTES_MAX;
 use crate::journal::{self, Entry, Group, Salt};
 use crate::partition_log::{PartitionState, SegmentState, partition_directory, segment_path};
 
@@ -273,19 +274,19 @@ impl Replay<'_> {
     fn apply(&mut self, entry: Entry) -> Result<(), RecoveryError> {
         match entry {
             Entry::Append { key, segment, position, data, .. } => {
-                let mut headers = Vec::new();
-                let mut at = 0;
-                while at < data.len() {
-                    let header = BatchHeader::read(&data[at..]).copied().ok_or_else(|| malformed(key))?;
-                    headers.push(header);
-                    at += header.batch_bytes().map_err(|_| malformed(key))?;
-                }
+                let headers = Batches::new(&data)
+                    .map(|batch| batch.map(|(header, _)| *header).map_err(|_| malformed(key)))
+                    .collect::<Result<Vec<_>, _>>()?;
                 self.append(key, segment, position, &headers)?;
                 let Some(partition) = self.partition(key) else { return Ok(()) };
-                if let Some(found) = partition.state.segments.iter().find(|found| found.base_offset == segment)
-                    && position + data.len() as u64 > found.synced
-                {
-                    partition.bytes.push((segment, position, data));
+                if let Some(found) = partition.state.segments.iter().find(|found| found.base_offset == segment) {
+                    let end = position + data.len() as u64;
+                    if end > found.bytes {
+                        return Err(malformed(key));
+                    }
+                    if end > found.synced {
+                        partition.bytes.push((segment, position, data));
+                    }
                 }
                 Ok(())
             }
@@ -298,6 +299,9 @@ impl Replay<'_> {
             }
             Entry::LogStart { key, offset } => {
                 if let Some(partition) = self.partition(key).filter(|_| !is_planted(Bug::ForgetTruncation)) {
+                    if offset > partition.state.log_end {
+                        return Err(malformed(key));
+                    }
                     partition.state.log_start = partition.state.log_start.max(offset);
                     partition.state.epochs.truncate_start(offset);
                 }
@@ -323,6 +327,9 @@ impl Replay<'_> {
         let mut at = position;
         for header in headers {
             let bytes = header.batch_bytes().map_err(|_| malformed(key))? as u64;
+            if at > SEGMENT_BYTES_MAX.saturating_sub(bytes) || !is_possible(header) {
+                return Err(malformed(key));
+            }
             if header.base_offset() >= state.log_end {
                 let last = state.segments.last().expect("never empty");
                 if base > last.base_offset && base == state.log_end {
@@ -354,9 +361,15 @@ impl Replay<'_> {
     }
 }
 
+/// What a leader has made sure of before it appended a batch, and what the next checkpoint must be able to say.
+fn is_possible(header: &BatchHeader) -> bool {
+    let is_sequenced = header.producer_id() >= 0 && header.base_sequence() >= 0;
+    header.last_offset_delta() >= 0 && (is_sequenced || header.producer_id() == NO_PRODUCER_ID)
+}
+
 fn malformed(key: PartitionKey) -> RecoveryError {
     RecoveryError::Corrupt(format!(
-        "journal: a batch of partition {} of topic id {} does not parse",
+        "journal: an entry of partition {} of topic id {} makes no sense",
         key.partition,
         key.topic_id.to_base64()
     ))

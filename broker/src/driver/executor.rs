@@ -251,6 +251,7 @@ impl Turn {
             self.phase = Phase::ShutDown;
             self.report(Report::ShutDown);
         }
+        self.inbox.set_left(self.events.len() + self.put_off.len());
         self.inbox.set_turn(false);
         self.arm(context, has_more);
         self.meter.lap(Work::Effects);

@@ -28,17 +28,23 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// What a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Request {
+pub enum Request {
+    /// `/metrics`
     Metrics,
+    /// `/healthz`
     Health,
 }
 
 /// Why a request gets no answer but an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
+pub enum Refusal {
+    /// It is not HTTP/1.
     BadRequest,
+    /// Nothing is served under this path.
     NotFound,
+    /// Only GET is served.
     MethodNotAllowed,
+    /// Its head is too long.
     TooLarge,
 }
 
@@ -170,7 +176,7 @@ fn ask<T>(shards: &[ShardHandle], question: impl Fn(SyncSender<T>) -> Inbound) -
 }
 
 /// Understands a request once its head is complete; `None` before.
-fn parse(head: &[u8]) -> Result<Option<Request>, Refusal> {
+pub fn parse(head: &[u8]) -> Result<Option<Request>, Refusal> {
     let end = head.windows(4).position(|window| window == b"\r\n\r\n");
     if end.unwrap_or(head.len()) > HEAD_BYTES_MAX {
         return Err(Refusal::TooLarge);

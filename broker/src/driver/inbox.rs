@@ -16,11 +16,16 @@ pub struct Happened {
     pub event: Event,
 }
 
-/// Events in the order they happened, and the turn task to wake for them. Bounded by back-pressure: a connection reads
-/// at most [`super::net::READ_TURN_BYTES_MAX`] between two turns.
+/// Events that may wait before connections are not read from any more.
+const CROWDED_EVENTS: usize = 16 * 1024;
+
+/// Events in the order they happened, and the turn task to wake for them. Bounded by back-pressure: while it is crowded
+/// no connection is read from, and each brings at most [`super::net::READ_TURN_BYTES_MAX`] between two turns.
 #[derive(Debug, Default)]
 pub struct Inbox {
     events: RefCell<VecDeque<Happened>>,
+    /// Events that the turn task has taken and not handled yet: a turn ends when its time is over.
+    left: Cell<usize>,
     waker: RefCell<Option<Waker>>,
     /// The turn task runs: it looks here again before it waits.
     is_turn: Cell<bool>,
@@ -62,6 +67,16 @@ impl Inbox {
         }
     }
 
+    /// The turn task has taken so many events that it has not handled.
+    pub fn set_left(&self, left: usize) {
+        self.left.set(left);
+    }
+
+    /// Whether so much waits that nothing should be added without need: small requests come faster than they are handled.
+    pub fn is_crowded(&self) -> bool {
+        self.left.get() + self.events.borrow().len() > CROWDED_EVENTS
+    }
+
     /// When the first event happened, if that is known.
     pub fn first_at(&self) -> Option<Duration> {
         self.events.borrow().front().and_then(|happened| happened.at)
@@ -78,5 +93,29 @@ impl Inbox {
         if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
             *known = Some(waker.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::ConnectionId;
+
+    /// A flood of small requests on one connection took gigabytes when a turn handled fewer than a read brought.
+    #[test]
+    fn what_a_turn_leaves_counts_until_it_is_handled() {
+        let inbox = Inbox::default();
+        let mut taken = VecDeque::new();
+        let event = || Event::Drained { connection: ConnectionId(1) };
+        (0..CROWDED_EVENTS).for_each(|_| inbox.push(event()));
+        assert!(!inbox.is_crowded());
+        inbox.push(event());
+        assert!(inbox.is_crowded());
+        inbox.take(&mut taken);
+        inbox.set_left(taken.len());
+        assert!(inbox.is_crowded(), "nothing was handled yet");
+        taken.drain(..CROWDED_EVENTS / 2);
+        inbox.set_left(taken.len());
+        assert!(!inbox.is_crowded());
     }
 }

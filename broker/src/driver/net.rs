@@ -38,6 +38,8 @@ const STUCK_TIGHT: Duration = Duration::from_secs(5);
 const STUCK_FULL: Duration = Duration::from_secs(1);
 /// How often connections that are not read from while memory is full are tried again.
 const FULL_RETRY: Duration = Duration::from_millis(20);
+/// The same while more requests wait than a turn can handle.
+const CROWDED_RETRY: Duration = Duration::from_millis(1);
 /// How often connections are looked at for idleness.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while requests wait for memory.
@@ -310,6 +312,15 @@ impl Net {
         }
     }
 
+    /// When to look again, if no connection may be read from now.
+    fn must_stop(&self) -> Option<Duration> {
+        if self.options.memory.pressure() == Pressure::Full {
+            Some(FULL_RETRY)
+        } else {
+            self.inbox.is_crowded().then_some(CROWDED_RETRY)
+        }
+    }
+
     /// Connections whose large requests wait for memory.
     fn waiting_count(&self) -> usize {
         self.waiting.borrow().iter().map(VecDeque::len).sum()
@@ -329,7 +340,7 @@ impl Net {
             }
             return false;
         }
-        if self.options.memory.pressure() < Pressure::Full {
+        if self.must_stop().is_none() {
             return true;
         }
         if connection.is_stopped.replace(true) {
@@ -340,8 +351,8 @@ impl Net {
         if stopped.len() == 1 {
             let net = Rc::clone(self);
             glommio::spawn_local(async move {
-                while net.options.memory.pressure() == Pressure::Full {
-                    Timer::new(FULL_RETRY).await;
+                while let Some(retry) = net.must_stop() {
+                    Timer::new(retry).await;
                 }
                 for connection in net.stopped.take() {
                     connection.is_stopped.set(false);

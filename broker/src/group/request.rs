@@ -1,7 +1,7 @@
 //! Group requests: decoded within limits, with the old versions brought into the shape of the new ones, and the
 //! response to each of them that only carries an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 use kafka_wire::delete_groups_response::DeletableGroupResult;
@@ -241,18 +241,36 @@ impl RequestKind {
             }
             ApiKey::OffsetFetch => {
                 let request: OffsetFetchRequest = decode(version, body)?;
-                let groups = if version < 8 { vec![single_group(&request)] } else { request.groups };
+                let mut groups = if version < 8 { vec![single_group(&request)] } else { request.groups };
+                once(&mut groups, |group| group.group_id.clone());
+                for topics in groups.iter_mut().filter_map(|group| group.topics.as_mut()) {
+                    let mut seen = HashSet::new();
+                    for topic in topics {
+                        topic.partition_indexes.retain(|partition| seen.insert((topic.name.clone(), *partition)));
+                    }
+                }
                 RequestKind::OffsetFetch { groups, require_stable: request.require_stable }
             }
             ApiKey::OffsetDelete => {
                 RequestKind::OffsetDelete { request: decode(version, body)?, refused: Refused::new() }
             }
-            ApiKey::DescribeGroups => RequestKind::Describe(decode(version, body)?),
+            ApiKey::DescribeGroups => {
+                let mut request: DescribeGroupsRequest = decode(version, body)?;
+                once(&mut request.groups, StrBytes::clone);
+                RequestKind::Describe(request)
+            }
             ApiKey::ListGroups => RequestKind::List(decode(version, body)?),
             ApiKey::DeleteGroups => RequestKind::Delete(decode(version, body)?),
             other => unreachable!("{} is not a coordinator's", other.name()),
         })
     }
+}
+
+/// Leaves in a request once what it names several times: the reply is bounded by what there is, not by how often it is
+/// asked for.
+fn once<T>(items: &mut Vec<T>, name: impl Fn(&T) -> StrBytes) {
+    let mut seen = HashSet::new();
+    items.retain(|item| seen.insert(name(item)));
 }
 
 fn single_group(request: &OffsetFetchRequest) -> OffsetFetchRequestGroup {
@@ -316,4 +334,35 @@ pub(super) fn offset_commit(
         response.topics.push(answer);
     }
     encode(version, &response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A request of 4 MiB that named one group 100,000 times was answered with as many copies of its members.
+    #[test]
+    fn what_is_named_twice_is_asked_for_once() {
+        let mut describe = DescribeGroupsRequest::default();
+        describe.groups = vec!["b".into(), "a".into(), "b".into(), "a".into()];
+        let decoded = RequestKind::decode(ApiKey::DescribeGroups, 0, encode(0, &describe)).expect("it is whole");
+        let RequestKind::Describe(decoded) = decoded else { panic!("{decoded:?}") };
+        assert_eq!(decoded.groups, [StrBytes::from("b"), StrBytes::from("a")]);
+
+        let topic = |partitions: &[i32]| {
+            let mut topic = OffsetFetchRequestTopics::default();
+            topic.name = "t".into();
+            topic.partition_indexes = partitions.to_vec();
+            topic
+        };
+        let mut group = OffsetFetchRequestGroup::default();
+        group.group_id = "g".into();
+        group.topics = Some(vec![topic(&[1, 0, 1]), topic(&[0, 2])]);
+        let mut fetch = OffsetFetchRequest::default();
+        fetch.groups = vec![group.clone(), group];
+        let decoded = RequestKind::decode(ApiKey::OffsetFetch, 8, encode(8, &fetch)).expect("it is whole");
+        let RequestKind::OffsetFetch { groups, .. } = decoded else { panic!("{decoded:?}") };
+        assert_eq!(groups.len(), 1);
+        assert_eq!(groups[0].topics, Some(vec![topic(&[1, 0]), topic(&[2])]));
+    }
 }

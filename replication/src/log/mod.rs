@@ -175,6 +175,10 @@ impl MetadataLog {
         match image.node_id() {
             Some(stored) if stored != node_id => Err(OpenError::AnotherNode { stored, given: node_id }),
             Some(_) => Ok((self, image)),
+            // The first entry says it.
+            None if image.offset() > 0 => {
+                Err(corrupt(&log_path(self.base_offset), "it has records, and none says whose they are".into()))
+            }
             None => {
                 let cluster_id = random[..16].try_into().expect("half of 32 bytes");
                 let records = [

@@ -396,6 +396,17 @@ fn a_first_start_makes_a_cluster_and_later_ones_keep_it() {
     assert!(why.to_string().contains("set node.id=1"));
 }
 
+/// Found by fuzzing: a history that names a cluster and no node ended in a panic.
+#[test]
+fn a_log_that_names_no_node_is_refused() {
+    let mut disk = Disk::new();
+    let file_id = FileId([5; 16]);
+    let entry = encode_entry(file_id, 1, &[MetadataRecord::Cluster { cluster_id: [1; 16] }]);
+    disk.files.insert(log_path(0).to_string(), [encode_header(file_id, 0), entry].concat());
+    let why = MetadataLog::open(&mut |op| disk.run(op), NODE, [0; 32]).unwrap_err();
+    assert!(matches!(why, OpenError::Corrupt(_)), "{why}");
+}
+
 /// A disk with a snapshot and, after it, a log of at least one entry.
 fn compacted_disk() -> Disk {
     let disk = RefCell::new(Disk::new());

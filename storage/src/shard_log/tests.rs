@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::*;
 use crate::TopicId;
 use crate::batch::{BatchBuilder, Batches};
+use crate::journal::{GroupBuilder, GroupPlace};
 use crate::recovery::{KnownPartition, RecoveryError, RecoveryOptions, recover};
 use crate::testing::Random;
 
@@ -553,6 +554,45 @@ fn a_torn_last_group_is_dropped_with_its_extent() {
         assert_eq!(node.append(0, b"again", 1).base_offset, 2);
         node.settle();
         assert_eq!(node.read_all(0, 0, 1 << 20), [(0, vec![1; 100]), (1, vec![2; 100]), (2, b"again".to_vec())]);
+    }
+}
+
+/// Found by fuzzing: entries that no shard writes, under a right checksum, overflowed, or were recovered into a checkpoint
+/// that the next start could not read.
+#[test]
+fn entries_that_make_no_sense_refuse_the_start() {
+    let batch =
+        |producer_id, sequence| BatchBuilder::new().producer(producer_id, 0, sequence).record(0, None, None, &[]);
+    let good = Bytes::from(batch(7, 0).build());
+    let mut endless = good.to_vec();
+    endless[23..27].copy_from_slice(&(-2i32).to_be_bytes());
+    let cut = good.slice(..good.len() - 1);
+    type Fill<'a> = &'a dyn Fn(&mut GroupBuilder);
+    let cases: [(&str, Fill); 8] = [
+        ("a place beyond any segment", &|group| group.append(key(0), 0, u64::MAX - 8, 0, vec![good.clone()])),
+        ("a batch that is cut", &|group| group.append(key(0), 0, 0, 0, vec![cut.clone()])),
+        ("offsets that go back", &|group| group.append(key(0), 0, 0, 0, vec![endless.clone().into()])),
+        ("a negative producer id", &|group| group.append(key(0), 0, 0, 0, vec![batch(-2, 0).build().into()])),
+        ("a negative sequence", &|group| group.append(key(0), 0, 0, 0, vec![batch(7, -1).build().into()])),
+        ("a start behind the end", &|group| group.log_start(key(0), 1)),
+        ("bytes that lie elsewhere", &|group| {
+            group.append(key(0), 0, 0, 0, vec![good.clone()]);
+            group.append(key(0), 0, 5000, 0, vec![good.clone()]);
+        }),
+        ("a place at the very end", &|group| group.append(key(0), 0, u64::from(u32::MAX), 0, vec![good.clone()])),
+    ];
+    for (what, fill) in cases {
+        let mut disk = MemoryDisk::default();
+        let recovered = recover_on(&mut disk, 1).expect("an empty disk");
+        let mut group = GroupBuilder::new();
+        fill(&mut group);
+        let place = GroupPlace { shard: 0, slot: 0, position: 0 };
+        let group = group.finish(&[9; 16], recovered.shards[0].checkpoint.sequence + 1, place).concat();
+        let (_, journal) = disk.files.iter_mut().find(|(name, _)| name.ends_with("/journal")).expect("there");
+        journal[..group.len()].copy_from_slice(&group);
+        let before = disk.files.clone();
+        assert!(matches!(recover_on(&mut disk, 1), Err(RecoveryError::Corrupt(_))), "{what}");
+        assert!(disk.files == before, "{what}");
     }
 }
 

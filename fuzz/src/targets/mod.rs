@@ -1,0 +1,31 @@
+//! One module for each target. `README.md` says which decoder is where.
+
+pub mod api;
+pub mod batch;
+pub mod checkpoint;
+pub mod frames;
+pub mod groups;
+pub mod hot_path;
+pub mod journal;
+pub mod metadata;
+pub mod records;
+pub mod requests;
+pub mod shard;
+pub mod text;
+
+use crate::Target;
+
+/// All of them.
+pub const ALL: [Target; 11] = [
+    api::TARGET,
+    batch::TARGET,
+    checkpoint::TARGET,
+    frames::TARGET,
+    groups::TARGET,
+    hot_path::TARGET,
+    journal::TARGET,
+    metadata::TARGET,
+    records::TARGET,
+    shard::TARGET,
+    text::TARGET,
+];
