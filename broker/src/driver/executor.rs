@@ -43,8 +43,10 @@ const DEADLINE_STEP: Duration = Duration::from_millis(1);
 
 /// Requests that a turn handles while memory is tight: their responses may be a thousand times their size.
 const TIGHT_REQUESTS_MAX: usize = 16;
-/// Requests of those put off that a turn handles when memory is not tight any more.
-const CATCH_UP_REQUESTS_MAX: usize = 256;
+/// Events that are handled in the order in which they happened; of more, some of each connection in turn.
+const CROWD: usize = 64;
+/// A request that takes longer to be taken is heavy: its connection's next waits for the others'.
+const HEAVY: Duration = Duration::from_micros(200);
 /// How often requests that are put off while memory is full are looked at again.
 const FULL_RETRY: Duration = Duration::from_millis(20);
 
@@ -282,21 +284,26 @@ impl Turn {
         self.ration(left);
     }
 
-    /// Leaves in `events` what may be handled now: few requests while memory is tight, none while it is full. All else
-    /// goes on. The first `left` events were left by the last round.
+    /// Leaves in `events` what may be handled now. Few are handled in their order; of many, some of each connection in turn;
+    /// few while memory is tight, none while it is full. What is no request goes on. The first `left` events were left by
+    /// the last round.
     fn ration(&mut self, left: usize) {
-        let requests_max = match self.memory.pressure() {
-            Pressure::None if self.put_off.is_empty() => return,
-            Pressure::None => CATCH_UP_REQUESTS_MAX,
+        let pressure = self.memory.pressure();
+        if pressure == Pressure::None && self.put_off.is_empty() && self.events.len() <= CROWD {
+            return;
+        }
+        let requests_max = match pressure {
+            Pressure::None => CROWD,
             Pressure::Tight => TIGHT_REQUESTS_MAX,
             Pressure::Full => 0,
         };
         // What was rationed before stays; the first time nothing was.
         let rationed = if self.put_off.is_empty() { 0 } else { left };
         let rest = self.events.split_off(rationed);
-        self.put_off.put_off(rest.into_iter(), &mut self.events);
+        let net = &*self.net;
+        self.put_off.put_off(rest.into_iter(), net, &mut self.events);
         let room = requests_max.saturating_sub(rationed);
-        self.put_off.take(room, |connection| self.net.holds_memory(connection), &mut self.events);
+        self.put_off.take(room, pressure >= Pressure::Tight, net, &mut self.events);
     }
 
     /// Has the shard take what has happened, as much as there is time for, and executes what it wants done.
@@ -304,12 +311,20 @@ impl Turn {
         let mut now = began;
         while let Some(Happened { at, event }) = self.events.pop_front() {
             let (take, settle) = Work::of(&event);
+            let requester = match &event {
+                Event::Request { connection, .. } => Some(*connection),
+                _ => None,
+            };
+            let lasted = self.meter.lasts();
             self.shard.take(now, at.unwrap_or(now.elapsed), event, &mut self.effects);
             if take != settle {
                 now.elapsed = self.meter.lap(take);
             }
             self.shard.settle(now, &mut self.effects);
             now.elapsed = self.meter.lap(settle);
+            if let Some(connection) = requester {
+                self.net.set_heavy(connection, self.meter.lasts() - lasted > HEAVY);
+            }
             if self.meter.lasts() >= TURN_TIME {
                 break;
             }
@@ -418,7 +433,12 @@ impl Turn {
         let mailbox = self.mailbox().len() as f64;
         sample("millstream_mailbox_length", "Items of other threads that wait for the shard.", Kind::Gauge, mailbox);
         let put_off = self.put_off.len() as f64;
-        sample("millstream_requests_put_off", "Requests that wait because memory is tight.", Kind::Gauge, put_off);
+        sample(
+            "millstream_requests_put_off",
+            "Requests that wait because there are many, or memory is tight.",
+            Kind::Gauge,
+            put_off,
+        );
         let (scrapes, took) = self.scrapes;
         let help = "Scrapes that the shard answered before this one.";
         sample("millstream_scrapes_total", help, Kind::Counter, scrapes as f64);

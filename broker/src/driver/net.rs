@@ -1,7 +1,7 @@
 //! A shard's connections: accepts them, reads requests, sends responses.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +22,7 @@ use super::frames::{FrameReader, LINES, Line, ReadMemory};
 use super::inbox::Inbox;
 use super::memory::{MemoryBudget, Pressure};
 use super::output::{Output, Piece, SendCounters, Sent};
+use super::put_off::Connections;
 use super::sys::{self, SocketBuffers};
 use crate::metrics::{Kind, Sample};
 use crate::shard::{ConnectionId, Event, SendPart, ShardIndex};
@@ -166,12 +167,25 @@ pub struct Net {
     memory: RefCell<ReadMemory>,
     /// Connections whose large requests wait for memory, first come first.
     waiting: RefCell<[VecDeque<Rc<Connection>>; LINES]>,
+    /// Connections whose last request took long.
+    heavy: RefCell<HashSet<ConnectionId>>,
     /// Connections that are not read from because the process's memory is full.
     stopped: RefCell<Vec<Rc<Connection>>>,
     next_connection: Cell<u64>,
     accepting: Cell<bool>,
     counters: RefCell<Counters>,
     sends: RefCell<SendCounters>,
+}
+
+impl Connections for Net {
+    fn holds_memory(&self, connection: ConnectionId) -> bool {
+        let connections = self.connections.borrow();
+        connections.get(&connection).is_some_and(|connection| connection.output.borrow().holds_memory())
+    }
+
+    fn is_heavy(&self, connection: ConnectionId) -> bool {
+        self.heavy.borrow().contains(&connection)
+    }
 }
 
 #[derive(Default)]
@@ -209,6 +223,7 @@ impl Net {
             memory: RefCell::new(memory),
             waiting: RefCell::default(),
             stopped: RefCell::default(),
+            heavy: RefCell::default(),
             next_connection: Cell::new(0),
             accepting: Cell::new(true),
             counters: RefCell::default(),
@@ -291,6 +306,7 @@ impl Net {
             connection.reader.borrow_mut().release(&mut net.memory.borrow_mut());
             net.give_memory();
             net.connections.borrow_mut().remove(&connection.id);
+            net.heavy.borrow_mut().remove(&connection.id);
             net.limits.leave(connection.peer.ip());
             net.inbox.push(Event::Disconnected { connection: connection.id });
         })
@@ -326,10 +342,14 @@ impl Net {
         self.waiting.borrow().iter().map(VecDeque::len).sum()
     }
 
-    /// Whether a connection holds memory by not taking its responses.
-    pub fn holds_memory(&self, connection: ConnectionId) -> bool {
-        let connections = self.connections.borrow();
-        connections.get(&connection).is_some_and(|connection| connection.output.borrow().holds_memory())
+    /// Remembers whether a connection's last request took long.
+    pub fn set_heavy(&self, connection: ConnectionId, is_heavy: bool) {
+        let mut heavy = self.heavy.borrow_mut();
+        if is_heavy {
+            heavy.insert(connection);
+        } else if !heavy.is_empty() {
+            heavy.remove(&connection);
+        }
     }
 
     /// Whether a connection may be read from now, as far as memory goes; if not its reader is woken when it may.

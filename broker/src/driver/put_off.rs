@@ -1,8 +1,9 @@
-//! Requests that wait because memory is tight.
+//! Requests that wait because there are many, or because memory is tight.
 //!
-//! A response may be a thousand times as large as its request. While memory is tight, few requests are handled at a time,
-//! one of each connection in turn, and none of a connection that holds memory by not taking its responses: who takes what
-//! it asked for is served beside those who do not.
+//! They are handled one of each connection in turn, so that nobody waits behind all that somebody else has asked for. A
+//! request may cost a thousand times what another costs: connections whose last one was heavy stand in a line of their own,
+//! of which one is handled for every round of the others. While memory is tight few are handled at a time, and none of a
+//! connection that holds memory by not taking its responses.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -14,14 +15,24 @@ use crate::shard::{ConnectionId, Event};
 pub struct PutOff {
     by_connection: HashMap<ConnectionId, Waiting>,
     /// Connections whose next request may be handled, in turn.
-    ready: VecDeque<ConnectionId>,
+    light: VecDeque<ConnectionId>,
+    /// Those of them whose last request was heavy.
+    heavy: VecDeque<ConnectionId>,
     requests: usize,
+}
+
+/// What is known of a connection.
+pub trait Connections {
+    /// It does not take its responses.
+    fn holds_memory(&self, connection: ConnectionId) -> bool;
+    /// Its last request took long.
+    fn is_heavy(&self, connection: ConnectionId) -> bool;
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     requests: VecDeque<Happened>,
-    /// It is in `ready`; else it holds memory.
+    /// It is in a line; else it holds memory.
     is_ready: bool,
 }
 
@@ -38,12 +49,17 @@ impl PutOff {
 
     /// Whether a request could be handled if there were memory.
     pub fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+        !self.light.is_empty() || !self.heavy.is_empty()
     }
 
     /// Puts the requests among these events off, and leaves the others, in their order. Learns from these which
     /// connections hold memory no longer.
-    pub fn put_off(&mut self, events: impl Iterator<Item = Happened>, others: &mut VecDeque<Happened>) {
+    pub fn put_off(
+        &mut self,
+        events: impl Iterator<Item = Happened>,
+        connections: &impl Connections,
+        others: &mut VecDeque<Happened>,
+    ) {
         for happened in events {
             match happened.event {
                 Event::Request { connection, .. } => {
@@ -51,11 +67,11 @@ impl PutOff {
                     let is_new = !self.by_connection.contains_key(&connection);
                     self.by_connection.entry(connection).or_default().requests.push_back(happened);
                     if is_new {
-                        self.make_ready(connection);
+                        self.make_ready(connection, connections);
                     }
                     continue;
                 }
-                Event::Drained { connection } => self.make_ready(connection),
+                Event::Drained { connection } => self.make_ready(connection, connections),
                 Event::Disconnected { connection } => {
                     let gone = self.by_connection.remove(&connection);
                     self.requests -= gone.map_or(0, |waiting| waiting.requests.len());
@@ -66,28 +82,37 @@ impl PutOff {
         }
     }
 
-    fn make_ready(&mut self, connection: ConnectionId) {
+    fn make_ready(&mut self, connection: ConnectionId, connections: &impl Connections) {
         if let Some(waiting) = self.by_connection.get_mut(&connection)
             && !std::mem::replace(&mut waiting.is_ready, true)
         {
-            self.ready.push_back(connection);
+            self.stand_in_line(connection, connections);
         }
     }
 
-    /// Takes up to `requests_max` requests, one of each connection in turn, none of those that hold memory.
+    fn stand_in_line(&mut self, connection: ConnectionId, connections: &impl Connections) {
+        let line = if connections.is_heavy(connection) { &mut self.heavy } else { &mut self.light };
+        line.push_back(connection);
+    }
+
+    /// Takes up to `requests_max` requests, one of each connection in turn, the last of them a heavy one; with `is_tight`
+    /// none of those that hold memory.
     pub fn take(
         &mut self,
         requests_max: usize,
-        holds_memory: impl Fn(ConnectionId) -> bool,
+        is_tight: bool,
+        connections: &impl Connections,
         into: &mut VecDeque<Happened>,
     ) {
         let mut taken = 0;
-        while taken < requests_max
-            && let Some(connection) = self.ready.pop_front()
-        {
-            // A connection that is gone has left its place in the queue.
+        while taken < requests_max {
+            let is_last = taken + 1 == requests_max && !self.heavy.is_empty();
+            let next = if is_last { None } else { self.light.pop_front() };
+            let is_light = next.is_some();
+            let Some(connection) = next.or_else(|| self.heavy.pop_front()) else { return };
+            // A connection that is gone has left its place in the line.
             let Some(waiting) = self.by_connection.get_mut(&connection) else { continue };
-            if holds_memory(connection) {
+            if is_tight && connections.holds_memory(connection) {
                 waiting.is_ready = false;
                 continue;
             }
@@ -97,7 +122,10 @@ impl PutOff {
             if waiting.requests.is_empty() {
                 self.by_connection.remove(&connection);
             } else {
-                self.ready.push_back(connection);
+                self.stand_in_line(connection, connections);
+            }
+            if !is_light {
+                return;
             }
         }
     }
@@ -110,6 +138,22 @@ mod tests {
 
     const GREEDY: ConnectionId = ConnectionId(1);
     const GOOD: ConnectionId = ConnectionId(2);
+
+    #[derive(Default)]
+    struct Known {
+        holds_memory: Option<ConnectionId>,
+        heavy: Option<ConnectionId>,
+    }
+
+    impl Connections for Known {
+        fn holds_memory(&self, connection: ConnectionId) -> bool {
+            self.holds_memory == Some(connection)
+        }
+
+        fn is_heavy(&self, connection: ConnectionId) -> bool {
+            self.heavy == Some(connection)
+        }
+    }
 
     fn happened(event: Event) -> Happened {
         Happened { at: None, event }
@@ -130,34 +174,53 @@ mod tests {
 
     #[test]
     fn connections_take_turns_and_those_that_hold_memory_wait() {
+        let mut known = Known::default();
         let mut put_off = PutOff::default();
         let mut events = VecDeque::new();
         let all = [(GREEDY, 1), (GREEDY, 2), (GREEDY, 3), (GOOD, 1), (GOOD, 2)];
-        put_off.put_off(all.into_iter().map(|(connection, number)| request(connection, number)), &mut events);
+        put_off.put_off(all.into_iter().map(|(who, number)| request(who, number)), &known, &mut events);
         assert!(events.is_empty() && put_off.len() == 5);
-        put_off.take(3, |_| false, &mut events);
+        put_off.take(3, true, &known, &mut events);
         assert_eq!(numbers(&mut events), [(1, 1), (2, 1), (1, 2)]);
-        put_off.take(9, |connection| connection == GREEDY, &mut events);
+        known.holds_memory = Some(GREEDY);
+        put_off.take(9, true, &known, &mut events);
         assert_eq!(numbers(&mut events), [(2, 2)]);
         assert!(!put_off.has_ready() && put_off.len() == 1);
-        put_off.put_off([request(GREEDY, 4)].into_iter(), &mut events);
+        put_off.put_off([request(GREEDY, 4)].into_iter(), &known, &mut events);
         assert!(!put_off.has_ready(), "it holds memory still");
-        put_off.put_off([happened(Event::Drained { connection: GREEDY })].into_iter(), &mut events);
+        known.holds_memory = None;
+        put_off.put_off([happened(Event::Drained { connection: GREEDY })].into_iter(), &known, &mut events);
         assert!(matches!(events.pop_front().map(|happened| happened.event), Some(Event::Drained { .. })));
-        put_off.take(9, |_| false, &mut events);
+        put_off.take(9, true, &known, &mut events);
         assert_eq!(numbers(&mut events), [(1, 3), (1, 4)]);
         assert!(put_off.is_empty() && !put_off.has_ready());
     }
 
     #[test]
+    fn one_heavy_request_is_handled_for_a_round_of_the_others() {
+        let known = Known { heavy: Some(GREEDY), ..Known::default() };
+        let mut put_off = PutOff::default();
+        let mut events = VecDeque::new();
+        let all = (0..10).flat_map(|number| [request(GREEDY, number), request(GOOD, number)]);
+        put_off.put_off(all, &known, &mut events);
+        put_off.take(4, false, &known, &mut events);
+        assert_eq!(numbers(&mut events), [(2, 0), (2, 1), (2, 2), (1, 0)]);
+        put_off.take(100, false, &known, &mut events);
+        assert_eq!(numbers(&mut events), [(2, 3), (2, 4), (2, 5), (2, 6), (2, 7), (2, 8), (2, 9), (1, 1)]);
+        put_off.take(100, false, &known, &mut events);
+        assert_eq!(numbers(&mut events), [(1, 2)]);
+    }
+
+    #[test]
     fn requests_of_a_connection_that_is_gone_are_forgotten() {
+        let known = Known::default();
         let mut put_off = PutOff::default();
         let mut events = VecDeque::new();
         let gone = happened(Event::Disconnected { connection: GREEDY });
-        put_off.put_off([request(GREEDY, 1), request(GOOD, 1), gone].into_iter(), &mut events);
+        put_off.put_off([request(GREEDY, 1), request(GOOD, 1), gone].into_iter(), &known, &mut events);
         assert_eq!((events.len(), put_off.len()), (1, 1));
         events.clear();
-        put_off.take(9, |_| false, &mut events);
+        put_off.take(9, true, &known, &mut events);
         assert_eq!(numbers(&mut events), [(2, 1)]);
     }
 }
