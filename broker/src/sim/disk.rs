@@ -169,8 +169,6 @@ pub struct SimDisk {
     flip_lasts: Option<u64>,
     /// The last bit that was flipped on its way: the file and the byte in it.
     flipped_read: Option<(FilePath, u64)>,
-    /// Bits flipped on their way so far.
-    flips: u64,
 }
 
 impl SimDisk {
@@ -187,7 +185,6 @@ impl SimDisk {
             power_lasts: None,
             flip_lasts: None,
             flipped_read: None,
-            flips: 0,
         }
     }
 
@@ -311,11 +308,6 @@ impl SimDisk {
         self.flipped_read.as_ref().map(|(path, byte)| (path, *byte))
     }
 
-    /// How many bits were flipped on their way to a reader.
-    pub fn flips(&self) -> u64 {
-        self.flips
-    }
-
     /// Whether the files below some directories differ from those of another disk, but for one file.
     pub fn differs_from(&self, other: &SimDisk, directories: &[&str], except: &str) -> bool {
         let below = |disk: &SimDisk| -> BTreeMap<FilePath, Vec<u8>> {
@@ -406,7 +398,6 @@ impl SimDisk {
             data[byte] ^= 1 << self.random.below(8);
             self.flip_lasts = None;
             self.flipped_read = Some((path.clone(), position + byte as u64));
-            self.flips += 1;
         }
     }
 
