@@ -3,8 +3,8 @@ use millstream_replication::controller::TopicReference;
 
 use super::*;
 
-/// Partitions of a topic that is more than one turn opens.
-const MANY: i32 = 300;
+/// Partitions of a topic that is many turns open.
+const MANY: i32 = 3_000;
 
 impl Broker {
     /// Takes turns until what metadata means is done; how many that took.
