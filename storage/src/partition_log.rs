@@ -407,8 +407,15 @@ impl PartitionLog {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
 
-    /// Appends one validated batch, giving it offsets, the leader's epoch and, with LogAppendTime, the time.
-    pub fn append(&mut self, now: Now, batch: &[u8], pool: &mut BlockPool) -> Result<Appended, AppendError> {
+    /// Appends one validated batch, giving it offsets, the leader's epoch and, with LogAppendTime, the time. `steady_ms`
+    /// is the time by which producers expire.
+    pub fn append(
+        &mut self,
+        now: Now,
+        steady_ms: i64,
+        batch: &[u8],
+        pool: &mut BlockPool,
+    ) -> Result<Appended, AppendError> {
         let header = BatchHeader::read(batch).expect("the batch was validated");
         assert_eq!(header.batch_bytes(), Ok(batch.len()), "exactly one whole batch");
         if batch.len() as u64 > self.config.segment_bytes.min(SEGMENT_BYTES_LIMIT) {
@@ -438,7 +445,7 @@ impl PartitionLog {
         batch::assign(target, base_offset, self.leader_epoch, log_append_time);
         let header = *BatchHeader::read(target).expect("copied from a valid one");
         self.tail.commit(batch.len(), base_offset);
-        self.note(now, &header, position);
+        self.note(steady_ms, &header, position);
         let active = self.active_mut();
         active.bytes += batch.len() as u64;
         self.log_end = header.last_offset() + 1;
@@ -452,8 +459,8 @@ impl PartitionLog {
     }
 
     /// Remembers what a batch at `position` of the active segment says of producers, epochs and time.
-    fn note(&mut self, now: Now, header: &BatchHeader, position: u64) {
-        self.producers.record(header, now.unix_ms);
+    fn note(&mut self, steady_ms: i64, header: &BatchHeader, position: u64) {
+        self.producers.record(header, steady_ms);
         self.epochs.assign(header.leader_epoch(), header.base_offset());
         let active = self.active_mut();
         active.index.as_mut().expect("the active segment's index is in memory").note(header, position);

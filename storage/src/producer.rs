@@ -65,7 +65,7 @@ struct Producer {
     epoch: i16,
     /// How many of `batches` are in use, from 1; the oldest is first.
     count: u8,
-    /// When the last batch was recorded, by the broker's clock.
+    /// When the last batch was recorded, by a clock of the process that does not jump.
     recorded_ms: i64,
     batches: [RememberedBatch; BATCHES_REMEMBERED],
 }
@@ -180,6 +180,12 @@ impl ProducerStates {
         if let Some(id) = oldest {
             self.producers.remove(&id);
         }
+    }
+
+    /// As if every producer had written at this time: after a restart nobody knows how long it took, nor whether the
+    /// clock was right before it.
+    pub fn refresh(&mut self, now_ms: i64) {
+        self.producers.values_mut().for_each(|producer| producer.recorded_ms = now_ms);
     }
 
     /// Forgets the producers that have been silent for `expiration_ms` (`producer.id.expiration.ms`).

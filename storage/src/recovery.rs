@@ -255,7 +255,8 @@ impl ReplayedPartition {
 }
 
 impl Replay<'_> {
-    fn begin(&mut self, state: PartitionState) {
+    fn begin(&mut self, mut state: PartitionState) {
+        state.producers.refresh(self.now_ms);
         if self.known.contains_key(&state.key) {
             self.partitions.insert(state.key, ReplayedPartition { state, bytes: Vec::new() });
         }

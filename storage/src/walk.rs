@@ -239,8 +239,15 @@ impl Walk {
                         }
                         return self.not_found();
                     }
+                    let log_start = partition.log_start;
+                    let is_wanted = match (&self.scan, query) {
+                        (Some(scan), _) => scan.is_beaten_by(header.max_timestamp()),
+                        (None, TimeQuery::AtOrAfter(timestamp)) => header.max_timestamp() >= timestamp,
+                        (None, TimeQuery::Max) => header.max_timestamp() >= self.max_timestamp(partition),
+                    };
+                    let is_wanted = is_wanted && header.last_offset() >= log_start;
                     // A scan passes over most batches by their headers, because it may have to pass over all there are.
-                    if self.scan.is_none() {
+                    if is_wanted || self.scan.is_none() {
                         if available.len() < batch_bytes {
                             return self.read_more(path, position, batch_bytes, available.len(), readable);
                         }
@@ -248,16 +255,7 @@ impl Walk {
                             return self.corrupt(&path, position, "a batch has another checksum");
                         }
                     }
-                    let log_start = partition.log_start;
-                    let is_wanted = match (&self.scan, query) {
-                        (Some(scan), _) => scan.is_beaten_by(header.max_timestamp()),
-                        (None, TimeQuery::AtOrAfter(timestamp)) => header.max_timestamp() >= timestamp,
-                        (None, TimeQuery::Max) => header.max_timestamp() >= self.max_timestamp(partition),
-                    };
-                    if is_wanted && header.last_offset() >= log_start {
-                        if available.len() < batch_bytes {
-                            return self.read_more(path, position, batch_bytes, available.len(), readable);
-                        }
+                    if is_wanted {
                         let batch = &available[..batch_bytes];
                         let found = match (&mut self.scan, query) {
                             (Some(scan), _) => scan.look_at(batch, log_start, until_offset).map(|()| None),

@@ -379,12 +379,17 @@ impl Shard {
         let mut piece = BytesMut::new();
         loading.parts.drain(..).flatten().for_each(|part| piece.extend_from_slice(&part));
         let start = loading.next_offset;
+        let log_start = self.log.log_start(log);
         for batch in Batches::new(&piece) {
             // What ends the piece may be cut.
             let Ok((header, batch)) = batch else { break };
             // A damaged batch ends the loading, for ever if need be: a group that is served without what it committed
             // would read all over again, or skip what it has not read.
-            let Ok(open) = verify_crc(batch).and_then(|()| OpenBatch::new(batch)) else {
+            // The checksum does not cover where it lies: only the first may begin before what is looked for.
+            let is_next = header.base_offset() == loading.next_offset
+                || (loading.next_offset == log_start && header.base_offset() < log_start);
+            let open = verify_crc(batch).and_then(|()| OpenBatch::new(batch));
+            let (Ok(open), true) = (open, is_next) else {
                 self.counters.group_records_unreadable += 1;
                 break;
             };

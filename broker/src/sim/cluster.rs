@@ -12,13 +12,14 @@ use millstream_replication::log::MetadataLog;
 use millstream_replication::{
     ClusterImage, Controller, ControllerRequest, ControllerResponse, Decision, Endpoint, MetadataRecord,
 };
+use millstream_storage::batch::Batches;
 use millstream_storage::partition_log::partition_directory;
 use millstream_storage::recovery::{KnownPartition, Recovered, RecoveryOptions, recover};
 use millstream_storage::shard_log::ShardLogOptions;
 use millstream_storage::{DiskError, DiskOp, DiskToken, PartitionKey, ShardLog};
 
 use super::checker::{Checkers, Observation};
-use super::damage::{DAMAGED_COPIES_MAX, Damage, Inspected, Verdicts};
+use super::damage::{DAMAGED_COPIES_MAX, Damage, Inspected, UNCOVERED_BYTES, Verdicts};
 use super::disk::{DiskFaults, Operation, SimDisk};
 use super::logs::{brief, brief_op};
 use super::random::Random;
@@ -31,6 +32,13 @@ use crate::shard::{ConnectionId, Effect, Event as ShardEvent, Message, PrefetchT
 const NODE_ID: i32 = 1;
 /// How long everything may take to come to an end when nothing goes wrong any more.
 const ENDING_US_MAX: u64 = 20_000_000;
+/// How long the disk is full in simulations that wait and see whether everything else goes on.
+const FULL_US: u64 = 8_000_000;
+/// How long a read, a question or a deletion of records may wait for its answer, on a disk that is not slow.
+const ANSWER_US_MAX: u64 = 2_000_000;
+const DAY_MS: u64 = 86_400_000;
+/// `message.timestamp.after.max.ms` is an hour.
+const CLOCK_BACK_MS_MAX: u64 = 40 * 60_000;
 
 /// How a simulation goes.
 #[derive(Clone, Debug)]
@@ -91,6 +99,8 @@ enum Event {
     Client { client: usize },
     Cut,
     Capacity,
+    Slow,
+    Clock,
     Crash,
     Stop,
     Start,
@@ -99,7 +109,7 @@ enum Event {
 impl Event {
     fn is_of_the_world(&self) -> bool {
         use Event::*;
-        matches!(self, Client { .. } | Cut | Capacity | Crash | Stop | Start)
+        matches!(self, Client { .. } | Cut | Capacity | Slow | Clock | Crash | Stop | Start)
     }
 }
 
@@ -149,6 +159,12 @@ pub struct Simulation {
     properties: Arc<Properties>,
     clients: Vec<Client>,
     connected: Vec<Option<ConnectionId>>,
+    /// Since when each client waits for an answer on this connection that must come soon.
+    waits_since_us: Vec<Option<u64>>,
+    /// The disk was slow for a while: answers may take longer.
+    was_slow: bool,
+    /// The disk is full for long.
+    is_full: bool,
     idempotent: HashSet<u32>,
     checkers: Vec<Checkers>,
     knowledge: Knowledge,
@@ -202,20 +218,46 @@ impl Simulation {
         }
         clients.push(Client::deleter(clients.len() as u32));
         clients.push(Client::asker(clients.len() as u32));
+        if random.one_in(3) {
+            clients.push(Client::recreator(clients.len() as u32));
+            clients.push(Client::intruder(clients.len() as u32));
+        }
+        if random.one_in(3) {
+            clients.push(Client::committer(clients.len() as u32));
+            clients.push(Client::committer(clients.len() as u32));
+        }
+        if random.one_in(4) {
+            clients.push(Client::hostile(clients.len() as u32));
+            clients.push(Client::hostile(clients.len() as u32));
+        }
+        let has_damage = random.one_in(6);
+        if has_damage {
+            disk.faults.flip_read_one_in = random.between(3, 60);
+        }
+        let is_full = random.one_in(15);
+        let full_us = if is_full { FULL_US } else { 0 };
         Simulation {
             trace: Trace::new(options.is_verbose),
             idempotent: clients.iter().filter(|each| each.is_idempotent()).map(|each| each.number).collect(),
             connected: clients.iter().map(|_| None).collect(),
-            clients,
             checkers: (0..partitions).map(|_| Checkers::default()).collect(),
-            knowledge: Knowledge { partitions: vec![Default::default(); partitions], has_retention, is_ending: false },
-            end_us: random.between(100_000, 1_000_000),
+            knowledge: Knowledge {
+                partitions: vec![Default::default(); partitions],
+                has_retention,
+                has_damage,
+                ..Knowledge::default()
+            },
+            waits_since_us: clients.iter().map(|_| None).collect(),
+            was_slow: false,
+            is_full,
+            end_us: random.between(100_000, 1_000_000) + full_us,
             is_damaged_at_rest: random.one_in(4),
+            clients,
             random,
             schedule: Schedule::new(),
             disk,
             node: None,
-            properties: Arc::new(Properties::new()),
+            properties: Arc::new([("offsets.topic.num.partitions".to_string(), "3".to_string())].into()),
             topic_exists: false,
             producer_ids: HashSet::new(),
             next_connection: 0,
@@ -237,8 +279,17 @@ impl Simulation {
             let at = self.random.below(self.end_us);
             self.schedule.at(at, Event::Stop);
         }
-        if self.random.one_in(5) {
+        if self.is_full || self.random.one_in(5) {
             self.schedule.after(self.end_us / 3, Event::Capacity);
+        }
+        if self.random.one_in(5) {
+            self.schedule.after(self.end_us / 4, Event::Slow);
+        }
+        if self.random.one_in(4) {
+            for _ in 0..3 {
+                let at = self.random.below(self.end_us);
+                self.schedule.at(at, Event::Clock);
+            }
         }
         for _ in 0..self.random.below(10) {
             let at = self.random.below(self.end_us);
@@ -251,8 +302,10 @@ impl Simulation {
                 // From here on nothing goes wrong, so everything under way must come to its end.
                 self.knowledge.is_ending = true;
                 self.disk.faults = Default::default();
-                self.schedule
-                    .retain(|event| !matches!(event, Event::Cut | Event::Capacity | Event::Crash | Event::Stop));
+                self.schedule.retain(|event| !{
+                    use Event::*;
+                    matches!(event, Cut | Capacity | Slow | Clock | Crash | Stop)
+                });
             }
             if self.knowledge.is_ending && !self.clients.iter().any(Client::is_waiting) && self.node.is_some() {
                 break;
@@ -288,7 +341,7 @@ impl Simulation {
                 Ok(())
             }
             Event::Client { client } => {
-                self.client_acts(client);
+                self.client_acts(client)?;
                 let pause = self.clients[client].pause_us(&mut self.random);
                 self.schedule.after(pause, Event::Client { client });
                 Ok(())
@@ -309,6 +362,22 @@ impl Simulation {
                 self.disk.faults.capacity_bytes = capacity;
                 self.line(|| format!("capacity {capacity:?}"));
                 self.schedule.after(self.end_us / 3, Event::Capacity);
+                Ok(())
+            }
+            Event::Slow => {
+                self.disk.turn_slow(&mut self.random);
+                self.was_slow = true;
+                let slow = format!("slow: {:?}", self.disk.faults.slow);
+                self.line(|| slow);
+                self.schedule.after(self.end_us / 4, Event::Slow);
+                Ok(())
+            }
+            Event::Clock => {
+                // Records older than `retention.ms` would go, and records of the future are refused.
+                let error_ms = self.random.between(0, 3 * DAY_MS + CLOCK_BACK_MS_MAX) as i64;
+                let error_ms = error_ms - CLOCK_BACK_MS_MAX as i64;
+                self.schedule.set_clock_error(error_ms);
+                self.line(|| format!("the clock is wrong by {error_ms} ms"));
                 Ok(())
             }
             event if self.node.is_some() => self.node_event(event),
@@ -406,6 +475,7 @@ impl Simulation {
                 client.disconnected();
             }
         }
+        self.waits_since_us.fill(None);
     }
 
     /// The node exits with an error, as it must after a failed write.
@@ -772,11 +842,22 @@ impl Simulation {
 
     // ---- Clients and the network ----
 
-    fn client_acts(&mut self, client: usize) {
-        let Some(node) = self.node.as_mut() else { return };
+    fn client_acts(&mut self, client: usize) -> Result<(), String> {
+        if self.clients[client].is_hostile()
+            && self.random.one_in(4)
+            && let Some(connection) = self.connected[client]
+        {
+            self.disconnect(connection);
+        }
+        let now_us = self.schedule.now_us();
+        let waits_us = self.waits_since_us[client].map_or(0, |since| now_us - since);
+        if waits_us > ANSWER_US_MAX && !self.was_slow {
+            return Err(format!("{:?} waits for an answer for {waits_us} us", self.clients[client]));
+        }
+        let Some(node) = self.node.as_mut() else { return Ok(()) };
         let connection = match self.connected[client] {
             Some(connection) => connection,
-            None if !node.is_listening => return,
+            None if !node.is_listening => return Ok(()),
             None => {
                 let connection = ConnectionId(self.next_connection);
                 self.next_connection += 1;
@@ -799,7 +880,10 @@ impl Simulation {
                 connection
             }
         };
-        let Some(frame) = self.clients[client].act(&mut self.random, &mut self.knowledge) else { return };
+        let Some(frame) = self.clients[client].act(&mut self.random, &mut self.knowledge) else { return Ok(()) };
+        if self.clients[client].waits_impatiently() {
+            self.waits_since_us[client].get_or_insert(now_us);
+        }
         let delay = if self.random.one_in(30) { self.random.below(10_000) } else { self.random.between(20, 300) };
         let at = self.schedule.now_us() + delay;
         let node = self.node.as_mut().expect("seen above");
@@ -808,6 +892,7 @@ impl Simulation {
         let at = to.last_frame_us;
         self.line(|| format!("client {client} sends {} bytes", frame.len()));
         self.schedule.at(at, Event::Frame { connection, frame });
+        Ok(())
     }
 
     fn disconnect(&mut self, connection: ConnectionId) {
@@ -816,6 +901,7 @@ impl Simulation {
         self.line(|| format!("client {client} is disconnected"));
         self.connected[client] = None;
         self.clients[client].disconnected();
+        self.waits_since_us[client] = None;
         self.give(shard, ShardEvent::Disconnected { connection });
     }
 
@@ -834,6 +920,7 @@ impl Simulation {
                 SendPart::File { path, position, bytes: length } => {
                     let part = self.disk.peek(&path, position, length);
                     let part = part.ok_or_else(|| format!("{path} has no {length} bytes at {position} to send"))?;
+                    let part = perhaps_damaged(part, self.disk.faults.flip_read_one_in, &mut self.random);
                     bytes.extend_from_slice(&part);
                 }
             }
@@ -847,6 +934,9 @@ impl Simulation {
         let print = fingerprint([&bytes[..]]);
         self.line(|| format!("client {client} gets {} bytes ({print:016x})", bytes.len()));
         let Reaction { findings, reconnect } = self.clients[client].receive(&bytes, &self.knowledge)?;
+        if !self.clients[client].waits_impatiently() {
+            self.waits_since_us[client] = None;
+        }
         for finding in findings {
             self.learn(finding)?;
         }
@@ -880,6 +970,10 @@ impl Simulation {
                 self.topic_exists = true;
                 Ok(())
             }
+            Finding::Intruded { number } => {
+                self.knowledge.intruded = self.knowledge.intruded.max(Some(number));
+                Ok(())
+            }
             Finding::ProducerId { id } if self.producer_ids.insert(id) => Ok(()),
             Finding::ProducerId { id } => Err(format!("producer id {id} was handed out twice")),
             Finding::Acknowledged { partition, records } => {
@@ -895,6 +989,27 @@ impl Simulation {
             }
         }
     }
+}
+
+/// What is sent from a file may have a flipped bit, where the checksum of a batch covers it.
+fn perhaps_damaged(bytes: Bytes, one_in: u64, random: &mut Random) -> Bytes {
+    if bytes.is_empty() || !random.one_in(one_in) {
+        return bytes;
+    }
+    let at = random.index(bytes.len());
+    let mut start = 0;
+    for (_, batch) in Batches::new(&bytes).map_while(Result::ok) {
+        if at < start + batch.len() {
+            break;
+        }
+        start += batch.len();
+    }
+    if at < start + UNCOVERED_BYTES as usize {
+        return bytes;
+    }
+    let mut damaged = bytes.to_vec();
+    damaged[at] ^= 1 << random.below(8);
+    damaged.into()
 }
 
 /// Recovers a node's metadata and logs.

@@ -23,7 +23,7 @@ use super::restart::ReadFailure;
 use super::wire::TOPIC;
 
 /// The part of a batch's header that its checksum does not cover: base offset, length, leader epoch, magic.
-const UNCOVERED_BYTES: u64 = 17;
+pub const UNCOVERED_BYTES: u64 = 17;
 
 /// What one node cannot tell from something that may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

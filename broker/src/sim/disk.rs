@@ -318,6 +318,17 @@ impl SimDisk {
         below(self) != below(other)
     }
 
+    /// Becomes slow in some way, or quick again.
+    pub fn turn_slow(&mut self, random: &mut Random) {
+        self.faults.slow = match self.faults.slow {
+            Some(_) => None,
+            None => {
+                let paths = ["", "", "/shard-0/", "/shard-1/", "topics/", "metadata/"][random.index(6)].to_string();
+                Some(Slow { times: random.between(5, 50), paths })
+            }
+        };
+    }
+
     /// Space that is left, in bytes.
     pub fn free_bytes(&self) -> u64 {
         let used: u64 = self.files.values().map(File::bytes_used).sum();

@@ -25,6 +25,7 @@ use super::schedule::{Schedule, Trace, fingerprint};
 const IN_FLIGHT_MAX: usize = 5;
 const TOPIC: &str = "simulated";
 const FILE_DELETE_DELAY_MS: i64 = 200;
+const YEAR_MS: u64 = 365 * 86_400_000;
 
 /// How a simulation goes.
 #[derive(Clone, Debug)]
@@ -83,6 +84,10 @@ enum Event {
     },
     /// The disk fills up, or is emptied.
     Capacity,
+    /// The disk becomes slow, or quick again.
+    Slow,
+    /// The wall clock is set.
+    Clock,
     /// The node goes down.
     Crash,
 }
@@ -224,6 +229,15 @@ impl Simulation {
         if self.random.one_in(4) {
             self.schedule.after(self.end_us / 3, Event::Capacity);
         }
+        if self.random.one_in(5) {
+            self.schedule.after(self.end_us / 4, Event::Slow);
+        }
+        if self.random.one_in(4) {
+            for _ in 0..3 {
+                let at = self.random.below(self.end_us);
+                self.schedule.at(at, Event::Clock);
+            }
+        }
         for producer in 0..self.producers.len() {
             self.schedule.after(producer as u64, Event::Produce { producer });
         }
@@ -286,6 +300,16 @@ impl Simulation {
                 };
                 self.trace.line(now_us, format!("capacity {:?}", self.disk.faults.capacity_bytes));
                 self.schedule.after(self.end_us / 3, Event::Capacity);
+            }
+            Event::Slow => {
+                self.disk.turn_slow(&mut self.random);
+                self.trace.line(now_us, format!("slow: {:?}", self.disk.faults.slow));
+                self.schedule.after(self.end_us / 4, Event::Slow);
+            }
+            Event::Clock => {
+                let error_ms = self.random.between(0, 2 * YEAR_MS) as i64 - YEAR_MS as i64;
+                self.schedule.set_clock_error(error_ms);
+                self.trace.line(now_us, format!("the clock is wrong by {error_ms} ms"));
             }
             Event::Crash => self.crash()?,
         }

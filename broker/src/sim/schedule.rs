@@ -41,12 +41,13 @@ pub struct Schedule<E> {
     heap: BinaryHeap<Reverse<Entry<E>>>,
     now_us: u64,
     number: u64,
+    clock_error_ms: i64,
 }
 
 impl<E> Schedule<E> {
     /// Nothing will happen.
     pub fn new() -> Schedule<E> {
-        Schedule { heap: BinaryHeap::new(), now_us: 0, number: 0 }
+        Schedule { heap: BinaryHeap::new(), now_us: 0, number: 0, clock_error_ms: 0 }
     }
 
     /// Microseconds since the simulation began.
@@ -58,8 +59,13 @@ impl<E> Schedule<E> {
     pub fn now(&self, started_us: u64) -> Now {
         Now {
             elapsed: Duration::from_micros(self.now_us - started_us),
-            unix_ms: EPOCH_MS + (self.now_us / 1_000) as i64,
+            unix_ms: EPOCH_MS + (self.now_us / 1_000) as i64 + self.clock_error_ms,
         }
+    }
+
+    /// The wall clock is wrong by so much from now on.
+    pub fn set_clock_error(&mut self, ms: i64) {
+        self.clock_error_ms = ms;
     }
 
     /// The event happens in so many microseconds.

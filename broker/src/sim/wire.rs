@@ -6,6 +6,9 @@ use kafka_wire_core::{ApiVersion, DecodeLimits, KafkaDecode, KafkaEncode, StrByt
 /// The topic that the simulated clients use.
 pub const TOPIC: &str = "simulated";
 
+/// A topic that is deleted and created again all the time.
+pub const DOOMED: &str = "doomed";
+
 /// An API in the version that the simulated clients speak; all of them are flexible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Api {
@@ -19,8 +22,16 @@ pub const PRODUCE: Api = Api { key: 0, version: 9 };
 pub const FETCH: Api = Api { key: 1, version: 12 };
 /// ListOffsets
 pub const LIST_OFFSETS: Api = Api { key: 2, version: 7 };
+/// OffsetCommit
+pub const OFFSET_COMMIT: Api = Api { key: 8, version: 8 };
+/// OffsetFetch
+pub const OFFSET_FETCH: Api = Api { key: 9, version: 8 };
+/// FindCoordinator
+pub const FIND_COORDINATOR: Api = Api { key: 10, version: 4 };
 /// CreateTopics
 pub const CREATE_TOPICS: Api = Api { key: 19, version: 7 };
+/// DeleteTopics
+pub const DELETE_TOPICS: Api = Api { key: 20, version: 4 };
 /// DeleteRecords
 pub const DELETE_RECORDS: Api = Api { key: 21, version: 2 };
 /// InitProducerId
@@ -63,4 +74,9 @@ pub fn response<T: KafkaDecode>(api: Api, body: Bytes) -> Result<T, String> {
 /// The topic's name.
 pub fn topic() -> StrBytes {
     StrBytes::from(TOPIC)
+}
+
+/// The name of the topic that is deleted and created again.
+pub fn doomed() -> StrBytes {
+    StrBytes::from(DOOMED)
 }

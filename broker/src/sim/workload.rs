@@ -5,25 +5,32 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use kafka_wire::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_wire::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
+use kafka_wire::delete_topics_response::DeleteTopicsResponse;
 use kafka_wire::fetch_request::{FetchPartition, FetchTopic};
 use kafka_wire::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_wire::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use kafka_wire::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_wire::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_wire::{
-    CreateTopicsRequest, CreateTopicsResponse, DeleteRecordsRequest, DeleteRecordsResponse, FetchRequest,
-    FetchResponse, InitProducerIdRequest, InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse,
-    ProduceRequest, ProduceResponse,
+    CreateTopicsRequest, CreateTopicsResponse, DeleteRecordsRequest, DeleteRecordsResponse, DeleteTopicsRequest,
+    FetchRequest, FetchResponse, FindCoordinatorRequest, FindCoordinatorResponse, InitProducerIdRequest,
+    InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse, OffsetCommitRequest, OffsetCommitResponse,
+    OffsetFetchRequest, OffsetFetchResponse, ProduceRequest, ProduceResponse,
 };
 use kafka_wire_core::StrBytes;
 
 use super::random::Random;
-use super::record::{Found, RecordId, batch_of, records_in};
+use super::record::{Found, RecordId, Unreadable, batch_of, records_in};
 use super::schedule::EPOCH_MS;
 use super::wire::{self, Api};
 
 /// Batches that a producer may have on their way.
 const IN_FLIGHT_MAX: usize = 5;
 
+/// COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR.
+const COORDINATOR_MOVES: [i16; 3] = [14, 15, 16];
 const OFFSET_OUT_OF_RANGE: i16 = 1;
+const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
 const TOPIC_ALREADY_EXISTS: i16 = 36;
 
@@ -49,6 +56,10 @@ pub struct Knowledge {
     pub partitions: Vec<Known>,
     /// Retention may remove records.
     pub has_retention: bool,
+    /// Bits flip on their way from the disk: damage that a reader notices is to be expected.
+    pub has_damage: bool,
+    /// The last record of the [`Role::Intruder`] that was acknowledged.
+    pub intruded: Option<u32>,
     /// No new work: what is under way is to be finished.
     pub is_ending: bool,
 }
@@ -60,6 +71,8 @@ pub enum Finding {
     TopicCreated,
     /// A client is an idempotent producer from now on.
     ProducerId { id: i64 },
+    /// A record of the intruder was acknowledged.
+    Intruded { number: u32 },
     /// The records were acknowledged.
     Acknowledged { partition: usize, records: Vec<Found> },
     /// A consumer asked for `offset` and got these.
@@ -84,12 +97,74 @@ pub struct Reaction {
 enum Asked {
     CreateTopic,
     ProducerId,
-    Produce { first: u32, count: u32 },
-    Fetch { items: Vec<(usize, i64)>, known: Vec<Known> },
-    Earliest { partition: usize, promised: i64 },
-    Latest { partition: usize, end: i64 },
-    Time { partition: usize, query: Option<i64>, until: i64 },
-    Delete { partition: usize, offset: i64 },
+    Produce {
+        first: u32,
+        count: u32,
+    },
+    Fetch {
+        items: Vec<(usize, i64)>,
+        known: Vec<Known>,
+    },
+    Earliest {
+        partition: usize,
+        promised: i64,
+    },
+    Latest {
+        partition: usize,
+        end: i64,
+    },
+    Time {
+        partition: usize,
+        query: Option<i64>,
+        until: i64,
+    },
+    Delete {
+        partition: usize,
+        offset: i64,
+    },
+    /// The next step in the life of the doomed topic.
+    Doomed,
+    Coordinator,
+    Commit {
+        offset: i64,
+    },
+    Committed,
+    /// A record that goes into the doomed topic, if it is there.
+    Intrude {
+        number: u32,
+    },
+}
+
+/// What a group has committed for a partition.
+#[derive(Debug, Default)]
+pub struct Commits {
+    has_coordinator: bool,
+    /// The last one that was sent: 0 is none.
+    sent: i64,
+    /// The last one that was acknowledged.
+    acknowledged: i64,
+}
+
+/// What is done next to the topic that is deleted and created again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Create,
+    Write,
+    Read,
+    Delete,
+}
+
+/// A topic's life, over and over: nothing of an earlier one may be seen in the next.
+#[derive(Debug)]
+pub struct Doom {
+    step: Step,
+    next_number: u32,
+    /// The first number of this life.
+    first_number: u32,
+    /// What the intruder had written, acknowledged, before the last deletion was asked for.
+    intruded: Option<u32>,
+    /// What was acknowledged in this life.
+    acknowledged: Vec<Found>,
 }
 
 #[derive(Debug)]
@@ -131,6 +206,16 @@ enum Role {
     Deleter,
     /// Asks for offsets by time.
     Asker,
+    /// Deletes a topic and creates it again.
+    Recreator(Doom),
+    /// Writes to that topic whether it is there or not.
+    Intruder {
+        next_number: u32,
+    },
+    /// Commits offsets of a group, each larger than the one before, and asks for them.
+    Committer(Commits),
+    /// Sends what no client sends: damaged requests, nonsense.
+    Hostile,
 }
 
 /// A client.
@@ -189,6 +274,39 @@ impl Client {
         Client::new(number, Role::Asker)
     }
 
+    /// Deletes a topic and creates it again.
+    pub fn recreator(number: u32) -> Client {
+        let doom =
+            Doom { step: Step::Create, next_number: 0, first_number: 0, intruded: None, acknowledged: Vec::new() };
+        Client::new(number, Role::Recreator(doom))
+    }
+
+    /// Writes to the topic of the recreator.
+    pub fn intruder(number: u32) -> Client {
+        Client::new(number, Role::Intruder { next_number: 0 })
+    }
+
+    /// Commits offsets of a group.
+    pub fn committer(number: u32) -> Client {
+        Client::new(number, Role::Committer(Commits::default()))
+    }
+
+    /// Sends what no client sends.
+    pub fn hostile(number: u32) -> Client {
+        Client::new(number, Role::Hostile)
+    }
+
+    /// Whether it is one.
+    pub fn is_hostile(&self) -> bool {
+        matches!(self.role, Role::Hostile)
+    }
+
+    /// Whether it waits for an answer that must come soon even while the disk is full: to a read, a question, a deletion.
+    pub fn waits_impatiently(&self) -> bool {
+        let is_impatient = matches!(self.role, Role::Consumer { .. } | Role::Deleter | Role::Asker);
+        is_impatient && !self.outstanding.is_empty()
+    }
+
     /// Whether its records lie in the log once, in its order.
     pub fn is_idempotent(&self) -> bool {
         matches!(&self.role, Role::Producer(producer) if producer.is_idempotent)
@@ -208,6 +326,10 @@ impl Client {
             Role::Admin { .. } => random.between(1_000, 5_000),
             Role::Deleter => random.between(10_000, 200_000),
             Role::Asker => random.between(5_000, 50_000),
+            Role::Recreator(_) => random.between(500, 10_000),
+            Role::Intruder { .. } => random.between(500, 5_000),
+            Role::Committer(_) => random.between(1_000, 20_000),
+            Role::Hostile => random.between(200, 5_000),
         }
     }
 
@@ -225,10 +347,22 @@ impl Client {
         let correlation = self.correlation;
         let (api, asked, body): (Api, Option<Asked>, Encoded) = match &mut self.role {
             Role::Producer(producer) => producer.next(self.number, !self.outstanding.is_empty(), random, knowledge)?,
+            Role::Hostile => return Some(hostile_frame(self.number, random, knowledge)),
             _ if !self.outstanding.is_empty() => return None,
+            Role::Recreator(doom) => doom.next(self.number, knowledge)?,
+            Role::Committer(commits) => commits.next(self.number, random),
+            Role::Intruder { next_number } => {
+                if knowledge.is_ending {
+                    return None;
+                }
+                let number = *next_number;
+                *next_number += 1;
+                let records = batch_of(RecordId { client: self.number, number }, 1, None);
+                (wire::PRODUCE, Some(Asked::Intrude { number }), Encoded::of(produce(wire::doomed(), 0, -1, records)))
+            }
             Role::Admin { is_done: true, .. } => return None,
             Role::Admin { configs, .. } => {
-                let body = create_topic(knowledge.partitions.len(), configs);
+                let body = create_topic(wire::topic(), knowledge.partitions.len(), configs);
                 (wire::CREATE_TOPICS, Some(Asked::CreateTopic), Encoded::of(body))
             }
             Role::Consumer { positions, is_lost } => consume(positions, is_lost, random, knowledge),
@@ -266,8 +400,12 @@ impl Client {
 
     /// Takes bytes off the connection.
     pub fn receive(&mut self, bytes: &[u8], knowledge: &Knowledge) -> Result<Reaction, String> {
-        self.received.extend_from_slice(bytes);
         let mut reaction = Reaction::default();
+        if self.is_hostile() {
+            // Whatever it is told, it deserves it.
+            return Ok(reaction);
+        }
+        self.received.extend_from_slice(bytes);
         while let Some((correlation, body)) = wire::take_response(&mut self.received) {
             let (expected, asked) = self.outstanding.pop_front().ok_or("a response came that nobody had asked for")?;
             if correlation != expected {
@@ -332,8 +470,10 @@ impl Client {
                 }
             }
             (Asked::Time { partition, query, until }, _) => {
+                // Looking for the largest time may pass over batches by what their headers say, unchecked.
                 if let Some(found) = listed(body, partition)?
                     && !knowledge.has_retention
+                    && !(knowledge.has_damage && query.is_none())
                 {
                     let found = Some(found).filter(|found| found.0 >= 0);
                     reaction.findings.push(Finding::Time { partition, query, until, found });
@@ -352,6 +492,18 @@ impl Client {
                     error if RETRIABLE.contains(&error) => {}
                     // A log that was not created yet ends at 0.
                     error => return Err(format!("DeleteRecords before {offset}: error {error}")),
+                }
+            }
+            (asked @ (Asked::Coordinator | Asked::Commit { .. } | Asked::Committed), Role::Committer(commits)) => {
+                commits.answered(asked, body)?;
+            }
+            (Asked::Doomed, Role::Recreator(doom)) => doom.answered(self.number, body)?,
+            (Asked::Intrude { number }, Role::Intruder { .. }) => {
+                let response: ProduceResponse = wire::response(wire::PRODUCE, body)?;
+                match response.responses[0].partition_responses[0].error_code {
+                    0 => reaction.findings.push(Finding::Intruded { number }),
+                    error if RETRIABLE.contains(&error) => {}
+                    error => return Err(format!("Produce to a doomed topic: error {error}")),
                 }
             }
             (asked, role) => unreachable!("{role:?} does not ask {asked:?}"),
@@ -401,17 +553,8 @@ impl Producer {
             self.next_sequence += count as i32;
         }
         let Batch { first, count, ref records } = self.in_flight[self.sent];
-        let mut partition = PartitionProduceData::default();
-        partition.index = self.partition as i32;
-        partition.records = Some(records.clone());
-        let mut topic = TopicProduceData::default();
-        topic.name = wire::topic();
-        topic.partition_data = vec![partition];
-        let mut body = ProduceRequest::default();
-        body.transactional_id = None;
-        body.acks = self.acks;
+        let mut body = produce(wire::topic(), self.partition, self.acks, records.clone());
         body.timeout_ms = if random.one_in(10) { 5 } else { 30_000 };
-        body.topic_data = vec![topic];
         let asked = if self.acks == 0 {
             // Nobody will say what became of it.
             self.in_flight.pop_front();
@@ -465,9 +608,251 @@ impl Producer {
     }
 }
 
-fn create_topic(partitions: usize, configs: &[(&'static str, String)]) -> CreateTopicsRequest {
+impl Commits {
+    fn next(&mut self, client: u32, random: &mut Random) -> (Api, Option<Asked>, Encoded) {
+        let group = StrBytes::from(format!("group-{client}"));
+        if !self.has_coordinator {
+            let mut body = FindCoordinatorRequest::default();
+            body.coordinator_keys = vec![group];
+            return (wire::FIND_COORDINATOR, Some(Asked::Coordinator), Encoded::of(body));
+        }
+        if random.one_in(3) {
+            let mut topic = OffsetFetchRequestTopics::default();
+            topic.name = wire::topic();
+            topic.partition_indexes = vec![0];
+            let mut asked = OffsetFetchRequestGroup::default();
+            asked.group_id = group;
+            asked.topics = Some(vec![topic]);
+            let mut body = OffsetFetchRequest::default();
+            body.groups = vec![asked];
+            return (wire::OFFSET_FETCH, Some(Asked::Committed), Encoded::of(body));
+        }
+        self.sent += 1;
+        let mut item = OffsetCommitRequestPartition::default();
+        item.committed_offset = self.sent;
+        let mut topic = OffsetCommitRequestTopic::default();
+        topic.name = wire::topic();
+        topic.partitions = vec![item];
+        let mut body = OffsetCommitRequest::default();
+        body.group_id = group;
+        body.topics = vec![topic];
+        (wire::OFFSET_COMMIT, Some(Asked::Commit { offset: self.sent }), Encoded::of(body))
+    }
+
+    fn answered(&mut self, asked: Asked, body: Bytes) -> Result<(), String> {
+        let retriable = |error: i16| RETRIABLE.contains(&error) || COORDINATOR_MOVES.contains(&error);
+        match asked {
+            Asked::Coordinator => {
+                let response: FindCoordinatorResponse = wire::response(wire::FIND_COORDINATOR, body)?;
+                match response.coordinators[0].error_code {
+                    0 => self.has_coordinator = true,
+                    error if retriable(error) => {}
+                    error => return Err(format!("FindCoordinator: error {error}")),
+                }
+            }
+            Asked::Commit { offset } => {
+                let response: OffsetCommitResponse = wire::response(wire::OFFSET_COMMIT, body)?;
+                match response.topics[0].partitions[0].error_code {
+                    0 => self.acknowledged = offset,
+                    error if retriable(error) => {}
+                    error => return Err(format!("OffsetCommit: error {error}")),
+                }
+            }
+            _ => {
+                let response: OffsetFetchResponse = wire::response(wire::OFFSET_FETCH, body)?;
+                let group = &response.groups[0];
+                if retriable(group.error_code) {
+                    return Ok(());
+                }
+                let found = &group.topics[0].partitions[0];
+                let committed = if found.committed_offset == -1 { 0 } else { found.committed_offset };
+                let is_possible = (self.acknowledged..=self.sent).contains(&committed);
+                if group.error_code != 0 || found.error_code != 0 || !is_possible {
+                    let Commits { sent, acknowledged, .. } = self;
+                    return Err(format!("offset {acknowledged} was committed, {sent} was sent last, found {group:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Doom {
+    fn next(&mut self, client: u32, knowledge: &Knowledge) -> Option<(Api, Option<Asked>, Encoded)> {
+        if knowledge.is_ending {
+            return None;
+        }
+        let (api, body) = match self.step {
+            Step::Create => (wire::CREATE_TOPICS, Encoded::of(create_topic(wire::doomed(), 1, &[]))),
+            Step::Write => {
+                let records = batch_of(RecordId { client, number: self.next_number }, 1, None);
+                self.next_number += 1;
+                (wire::PRODUCE, Encoded::of(produce(wire::doomed(), 0, -1, records)))
+            }
+            Step::Read => {
+                let mut item = FetchPartition::default();
+                item.current_leader_epoch = -1;
+                item.last_fetched_epoch = -1;
+                item.log_start_offset = -1;
+                item.partition_max_bytes = 400_000;
+                let mut topic = FetchTopic::default();
+                topic.topic = wire::doomed();
+                topic.partitions = vec![item];
+                (wire::FETCH, Encoded::of(fetch(vec![topic])))
+            }
+            Step::Delete => {
+                self.intruded = knowledge.intruded;
+                let mut body = DeleteTopicsRequest::default();
+                body.topic_names = vec![wire::doomed()];
+                body.timeout_ms = 30_000;
+                (wire::DELETE_TOPICS, Encoded::of(body))
+            }
+        };
+        Some((api, Some(Asked::Doomed), body))
+    }
+
+    fn answered(&mut self, client: u32, body: Bytes) -> Result<(), String> {
+        self.step = match self.step {
+            Step::Create => {
+                let response: CreateTopicsResponse = wire::response(wire::CREATE_TOPICS, body)?;
+                match response.topics[0].error_code {
+                    // Nobody else creates it: if it is there already, an answer was lost.
+                    0 | TOPIC_ALREADY_EXISTS => Step::Write,
+                    error if RETRIABLE.contains(&error) => Step::Create,
+                    error => return Err(format!("CreateTopics of a doomed topic: error {error}")),
+                }
+            }
+            Step::Write => {
+                let response: ProduceResponse = wire::response(wire::PRODUCE, body)?;
+                let result = &response.responses[0].partition_responses[0];
+                match result.error_code {
+                    0 => {
+                        let id = RecordId { client, number: self.next_number - 1 };
+                        self.acknowledged.push(Found { offset: result.base_offset, id });
+                    }
+                    error if RETRIABLE.contains(&error) => {}
+                    error => return Err(format!("Produce to a topic just created: error {error}")),
+                }
+                if self.next_number.is_multiple_of(6) { Step::Read } else { Step::Write }
+            }
+            Step::Read => {
+                let response: FetchResponse = wire::response(wire::FETCH, body)?;
+                let result = &response.responses[0].partitions[0];
+                match result.error_code {
+                    0 => {
+                        let bytes = result.records.clone().unwrap_or_default();
+                        match records_in(&bytes, 0) {
+                            Ok((records, next)) => self.check(client, &records, next)?,
+                            Err(Unreadable::Damaged(_)) => {}
+                            Err(unreadable) => return Err(unreadable.into()),
+                        }
+                        Step::Delete
+                    }
+                    error if RETRIABLE.contains(&error) => Step::Read,
+                    error => return Err(format!("Fetch of a topic just created: error {error}")),
+                }
+            }
+            Step::Delete => {
+                let response: DeleteTopicsResponse = wire::response(wire::DELETE_TOPICS, body)?;
+                match response.responses[0].error_code {
+                    // Nobody else deletes it: if it is unknown, an answer was lost.
+                    0 | UNKNOWN_TOPIC_OR_PARTITION => {
+                        self.first_number = self.next_number;
+                        self.acknowledged.clear();
+                        Step::Create
+                    }
+                    error if RETRIABLE.contains(&error) => Step::Delete,
+                    error => return Err(format!("DeleteTopics: error {error}")),
+                }
+            }
+        };
+        Ok(())
+    }
+
+    /// All that is read belongs to this life, and what was acknowledged in it is there.
+    fn check(&self, client: u32, records: &[Found], next: i64) -> Result<(), String> {
+        let is_old = |found: &&Found| match found.id {
+            RecordId { client: writer, number } if writer == client => number < self.first_number,
+            RecordId { number, .. } => self.intruded.is_some_and(|last| number <= last),
+        };
+        if let Some(old) = records.iter().find(is_old) {
+            return Err(format!("{old:?} was deleted with its topic, and is there again"));
+        }
+        let is_lost = |found: &&Found| found.offset < next && !records.contains(found);
+        match self.acknowledged.iter().find(is_lost) {
+            Some(lost) => Err(format!("{lost:?} is lost from a topic just created: {records:?}")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A request that no client sends: a good one with some bytes changed or cut, or nonsense.
+fn hostile_frame(client: u32, random: &mut Random, knowledge: &Knowledge) -> Bytes {
+    let partition = random.index(knowledge.partitions.len());
+    let mut frame = match random.below(6) {
+        0 => {
+            let id = RecordId { client, number: random.below(1_000) as u32 };
+            let records = batch_of(id, 1, random.coin().then_some((random.next() as i64, 0, 0)));
+            wire::request(wire::PRODUCE, 0, &produce(wire::topic(), partition, -1, records))
+        }
+        1 => {
+            let (api, _, body) = consume(&vec![0; partition + 1], &[], random, knowledge);
+            body.frame(api, 0)
+        }
+        2 => wire::request(wire::LIST_OFFSETS, 0, &list_offsets(partition, -random.between(1, 5).cast_signed())),
+        3 => wire::request(wire::INIT_PRODUCER_ID, 0, &InitProducerIdRequest::default()),
+        4 => {
+            // The header of any request, and nonsense behind it.
+            let mut frame = wire::request(wire::PRODUCE, 0, &ProduceRequest::default()).to_vec();
+            frame[1] = random.below(80) as u8;
+            frame[3] = random.below(18) as u8;
+            frame.extend((0..random.below(200)).map(|_| random.next() as u8));
+            return frame.into();
+        }
+        _ => (0..random.below(300)).map(|_| random.next() as u8).collect(),
+    }
+    .to_vec();
+    for _ in 0..random.below(4) {
+        let position = random.index(frame.len());
+        match random.below(3) {
+            0 => frame.truncate(position),
+            1 if position < frame.len() => frame[position] = random.next() as u8,
+            _ => {
+                let end = (position + 4).min(frame.len());
+                frame[position..end].fill([0xff, 0x7f, 0x80, 0x00][random.index(4)]);
+            }
+        }
+    }
+    frame.into()
+}
+
+fn produce(topic: StrBytes, partition: usize, acks: i16, records: Bytes) -> ProduceRequest {
+    let mut item = PartitionProduceData::default();
+    item.index = partition as i32;
+    item.records = Some(records);
+    let mut data = TopicProduceData::default();
+    data.name = topic;
+    data.partition_data = vec![item];
+    let mut body = ProduceRequest::default();
+    body.transactional_id = None;
+    body.acks = acks;
+    body.timeout_ms = 30_000;
+    body.topic_data = vec![data];
+    body
+}
+
+fn fetch(topics: Vec<FetchTopic>) -> FetchRequest {
+    let mut body = FetchRequest::default();
+    body.replica_id = -1;
+    body.max_bytes = 400_000;
+    body.session_epoch = -1;
+    body.topics = topics;
+    body
+}
+
+fn create_topic(name: StrBytes, partitions: usize, configs: &[(&'static str, String)]) -> CreateTopicsRequest {
     let mut topic = CreatableTopic::default();
-    topic.name = wire::topic();
+    topic.name = name;
     topic.num_partitions = partitions as i32;
     topic.replication_factor = 1;
     topic.configs = configs
@@ -565,13 +950,10 @@ fn consume(
     let mut topic = FetchTopic::default();
     topic.topic = wire::topic();
     topic.partitions = partitions;
-    let mut body = FetchRequest::default();
-    body.replica_id = -1;
+    let mut body = fetch(vec![topic]);
     body.max_wait_ms = [0, 5, 50][random.index(3)];
     body.min_bytes = [0, 1, 10_000][random.index(3)];
     body.max_bytes = random.between(1, 400_000) as i32;
-    body.session_epoch = -1;
-    body.topics = vec![topic];
     (wire::FETCH, Some(Asked::Fetch { items, known: knowledge.partitions.clone() }), Encoded::of(body))
 }
 
@@ -606,8 +988,12 @@ fn fetched(
             error => return Err(format!("Fetch: partition {partition}: error {error}")),
         }
         let bytes = result.records.clone().unwrap_or_default();
-        let (records, next) = records_in(&bytes, *offset)?;
-        if is_first && !bytes.is_empty() && next == *offset {
+        let (records, next) = match records_in(&bytes, *offset) {
+            // The client asks again.
+            Err(Unreadable::Damaged(_)) if knowledge.has_damage => continue,
+            read => read?,
+        };
+        if is_first && !bytes.is_empty() && next == *offset && !knowledge.has_damage {
             return Err(format!("partition {partition}: not even one whole batch in {} bytes", bytes.len()));
         }
         is_first &= bytes.is_empty();

@@ -341,6 +341,8 @@ pub struct ShardLog {
     is_below_floor: bool,
     /// The last time heard of.
     clock: Duration,
+    /// When the process started, in milliseconds since the Unix epoch, by what the clock said first.
+    started_ms: Option<i64>,
     sweep_at: Duration,
     sweep_cursor: usize,
     stats: LogStats,
@@ -392,6 +394,7 @@ impl ShardLog {
             gone: Vec::new(),
             is_below_floor: false,
             clock: Duration::ZERO,
+            started_ms: None,
             sweep_cursor: 0,
             stats: LogStats::default(),
         };
@@ -521,10 +524,11 @@ impl ShardLog {
             return Err(AppendError::NoSpace);
         }
         self.encode_log(log);
+        let steady_ms = self.steady_ms(now);
         let partition = self.logs[log.0 as usize].as_mut().expect("the caller holds a live LogId");
         let before = (partition.tail.capacity(), partition.segments.len());
         let producers = partition.producers.len();
-        let appended = partition.append(now, batch, &mut self.pool)?;
+        let appended = partition.append(now, steady_ms, batch, &mut self.pool)?;
         if appended.duplicate {
             return Ok(appended);
         }
@@ -548,6 +552,13 @@ impl ShardLog {
             self.enqueue(log);
         }
         Ok(appended)
+    }
+
+    /// Milliseconds since the Unix epoch as they were known first, and on from there without a jump: a producer must not
+    /// be forgotten, and its retry appended twice, because somebody set the clock.
+    fn steady_ms(&mut self, now: Now) -> i64 {
+        let elapsed_ms = now.elapsed.as_millis() as i64;
+        *self.started_ms.get_or_insert(now.unix_ms - elapsed_ms) + elapsed_ms
     }
 
     /// What may be appended but not durable: it has to fit the half of the journal that is free when a checkpoint

@@ -377,6 +377,25 @@ fn what_a_read_passes_over_is_checked() {
 }
 
 #[test]
+fn a_clock_that_jumps_makes_no_duplicate() {
+    const YEAR_MS: i64 = 365 * 86_400_000;
+    let mut node = Node::start(MemoryDisk::default(), 1, 64 << 10, 1);
+    let id = node.id(0);
+    let batch = BatchBuilder::new().producer(7, 0, 0).record(0, None, Some(b"once"), &[]).build();
+    assert!(!node.log.append(now(0), id, &batch).expect("appends").duplicate);
+    node.settle();
+    // The clock is set a year forward, and every partition is looked at for expired producers.
+    let later = Now { elapsed: Duration::from_secs(5), unix_ms: now(0).unix_ms + YEAR_MS };
+    node.log.options.producer_expiration_ms = 86_400_000;
+    node.log.end_turn(later, &mut node.ops, &mut node.progress);
+    assert!(node.log.append(later, id, &batch).expect("appends").duplicate);
+    // A day by the clock that does not jump is a day.
+    let next_day = Now { elapsed: Duration::from_secs(86_405), unix_ms: now(0).unix_ms };
+    node.log.end_turn(next_day, &mut node.ops, &mut node.progress);
+    assert!(!node.log.append(next_day, id, &batch).expect("appends").duplicate);
+}
+
+#[test]
 fn delete_records_moves_the_start_durably_and_frees_segments() {
     let mut node = Node::start(MemoryDisk::default(), 1, 64 << 10, 1);
     for _ in 0..10 {

@@ -170,10 +170,11 @@ impl ShardLog {
     /// A bounded step of retention and producer expiry.
     pub(super) fn sweep(&mut self, now: Now) {
         let end = (self.sweep_cursor + SWEEP_PARTITIONS_MAX).min(self.logs.len());
+        let steady_ms = self.steady_ms(now);
         for index in self.sweep_cursor..end {
             let Some(partition) = self.logs[index].as_mut().filter(|partition| !partition.removing) else { continue };
             let producers = partition.producers.len();
-            partition.producers.expire(now.unix_ms, self.options.producer_expiration_ms);
+            partition.producers.expire(steady_ms, self.options.producer_expiration_ms);
             self.producers -= producers - partition.producers.len();
             let start = partition.retention_start(now.unix_ms);
             if start > partition.log_start {
