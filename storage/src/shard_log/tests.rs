@@ -490,12 +490,15 @@ fn a_removed_partition_leaves_nothing() {
     node.append(0, &[1; 1000], 1);
     node.append(1, &[1; 1000], 1);
     node.end_turn();
+    // For the next group, which will not have it any more.
+    node.append(0, &[1; 1000], 1);
     let id = node.id(0);
     node.log.remove_partition(id);
     assert_eq!(node.log.find(key(0)), None);
     node.settle();
     node.settle();
     assert!(node.log.is_idle());
+    assert_eq!(node.log.stats().pending_bytes, 0, "nothing is waited for that never comes");
     assert!(
         !node.disk.files.keys().any(|name| name.starts_with(&crate::partition_log::partition_directory("t", key(0))))
     );

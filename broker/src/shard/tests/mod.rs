@@ -4,6 +4,7 @@
 mod fetch;
 mod groups;
 mod hostile;
+mod metadata;
 mod offsets;
 mod produce;
 
