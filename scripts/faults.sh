@@ -107,11 +107,12 @@ mkdir -p "$MOUNT"
 full_disk() {
   local topic="full-$RANDOM" bootstrap="127.0.0.1:$PORT" free
   "$PYTHON" "$SCRIPTS/clients/python/with_confluent.py" produce "$bootstrap" "$topic" 1 20000 none all full
+  "$PYTHON" "$SCRIPTS/clients/python/with_confluent.py" produce "$bootstrap" "$topic-doomed" 1 2000 none all full
   free="$(df --output=avail -B1 "$MOUNT" | tail -1)"
   echo "$((free >> 20)) MiB free before the disk is filled"
   # Everything but a MiB: below any floor.
   fallocate -l "$((free - (1 << 20)))" "$MOUNT/ballast"
-  hostile full "$bootstrap" "$topic"
+  hostile full "$bootstrap" "$topic" "$topic-doomed"
   rm "$MOUNT/ballast"
   hostile recovered "$bootstrap" "$topic"
   kill -0 "$BROKER_PID"
@@ -124,9 +125,7 @@ full_at_start() {
   refused "[Nn]o space" "${OPTIONS[@]}"
   rm "$MOUNT/ballast"
 }
-if [[ ${1:-} == --no-full-disk ]]; then
-  skip "a full disk: left out by --no-full-disk"
-elif truncate -s 2G "$image" && mkfs.ext4 -q -F -m 0 "$image" 2>/dev/null && mount -o loop "$image" "$MOUNT" 2>/dev/null; then
+if truncate -s 2G "$image" && mkfs.ext4 -q -F -m 0 "$image" 2>/dev/null && mount -o loop "$image" "$MOUNT" 2>/dev/null; then
   MOUNTED="$MOUNT"
   READY_SECONDS=60
   if start_broker "$MOUNT/data" "$PORT" --override millstream.shards=1; then

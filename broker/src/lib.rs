@@ -7,6 +7,7 @@ pub mod api;
 pub mod config;
 pub mod driver;
 pub mod group;
+pub mod histogram;
 pub mod metrics;
 pub mod protocol;
 pub mod shard;

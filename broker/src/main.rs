@@ -5,7 +5,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use millstream::config::BrokerConfig;
+use millstream::driver::allocator::CountingAllocator;
 use millstream::driver::serve;
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// A durable streaming log broker that speaks the Kafka protocol.
 #[derive(Parser)]

@@ -26,6 +26,8 @@ const RECLAIM_ATTEMPTS_MAX: usize = 8;
 
 /// Aligned memory, initialised to zero once.
 struct Memory {
+    allocation: NonNull<u8>,
+    /// The first aligned byte of the allocation.
     start: NonNull<u8>,
     capacity: usize,
 }
@@ -39,22 +41,28 @@ unsafe impl Sync for Memory {}
 impl Memory {
     fn allocate(capacity: usize) -> Memory {
         let layout = Memory::layout(capacity);
-        // SAFETY: the layout's size is not zero: `capacity` is at least BLOCK_CAPACITY_MIN.
+        // SAFETY: the layout's size is not zero.
         let pointer = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(pointer) else { handle_alloc_error(layout) };
-        Memory { start, capacity }
+        let Some(allocation) = NonNull::new(pointer) else { handle_alloc_error(layout) };
+        let padding = allocation.align_offset(BLOCK_BYTES);
+        // SAFETY: `padding` is below BLOCK_BYTES, so the aligned start and `capacity` bytes from there lie in the
+        // allocation.
+        let start = unsafe { allocation.add(padding) };
+        Memory { allocation, start, capacity }
     }
 
+    /// A block more than the capacity, aligned by hand: for a larger alignment than its own an allocator fills the memory
+    /// with zeros itself and so touches every page, where it else hands out pages that the kernel has not provided yet.
     fn layout(capacity: usize) -> Layout {
         assert!(capacity >= BLOCK_CAPACITY_MIN);
-        Layout::from_size_align(capacity, BLOCK_BYTES).expect("a block's capacity fits the address space")
+        Layout::from_size_align(capacity + BLOCK_BYTES, 1).expect("a block's capacity fits the address space")
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: allocated in `allocate` with the same layout, and freed only here.
-        unsafe { dealloc(self.start.as_ptr(), Memory::layout(self.capacity)) }
+        unsafe { dealloc(self.allocation.as_ptr(), Memory::layout(self.capacity)) }
     }
 }
 

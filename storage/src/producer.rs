@@ -17,6 +17,9 @@ pub const BATCHES_REMEMBERED: usize = 5;
 /// batch is taken whatever its sequence number, as if its state had expired.
 pub const PRODUCERS_MAX: usize = 5_000;
 
+/// About what one remembered producer takes of memory, in bytes.
+pub const PRODUCER_BYTES: usize = 256;
+
 const VERSION: u8 = 1;
 
 /// What to do with a producer's batch.
@@ -171,7 +174,8 @@ impl ProducerStates {
         self.producers.insert(header.producer_id(), Box::new(producer));
     }
 
-    fn forget_oldest(&mut self) {
+    /// Forgets the producer that was silent for the longest.
+    pub fn forget_oldest(&mut self) {
         let oldest = self.producers.iter().min_by_key(|(_, producer)| producer.recorded_ms).map(|(id, _)| *id);
         if let Some(id) = oldest {
             self.producers.remove(&id);

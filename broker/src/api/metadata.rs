@@ -52,6 +52,8 @@ pub(super) fn finish(
             Ok(_) => None,
             // Another request created it first, and it may be gone again: what the image says is the answer.
             Err(error) if error.code == ErrorCode::TopicAlreadyExists => None,
+            // The disk is full: what makes every client ask again.
+            Err(error) if error.code == ErrorCode::KafkaStorageError => Some((name, ErrorCode::LeaderNotAvailable)),
             Err(error) => Some((name, error.code)),
         })
         .collect();

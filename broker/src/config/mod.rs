@@ -50,6 +50,8 @@ pub struct BrokerConfig {
     pub connections_per_address_max: usize,
     /// `connections.max.idle.ms`; `None`: for ever.
     pub idle_max: Option<Duration>,
+    /// `millstream.memory.bytes`; `None`: a share of the machine's.
+    pub memory_bytes: Option<u64>,
     /// `millstream.journal.bytes`: of one shard.
     pub journal_bytes: u64,
     /// `millstream.tail.memory.bytes`: of one shard.
@@ -63,6 +65,9 @@ pub struct BrokerConfig {
     /// `producer.id.expiration.ms`
     pub producer_expiration_ms: i64,
 }
+
+/// The smallest `millstream.memory.bytes`.
+const MEMORY_BYTES_MIN: i64 = 192 << 20;
 
 impl BrokerConfig {
     /// Reads a file, if one is named, and overrides in the form `name=value`. The error is one line for people.
@@ -112,6 +117,10 @@ impl BrokerConfig {
             None => None,
         };
         let idle_ms: i64 = number(&properties, "connections.max.idle.ms")?;
+        let memory: i64 = number(&properties, "millstream.memory.bytes")?;
+        if (0..MEMORY_BYTES_MIN).contains(&memory) {
+            return Err(format!("millstream.memory.bytes must be -1 or at least {MEMORY_BYTES_MIN}, not {memory}"));
+        }
         let floor: i64 = number(&properties, "millstream.free.space.floor.bytes")?;
         Ok(BrokerConfig {
             node_id,
@@ -135,6 +144,7 @@ impl BrokerConfig {
             connections_max: number(&properties, "max.connections")?,
             connections_per_address_max: number(&properties, "max.connections.per.ip")?,
             idle_max: u64::try_from(idle_ms).ok().map(Duration::from_millis),
+            memory_bytes: u64::try_from(memory).ok(),
             journal_bytes: number(&properties, "millstream.journal.bytes")?,
             tail_memory_bytes: number(&properties, "millstream.tail.memory.bytes")?,
             extent_bytes: number(&properties, "millstream.extent.bytes")?,

@@ -22,6 +22,11 @@ impl Clock {
         Now { elapsed: self.elapsed(), unix_ms: i64::try_from(unix.as_millis()).unwrap_or(i64::MAX) }
     }
 
+    /// An instant in the clock's time.
+    pub fn at(&self, instant: Instant) -> Duration {
+        instant.saturating_duration_since(self.started)
+    }
+
     /// Time since the start.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()

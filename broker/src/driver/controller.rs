@@ -6,7 +6,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
-use std::time::Duration;
 
 use millstream_replication::log::MetadataLog;
 use millstream_replication::{ClusterImage, Controller, ControllerRequest, ControllerResponse, MetadataRecord};
@@ -17,9 +16,6 @@ use super::clock::Clock;
 use super::executor::ShardHandle;
 use super::{files, sys};
 use crate::shard::{Event, Message, ShardIndex};
-
-/// How long a decision that found the disk full waits before it is tried again.
-const NO_SPACE_RETRY: Duration = Duration::from_millis(250);
 
 /// What is said to the controller.
 #[derive(Debug)]
@@ -95,28 +91,30 @@ impl Running {
 
     fn decide(&mut self, asker: Asker, request: ControllerRequest) {
         let random = sys::random();
+        let frees_space = request.frees_space();
         let owned = &mut self.owned;
         let decision = owned.controller.handle(&owned.image, request, owned.clock.now(), random);
-        if !decision.records.is_empty() {
-            self.commit(decision.records);
+        let mut response = decision.response;
+        if !decision.records.is_empty() && self.commit(decision.records, frees_space).is_err() {
+            super::warn("controller", "no space is left for the metadata: a decision was refused");
+            response = response.refused_for_lack_of_space();
         }
         let offset = self.owned.image.offset();
-        self.waiting.push_back(Waiting { offset, asker, response: decision.response });
+        self.waiting.push_back(Waiting { offset, asker, response });
     }
 
-    /// Makes records durable, then true, then known to the shards.
-    fn commit(&mut self, records: Vec<MetadataRecord>) {
+    /// Makes records durable, then true, then known to the shards. An error: there is no room for them.
+    fn commit(&mut self, records: Vec<MetadataRecord>, frees_space: bool) -> Result<(), DiskError> {
         let owned = &mut self.owned;
         let write = owned.log.append(&records);
-        let mut has_warned = false;
-        while self.owned.execute(&write) == Err(DiskError::NoSpace) {
-            if !has_warned {
-                super::warn("controller", "no space is left for the metadata: decisions wait until there is some");
-                has_warned = true;
+        if let Some(allocate) = owned.log.allocate() {
+            match owned.execute(&allocate) {
+                Ok(()) => owned.log.allocated(),
+                Err(_) if frees_space => {}
+                Err(no_space) => return Err(no_space),
             }
-            std::thread::sleep(NO_SPACE_RETRY);
         }
-        let owned = &mut self.owned;
+        owned.execute(&write)?;
         owned.log.committed();
         for record in &records {
             owned.image.replay(record);
@@ -130,6 +128,7 @@ impl Running {
         if owned.log.wants_snapshot() {
             owned.compact();
         }
+        Ok(())
     }
 
     /// Gives the answers whose records every shard has applied.

@@ -354,8 +354,10 @@ fn plain(error: GlommioError<()>) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::super::files::tests::TestDirectory;
+    use super::super::inbox::Happened;
     use super::*;
     use glommio::LocalExecutor;
+    use std::collections::VecDeque;
     use std::future::poll_fn;
     use std::task::Poll;
 
@@ -392,7 +394,7 @@ mod tests {
         mailbox: &Mailbox<Inbound>,
         inbox: &Inbox,
     ) -> (DiskToken, Result<DiskReply, DiskError>) {
-        let (mut events, mut inbound) = (Vec::new(), Vec::new());
+        let (mut events, mut inbound) = (VecDeque::new(), Vec::new());
         poll_fn(move |context| {
             mailbox.register(context.waker());
             inbox.register(context.waker());
@@ -400,12 +402,12 @@ mod tests {
             inbox.take(&mut events);
             for item in inbound.drain(..) {
                 match item {
-                    Inbound::Event(event) => events.push(event),
+                    Inbound::Event(event) => events.push_back(Happened { at: None, event }),
                     Inbound::Opened { generation, path, file } => disk.opened(generation, &path, file),
                     _ => panic!("only the pool sends"),
                 }
             }
-            match events.pop() {
+            match events.pop_back().map(|happened| happened.event) {
                 Some(Event::Disk { token, result }) => Poll::Ready((token, result)),
                 Some(other) => panic!("not a disk event: {other:?}"),
                 None => Poll::Pending,

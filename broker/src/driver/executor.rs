@@ -1,5 +1,6 @@
 //! Runs one shard on one glommio executor, pinned to one core.
 
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use glommio::timer::Timer;
 use glommio::{LocalExecutorBuilder, Placement};
@@ -19,18 +20,30 @@ use super::Inbound;
 use super::clock::Clock;
 use super::controller::ToController;
 use super::disk::{Disk, Pools};
-use super::inbox::Inbox;
+use super::inbox::{Happened, Inbox};
 use super::mailbox::Mailbox;
+use super::memory::{MemoryBudget, Pressure};
+use super::meter::Meter;
 use super::net::{ConnectionLimits, Net, NetOptions};
 use super::sys;
 use super::watchdog::Progress;
-use crate::metrics::{Kind, Sample};
-use crate::shard::{Effect, Event, Shard, ShardIndex};
+use crate::metrics::{Kind, Sample, Scrape};
+use crate::shard::{Effect, EndStep, Event, Shard, ShardIndex, Work};
 
-/// Turns in a row before the other tasks of the core run and the kernel is asked for completions.
-const TURNS_IN_A_ROW_MAX: usize = 8;
+/// Rounds of a turn before the other tasks of the core run and the kernel is asked for completions.
+const ROUNDS_MAX: usize = 8;
+/// How long a turn may last before no further event is taken: what it holds up must not wait for over a millisecond,
+/// and the last event, the end of the round and the sending of its responses take their time too.
+const TURN_TIME: Duration = Duration::from_micros(400);
+/// How long a round may send before the other connections wait for the next.
+const SEND_TIME: Duration = Duration::from_micros(300);
 /// Deadlines are rounded up to this, so that many that lie together cost one turn.
 const DEADLINE_STEP: Duration = Duration::from_millis(1);
+
+/// Requests that a turn handles while memory is tight: their responses may be a thousand times their size.
+const TIGHT_REQUESTS_MAX: usize = 16;
+/// How often requests that are put off while memory is full are looked at again.
+const FULL_RETRY: Duration = Duration::from_millis(20);
 
 /// The shortest timer: not over yet when it is armed, which costs a fraction of a microsecond.
 const TIMER_MIN: Duration = Duration::from_micros(5);
@@ -127,14 +140,20 @@ struct Turn {
     inbox: Rc<Inbox>,
     disk: Rc<Disk>,
     net: Rc<Net>,
+    memory: Arc<MemoryBudget>,
     sockets: Vec<OwnedFd>,
     backlog: i32,
     phase: Phase,
+    meter: Meter,
+    /// Scrapes answered, and the time that took.
+    scrapes: (u64, Duration),
     /// The armed timer and what it was armed for.
     timer: Option<(Duration, Timer)>,
     // Reused from turn to turn.
     inbound: Vec<Inbound>,
-    events: Vec<Event>,
+    events: VecDeque<Happened>,
+    /// Requests put off for want of memory.
+    put_off: VecDeque<Happened>,
     effects: Vec<Effect>,
     /// Messages to each shard, gathered during a turn.
     outgoing: Vec<Vec<Inbound>>,
@@ -154,7 +173,9 @@ impl Turn {
         let mailbox = Arc::clone(&options.shards[options.index].mailbox);
         let disk = Disk::new(&options.root, options.handles_max, options.pools, mailbox, Rc::clone(&inbox));
         let disk = Rc::new(disk);
-        let net = Net::new(options.index, options.net, options.limits, Rc::clone(&inbox), Rc::clone(&disk));
+        let memory = Arc::clone(&options.net.memory);
+        let net =
+            Net::new(options.index, options.clock, options.net, options.limits, Rc::clone(&inbox), Rc::clone(&disk));
         let net = Rc::new(net);
         net.watch_idle();
         let outgoing = options.shards.iter().map(|_| Vec::new()).collect();
@@ -168,12 +189,16 @@ impl Turn {
             inbox,
             disk,
             net,
+            memory,
             sockets: options.sockets,
             backlog: options.backlog,
             phase: Phase::Serving,
+            meter: Meter::new(options.clock),
+            scrapes: (0, Duration::ZERO),
             timer: None,
             inbound: Vec::new(),
-            events: Vec::new(),
+            events: VecDeque::new(),
+            put_off: VecDeque::new(),
             effects: Vec::new(),
             outgoing,
             requests: Vec::new(),
@@ -195,38 +220,50 @@ impl Turn {
         self.inbox.register(context.waker());
         self.inbox.set_turn(true);
         let progress = Arc::clone(&self.shards[self.index].progress);
-        progress.begin(self.clock.elapsed());
-        let mut turns = 0;
-        while turns < TURNS_IN_A_ROW_MAX {
+        let mut inbound = std::mem::take(&mut self.inbound);
+        let since = self.mailbox().drain(&mut inbound).map(|instant| self.clock.at(instant));
+        let since = since.into_iter().chain(self.inbox.first_at()).min();
+        let began = self.meter.begin(since);
+        progress.begin(began, since);
+        let mut rounds = 0;
+        let has_more = loop {
             let now = self.clock.now();
-            self.gather(now);
+            self.gather(now, &mut inbound);
+            self.meter.lap(Work::Gather);
             let due = self.shard.next_deadline().is_some_and(|deadline| deadline <= now.elapsed);
-            if self.events.is_empty() && self.effects.is_empty() && !due {
-                break;
+            if self.events.is_empty() && self.effects.is_empty() && !due && !self.net.has_unsent() {
+                break false;
             }
-            self.turn(now);
-            turns += 1;
-        }
+            self.round(now);
+            rounds += 1;
+            if rounds == ROUNDS_MAX || self.meter.lasts() >= TURN_TIME {
+                // What other threads send meanwhile wakes this task again by itself.
+                break !self.events.is_empty() || !self.inbox.is_empty() || self.net.has_unsent();
+            }
+            self.mailbox().drain(&mut inbound);
+        };
+        self.inbound = inbound;
         if self.phase == Phase::ShuttingDown && self.shard.is_shut_down() && self.net.is_drained() {
             self.phase = Phase::ShutDown;
             self.report(Report::ShutDown);
         }
         self.inbox.set_turn(false);
-        self.arm(context, turns == TURNS_IN_A_ROW_MAX);
-        progress.end(self.clock.elapsed(), turns > 0);
+        self.arm(context, has_more);
+        self.meter.lap(Work::Effects);
+        self.meter.end();
+        progress.end(rounds > 0);
         Poll::Pending
     }
 
-    /// Collects the events of this turn.
-    fn gather(&mut self, now: Now) {
-        let mut inbound = std::mem::take(&mut self.inbound);
-        self.mailbox().drain(&mut inbound);
+    /// Collects what has happened.
+    fn gather(&mut self, now: Now, inbound: &mut Vec<Inbound>) {
         for item in inbound.drain(..) {
             match item {
-                Inbound::Event(event) => self.events.push(event),
+                Inbound::Event(event) => self.events.push_back(Happened { at: None, event }),
                 Inbound::Opened { generation, path, file } => self.disk.opened(generation, &path, file),
                 // Whoever asked may have given up.
-                Inbound::Samples(reply) => drop(reply.try_send(self.samples())),
+                Inbound::Samples(reply) => drop(reply.try_send(self.scrape())),
+                Inbound::Ping(reply) => drop(reply.try_send(())),
                 Inbound::Listen => self.listen(),
                 Inbound::ShutDown => {
                     self.phase = Phase::ShuttingDown;
@@ -235,16 +272,52 @@ impl Turn {
                 }
             }
         }
-        self.inbound = inbound;
         self.inbox.take(&mut self.events);
+        self.ration();
     }
 
-    fn turn(&mut self, now: Now) {
-        for event in self.events.drain(..) {
-            self.shard.handle(now, event, &mut self.effects);
+    /// Leaves in `events` what this turn may handle: few requests while memory is tight, none while it is full. Requests
+    /// stay in their order; all else goes on.
+    fn ration(&mut self) {
+        let requests_max = match self.memory.pressure() {
+            Pressure::None if self.put_off.is_empty() => return,
+            Pressure::None => usize::MAX,
+            Pressure::Tight => TIGHT_REQUESTS_MAX,
+            Pressure::Full => 0,
+        };
+        let is_request = |happened: &Happened| matches!(happened.event, Event::Request { .. });
+        let (requests, others): (VecDeque<_>, VecDeque<_>) = self.events.drain(..).partition(is_request);
+        self.put_off.extend(requests);
+        let rest = self.put_off.split_off(self.put_off.len().min(requests_max));
+        self.events = others;
+        self.events.append(&mut self.put_off);
+        self.put_off = rest;
+    }
+
+    /// Has the shard take what has happened, as much as there is time for, and executes what it wants done.
+    fn round(&mut self, began: Now) {
+        let mut now = began;
+        while let Some(Happened { at, event }) = self.events.pop_front() {
+            let (take, settle) = Work::of(&event);
+            self.shard.take(now, at.unwrap_or(now.elapsed), event, &mut self.effects);
+            if take != settle {
+                now.elapsed = self.meter.lap(take);
+            }
+            self.shard.settle(now, &mut self.effects);
+            now.elapsed = self.meter.lap(settle);
+            if self.meter.lasts() >= TURN_TIME {
+                break;
+            }
         }
-        self.shard.end_turn(now, &mut self.effects);
+        for step in EndStep::ALL {
+            self.shard.end_turn_step(now, step, &mut self.effects);
+            now.elapsed = self.meter.lap(step.into());
+        }
+        self.shard.turn_ended(now);
         self.execute();
+        self.meter.lap(Work::Effects);
+        self.net.flush(now.elapsed + SEND_TIME);
+        self.meter.lap(Work::Send);
     }
 
     fn execute(&mut self) {
@@ -281,7 +354,6 @@ impl Turn {
             let requests = std::mem::take(&mut self.requests);
             self.to_controller(ToController::Requests { shard: self.index, requests });
         }
-        self.net.flush();
     }
 
     fn to_controller(&self, message: ToController) {
@@ -305,7 +377,11 @@ impl Turn {
     /// Has the next turn run at the shard's next deadline, or as soon as other tasks have had theirs.
     fn arm(&mut self, context: &mut Context<'_>, at_once: bool) {
         let elapsed = self.clock.elapsed();
-        let deadline = if at_once { Some(elapsed) } else { self.shard.next_deadline().map(round_up) };
+        let mut deadline = if at_once { Some(elapsed) } else { self.shard.next_deadline().map(round_up) };
+        if !self.put_off.is_empty() {
+            let again = elapsed + FULL_RETRY;
+            deadline = Some(deadline.map_or(again, |deadline| deadline.min(again)));
+        }
         // An earlier timer that is still armed only costs a turn without events.
         if self.timer.as_ref().is_some_and(|(armed_for, _)| *armed_for <= elapsed) {
             self.timer = None;
@@ -322,20 +398,28 @@ impl Turn {
         self.timer = Some((deadline, timer));
     }
 
-    fn samples(&self) -> Vec<Sample> {
-        let mut samples = Vec::new();
-        self.shard.samples(&mut samples);
-        self.shards[self.index].progress.samples(&mut samples);
-        self.net.samples(&mut samples);
-        self.disk.samples(&mut samples);
-        samples.push(Sample {
-            name: "millstream_mailbox_length",
-            help: "Items of other threads that wait for the shard.",
-            kind: Kind::Gauge,
-            labels: Vec::new(),
-            value: self.mailbox().len() as f64,
-        });
-        samples
+    fn scrape(&mut self) -> Scrape {
+        let began = Instant::now();
+        let mut scrape = Scrape::default();
+        self.shard.samples(&mut scrape);
+        self.shards[self.index].progress.samples(&mut scrape.samples);
+        self.meter.samples(&mut scrape);
+        self.net.samples(&mut scrape.samples);
+        self.disk.samples(&mut scrape.samples);
+        let mut sample = |name, help, kind, value| {
+            scrape.samples.push(Sample { name, help, kind, labels: Vec::new(), value });
+        };
+        let mailbox = self.mailbox().len() as f64;
+        sample("millstream_mailbox_length", "Items of other threads that wait for the shard.", Kind::Gauge, mailbox);
+        let put_off = self.put_off.len() as f64;
+        sample("millstream_requests_put_off", "Requests that wait because memory is tight.", Kind::Gauge, put_off);
+        let (scrapes, took) = self.scrapes;
+        let help = "Scrapes that the shard answered before this one.";
+        sample("millstream_scrapes_total", help, Kind::Counter, scrapes as f64);
+        let help = "Time of the shard that those scrapes took.";
+        sample("millstream_scrape_seconds_total", help, Kind::Counter, took.as_secs_f64());
+        self.scrapes = (scrapes + 1, took + began.elapsed());
+        scrape
     }
 }
 

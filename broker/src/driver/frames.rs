@@ -3,7 +3,13 @@
 //!
 //! A connection that sends small requests reads into a block it shares with all others of its core. Only the rest of a
 //! frame that is not complete moves into a block of its own, which doubles as bytes arrive. A connection that has sent
-//! large frames before is trusted with blocks of that size at once.
+//! large frames before is trusted with blocks of that size at once, while memory is plenty.
+//!
+//! All that a core's connections receive of larger frames is bounded. A frame is promised its whole length before it may
+//! have a block, so that what has begun can end; a frame that is promised nothing yet is not read any further until others
+//! have ended ([`FrameReader::is_waiting`]). The last promise may go beyond the bound, so that the largest frame fits
+//! whatever the bound is. Frames of unusual length have a bound of their own, and connections that have not completed a
+//! request yet half of each: neither keeps the others from their memory by announcing much and sending little.
 
 use bytes::Bytes;
 use millstream_storage::block::{BLOCK_CAPACITY_POOLED_MAX, Block, BlockPool};
@@ -18,6 +24,12 @@ const SHARED_SPARE_BYTES_MIN: usize = 16 * 1024;
 const OWN_BLOCK_BYTES_MIN: usize = 64 * 1024;
 /// How far a read may go past the end of a large frame: what it brings of the next one may have to be copied.
 const LOOKAHEAD_BYTES: usize = 4 * 1024;
+/// A block up to this size needs no promise: every connection may have one, for its small requests come in pieces too.
+const FREE_BLOCK_BYTES_MAX: usize = 16 * 1024;
+/// Frames up to this size are ordinary: a batch of the usual largest size, and a little.
+const ORDINARY_FRAME_BYTES_MAX: usize = 2 << 20;
+/// What a connection reads at a time while memory is short.
+const SHORT_READ_BYTES: usize = 4 * 1024;
 /// The most that a connection is trusted with before its bytes have come: a block that a pool keeps.
 const TRUSTED_BYTES_MAX: usize = BLOCK_CAPACITY_POOLED_MAX - LOOKAHEAD_BYTES;
 
@@ -25,12 +37,61 @@ const TRUSTED_BYTES_MAX: usize = BLOCK_CAPACITY_POOLED_MAX - LOOKAHEAD_BYTES;
 pub struct ReadMemory {
     shared: Block,
     pool: BlockPool,
+    /// Promised to frames that have begun, and blocks of trusted connections; by [`Size`].
+    promised_bytes: [usize; 2],
+    promised_bytes_max: usize,
 }
 
+/// Whose bound a frame counts against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    Ordinary = 0,
+    Large = 1,
+}
+
+fn size_of(bytes: usize) -> Size {
+    if bytes <= ORDINARY_FRAME_BYTES_MAX + LOOKAHEAD_BYTES { Size::Ordinary } else { Size::Large }
+}
+
+/// Which frames wait for the same memory, in the order in which they get it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line(pub usize);
+
+/// How many lines there are.
+pub const LINES: usize = 4;
+
 impl ReadMemory {
-    /// Memory that keeps at most `retained_bytes_max` of unused blocks.
-    pub fn new(retained_bytes_max: usize) -> ReadMemory {
-        ReadMemory { shared: Block::new(SHARED_BLOCK_BYTES), pool: BlockPool::new(retained_bytes_max) }
+    /// Memory that promises up to `bytes_max` to ordinary frames that have begun, half as much to large ones, and one frame
+    /// more of each; it keeps as much of unused blocks.
+    pub fn new(bytes_max: usize) -> ReadMemory {
+        ReadMemory {
+            shared: Block::new(SHARED_BLOCK_BYTES),
+            pool: BlockPool::new(bytes_max),
+            promised_bytes: [0; 2],
+            promised_bytes_max: bytes_max,
+        }
+    }
+
+    /// Bytes promised to frames that have begun, and blocks of trusted connections.
+    pub fn promised_bytes(&self) -> usize {
+        self.promised_bytes.iter().sum()
+    }
+
+    /// Whether another frame of this size can be promised its bytes; `is_known`: its connection has completed others.
+    fn has_room(&self, size: Size, is_known: bool) -> bool {
+        let mut bytes_max = self.promised_bytes_max;
+        if size == Size::Large {
+            bytes_max /= 2;
+        }
+        if !is_known {
+            bytes_max /= 2;
+        }
+        self.promised_bytes[size as usize] < bytes_max
+    }
+
+    /// Whether there is enough to lend some to connections that only may need it: half is kept for those that do.
+    fn is_plenty(&self) -> bool {
+        self.promised_bytes[Size::Ordinary as usize] < self.promised_bytes_max / 2
     }
 
     fn renew_shared(&mut self) {
@@ -63,19 +124,74 @@ pub struct FrameReader {
     frame_bytes_max: usize,
     /// About the largest of the last frames, prefix included: memory of that size is given before its bytes have come.
     trusted_bytes: usize,
+    /// This connection's part of [`ReadMemory::promised_bytes`].
+    promised_bytes: usize,
+    /// The frame that has begun must be promised so many bytes before it is read further.
+    waits_for: Option<usize>,
+    /// A frame was completed before.
+    is_known: bool,
 }
 
 impl FrameReader {
     /// A reader at the start of a stream; frames above `frame_bytes_max` (at most `i32::MAX`) are refused.
     pub fn new(frame_bytes_max: usize) -> FrameReader {
-        FrameReader { own: None, start: 0, frame_bytes_max, trusted_bytes: 0 }
+        FrameReader {
+            own: None,
+            start: 0,
+            frame_bytes_max,
+            trusted_bytes: 0,
+            promised_bytes: 0,
+            waits_for: None,
+            is_known: false,
+        }
+    }
+
+    /// This connection's part of [`ReadMemory::promised_bytes`].
+    pub fn promised_bytes(&self) -> usize {
+        self.promised_bytes
+    }
+
+    /// Whether a frame has begun and is not complete.
+    pub fn is_partial(&self) -> bool {
+        self.own.as_ref().is_some_and(|block| block.len() > self.start)
+    }
+
+    /// The line to wait in if it must not be read from until the frame that has begun is promised its memory: see
+    /// [`FrameReader::try_promise`].
+    pub fn waits_in(&self) -> Option<Line> {
+        self.waits_for.map(|bytes| Line(2 * size_of(bytes) as usize + usize::from(!self.is_known)))
+    }
+
+    /// Whether the frame that has begun waits for memory.
+    pub fn is_waiting(&self) -> bool {
+        self.waits_for.is_some()
+    }
+
+    /// Promises the frame that has begun its memory, if there is some now; true when it may be read from.
+    pub fn try_promise(&mut self, memory: &mut ReadMemory) -> bool {
+        let Some(bytes) = self.waits_for else { return true };
+        if !memory.has_room(size_of(bytes), self.is_known) {
+            return false;
+        }
+        self.promise(bytes, memory);
+        self.waits_for = None;
+        true
+    }
+
+    fn promise(&mut self, bytes: usize, memory: &mut ReadMemory) {
+        memory.promised_bytes[size_of(self.promised_bytes) as usize] -= self.promised_bytes;
+        memory.promised_bytes[size_of(bytes) as usize] += bytes;
+        self.promised_bytes = bytes;
     }
 
     /// Where the next bytes of the stream are to be read to; never empty. Call [`FrameReader::received`] with their
     /// number before anything else uses `memory`.
     pub fn buffer<'a>(&'a mut self, memory: &'a mut ReadMemory) -> &'a mut [u8] {
-        if self.own.is_none() && self.trusted_bytes >= OWN_BLOCK_BYTES_MIN {
-            self.own = Some(memory.pool.take(self.trusted_bytes + LOOKAHEAD_BYTES));
+        debug_assert!(!self.is_waiting());
+        if self.own.is_none() && self.trusted_bytes >= OWN_BLOCK_BYTES_MIN && memory.is_plenty() {
+            let block = memory.pool.take(self.trusted_bytes + LOOKAHEAD_BYTES);
+            self.promise(block.capacity(), memory);
+            self.own = Some(block);
             self.start = 0;
         }
         match &mut self.own {
@@ -88,7 +204,10 @@ impl FrameReader {
             }
             None => {
                 memory.renew_shared();
-                memory.shared.spare_mut()
+                let has_room = memory.has_room(Size::Ordinary, self.is_known);
+                let spare = memory.shared.spare_mut();
+                let bytes = if has_room { spare.len() } else { SHORT_READ_BYTES };
+                &mut spare[..bytes]
             }
         }
     }
@@ -116,6 +235,7 @@ impl FrameReader {
                 break;
             }
             frame(block.slice(at + PREFIX_BYTES..end));
+            self.is_known = true;
             self.trusted_bytes = (end - at).max(self.trusted_bytes - self.trusted_bytes / 8).min(TRUSTED_BYTES_MAX);
             at = end;
         }
@@ -130,7 +250,11 @@ impl FrameReader {
         if self.own.is_some() && at + frame_bytes <= block.capacity() {
             // It fits where it is. An empty rest does not need the block, unless more large frames are to be expected.
             self.start = at;
-            if rest == 0 && (self.trusted_bytes < OWN_BLOCK_BYTES_MIN || block.spare() < self.trusted_bytes) {
+            if rest == 0
+                && (self.trusted_bytes < OWN_BLOCK_BYTES_MIN
+                    || block.spare() < self.trusted_bytes
+                    || !memory.is_plenty())
+            {
                 self.release(memory);
             }
             return;
@@ -139,14 +263,23 @@ impl FrameReader {
             self.release(memory);
             return;
         }
-        // Not more than double of what has come, unless earlier frames have earned trust.
-        let granted = (2 * rest).max(OWN_BLOCK_BYTES_MIN).max(self.trusted_bytes);
-        let room = (frame_bytes + LOOKAHEAD_BYTES).min(granted);
-        if self.own.is_some() && at == 0 && room <= block.capacity() {
+        let whole = frame_bytes + LOOKAHEAD_BYTES;
+        if whole > FREE_BLOCK_BYTES_MAX.max(self.promised_bytes) {
+            // Who waits holds nothing, so that those who hold something never wait for each other.
+            self.promise(0, memory);
+            self.waits_for = Some(whole);
+            self.try_promise(memory);
+        }
+        // Not more than double of what has come, unless earlier frames have earned trust; what waits, only what it has.
+        let granted = if self.is_waiting() { 0 } else { (2 * rest).max(OWN_BLOCK_BYTES_MIN).max(self.trusted_bytes) };
+        let room = whole.min(granted).max(rest + 1);
+        let capacity = self.own.as_ref().map_or(0, Block::capacity);
+        if at == 0 && room <= capacity && (!self.is_waiting() || capacity <= FREE_BLOCK_BYTES_MAX) {
             self.start = 0;
             return;
         }
-        let mut next = memory.pool.take(room.max(rest + 1));
+        let mut next = memory.pool.take(room);
+        let block = self.own.as_ref().unwrap_or(&memory.shared);
         next.append(&block.filled()[at..]);
         self.start = 0;
         if let Some(full) = self.own.replace(next) {
@@ -162,10 +295,13 @@ impl FrameReader {
         }
     }
 
-    fn release(&mut self, memory: &mut ReadMemory) {
+    /// Gives back everything; for a connection that has ended.
+    pub fn release(&mut self, memory: &mut ReadMemory) {
         if let Some(block) = self.own.take() {
             memory.pool.give(block);
         }
+        self.promise(0, memory);
+        self.waits_for = None;
         self.start = 0;
     }
 }
@@ -248,6 +384,83 @@ mod tests {
             let mut reader = FrameReader::new(FRAME_BYTES_MAX);
             assert_eq!(feed(&mut reader, &stream, usize::MAX).expect_err("refused"), FrameError { announced });
         }
+    }
+
+    #[test]
+    fn frames_wait_until_others_have_ended_and_all_arrive() {
+        let mut random = 1u64;
+        let mut next = move |bound: usize| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) as usize % bound
+        };
+        let streams: Vec<_> = (0..40)
+            .map(|_| {
+                stream_of(
+                    &(0..20)
+                        .map(|_| match next(12) {
+                            0 => next(2_500_000),
+                            1..=3 => next(900_000),
+                            _ => next(30_000),
+                        })
+                        .collect::<Vec<_>>(),
+                )
+            })
+            .collect();
+        let mut memory = ReadMemory::new(2 << 20);
+        let largest = 2_500_000 + PREFIX_BYTES + LOOKAHEAD_BYTES;
+        let mut readers: Vec<_> =
+            streams.iter().map(|_| (FrameReader::new(FRAME_BYTES_MAX), 0, Vec::<Bytes>::new())).collect();
+        let mut waited = 0;
+        let mut open = streams.len();
+        while open > 0 {
+            let index = next(streams.len());
+            let ((stream, _), (reader, at, frames)) = (&streams[index], &mut readers[index]);
+            if *at == stream.len() {
+                continue;
+            }
+            if !reader.try_promise(&mut memory) {
+                waited += 1;
+                continue;
+            }
+            let buffer = reader.buffer(&mut memory);
+            let bytes = buffer.len().min(stream.len() - *at);
+            buffer[..bytes].copy_from_slice(&stream[*at..*at + bytes]);
+            *at += bytes;
+            reader.received(bytes, &mut memory, |frame| frames.push(Bytes::copy_from_slice(&frame))).expect("legal");
+            assert!(memory.promised_bytes() < (3 << 20) + 2 * largest);
+            assert!(!reader.is_waiting() || reader.promised_bytes == 0);
+            if *at == stream.len() {
+                assert!(!reader.is_partial());
+                reader.release(&mut memory);
+                open -= 1;
+            }
+        }
+        assert!(waited > 0, "there was too much memory for a test");
+        assert_eq!(memory.promised_bytes(), 0);
+        for ((_, sent), (_, _, frames)) in streams.iter().zip(&readers) {
+            assert!(frames.iter().eq(sent.iter()));
+        }
+    }
+
+    #[test]
+    fn who_announces_much_and_sends_little_keeps_nobody_from_sending() {
+        let mut memory = ReadMemory::new(8 << 20);
+        let mut receive = |reader: &mut FrameReader, bytes: &[u8]| {
+            assert!(reader.try_promise(&mut memory), "it may be read from");
+            let buffer = reader.buffer(&mut memory);
+            buffer[..bytes.len()].copy_from_slice(bytes);
+            reader.received(bytes.len(), &mut memory, drop).expect("legal");
+        };
+        let mut slow: Vec<FrameReader> = (0..100).map(|_| FrameReader::new(FRAME_BYTES_MAX)).collect();
+        for (index, reader) in slow.iter_mut().enumerate() {
+            let announced = if index % 2 == 0 { FRAME_BYTES_MAX as i32 } else { 1 << 20 };
+            receive(reader, &announced.to_be_bytes());
+        }
+        assert!(slow.iter().filter(|reader| reader.is_waiting()).count() > 90);
+        let mut known = FrameReader::new(FRAME_BYTES_MAX);
+        receive(&mut known, &[0, 0, 0, 1, 7]);
+        receive(&mut known, &(1i32 << 20).to_be_bytes());
+        assert!(!known.is_waiting());
     }
 
     #[test]

@@ -1,15 +1,19 @@
 //! A tiny HTTP server for `/metrics` and `/healthz`: one request a connection, everything bounded.
+//!
+//! It must answer when the shards do not, so it runs on threads of its own and asks the shards through their mailboxes.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::Inbound;
 use super::executor::ShardHandle;
-use crate::metrics::{self, Sample};
+use super::memory::MemoryBudget;
+use super::process;
+use crate::metrics;
 
 /// The longest request head, in bytes.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
@@ -17,8 +21,8 @@ const HEAD_BYTES_MAX: usize = 8 * 1024;
 const CONNECTIONS_MAX: usize = 8;
 /// How long a client may take to send its request, and each piece of the response to leave.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a shard may take to give its samples.
-const SAMPLES_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the shards may take to answer. A shard that takes longer to come to a turn is not healthy.
+const SHARDS_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long accepting rests after an error, such as too many open files.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -49,9 +53,19 @@ impl Refusal {
     }
 }
 
+/// What is asked for its health.
+#[derive(Debug)]
+pub struct Node {
+    /// The shards of the process.
+    pub shards: Vec<ShardHandle>,
+    /// The process is told to stop.
+    pub is_stopping: AtomicBool,
+    /// The process's memory.
+    pub memory: Arc<MemoryBudget>,
+}
+
 /// Serves on a listening socket for as long as the process lives.
-pub fn start(listener: TcpListener, shards: Vec<ShardHandle>) -> io::Result<()> {
-    let shards = Arc::new(shards);
+pub fn start(listener: TcpListener, node: Arc<Node>) -> io::Result<()> {
     let serving = Arc::new(AtomicUsize::new(0));
     let accept = move || {
         loop {
@@ -63,10 +77,10 @@ pub fn start(listener: TcpListener, shards: Vec<ShardHandle>) -> io::Result<()> 
                 serving.fetch_sub(1, Ordering::Relaxed);
                 continue;
             }
-            let (shards, counter) = (Arc::clone(&shards), Arc::clone(&serving));
+            let (node, counter) = (Arc::clone(&node), Arc::clone(&serving));
             let serve = move || {
                 // A client that goes away in the middle is its own affair.
-                let _ = answer(stream, &shards);
+                let _ = answer(stream, &node);
                 counter.fetch_sub(1, Ordering::Relaxed);
             };
             if std::thread::Builder::new().name("http-client".to_owned()).spawn(serve).is_err() {
@@ -77,7 +91,7 @@ pub fn start(listener: TcpListener, shards: Vec<ShardHandle>) -> io::Result<()> 
     std::thread::Builder::new().name("http".to_owned()).spawn(accept).map(drop)
 }
 
-fn answer(mut stream: TcpStream, shards: &[ShardHandle]) -> io::Result<()> {
+fn answer(mut stream: TcpStream, node: &Node) -> io::Result<()> {
     stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
     let deadline = Instant::now() + CLIENT_TIMEOUT;
     let mut head = Vec::new();
@@ -100,15 +114,11 @@ fn answer(mut stream: TcpStream, shards: &[ShardHandle]) -> io::Result<()> {
     };
     let (status, body) = match request {
         Err(refusal) => (refusal.status(), format!("{}\n", refusal.status())),
-        Ok(Request::Metrics) => ("200 OK", metrics::render(&samples(shards))),
-        Ok(Request::Health) => {
-            let silent = shards.len() - samples(shards).len();
-            if silent == 0 {
-                ("200 OK", "ok\n".to_owned())
-            } else {
-                ("503 Service Unavailable", format!("{silent} of {} shards do not answer\n", shards.len()))
-            }
-        }
+        Ok(Request::Metrics) => ("200 OK", metrics_text(node)),
+        Ok(Request::Health) => match unhealthy(node) {
+            None => ("200 OK", "ok\n".to_owned()),
+            Some(reason) => ("503 Service Unavailable", format!("{reason}\n")),
+        },
     };
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {}\r\n\
@@ -119,24 +129,44 @@ fn answer(mut stream: TcpStream, shards: &[ShardHandle]) -> io::Result<()> {
     stream.write_all(body.as_bytes())
 }
 
-/// The samples of every shard that answers in time, by its index.
-fn samples(shards: &[ShardHandle]) -> Vec<(String, Vec<Sample>)> {
+fn metrics_text(node: &Node) -> String {
+    let answers = ask(&node.shards, Inbound::Samples);
+    let shards: Vec<_> =
+        (0..).zip(answers).filter_map(|(index, scrape)| Some((usize::to_string(&index), scrape?))).collect();
+    let mut process = process::scrape(shards.len());
+    node.memory.samples(&mut process.samples);
+    metrics::render(&process, &shards)
+}
+
+/// Why this node should get no traffic, if so.
+fn unhealthy(node: &Node) -> Option<String> {
+    if node.is_stopping.load(Ordering::Relaxed) {
+        return Some("shutting down".to_owned());
+    }
+    let answers = ask(&node.shards, Inbound::Ping);
+    let silent: Vec<String> =
+        (0..).zip(&answers).filter(|(_, answer)| answer.is_none()).map(|(index, _)| usize::to_string(&index)).collect();
+    (!silent.is_empty()).then(|| {
+        let plural = if silent.len() == 1 { "" } else { "s" };
+        format!("shard{plural} {} did not come to a turn within {} s", silent.join(", "), SHARDS_TIMEOUT.as_secs())
+    })
+}
+
+/// Asks all shards at once: the answers in their order, `None` for those that give none in time.
+fn ask<T>(shards: &[ShardHandle], question: impl Fn(SyncSender<T>) -> Inbound) -> Vec<Option<T>> {
     let replies: Vec<_> = shards
         .iter()
         .map(|shard| {
             let (sender, receiver) = sync_channel(1);
-            shard.mailbox.push(Inbound::Samples(sender));
+            shard.mailbox.push(question(sender));
             receiver
         })
         .collect();
-    let deadline = Instant::now() + SAMPLES_TIMEOUT;
-    let mut answered = Vec::new();
-    for (index, reply) in replies.iter().enumerate() {
-        if let Ok(samples) = reply.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            answered.push((index.to_string(), samples));
-        }
-    }
-    answered
+    let deadline = Instant::now() + SHARDS_TIMEOUT;
+    let answer = |reply: &std::sync::mpsc::Receiver<T>| {
+        reply.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
+    };
+    replies.iter().map(answer).collect()
 }
 
 /// Understands a request once its head is complete; `None` before.
@@ -165,7 +195,7 @@ fn parse(head: &[u8]) -> Result<Option<Request>, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Kind;
+    use crate::metrics::{Kind, Sample, Scrape};
 
     #[test]
     fn requests_are_understood_when_they_are_complete() {
@@ -195,9 +225,26 @@ mod tests {
         response
     }
 
-    #[test]
-    fn every_shard_is_asked() {
-        let shards = vec![ShardHandle::default(), ShardHandle::default()];
+    /// Nothing when the server has no place for another connection.
+    fn try_get(port: u16, path: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+        let mut response = String::new();
+        let got = write!(stream, "GET {path} HTTP/1.1\r\n\r\n").and_then(|()| stream.read_to_string(&mut response));
+        got.map_or(String::new(), |_| response)
+    }
+
+    fn serve(shards: Vec<ShardHandle>) -> (u16, Arc<Node>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        let node =
+            Arc::new(Node { shards, is_stopping: AtomicBool::new(false), memory: Arc::new(MemoryBudget::for_tests()) });
+        start(listener, Arc::clone(&node)).expect("a thread");
+        (port, node)
+    }
+
+    /// Shards that answer, each with a sample of its index.
+    fn answering(count: usize) -> Vec<ShardHandle> {
+        let shards: Vec<ShardHandle> = (0..count).map(|_| ShardHandle::default()).collect();
         for (index, shard) in shards.iter().enumerate() {
             let mailbox = Arc::clone(&shard.mailbox);
             std::thread::spawn(move || {
@@ -205,7 +252,6 @@ mod tests {
                 loop {
                     mailbox.drain(&mut inbound);
                     for item in inbound.drain(..) {
-                        let Inbound::Samples(reply) = item else { panic!("only the server asks") };
                         let sample = Sample {
                             name: "index",
                             help: "Which.",
@@ -213,27 +259,66 @@ mod tests {
                             labels: Vec::new(),
                             value: index as f64,
                         };
-                        reply.try_send(vec![sample]).expect("room for one");
+                        let sent = match item {
+                            Inbound::Samples(reply) => {
+                                reply.try_send(Scrape { samples: vec![sample], ..Scrape::default() }).is_ok()
+                            }
+                            Inbound::Ping(reply) => reply.try_send(()).is_ok(),
+                            other => panic!("the server does not send {other:?}"),
+                        };
+                        assert!(sent, "room for one");
                     }
                     std::thread::yield_now();
                 }
             });
         }
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("bound").port();
-        start(listener, shards).expect("a thread");
-        assert!(get(port, "/healthz").starts_with("HTTP/1.1 200 OK\r\n"));
+        shards
+    }
+
+    #[test]
+    fn every_shard_is_asked() {
+        let (port, node) = serve(answering(2));
+        let health = get(port, "/healthz");
+        assert!(health.starts_with("HTTP/1.1 200 OK\r\n") && health.ends_with("\r\n\r\nok\n"), "{health}");
         let metrics = get(port, "/metrics");
-        assert!(metrics.ends_with("# TYPE index gauge\nindex{shard=\"0\"} 0\nindex{shard=\"1\"} 1\n"), "{metrics}");
+        assert!(metrics.contains("# TYPE index gauge\nindex{shard=\"0\"} 0\nindex{shard=\"1\"} 1\n"), "{metrics}");
         assert!(get(port, "/elsewhere").starts_with("HTTP/1.1 404 "));
+        node.is_stopping.store(true, Ordering::Relaxed);
+        let health = get(port, "/healthz");
+        assert!(health.starts_with("HTTP/1.1 503 ") && health.ends_with("\nshutting down\n"), "{health}");
     }
 
     #[test]
     fn a_silent_shard_makes_the_process_unhealthy() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("bound").port();
-        start(listener, vec![ShardHandle::default()]).expect("a thread");
-        let response = get(port, "/healthz");
-        assert!(response.starts_with("HTTP/1.1 503 ") && response.ends_with("1 of 1 shards do not answer\n"));
+        let mut shards = answering(1);
+        shards.push(ShardHandle::default());
+        let (port, _) = serve(shards);
+        let health = get(port, "/healthz");
+        assert!(health.starts_with("HTTP/1.1 503 "), "{health}");
+        assert!(health.ends_with("\nshard 1 did not come to a turn within 3 s\n"), "{health}");
+        assert!(get(port, "/metrics").contains("\nindex{shard=\"0\"} 0\n"), "the others are shown");
+    }
+
+    #[test]
+    fn slow_and_garbled_clients_keep_nobody_out_for_long() {
+        let (port, _) = serve(answering(1));
+        let mut garbled = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+        garbled.write_all(&[0xff; 100]).and_then(|()| garbled.write_all(b"\r\n\r\n")).expect("sent");
+        let mut response = String::new();
+        garbled.read_to_string(&mut response).expect("received");
+        assert!(response.starts_with("HTTP/1.1 400 "), "{response}");
+
+        let slow: Vec<TcpStream> = (0..CONNECTIONS_MAX)
+            .map(|_| {
+                let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+                stream.write_all(b"GET /metrics").expect("sent");
+                stream
+            })
+            .collect();
+        // They are cut off one by one: whoever comes after gets in, sooner or later.
+        for mut stream in slow {
+            assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "closed without an answer");
+        }
+        while !try_get(port, "/healthz").starts_with("HTTP/1.1 200 OK\r\n") {}
     }
 }

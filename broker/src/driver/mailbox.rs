@@ -3,6 +3,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+use std::time::Instant;
 
 /// A queue with many pushers and one drainer.
 #[derive(Debug)]
@@ -13,12 +14,14 @@ pub struct Mailbox<T> {
 #[derive(Debug)]
 struct Inner<T> {
     items: Vec<T>,
+    /// When the first of them came.
+    since: Option<Instant>,
     waker: Option<Waker>,
 }
 
 impl<T> Default for Mailbox<T> {
     fn default() -> Mailbox<T> {
-        Mailbox { inner: Mutex::new(Inner { items: Vec::new(), waker: None }) }
+        Mailbox { inner: Mutex::new(Inner { items: Vec::new(), since: None, waker: None }) }
     }
 }
 
@@ -35,6 +38,9 @@ impl<T> Mailbox<T> {
         }
         let mut inner = self.lock();
         let was_empty = inner.items.is_empty();
+        if was_empty {
+            inner.since = Some(Instant::now());
+        }
         inner.items.append(items);
         // A box that was not empty has a wake under way already.
         let waker = if was_empty { inner.waker.clone() } else { None };
@@ -44,14 +50,16 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// Moves all items to the end of `into`, in order.
-    pub fn drain(&self, into: &mut Vec<T>) {
+    /// Moves all items to the end of `into`, in order. Returns when the first of them came.
+    pub fn drain(&self, into: &mut Vec<T>) -> Option<Instant> {
         let mut inner = self.lock();
+        let since = inner.since.take();
         if into.is_empty() {
             std::mem::swap(&mut inner.items, into);
         } else {
             into.append(&mut inner.items);
         }
+        since
     }
 
     /// Names the task to wake from now on.

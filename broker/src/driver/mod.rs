@@ -6,6 +6,7 @@
 //! calls the shard, and executes the effects: that is a turn. No task keeps itself runnable, for glommio looks at its
 //! rings only when none is.
 
+pub mod allocator;
 pub mod clock;
 pub mod controller;
 pub mod disk;
@@ -15,11 +16,14 @@ pub mod frames;
 pub mod http;
 pub mod inbox;
 pub mod mailbox;
+pub mod memory;
+pub mod meter;
 pub mod net;
 pub mod open_files;
 pub mod output;
 pub mod pool;
 pub mod preflight;
+pub mod process;
 pub mod serve;
 pub mod sys;
 pub mod watchdog;
@@ -30,7 +34,7 @@ use std::sync::mpsc::SyncSender;
 
 use millstream_storage::FilePath;
 
-use crate::metrics::Sample;
+use crate::metrics::Scrape;
 use crate::shard::Event;
 
 /// What other threads say to a shard's executor.
@@ -41,7 +45,9 @@ pub enum Inbound {
     /// A thread of the pool has opened a file that the disk may keep, if no name has changed since `generation`.
     Opened { generation: u64, path: FilePath, file: Arc<File> },
     /// Somebody wants the shard's samples.
-    Samples(SyncSender<Vec<Sample>>),
+    Samples(SyncSender<Scrape>),
+    /// Somebody wants to know whether the shard comes to a turn.
+    Ping(SyncSender<()>),
     /// Begin to listen on the sockets.
     Listen,
     /// Stop accepting work, finish what is under way, and say so.

@@ -1,7 +1,7 @@
 //! A shard's connections: accepts them, reads requests, sends responses.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,9 +16,11 @@ use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 use glommio::timer::Timer;
 
+use super::clock::Clock;
 use super::disk::Disk;
-use super::frames::{FrameReader, ReadMemory};
+use super::frames::{FrameReader, LINES, Line, ReadMemory};
 use super::inbox::Inbox;
+use super::memory::{MemoryBudget, Pressure};
 use super::output::{Output, Piece, SendCounters, Sent};
 use super::sys::{self, SocketBuffers};
 use crate::metrics::{Kind, Sample};
@@ -26,10 +28,21 @@ use crate::shard::{ConnectionId, Event, SendPart, ShardIndex};
 
 /// Bytes that one connection may bring before the other tasks of its core, and the kernel's completions, get their turn.
 pub const READ_TURN_BYTES_MAX: usize = 1 << 20;
-/// Unused blocks that a core keeps for reading, in bytes.
-const READ_MEMORY_RETAINED_BYTES_MAX: usize = 64 << 20;
+/// How long a connection may take for a large request besides [`RECEIVE_RATE_MIN`] while others wait for its memory.
+const RECEIVE_TIME: Duration = Duration::from_secs(1);
+/// The slowest that a large request may come while others wait for its memory, in bytes a second.
+const RECEIVE_RATE_MIN: u64 = 4 << 20;
+/// How long a connection may take no byte of its responses, or send none of a request that it has begun, while memory is
+/// tight.
+const STUCK_TIGHT: Duration = Duration::from_secs(5);
+/// The same while memory is full.
+const STUCK_FULL: Duration = Duration::from_secs(1);
+/// How often connections that are not read from while memory is full are tried again.
+const FULL_RETRY: Duration = Duration::from_millis(20);
 /// How often connections are looked at for idleness.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while requests wait for memory.
+const SWEEP_INTERVAL_WAITING: Duration = Duration::from_millis(250);
 /// How long the peer of a connection that we have closed may take to read the rest and close its side.
 const LINGER: Duration = Duration::from_secs(5);
 /// How long accepting rests after an error, such as too many open files.
@@ -44,6 +57,8 @@ pub struct NetOptions {
     pub idle_max: Option<Duration>,
     /// Sizes of the kernel's buffers.
     pub buffers: SocketBuffers,
+    /// The process's memory.
+    pub memory: Arc<MemoryBudget>,
 }
 
 /// Counts the connections of the whole process: `max.connections` and `max.connections.per.ip`.
@@ -110,6 +125,12 @@ struct Connection {
     reading: Cell<bool>,
     /// The reader task, while it waits to be allowed to read.
     reader_waker: RefCell<Option<Waker>>,
+    /// It is in `Net::waiting`.
+    is_waiting: Cell<bool>,
+    /// It is in `Net::stopped`.
+    is_stopped: Cell<bool>,
+    /// When the request that is being received began.
+    receiving_since: Cell<Option<Instant>>,
     /// When bytes last moved, in either direction.
     moved_at: Cell<Instant>,
     closing_since: Cell<Option<Instant>>,
@@ -134,6 +155,7 @@ impl Connection {
 /// A shard's hand on the network.
 pub struct Net {
     shard: ShardIndex,
+    clock: Clock,
     options: NetOptions,
     limits: Arc<ConnectionLimits>,
     inbox: Rc<Inbox>,
@@ -141,6 +163,10 @@ pub struct Net {
     connections: RefCell<HashMap<ConnectionId, Rc<Connection>>>,
     dirty: RefCell<Vec<Rc<Connection>>>,
     memory: RefCell<ReadMemory>,
+    /// Connections whose large requests wait for memory, first come first.
+    waiting: RefCell<[VecDeque<Rc<Connection>>; LINES]>,
+    /// Connections that are not read from because the process's memory is full.
+    stopped: RefCell<Vec<Rc<Connection>>>,
     next_connection: Cell<u64>,
     accepting: Cell<bool>,
     counters: RefCell<Counters>,
@@ -153,6 +179,8 @@ struct Counters {
     refused: u64,
     illegal_frames: u64,
     idle_closed: u64,
+    /// For holding memory that others wait for.
+    stuck_closed: u64,
     requests: u64,
     read_bytes: u64,
 }
@@ -161,20 +189,25 @@ impl Net {
     /// A network without connections.
     pub fn new(
         shard: ShardIndex,
+        clock: Clock,
         options: NetOptions,
         limits: Arc<ConnectionLimits>,
         inbox: Rc<Inbox>,
         disk: Rc<Disk>,
     ) -> Net {
+        let memory = ReadMemory::new(options.memory.receiving_of_shard);
         Net {
             shard,
+            clock,
             options,
             limits,
             inbox,
             disk,
             connections: RefCell::default(),
             dirty: RefCell::default(),
-            memory: RefCell::new(ReadMemory::new(READ_MEMORY_RETAINED_BYTES_MAX)),
+            memory: RefCell::new(memory),
+            waiting: RefCell::default(),
+            stopped: RefCell::default(),
             next_connection: Cell::new(0),
             accepting: Cell::new(true),
             counters: RefCell::default(),
@@ -211,7 +244,8 @@ impl Net {
         let net = Rc::clone(self);
         glommio::spawn_local(async move {
             loop {
-                Timer::new(SWEEP_INTERVAL).await;
+                let interval = if net.waiting_count() > 0 { SWEEP_INTERVAL_WAITING } else { SWEEP_INTERVAL };
+                Timer::new(interval).await;
                 net.sweep(Instant::now());
             }
         })
@@ -222,7 +256,7 @@ impl Net {
         let prepared = sys::prepare_connection(&stream, self.options.buffers);
         // A peer that has gone already has no address; dropping the stream closes it.
         let (Ok(()), Ok(peer)) = (prepared, stream.peer_addr()) else { return };
-        if !self.limits.admit(peer.ip()) {
+        if self.options.memory.pressure() == Pressure::Full || !self.limits.admit(peer.ip()) {
             self.counters.borrow_mut().refused += 1;
             return;
         }
@@ -241,6 +275,9 @@ impl Net {
             is_dirty: Cell::new(false),
             reading: Cell::new(true),
             reader_waker: RefCell::default(),
+            is_waiting: Cell::new(false),
+            is_stopped: Cell::new(false),
+            receiving_since: Cell::new(None),
             moved_at: Cell::new(Instant::now()),
             closing_since: Cell::new(None),
         });
@@ -250,6 +287,8 @@ impl Net {
         glommio::spawn_local(async move {
             net.read(&connection).await;
             connection.cut();
+            connection.reader.borrow_mut().release(&mut net.memory.borrow_mut());
+            net.give_memory();
             net.connections.borrow_mut().remove(&connection.id);
             net.limits.leave(connection.peer.ip());
             net.inbox.push(Event::Disconnected { connection: connection.id });
@@ -257,8 +296,60 @@ impl Net {
         .detach();
     }
 
+    /// Lets those go on that wait for memory, in their order, while there is some.
+    fn give_memory(&self) {
+        for line in &mut *self.waiting.borrow_mut() {
+            while let Some(first) = line.front() {
+                if !first.reader.borrow_mut().try_promise(&mut self.memory.borrow_mut()) {
+                    break;
+                }
+                let first = line.pop_front().expect("it was just seen");
+                first.is_waiting.set(false);
+                first.receiving_since.set(Some(Instant::now()));
+                first.wake_reader();
+            }
+        }
+    }
+
+    /// Connections whose large requests wait for memory.
+    fn waiting_count(&self) -> usize {
+        self.waiting.borrow().iter().map(VecDeque::len).sum()
+    }
+
+    /// Whether a connection may be read from now, as far as memory goes; if not its reader is woken when it may.
+    fn may_read(self: &Rc<Net>, connection: &Rc<Connection>) -> bool {
+        if let Some(Line(line)) = connection.reader.borrow().waits_in() {
+            if !connection.is_waiting.replace(true) {
+                self.waiting.borrow_mut()[line].push_back(Rc::clone(connection));
+            }
+            return false;
+        }
+        if self.options.memory.pressure() < Pressure::Full {
+            return true;
+        }
+        if connection.is_stopped.replace(true) {
+            return false;
+        }
+        let mut stopped = self.stopped.borrow_mut();
+        stopped.push(Rc::clone(connection));
+        if stopped.len() == 1 {
+            let net = Rc::clone(self);
+            glommio::spawn_local(async move {
+                while net.options.memory.pressure() == Pressure::Full {
+                    Timer::new(FULL_RETRY).await;
+                }
+                for connection in net.stopped.take() {
+                    connection.is_stopped.set(false);
+                    connection.wake_reader();
+                }
+            })
+            .detach();
+        }
+        false
+    }
+
     /// Reads until the connection ends.
-    async fn read(&self, connection: &Connection) {
+    async fn read(self: &Rc<Net>, connection: &Rc<Connection>) {
         let mut since_wait = 0;
         loop {
             let bytes = poll_fn(|context| {
@@ -280,13 +371,15 @@ impl Net {
         }
     }
 
-    fn poll_read(&self, connection: &Connection, context: &mut std::task::Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        self: &Rc<Net>,
+        connection: &Rc<Connection>,
+        context: &mut std::task::Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         let mut stream = connection.stream.borrow_mut();
-        let mut memory = self.memory.borrow_mut();
-        let mut reader = connection.reader.borrow_mut();
         match connection.phase.get() {
-            Phase::Open if connection.reading.get() => {}
-            // Back-pressure: the shard wants no more requests of this connection for now.
+            Phase::Open if connection.reading.get() && self.may_read(connection) => {}
+            // Back-pressure: the shard wants no more requests of this connection for now, or there is no memory for them.
             Phase::Open => {
                 *connection.reader_waker.borrow_mut() = Some(context.waker().clone());
                 return Poll::Pending;
@@ -297,6 +390,8 @@ impl Net {
             }
             Phase::Gone => return Poll::Ready(Ok(0)),
         }
+        let mut memory = self.memory.borrow_mut();
+        let mut reader = connection.reader.borrow_mut();
         let buffer = reader.buffer(&mut memory);
         let bytes = match Pin::new(&mut *stream).poll_read(context, buffer) {
             Poll::Ready(Ok(bytes)) => bytes,
@@ -305,13 +400,26 @@ impl Net {
         if bytes == 0 {
             return Poll::Ready(Ok(0));
         }
-        connection.moved_at.set(Instant::now());
+        let now = Instant::now();
+        connection.moved_at.set(now);
         let mut counters = self.counters.borrow_mut();
         counters.read_bytes += bytes as u64;
+        let requests = counters.requests;
+        let promised = memory.promised_bytes();
         let cut = reader.received(bytes, &mut memory, |frame| {
             counters.requests += 1;
-            self.inbox.push(Event::Request { connection: connection.id, frame });
+            self.inbox.push_at(self.clock.at(now), Event::Request { connection: connection.id, frame });
         });
+        if !reader.is_partial() {
+            connection.receiving_since.set(None);
+        } else if counters.requests > requests || connection.receiving_since.get().is_none() {
+            connection.receiving_since.set(Some(now));
+        }
+        let has_released = memory.promised_bytes() < promised;
+        drop((reader, memory));
+        if has_released {
+            self.give_memory();
+        }
         match cut {
             Ok(()) => Poll::Ready(Ok(bytes)),
             Err(error) => {
@@ -373,32 +481,49 @@ impl Net {
         }
     }
 
-    /// Sends what was queued in this turn, as far as the sockets have room; tasks send the rest.
-    pub fn flush(self: &Rc<Net>) {
+    /// Sends what was queued in this turn, as far as the sockets have room; tasks send the rest. Connections that
+    /// have not had their turn when `until` comes wait for the next call: [`Net::has_unsent`].
+    pub fn flush(self: &Rc<Net>, until: Duration) {
         let mut dirty = std::mem::take(&mut *self.dirty.borrow_mut());
-        for connection in dirty.drain(..) {
+        let mut late = false;
+        dirty.retain(|connection| {
+            if late {
+                return true;
+            }
             connection.is_dirty.set(false);
-            if connection.is_writing.get() || connection.phase.get() == Phase::Gone {
-                continue;
-            }
-            match self.send(&connection) {
-                Ok(Sent::All) => self.all_sent(&connection),
-                Ok(unfinished) => {
-                    connection.is_writing.set(true);
-                    let net = Rc::clone(self);
-                    glommio::spawn_local(async move {
-                        if net.send_rest(&connection, unfinished).await.is_err() {
-                            connection.cut();
-                        }
-                        connection.is_writing.set(false);
-                    })
-                    .detach();
-                }
-                Err(_) => connection.cut(),
-            }
-        }
-        // Keep the memory; nothing was added meanwhile.
+            self.flush_one(connection);
+            late = self.clock.at(connection.moved_at.get()) > until;
+            false
+        });
+        // Nothing was added meanwhile.
         *self.dirty.borrow_mut() = dirty;
+    }
+
+    /// Whether [`Net::flush`] has not come to the end.
+    pub fn has_unsent(&self) -> bool {
+        !self.dirty.borrow().is_empty()
+    }
+
+    fn flush_one(self: &Rc<Net>, connection: &Rc<Connection>) {
+        if connection.is_writing.get() || connection.phase.get() == Phase::Gone {
+            return;
+        }
+        match self.send(connection) {
+            Ok(Sent::All) => self.all_sent(connection),
+            Ok(unfinished) => {
+                connection.is_writing.set(true);
+                let net = Rc::clone(self);
+                let connection = Rc::clone(connection);
+                glommio::spawn_local(async move {
+                    if net.send_rest(&connection, unfinished).await.is_err() {
+                        connection.cut();
+                    }
+                    connection.is_writing.set(false);
+                })
+                .detach();
+            }
+            Err(_) => connection.cut(),
+        }
     }
 
     fn send(&self, connection: &Connection) -> io::Result<Sent> {
@@ -410,7 +535,10 @@ impl Net {
 
     fn all_sent(&self, connection: &Connection) {
         match connection.phase.get() {
-            Phase::Open => self.inbox.push(Event::Drained { connection: connection.id }),
+            Phase::Open => {
+                let at = self.clock.at(connection.moved_at.get());
+                self.inbox.push_at(at, Event::Drained { connection: connection.id });
+            }
             Phase::Closing => {
                 connection.phase.set(Phase::Lingering);
                 sys::shut_down(&*connection.stream.borrow(), false);
@@ -455,11 +583,20 @@ impl Net {
     }
 
     fn sweep(&self, now: Instant) {
+        let pressure = self.options.memory.pressure();
+        let is_waited_for = self.waiting_count() > 0;
         let connections: Vec<Rc<Connection>> = self.connections.borrow().values().cloned().collect();
+        let (mut stuck, mut last_stuck) = (0, None);
         for connection in connections {
             let quiet = now.saturating_duration_since(connection.moved_at.get());
             if quiet >= SWEEP_INTERVAL {
                 connection.reader.borrow_mut().release_idle(&mut self.memory.borrow_mut());
+            }
+            if self.is_stuck(&connection, now, quiet, pressure, is_waited_for) {
+                stuck += 1;
+                last_stuck = Some(connection.peer);
+                connection.cut();
+                continue;
             }
             let lingers = connection.closing_since.get();
             let overdue =
@@ -475,6 +612,36 @@ impl Net {
                 connection.cut();
             }
         }
+        self.counters.borrow_mut().stuck_closed += stuck;
+        if let Some(peer) = last_stuck {
+            super::warn("net", &format!("closed {stuck} connections that held memory others need, such as {peer}"));
+        }
+    }
+
+    /// Whether a connection holds memory that is needed elsewhere and does nothing with it.
+    fn is_stuck(
+        &self,
+        connection: &Connection,
+        now: Instant,
+        quiet: Duration,
+        pressure: Pressure,
+        is_waited_for: bool,
+    ) -> bool {
+        let reader = connection.reader.borrow();
+        // While we do not read from it, the peer cannot be blamed.
+        let is_read = connection.reading.get() && !reader.is_waiting() && !connection.is_stopped.get();
+        let receives = is_read && reader.is_partial();
+        let since = connection.receiving_since.get().filter(|_| receives);
+        let time_max = RECEIVE_TIME + Duration::from_secs(reader.promised_bytes() as u64 / RECEIVE_RATE_MIN);
+        let holds_up = is_waited_for
+            && reader.promised_bytes() > 0
+            && since.is_some_and(|since| now.saturating_duration_since(since) > time_max);
+        let quiet_max = match pressure {
+            Pressure::None => Duration::MAX,
+            Pressure::Tight => STUCK_TIGHT,
+            Pressure::Full => STUCK_FULL,
+        };
+        holds_up || (quiet >= quiet_max && (receives || connection.output.borrow().holds_memory()))
     }
 
     /// Counters for a scrape.
@@ -489,11 +656,25 @@ impl Net {
         sample("millstream_connections_refused_total", help, counter, counters.refused);
         let help = "Connections closed for connections.max.idle.ms.";
         sample("millstream_connections_idle_closed_total", help, counter, counters.idle_closed);
+        let help = "Connections closed because they held memory that others needed.";
+        sample("millstream_connections_stuck_closed_total", help, counter, counters.stuck_closed);
         let help = "Connections closed for an impossible request length.";
         sample("millstream_illegal_frames_total", help, counter, counters.illegal_frames);
         sample("millstream_requests_received_total", "Whole requests received.", counter, counters.requests);
         sample("millstream_received_bytes_total", "Bytes received from clients.", counter, counters.read_bytes);
         self.sends.borrow().samples(samples);
+        let mut gauge = |name, help, value: usize| {
+            samples.push(Sample { name, help, kind: Kind::Gauge, labels: Vec::new(), value: value as f64 });
+        };
+        let promised = self.memory.borrow().promised_bytes();
+        gauge("millstream_receive_bytes", "Memory of large requests that are being received.", promised);
+        let help = "Connections whose large requests wait for memory.";
+        gauge("millstream_receive_waiting", help, self.waiting_count());
+        gauge(
+            "millstream_receive_bytes_max",
+            "The bound of millstream_receive_bytes; one request may go beyond it.",
+            self.options.memory.receiving_of_shard,
+        );
     }
 }
 
@@ -514,6 +695,7 @@ mod tests {
     use super::super::sys::PortUse;
     use super::*;
     use bytes::Bytes;
+    use std::collections::VecDeque;
     use std::io::{Read, Write};
     use std::net::TcpStream;
     use std::sync::mpsc::{Receiver, channel};
@@ -536,16 +718,20 @@ mod tests {
                 let mailbox: Arc<Mailbox<Inbound>> = Arc::default();
                 let pools = Pools::start().expect("threads");
                 let disk = Rc::new(Disk::new(&root, 10, pools, mailbox, Rc::clone(&inbox)));
-                let options =
-                    NetOptions { request_bytes_max: 100_000, idle_max: None, buffers: SocketBuffers::default() };
-                let net = Rc::new(Net::new(3, options, Arc::new(limits), Rc::clone(&inbox), disk));
+                let options = NetOptions {
+                    request_bytes_max: 100_000,
+                    idle_max: None,
+                    buffers: SocketBuffers::default(),
+                    memory: Arc::new(MemoryBudget::for_tests()),
+                };
+                let net = Rc::new(Net::new(3, Clock::start(), options, Arc::new(limits), Rc::clone(&inbox), disk));
                 net.listen(7, socket);
-                let mut events = Vec::new();
+                let mut events = VecDeque::new();
                 poll_fn(move |context| {
                     inbox.register(context.waker());
                     inbox.take(&mut events);
-                    for event in events.drain(..) {
-                        match event {
+                    for happened in events.drain(..) {
+                        match happened.event {
                             Event::Connected { listener, .. } => {
                                 sender.send(format!("connected to {listener}")).expect("the test waits");
                             }
@@ -558,7 +744,7 @@ mod tests {
                             other => panic!("not of the network: {other:?}"),
                         }
                     }
-                    net.flush();
+                    net.flush(Duration::MAX);
                     // What became of it is taken at once when there is any; the inbox wakes for the rest.
                     if !inbox.is_empty() {
                         context.waker().wake_by_ref();

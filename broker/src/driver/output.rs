@@ -21,6 +21,8 @@ const SENDFILE_STEP_BYTES: usize = 256 * 1024;
 const TURN_BYTES_MAX: usize = 1 << 20;
 /// Bytes handed to glommio to wait for room in the socket.
 const WAIT_BYTES_MAX: usize = 4096;
+/// What a connection's queue may hold of memory without being asked why.
+const LITTLE_BYTES: usize = 16 * 1024;
 /// A `sendfile` that takes longer is counted.
 const SLOW_SENDFILE: Duration = Duration::from_millis(1);
 
@@ -108,6 +110,15 @@ impl Output {
     /// Whether everything has gone into the socket.
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()
+    }
+
+    /// Whether it keeps more than a little memory from being used otherwise; ranges of files do not.
+    pub fn holds_memory(&self) -> bool {
+        let memory = self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Memory(bytes) => Some(bytes.len()),
+            Piece::File { .. } => None,
+        });
+        memory.sum::<usize>() > LITTLE_BYTES
     }
 
     /// Throws away what has not been sent.

@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use millstream_replication::log::MetadataLog;
-use millstream_replication::{ClusterImage, Controller, ControllerRequest, Endpoint};
+use millstream_replication::{ClusterImage, Controller, ControllerRequest, ControllerResponse, Endpoint};
+use millstream_storage::producer::PRODUCER_BYTES;
 use millstream_storage::recovery::{
     KnownPartition, Recovered, RecoveredShard, RecoveryError, RecoveryOptions, recover,
 };
@@ -18,6 +20,8 @@ use super::clock::Clock;
 use super::controller::{self, ControllerThread, ToController};
 use super::disk::Pools;
 use super::executor::{self, ExecutorOptions, Report, ShardHandle};
+use super::http::Node;
+use super::memory::{self, MemoryBudget};
 use super::net::{ConnectionLimits, NetOptions};
 use super::sys::{self, SocketBuffers};
 use super::watchdog::{self, Watched};
@@ -42,7 +46,7 @@ const FREE_SPACE_FLOOR_BYTES: u64 = 1 << 30;
 const FREE_SPACE_FLOOR_SHARE: u64 = 20;
 
 /// Runs the broker until it is told to stop. The error is one line for people.
-pub fn serve(config: BrokerConfig) -> Result<(), String> {
+pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     sys::hold_stop_signals();
     abort_on_panic();
     let clock = Clock::start();
@@ -50,6 +54,7 @@ pub fn serve(config: BrokerConfig) -> Result<(), String> {
     preflight::check_io_uring()?;
     let processors = sys::processors();
     let shards = config.shards.unwrap_or(processors.len());
+    let memory = Arc::new(MemoryBudget::plan(&mut config, shards, memory::machine_bytes())?);
     let executor_memory_bytes = preflight::executor_memory(shards)?;
     let open_files_max = preflight::check_open_files()?;
     let directory = preflight::open_data_directory(&config.data_directory)?;
@@ -90,7 +95,7 @@ pub fn serve(config: BrokerConfig) -> Result<(), String> {
     let endpoints = endpoints(&config, &addresses);
 
     let mut reports = Vec::new();
-    let shared = Arc::new(Shared::new(&config, &directory.path, &state.image)?);
+    let shared = Arc::new(Shared::new(&config, &memory, shards, &directory.path, &state.image)?);
     for (index, (recovered, sockets)) in state.recovered.shards.into_iter().zip(sockets).enumerate() {
         let options = ExecutorOptions {
             index,
@@ -107,6 +112,7 @@ pub fn serve(config: BrokerConfig) -> Result<(), String> {
                     send_bytes: config.send_buffer_bytes,
                     receive_bytes: config.receive_buffer_bytes,
                 },
+                memory: Arc::clone(&memory),
             },
             limits: Arc::clone(&limits),
             sockets,
@@ -137,12 +143,16 @@ pub fn serve(config: BrokerConfig) -> Result<(), String> {
         shard.mailbox.push(Inbound::Listen);
     }
     wait_for(&reports, |report| matches!(report, Report::Listening))?;
+    let node =
+        Arc::new(Node { shards: handles.clone(), is_stopping: AtomicBool::new(false), memory: Arc::clone(&memory) });
     if let Some(listener) = http {
-        http::start(listener, handles.clone()).map_err(cannot_start_threads)?;
+        http::start(listener, Arc::clone(&node)).map_err(cannot_start_threads)?;
     }
+    super::info("serve", &memory.describe());
     println!("{}", ready_line(&config, &addresses, shards, took));
 
     while !sys::wait_for_stop_signal(Duration::MAX) {}
+    node.is_stopping.store(true, Ordering::Relaxed);
     stop(&handles, &reports);
     Ok(())
 }
@@ -225,10 +235,17 @@ struct Shared {
     properties: Arc<millstream_replication::config::Properties>,
     image: ClusterImage,
     log: ShardLogOptions,
+    group_bytes_max: usize,
 }
 
 impl Shared {
-    fn new(config: &BrokerConfig, root: &Path, image: &ClusterImage) -> Result<Shared, String> {
+    fn new(
+        config: &BrokerConfig,
+        memory: &MemoryBudget,
+        shards: usize,
+        root: &Path,
+        image: &ClusterImage,
+    ) -> Result<Shared, String> {
         let floor = match config.free_space_floor_bytes {
             Some(bytes) => bytes,
             None => {
@@ -245,7 +262,9 @@ impl Shared {
                 extent_bytes_min: config.extent_bytes,
                 retention_check_interval: config.retention_check_interval,
                 producer_expiration_ms: config.producer_expiration_ms,
+                producers_max: memory.producers / PRODUCER_BYTES / shards,
             },
+            group_bytes_max: memory.groups,
             config: config.clone(),
         })
     }
@@ -265,6 +284,7 @@ impl Shared {
             file: Arc::clone(&self.properties),
             listeners: self.config.listeners.iter().map(|listener| listener.name.clone()).collect(),
             fetch_bytes_max: self.config.fetch_bytes_max,
+            group_bytes_max: self.group_bytes_max,
             request_bytes_max: {
                 let journal = (self.config.journal_bytes / JOURNAL_REQUEST_SHARE) as usize;
                 self.config.queued_request_bytes_max.unwrap_or(usize::MAX).min(journal) / shards
@@ -290,7 +310,11 @@ fn register(controller: &Sender<ToController>, config: &BrokerConfig, endpoints:
     let request = ControllerRequest::RegisterBroker { node_id: config.node_id, endpoints, rack: config.rack.clone() };
     let gone = || "the controller has ended".to_owned();
     controller.send(ToController::Ask { request, reply }).map_err(|_| gone())?;
-    answer.recv().map(drop).map_err(|_| gone())
+    match answer.recv() {
+        Ok(ControllerResponse::RegisterBroker(Err(error))) => Err(format!("the broker cannot be registered: {error}")),
+        Ok(_) => Ok(()),
+        Err(_) => Err(gone()),
+    }
 }
 
 /// Waits until every shard has reported this; the error is the first shard's that failed.

@@ -282,6 +282,14 @@ pub fn waits_of_this_thread() -> u64 {
     unsafe { usage.assume_init() }.ru_nvcsw as u64
 }
 
+/// How long this thread has run so far.
+pub fn thread_processor_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the structure lives across the call; the clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 /// Ends a socket's sending side only, or both sides; an error means that it was ended already.
 pub fn shut_down(socket: &impl AsRawFd, both: bool) {
     let how = if both { libc::SHUT_RDWR } else { libc::SHUT_WR };
@@ -324,6 +332,23 @@ pub fn raise_open_files_limit() -> io::Result<u64> {
         check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &files) } as isize)?;
     }
     Ok(files.rlim_cur)
+}
+
+/// The soft limit of open files, if there is one.
+pub fn open_files_limit() -> Option<u64> {
+    limit(libc::RLIMIT_NOFILE).ok().map(|limit| limit.rlim_cur)
+}
+
+/// The unit of times in `/proc`.
+pub fn clock_ticks_per_second() -> f64 {
+    // SAFETY: no memory is passed.
+    unsafe { libc::sysconf(libc::_SC_CLK_TCK) as f64 }
+}
+
+/// The unit of memory sizes in `/proc`.
+pub fn page_bytes() -> f64 {
+    // SAFETY: no memory is passed.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as f64 }
 }
 
 /// Whether the limit on locked memory does not apply to this process (`CAP_IPC_LOCK`).

@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Inbound;
@@ -20,8 +20,8 @@ use crate::shard::Event;
 
 /// How often the shards are looked at: measured, 0.75 % of a core, and the longest an executor can oversleep.
 pub const INTERVAL: Duration = Duration::from_millis(20);
-/// A turn that takes longer has kept others waiting: it is counted.
-pub const STALL: Duration = Duration::from_millis(1);
+/// Work that waited for longer, until a wake of the watchdog, would have waited for ever or nearly so.
+const LOST: Duration = Duration::from_millis(10);
 /// A turn that takes longer is reported while it lasts.
 const STUCK: Duration = Duration::from_millis(500);
 /// How often the free space is measured, in intervals.
@@ -34,8 +34,10 @@ pub struct Progress {
     turns: AtomicU64,
     /// When the turn under way began, in nanoseconds of the clock, at least 1; 0 between turns.
     began: AtomicU64,
-    stalls: AtomicU64,
-    longest: AtomicU64,
+    /// The watchdog has woken the shard since its last turn.
+    is_woken: AtomicBool,
+    wakes: AtomicU64,
+    rescues: AtomicU64,
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
@@ -43,30 +45,34 @@ fn nanoseconds(duration: Duration) -> u64 {
 }
 
 impl Progress {
-    /// A turn begins.
-    pub fn begin(&self, elapsed: Duration) {
+    /// A turn begins, for work that came at `waited_since`, if there is any.
+    pub fn begin(&self, elapsed: Duration, waited_since: Option<Duration>) {
         self.began.store(nanoseconds(elapsed).max(1), Ordering::Relaxed);
+        let is_woken = self.is_woken.load(Ordering::Relaxed);
+        if is_woken {
+            self.is_woken.store(false, Ordering::Relaxed);
+            let is_late = waited_since.is_some_and(|since| elapsed.saturating_sub(since) >= LOST);
+            self.rescues.fetch_add(u64::from(is_late), Ordering::Relaxed);
+        }
     }
 
     /// The turn ends; `busy`: it had something to do.
-    pub fn end(&self, elapsed: Duration, busy: bool) {
-        let took = nanoseconds(elapsed).saturating_sub(self.began.swap(0, Ordering::Relaxed));
+    pub fn end(&self, busy: bool) {
+        self.began.store(0, Ordering::Relaxed);
         self.turns.fetch_add(u64::from(busy), Ordering::Relaxed);
-        self.stalls.fetch_add(u64::from(took > nanoseconds(STALL)), Ordering::Relaxed);
-        self.longest.fetch_max(took, Ordering::Relaxed);
     }
 
     /// Adds the counters to a scrape.
     pub fn samples(&self, samples: &mut Vec<Sample>) {
-        let mut sample = |name, help, kind, value| {
-            samples.push(Sample { name, help, kind, labels: Vec::new(), value });
+        let mut sample = |name, help, value: &AtomicU64| {
+            let value = value.load(Ordering::Relaxed) as f64;
+            samples.push(Sample { name, help, kind: Kind::Counter, labels: Vec::new(), value });
         };
-        let turns = self.turns.load(Ordering::Relaxed) as f64;
-        sample("millstream_turns_total", "Turns of the shard that had something to do.", Kind::Counter, turns);
-        let stalls = self.stalls.load(Ordering::Relaxed) as f64;
-        sample("millstream_turn_stalls_total", "Turns of more than a millisecond.", Kind::Counter, stalls);
-        let longest = Duration::from_nanos(self.longest.load(Ordering::Relaxed)).as_secs_f64();
-        sample("millstream_turn_seconds_max", "The longest turn since the start.", Kind::Gauge, longest);
+        sample("millstream_turns_total", "Turns of the shard that had something to do.", &self.turns);
+        let help = "Wakes by the watchdog, of a shard without a turn for 20 ms.";
+        sample("millstream_watchdog_wakes_total", help, &self.wakes);
+        let help = "Wakes by the watchdog that found work which had waited for over 10 ms.";
+        sample("millstream_watchdog_rescues_total", help, &self.rescues);
     }
 }
 
@@ -89,6 +95,8 @@ impl Watched {
     fn look(&mut self, elapsed: Duration) -> Option<Duration> {
         let turns = self.progress.turns.load(Ordering::Relaxed);
         if turns == self.turns {
+            self.progress.wakes.fetch_add(1, Ordering::Relaxed);
+            self.progress.is_woken.store(true, Ordering::Relaxed);
             self.mailbox.wake();
         }
         self.turns = turns;
@@ -156,24 +164,24 @@ mod tests {
 
         assert_eq!(watched.look(at(20)), None);
         assert_eq!(wakes.0.load(Ordering::Relaxed), 1, "no turn yet");
-        progress.begin(at(21));
-        progress.end(at(22), true);
+        progress.begin(at(21), Some(at(12)));
+        progress.end(true);
         watched.look(at(40));
         assert_eq!(wakes.0.load(Ordering::Relaxed), 1, "a turn ended");
-        progress.begin(at(41));
-        progress.end(at(41), false);
+        progress.begin(at(41), Some(at(20)));
+        progress.end(false);
         watched.look(at(60));
         assert_eq!(wakes.0.load(Ordering::Relaxed), 2, "the turn had nothing to do: it may have been our own wake");
 
-        progress.begin(at(100));
+        progress.begin(at(100), Some(at(90)));
         assert_eq!(watched.look(at(599)), None);
         assert_eq!(watched.look(at(620)), Some(at(520)));
         assert_eq!(watched.look(at(640)), None);
-        progress.end(at(700), true);
+        progress.end(true);
         let mut samples = Vec::new();
         progress.samples(&mut samples);
         let values: Vec<f64> = samples.iter().map(|sample| sample.value).collect();
-        assert_eq!(values, [2.0, 1.0, 0.6]);
+        assert_eq!(values, [2.0, 5.0, 1.0], "turns, wakes, and the one wake that found old work");
     }
 
     /// The trap itself: an executor whose only task is runnable sleeps, because the wake got lost. Here the wake is

@@ -1,10 +1,12 @@
 //! The owner's side of Produce: append what a session has checked, and reply when it is committed.
 
+use std::time::Duration;
+
 use millstream_replication::ErrorCode;
 use millstream_storage::Now;
 use millstream_storage::shard_log::AppendError;
 
-use super::message::{Append, AppendItem, AppendResult, Appended, Message};
+use super::message::{Append, AppendItem, AppendResult, AppendTimes, Appended, Message};
 use super::partition::Waiter;
 use super::session::RequestId;
 use super::{Effect, Shard, ShardIndex};
@@ -17,13 +19,25 @@ pub struct WaitingAppend {
     results: Vec<AppendResult>,
     /// How many of them wait.
     uncommitted: usize,
+    began: Duration,
+    /// Once the turn in which it was appended has ended.
+    appended: Option<Duration>,
+}
+
+impl WaitingAppend {
+    /// A turn has ended: the one in which it was appended, when it is the first.
+    pub fn turn_ended(&mut self, now: Duration) {
+        self.appended.get_or_insert(now);
+    }
 }
 
 impl Shard {
     /// Appends, and replies at once if nothing has to be waited for.
     pub(super) fn append(&mut self, now: Now, append: Append, effects: &mut Vec<Effect>) {
         let Append { from, request, acks, items } = append;
-        let place = self.appends.insert(WaitingAppend { from, request, results: Vec::new(), uncommitted: 0 });
+        let began = now.elapsed;
+        let waiting = WaitingAppend { from, request, results: Vec::new(), uncommitted: 0, began, appended: None };
+        let place = self.appends.insert(waiting);
         let mut results = Vec::with_capacity(items.len());
         let mut uncommitted = 0;
         for (index, item) in (0..).zip(&items) {
@@ -41,8 +55,10 @@ impl Shard {
         }
         if uncommitted == 0 {
             self.appends.remove(place);
-            return self.tell(from, Message::Appended(Appended { request, results }), effects);
+            let times = AppendTimes { began, appended: began, committed: began };
+            return self.tell(from, Message::Appended(Appended { request, times, results }), effects);
         }
+        self.appended_in_turn.push(place);
         let waiting = self.appends.get_mut(place);
         waiting.results = results;
         waiting.uncommitted = uncommitted;
@@ -96,8 +112,10 @@ impl Shard {
             }
             waiting.uncommitted -= 1;
             if waiting.uncommitted == 0 {
-                let WaitingAppend { from, request, results, .. } = self.appends.remove(place);
-                self.tell(from, Message::Appended(Appended { request, results }), effects);
+                let WaitingAppend { from, request, results, began, appended, .. } = self.appends.remove(place);
+                let committed = now.elapsed;
+                let times = AppendTimes { began, appended: appended.unwrap_or(committed), committed };
+                self.tell(from, Message::Appended(Appended { request, times, results }), effects);
             }
         }
     }

@@ -25,8 +25,8 @@ use crate::group::{Coordinator, GroupConfig, GroupEffect, NOT_COORDINATOR, Recor
 const LOAD_BYTES_MAX: usize = 1 << 20;
 /// How long a coordinator whose log could not be read waits before it tries again.
 const LOAD_RETRY: Duration = Duration::from_secs(1);
-/// Memory that all groups of a broker may take, by their coordinators' count of it; each coordinator may use its part.
-const STATE_BYTES_MAX: usize = 1 << 30;
+/// The least memory for the groups of one coordinator, whatever its part of the broker's is.
+const STATE_BYTES_MIN: usize = 1 << 20;
 /// Disk tokens from here on are ours; those below are the log's.
 const DISK_TOKEN_MIN: u64 = 1 << 63;
 
@@ -78,8 +78,8 @@ pub struct Coordination {
     requests: u64,
 }
 
-/// What the broker's configuration means to coordinators.
-fn group_config(file: &Properties) -> GroupConfig {
+/// What the broker's configuration means to coordinators. Each may use its part of the memory for groups.
+fn group_config(file: &Properties, group_bytes_max: usize) -> GroupConfig {
     let default = GroupConfig::default();
     let number = |name| broker_value(name, &[file]).and_then(|value| value.parse::<i64>().ok());
     let millis =
@@ -95,16 +95,16 @@ fn group_config(file: &Properties) -> GroupConfig {
         offsets_retention_ms: number("offsets.retention.minutes")
             .map_or(default.offsets_retention_ms, |minutes| minutes.saturating_mul(60_000)),
         expiry_interval: millis("offsets.retention.check.interval.ms", default.expiry_interval),
-        state_bytes_max: STATE_BYTES_MAX / size("offsets.topic.num.partitions", 1).max(1),
+        state_bytes_max: (group_bytes_max / size("offsets.topic.num.partitions", 1).max(1)).max(STATE_BYTES_MIN),
         ..default
     }
 }
 
 impl Coordination {
-    /// No coordinators yet, in a process that was started with this configuration.
-    pub fn new(file: &Properties) -> Coordination {
+    /// No coordinators yet, in a process that was started with this configuration and has so much memory for all groups.
+    pub fn new(file: &Properties, group_bytes_max: usize) -> Coordination {
         Coordination {
-            config: group_config(file),
+            config: group_config(file, group_bytes_max),
             by_log: BTreeMap::new(),
             askers: Slab::default(),
             to_load: Vec::new(),

@@ -1,6 +1,6 @@
 //! What a shard counts, and the samples made of it.
 
-use crate::metrics::{Kind, Sample};
+use crate::metrics::{Kind, Sample, Scrape};
 use crate::protocol::versions::{ApiKey, SERVED};
 
 use super::Shard;
@@ -62,7 +62,9 @@ fn sample(name: &'static str, help: &'static str, kind: Kind, value: u64) -> Sam
 
 impl Shard {
     /// Counters and gauges, for a scrape.
-    pub fn samples(&self, samples: &mut Vec<Sample>) {
+    pub fn samples(&self, scrape: &mut Scrape) {
+        self.sessions.stages().samples(&mut scrape.histograms);
+        let samples = &mut scrape.samples;
         use Kind::{Counter, Gauge};
         let counters = &self.counters;
         for &api_key in SERVED {
@@ -72,7 +74,7 @@ impl Shard {
                 Counter,
                 counters.requests[api_key as usize],
             );
-            sample.labels.push(("api", api_key.name().to_string()));
+            sample.labels.push(("api", api_key.name()));
             samples.push(sample);
         }
         let log = self.log.stats();
@@ -190,6 +192,7 @@ impl Shard {
             ),
             sample("millstream_log_damaged_reads_total", "Reads refused: damaged.", Counter, log.damaged_reads),
             sample("millstream_log_no_space_total", "Operations that found the disk full.", Counter, log.no_space),
+            sample("millstream_log_producers", "Idempotent producers remembered.", Gauge, log.producers),
             sample("millstream_log_tail_bytes", "Memory of the tails.", Gauge, log.tail_bytes),
             sample("millstream_log_pending_bytes", "Bytes appended and not yet durable.", Gauge, log.pending_bytes),
         ]);

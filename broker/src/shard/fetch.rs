@@ -16,6 +16,7 @@ use millstream_storage::{DiskError, Now, PartitionKey};
 use super::message::{ByOwner, Message, Read, ReadDone, ReadItem, ReadResult, Watch, WatchItem};
 use super::read::{cut, has_file};
 use super::session::{RequestId, Response, SentRange};
+use super::stages::Stage;
 use super::{Effect, REQUEST_PARTITIONS_MAX, SendPart, Shard, ShardIndex};
 use crate::protocol::fetch::{
     FINAL_SESSION_EPOCH, FetchPartition, FetchRequest, INITIAL_SESSION_EPOCH, PartitionData, response_parts,
@@ -193,6 +194,8 @@ impl Shard {
         let State::Reading { owners_left } = &mut pending.state else { panic!("only a read is replied to") };
         *owners_left -= 1;
         if *owners_left == 0 {
+            // The owner that was last is the one that was waited for.
+            self.enter(done.request, Stage::Local, done.began);
             self.evaluate(now, done.request, effects);
         }
     }
@@ -209,8 +212,9 @@ impl Shard {
             || now.elapsed >= pending.deadline
             || self.is_shutting_down;
         if is_due {
-            self.complete(id, effects);
+            self.complete(now, id, effects);
         } else if pending.woken.is_empty() {
+            self.enter(id, Stage::Remote, now.elapsed);
             self.park(id, effects);
         } else {
             let slots = pending.take_stale();
@@ -255,6 +259,7 @@ impl Shard {
     pub(super) fn read_woken(&mut self, now: Now, effects: &mut Vec<Effect>) {
         for id in std::mem::take(&mut self.fetches.woken) {
             if self.unpark(id, effects) {
+                self.enter(id, Stage::Queue, now.elapsed);
                 let pending = self.fetches.pending.get_mut(&id).expect("it was just there");
                 let slots = pending.take_stale();
                 self.read_round(now, id, &slots, effects);
@@ -282,6 +287,7 @@ impl Shard {
         if !self.unpark(id, effects) {
             return false;
         }
+        self.enter(id, Stage::Queue, now.elapsed);
         let pending = self.fetches.pending.get_mut(&id).expect("it was just there");
         pending.is_last_read = true;
         let slots = pending.take_stale();
@@ -307,7 +313,7 @@ impl Shard {
     }
 
     /// Settles what the response holds; sends it, or first has its file ranges loaded.
-    fn complete(&mut self, id: RequestId, effects: &mut Vec<Effect>) {
+    fn complete(&mut self, now: Now, id: RequestId, effects: &mut Vec<Effect>) {
         let pending = self.fetches.pending.get_mut(&id).expect("the fetch is under way");
         pending.limit();
         let ranges: Vec<SentRange> = pending.items.iter().flat_map(|item| file_ranges(&item.result.plan)).collect();
@@ -315,6 +321,7 @@ impl Shard {
             return self.send_fetched(id, effects);
         }
         pending.state = State::Loading;
+        self.enter(id, Stage::Load, now.elapsed);
         self.counters.fetch_disk_reads += ranges.len() as u64;
         self.cold.load(id, ranges, effects);
     }
@@ -327,6 +334,7 @@ impl Shard {
         result: Result<(), DiskError>,
         effects: &mut Vec<Effect>,
     ) {
+        self.enter(id, Stage::Local, now.elapsed);
         let pending = self.fetches.pending.get_mut(&id).expect("a fetch that is gone loads nothing");
         match result {
             Ok(()) => self.send_fetched(id, effects),
@@ -343,6 +351,12 @@ impl Shard {
                 }
                 self.send_fetched(id, effects);
             }
+        }
+    }
+
+    fn enter(&mut self, id: RequestId, stage: Stage, now: Duration) {
+        if let Some(timeline) = self.sessions.timeline(id) {
+            timeline.enter(stage, now);
         }
     }
 

@@ -34,8 +34,7 @@ struct PendingGroup {
 #[derive(Debug, Default)]
 pub struct Groups {
     pending: HashMap<RequestId, PendingGroup>,
-    /// FindCoordinator requests that wait until `__consumer_offsets` is created; bounded by the requests in flight.
-    finding: Vec<(RequestId, ResponseHeader, i16, Bytes)>,
+    /// `__consumer_offsets` is being created.
     is_creating: bool,
 }
 
@@ -147,7 +146,6 @@ impl Shard {
     /// Forgets a request whose connection is gone; the coordinator's answer is dropped when it comes.
     pub(super) fn cancel_group(&mut self, id: RequestId) {
         self.groups.pending.remove(&id);
-        self.groups.finding.retain(|(finding, ..)| *finding != id);
     }
 
     fn offsets_topic(&self) -> Option<&Topic> {
@@ -162,10 +160,22 @@ impl Shard {
         body: Bytes,
         effects: &mut Vec<Effect>,
     ) {
-        if self.offsets_topic().is_some() {
-            return self.reply_found(id, header, version, body, effects);
+        let partitions = match self.offsets_topic() {
+            Some(topic) => topic.partitions.len() as i32,
+            None => {
+                self.create_offsets_topic(effects);
+                1
+            }
+        };
+        match route::find_coordinator(version, body, partitions, |partition| self.locate(id, partition)) {
+            Ok(body) => self.reply_group(id, header, &body, effects),
+            Err(_) => self.close(id, effects),
         }
-        self.groups.finding.push((id, header, version, body));
+    }
+
+    /// Asks for `__consumer_offsets`, and waits for nothing: whoever looked for a coordinator is told that there is none
+    /// yet and looks again, as Kafka does it. A response that waited would hold back all behind it on its connection.
+    fn create_offsets_topic(&mut self, effects: &mut Vec<Effect>) {
         if std::mem::replace(&mut self.groups.is_creating, true) {
             return;
         }
@@ -185,27 +195,10 @@ impl Shard {
         self.ask_controller(ControllerCall::OffsetsTopic, request, effects);
     }
 
-    /// The controller has created `__consumer_offsets`, or somebody else was faster, or it could not.
-    pub(super) fn offsets_topic_created(&mut self, effects: &mut Vec<Effect>) {
+    /// The controller has created `__consumer_offsets`, or somebody else was faster, or it could not: the next client that
+    /// looks for a coordinator asks again.
+    pub(super) fn offsets_topic_created(&mut self) {
         self.groups.is_creating = false;
-        for (id, header, version, body) in std::mem::take(&mut self.groups.finding) {
-            self.reply_found(id, header, version, body, effects);
-        }
-    }
-
-    fn reply_found(
-        &mut self,
-        id: RequestId,
-        header: ResponseHeader,
-        version: i16,
-        body: Bytes,
-        effects: &mut Vec<Effect>,
-    ) {
-        let partitions = self.offsets_topic().map_or(1, |topic| topic.partitions.len() as i32);
-        match route::find_coordinator(version, body, partitions, |partition| self.locate(id, partition)) {
-            Ok(body) => self.reply_group(id, header, &body, effects),
-            Err(_) => self.close(id, effects),
-        }
     }
 
     /// Where the leader of a partition of `__consumer_offsets` is reached by this client.

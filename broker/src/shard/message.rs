@@ -5,6 +5,7 @@
 //! request, so that replies find their place.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_replication::{ControllerResponse, ErrorCode, MetadataRecord};
@@ -71,11 +72,24 @@ pub struct AppendItem {
     pub records: Bytes,
 }
 
+/// When an owner worked on an [`Append`], in [`millstream_storage::Now::elapsed`]'s time.
+#[derive(Clone, Copy, Debug)]
+pub struct AppendTimes {
+    /// It began.
+    pub began: Duration,
+    /// The turn in which it appended ended.
+    pub appended: Duration,
+    /// Everything is committed, or refused.
+    pub committed: Duration,
+}
+
 /// The reply to an [`Append`].
 #[derive(Debug)]
 pub struct Appended {
     /// The request.
     pub request: RequestId,
+    /// What took how long.
+    pub times: AppendTimes,
     /// One for each item, in their order.
     pub results: Vec<AppendResult>,
 }
@@ -139,6 +153,8 @@ pub struct ReadItem {
 pub struct ReadDone {
     /// The request.
     pub request: RequestId,
+    /// When the owner began to read, in [`millstream_storage::Now::elapsed`]'s time.
+    pub began: Duration,
     /// One for each item, in their order.
     pub results: Vec<(u32, ReadResult)>,
 }

@@ -3,7 +3,10 @@
 //! Calling contract. The driver takes everything that has happened, calls [`Shard::handle`] for each event in order,
 //! then [`Shard::end_turn`] once, and executes the effects in order. It calls `end_turn` again at
 //! [`Shard::next_deadline`]. The shard performs no I/O, reads no clock and draws no random number.
-
+//!
+//! A driver that wants to know where the time goes calls the parts that these two are made of, each with a `now` of its
+//! own: [`Shard::take`] and [`Shard::settle`], [`Shard::end_turn_step`] for each of [`EndStep::ALL`], and
+//! [`Shard::turn_ended`]. What happens is the same.
 //!
 //! Inside: a request comes in by its connection's *session* ([`session`]), which asks the *owners* of partitions
 //! ([`partition`]) by messages ([`message`]), at this shard as at others, and puts their replies together.
@@ -33,7 +36,9 @@ mod query;
 mod read;
 mod session;
 mod slab;
+mod stages;
 mod timer;
+mod work;
 
 #[cfg(test)]
 mod tests;
@@ -50,11 +55,45 @@ use millstream_storage::shard_log::{Ops, Progress};
 use millstream_storage::{DiskError, DiskOp, DiskReply, DiskToken, FilePath, Now, ShardLog};
 
 pub use message::Message;
+pub use work::Work;
 
 use crate::api;
 use crate::protocol::header::RequestHeader;
 use crate::protocol::versions::ApiKey;
 use session::{RequestId, Response, Sessions};
+use stages::{Kind, Stage, Timeline};
+
+/// A part of the end of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndStep {
+    /// Requests whose time is up.
+    Deadlines,
+    /// Groups: what has fallen due, what is still loading.
+    Groups,
+    /// What was appended is put into a commit group.
+    Commit,
+    /// A piece of a checkpoint.
+    Checkpoint,
+    /// From the journal to the segments.
+    WriteBack,
+    /// A piece of retention, and what follows from it.
+    Retention,
+    /// Fetches that wait for what was committed.
+    Wake,
+}
+
+impl EndStep {
+    /// All of them, in their order.
+    pub const ALL: [EndStep; 7] = [
+        EndStep::Deadlines,
+        EndStep::Groups,
+        EndStep::Commit,
+        EndStep::Checkpoint,
+        EndStep::WriteBack,
+        EndStep::Retention,
+        EndStep::Wake,
+    ];
+}
 
 /// Partitions that one Produce or Fetch request may name; a request with more closes its connection.
 pub const REQUEST_PARTITIONS_MAX: usize = 100_000;
@@ -151,6 +190,8 @@ pub struct ShardOptions {
     pub listeners: Vec<String>,
     /// `fetch.max.bytes`: records in one Fetch response, but for its first batch.
     pub fetch_bytes_max: usize,
+    /// Memory of all groups of the broker.
+    pub group_bytes_max: usize,
     /// This shard's part of `queued.max.request.bytes`: memory of requests in flight, beyond which clients are not read
     /// from.
     pub request_bytes_max: usize,
@@ -193,6 +234,10 @@ pub struct Shard {
     coordination: coordination::Coordination,
 
     counters: counters::Counters,
+    /// The request that is being parsed.
+    parsing: Option<RequestId>,
+    /// Appends of this turn that wait for their commit.
+    appended_in_turn: Vec<u32>,
     /// Messages of this shard to itself: handled in the same turn.
     to_self: VecDeque<Message>,
     /// Disk operations of this turn so far.
@@ -223,8 +268,10 @@ impl Shard {
             appends: slab::Slab::default(),
             reads: read::Reads::default(),
             queries: query::Queries::default(),
-            coordination: coordination::Coordination::new(&options.file),
+            coordination: coordination::Coordination::new(&options.file, options.group_bytes_max),
             counters: counters::Counters::default(),
+            parsing: None,
+            appended_in_turn: Vec::new(),
             to_self: VecDeque::new(),
             ops: Ops::new(),
             is_shutting_down: false,
@@ -235,15 +282,22 @@ impl Shard {
         shard
     }
 
-    /// Takes one event.
+    /// Takes one event, which happens now, and does what follows from it.
     pub fn handle(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
+        self.take(now, now.elapsed, event, effects);
+        self.settle(now, effects);
+    }
+
+    /// The first part of [`Shard::handle`]: takes one event that happened at a time before: a request was read, a
+    /// connection drained. [`Shard::settle`] follows.
+    pub fn take(&mut self, now: Now, happened: Duration, event: Event, effects: &mut Vec<Effect>) {
         if self.has_failed {
             return;
         }
         match event {
             Event::Connected { connection, listener, peer } => self.sessions.connected(connection, listener, peer),
-            Event::Request { connection, frame } => self.request(now, connection, frame, effects),
-            Event::Drained { connection } => self.sessions.drained(connection, effects),
+            Event::Request { connection, frame } => self.request(now, happened, connection, frame, effects),
+            Event::Drained { connection } => self.sessions.drained(connection, happened, effects),
             Event::Disconnected { connection } => self.disconnected(connection, effects),
             Event::Disk { token, result } => self.disk(now, token, result, effects),
             Event::Prefetched { token, result } => {
@@ -254,28 +308,56 @@ impl Shard {
             Event::Message(message) => self.message(now, message, effects),
             Event::FreeSpace { bytes } => self.log.set_free_space(bytes),
         }
-        self.settle(now, effects);
     }
 
     /// Ends a turn, after its events and whenever [`Shard::next_deadline`] has come.
     pub fn end_turn(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        for step in EndStep::ALL {
+            self.end_turn_step(now, step, effects);
+        }
+        self.turn_ended(now);
+    }
+
+    /// A part of [`Shard::end_turn`].
+    pub fn end_turn_step(&mut self, now: Now, step: EndStep, effects: &mut Vec<Effect>) {
         if self.has_failed {
             return;
         }
-        while let Some(request) = self.timers.take_due(now.elapsed) {
-            self.timed_out(now, request, effects);
-            self.settle(now, effects);
+        match step {
+            EndStep::Deadlines => {
+                while let Some(request) = self.timers.take_due(now.elapsed) {
+                    self.timed_out(now, request, effects);
+                    self.settle(now, effects);
+                }
+            }
+            EndStep::Groups => self.coordinate(now, effects),
+            EndStep::Commit => {
+                let mut progress = Vec::new();
+                self.log.commit(now, &mut self.ops, &mut progress);
+                self.progress(now, progress, effects);
+            }
+            EndStep::Checkpoint => self.log.advance_checkpoint(&mut self.ops),
+            EndStep::WriteBack => self.log.advance_write_back(&mut self.ops),
+            EndStep::Retention => self.log.advance_retention(now, &mut self.ops),
+            EndStep::Wake => {
+                // What was committed in this turn wakes each fetch once, however many partitions it came from.
+                self.tell_woken(effects);
+                self.settle(now, effects);
+                self.read_woken(now, effects);
+            }
         }
-        self.coordinate(now, effects);
-        let mut progress = Vec::new();
-        self.log.end_turn(now, &mut self.ops, &mut progress);
-        self.progress(now, progress, effects);
         self.settle(now, effects);
-        // What was committed in this turn wakes each fetch once, however many partitions it came from.
-        self.tell_woken(effects);
-        self.settle(now, effects);
-        self.read_woken(now, effects);
-        self.settle(now, effects);
+    }
+
+    /// The last part of [`Shard::end_turn`]: the turn's work is done, its effects are about to be executed. Only times
+    /// of requests depend on it.
+    pub fn turn_ended(&mut self, now: Now) {
+        self.sessions.turn_ended(now.elapsed);
+        for place in std::mem::take(&mut self.appended_in_turn) {
+            if let Some(waiting) = self.appends.find_mut(place) {
+                waiting.turn_ended(now.elapsed);
+            }
+        }
     }
 
     /// When `end_turn` is to be called though nothing happens; in [`Now::elapsed`]'s time.
@@ -297,16 +379,35 @@ impl Shard {
         self.is_shutting_down && self.sessions.is_answered() && self.log.is_idle()
     }
 
-    /// Handles what this shard says to itself, and hands over the disk operations so far.
-    fn settle(&mut self, now: Now, effects: &mut Vec<Effect>) {
+    /// The second part of [`Shard::handle`]: handles what this shard says to itself, and hands over the disk operations
+    /// so far.
+    pub fn settle(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if self.has_failed {
+            return;
+        }
+        if let Some(request) = self.parsing.take()
+            && let Some(timeline) = self.sessions.timeline(request)
+        {
+            let waits_for = if timeline.kind() == Kind::Other { Stage::Remote } else { Stage::Queue };
+            timeline.enter(waits_for, now.elapsed);
+        }
         while let Some(message) = self.to_self.pop_front() {
             self.message(now, message, effects);
         }
         effects.extend(self.ops.drain(..).map(|(token, op)| Effect::Disk { token, op }));
     }
 
-    fn request(&mut self, now: Now, connection: ConnectionId, frame: Bytes, effects: &mut Vec<Effect>) {
-        let Some(id) = self.sessions.admit(connection, frame.len(), effects) else { return };
+    fn request(
+        &mut self,
+        now: Now,
+        received: Duration,
+        connection: ConnectionId,
+        frame: Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        let timeline = Timeline::new(Kind::of(&frame), received, now.elapsed);
+        let Some(id) = self.sessions.admit(connection, frame.len(), timeline, effects) else { return };
+        self.parsing = Some(id);
         let Ok((header, body)) = RequestHeader::parse(frame) else { return self.close(id, effects) };
         self.counters.request(header.api_key);
         match header.api_key {
@@ -347,7 +448,7 @@ impl Shard {
                 };
                 self.producer_ids_allocated(block, effects);
             }
-            ControllerCall::OffsetsTopic => self.offsets_topic_created(effects),
+            ControllerCall::OffsetsTopic => self.offsets_topic_created(),
             ControllerCall::Api { request, then } => {
                 // Its connection may be gone.
                 if self.sessions.listener(request.connection).is_some() {
@@ -450,7 +551,7 @@ impl Shard {
             Message::Controller { token, response } => self.controller_answered(token, response, effects),
             Message::Append(append) => self.append(now, append, effects),
             Message::Appended(appended) => self.appended(appended, effects),
-            Message::Read(read) => self.read(read, effects),
+            Message::Read(read) => self.read(now, read, effects),
             Message::ReadDone(done) => self.fetch_read(now, done, effects),
             Message::Watch(watch) => self.watch(watch),
             Message::Unwatch { from, request } => self.unwatch(from, request),

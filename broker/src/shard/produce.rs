@@ -12,6 +12,7 @@ use millstream_storage::{Now, PartitionKey, records};
 use super::message::{Append, AppendItem, Appended, ByOwner, Message};
 use super::metadata::NotHere;
 use super::session::{RequestId, Response};
+use super::stages::Stage;
 use super::{Effect, REQUEST_PARTITIONS_MAX, SendPart, Shard, ShardIndex};
 use crate::protocol::header::{RequestHeader, ResponseHeader, finish_frame};
 use crate::protocol::produce::{PartitionResult, ProduceRequest, Rejection, write_response};
@@ -144,7 +145,7 @@ impl Shard {
 
     /// An owner has replied.
     pub(super) fn appended(&mut self, appended: Appended, effects: &mut Vec<Effect>) {
-        let Appended { request: id, results } = appended;
+        let Appended { request: id, times, results } = appended;
         // It may be gone: its time was up, or its connection is closed.
         let Some(pending) = self.produces.pending.get_mut(&id) else { return };
         for appended in results {
@@ -159,6 +160,12 @@ impl Shard {
         if pending.owners_left == 0 {
             let pending = self.produces.pending.remove(&id).expect("it was just there");
             self.timers.clear(pending.deadline, id);
+            // The owner that was last is the one that was waited for.
+            if let Some(timeline) = self.sessions.timeline(id) {
+                timeline.enter(Stage::Local, times.began);
+                timeline.enter(Stage::Remote, times.appended);
+                timeline.enter(Stage::Respond, times.committed);
+            }
             self.finish_produce(id, pending, effects);
         }
     }

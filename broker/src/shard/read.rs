@@ -1,10 +1,11 @@
 //! The owner's side of Fetch: read plans for a session, and watches on partitions that have no more to read yet.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use millstream_replication::ErrorCode;
 use millstream_storage::shard_log::{LogId, Read as LogRead, ReadPart, ReadPlan, ReadToken};
-use millstream_storage::{DiskError, PartitionKey};
+use millstream_storage::{DiskError, Now, PartitionKey};
 
 use super::message::{Message, Read, ReadDone, ReadItem, ReadResult, Watch};
 use super::partition::Watcher;
@@ -25,6 +26,7 @@ struct WaitingRead {
     results: Vec<(u32, ReadResult)>,
     /// How many of them wait.
     pending: usize,
+    began: Duration,
 }
 
 /// One partition of a [`WaitingRead`].
@@ -104,7 +106,8 @@ impl Allowance {
 
 impl Shard {
     /// Reads, and replies at once if nothing has to be waited for.
-    pub(super) fn read(&mut self, read: Read, effects: &mut Vec<Effect>) {
+    pub(super) fn read(&mut self, now: Now, read: Read, effects: &mut Vec<Effect>) {
+        let began = now.elapsed;
         let Read { from, request, bytes_max, items } = read;
         let mut results = Vec::with_capacity(items.len());
         let mut bytes_left = bytes_max;
@@ -130,9 +133,9 @@ impl Shard {
             results.push((item.slot, result));
         }
         if waits.is_empty() {
-            return self.tell(from, Message::ReadDone(ReadDone { request, results }), effects);
+            return self.tell(from, Message::ReadDone(ReadDone { request, began, results }), effects);
         }
-        let place = self.reads.waiting.insert(WaitingRead { from, request, results, pending: waits.len() });
+        let place = self.reads.waiting.insert(WaitingRead { from, request, results, pending: waits.len(), began });
         for (token, wait) in waits {
             self.reads.pending.insert(token, PendingRead { place, ..wait });
         }
@@ -235,8 +238,8 @@ impl Shard {
         }
         waiting.pending -= 1;
         if waiting.pending == 0 {
-            let WaitingRead { from, request, results, .. } = self.reads.waiting.remove(place);
-            self.tell(from, Message::ReadDone(ReadDone { request, results }), effects);
+            let WaitingRead { from, request, results, began, .. } = self.reads.waiting.remove(place);
+            self.tell(from, Message::ReadDone(ReadDone { request, began, results }), effects);
         }
     }
 

@@ -6,15 +6,20 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use millstream_storage::FilePath;
 
+use super::stages::{Stage, Stages, Timeline};
 use super::{ConnectionId, Effect, SendPart};
 
 /// Requests of one connection that may be in flight before it is not read from any more. Clients pipeline five.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 64;
 /// Bytes of responses of one connection that may wait for the client before it is not read from any more.
 pub const RESPONSE_BYTES_MAX: usize = 16 << 20;
+/// Responses of one connection whose way into the socket is timed. Of more than these the oldest are counted as they
+/// stand: a client that takes so little has a time of its own.
+const LEAVING_MAX: usize = 4 * REQUESTS_IN_FLIGHT_MAX;
 
 /// Names a request of a client until it is answered; never reused within a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,6 +56,7 @@ pub struct SentRange {
 struct InFlight {
     frame_bytes: usize,
     response: Option<Response>,
+    timeline: Timeline,
 }
 
 #[derive(Debug)]
@@ -67,6 +73,10 @@ struct Session {
     sent_bytes: usize,
     /// To be dropped from the page cache once the client has taken it.
     sent_ranges: Vec<SentRange>,
+    /// The requests whose responses were given to the driver and have not left yet.
+    leaving: VecDeque<Timeline>,
+    /// Listed in `Sessions::answered`.
+    answered: bool,
     reading: bool,
     /// Waits in `Sessions::held` for the shard's memory.
     held: bool,
@@ -86,6 +96,9 @@ pub struct Sessions {
     held: VecDeque<ConnectionId>,
     /// No request is taken any more.
     shutting_down: bool,
+    /// Sessions with a request that was answered in this turn.
+    answered: Vec<ConnectionId>,
+    stages: Stages,
 }
 
 impl Sessions {
@@ -98,6 +111,8 @@ impl Sessions {
             request_bytes_max,
             held: VecDeque::new(),
             shutting_down: false,
+            answered: Vec::new(),
+            stages: Stages::default(),
         }
     }
 
@@ -111,6 +126,8 @@ impl Sessions {
             response_bytes: 0,
             sent_bytes: 0,
             sent_ranges: Vec::new(),
+            leaving: VecDeque::new(),
+            answered: false,
             reading: true,
             held: false,
             closing: false,
@@ -165,6 +182,7 @@ impl Sessions {
         &mut self,
         connection: ConnectionId,
         frame_bytes: usize,
+        timeline: Timeline,
         effects: &mut Vec<Effect>,
     ) -> Option<RequestId> {
         if self.shutting_down {
@@ -175,7 +193,7 @@ impl Sessions {
             return None;
         }
         let sequence = session.first_sequence + session.in_flight.len() as u64;
-        session.in_flight.push_back(InFlight { frame_bytes, response: None });
+        session.in_flight.push_back(InFlight { frame_bytes, response: None, timeline });
         self.request_bytes += frame_bytes;
         if self.request_bytes > self.request_bytes_max && !session.held {
             session.held = true;
@@ -199,11 +217,43 @@ impl Sessions {
             session.response_bytes += parts.iter().map(SendPart::bytes).sum::<usize>();
         }
         in_flight.response = Some(response);
+        if !session.answered {
+            session.answered = true;
+            self.answered.push(connection);
+        }
         if index == 0 {
-            self.request_bytes -= session.send_ready(connection, effects);
+            self.request_bytes -= session.send_ready(connection, &mut self.stages, effects);
         }
         session.set_reading(connection, effects);
         self.release_held(effects);
+    }
+
+    /// The timeline of a request that is not answered yet, if its connection is there.
+    pub fn timeline(&mut self, request: RequestId) -> Option<&mut Timeline> {
+        let session = self.sessions.get_mut(&request.connection)?;
+        let index = request.sequence.checked_sub(session.first_sequence)?;
+        let in_flight = session.in_flight.get_mut(usize::try_from(index).ok()?)?;
+        in_flight.response.is_none().then_some(&mut in_flight.timeline)
+    }
+
+    /// The turn has ended: what was answered in it is on its way out.
+    pub fn turn_ended(&mut self, now: Duration) {
+        for connection in self.answered.drain(..) {
+            // It may be gone.
+            let Some(session) = self.sessions.get_mut(&connection) else { continue };
+            session.answered = false;
+            let waiting = session.in_flight.iter_mut().filter(|in_flight| in_flight.response.is_some());
+            for timeline in session.leaving.iter_mut().chain(waiting.map(|in_flight| &mut in_flight.timeline)) {
+                if timeline.stage() != Stage::Respond {
+                    timeline.enter(Stage::Respond, now);
+                }
+            }
+        }
+    }
+
+    /// Histograms over the requests that were answered.
+    pub fn stages(&self) -> &Stages {
+        &self.stages
     }
 
     /// Remembers ranges of a response of this connection, to be dropped from the page cache when it has taken them.
@@ -213,9 +263,15 @@ impl Sessions {
         }
     }
 
-    /// The client took all that was sent so far.
-    pub fn drained(&mut self, connection: ConnectionId, effects: &mut Vec<Effect>) {
+    /// The socket took all that was sent so far, at this time.
+    pub fn drained(&mut self, connection: ConnectionId, at: Duration, effects: &mut Vec<Effect>) {
         let Some(session) = self.sessions.get_mut(&connection) else { return };
+        // What was answered since has not left.
+        while session.leaving.front().is_some_and(|timeline| timeline.is_since(at)) {
+            let mut timeline = session.leaving.pop_front().expect("it was just seen");
+            timeline.enter(Stage::Respond, at);
+            self.stages.record(&timeline);
+        }
         session.response_bytes -= std::mem::take(&mut session.sent_bytes);
         // A range belongs to a response that may still wait for one before it: then it was not sent yet, and dropping
         // it early costs one more read.
@@ -265,7 +321,7 @@ impl Sessions {
 
 impl Session {
     /// Sends the responses at the front that are there. Returns the bytes of the requests that are done with.
-    fn send_ready(&mut self, connection: ConnectionId, effects: &mut Vec<Effect>) -> usize {
+    fn send_ready(&mut self, connection: ConnectionId, stages: &mut Stages, effects: &mut Vec<Effect>) -> usize {
         let mut frame_bytes = 0;
         let mut parts = Vec::new();
         while let Some(InFlight { response: Some(_), .. }) = self.in_flight.front() {
@@ -273,14 +329,23 @@ impl Session {
             self.first_sequence += 1;
             frame_bytes += done.frame_bytes;
             match done.response.expect("it was just seen") {
-                Response::Parts(more) if parts.is_empty() => parts = more,
-                Response::Parts(more) => parts.extend(more),
-                Response::Nothing => {}
+                Response::Parts(more) => {
+                    if parts.is_empty() {
+                        parts = more;
+                    } else {
+                        parts.extend(more);
+                    }
+                    self.leaving.push_back(done.timeline);
+                }
+                Response::Nothing => stages.record(&done.timeline),
                 Response::Close => {
                     self.closing = true;
                     break;
                 }
             }
+        }
+        while self.leaving.len() > LEAVING_MAX {
+            stages.record(&self.leaving.pop_front().expect("there are many"));
         }
         if !parts.is_empty() {
             self.sent_bytes += parts.iter().map(SendPart::bytes).sum::<usize>();
@@ -309,6 +374,7 @@ impl Session {
 mod tests {
     use bytes::Bytes;
 
+    use super::super::stages::Kind;
     use super::*;
 
     const CONNECTION: ConnectionId = ConnectionId(1);
@@ -316,6 +382,10 @@ mod tests {
 
     fn peer() -> SocketAddr {
         "127.0.0.1:1".parse().unwrap()
+    }
+
+    fn timeline() -> Timeline {
+        Timeline::new(Kind::Other, Duration::ZERO, Duration::ZERO)
     }
 
     fn parts(text: &'static str) -> Response {
@@ -339,7 +409,8 @@ mod tests {
         let mut sessions = Sessions::new(1000);
         sessions.connected(CONNECTION, 3, peer());
         assert_eq!(sessions.listener(CONNECTION), Some(3));
-        let ids: Vec<RequestId> = (0..4).map(|_| sessions.admit(CONNECTION, 10, &mut effects).unwrap()).collect();
+        let ids: Vec<RequestId> =
+            (0..4).map(|_| sessions.admit(CONNECTION, 10, timeline(), &mut effects).unwrap()).collect();
         sessions.respond(ids[2], parts("third"), &mut effects);
         sessions.respond(ids[1], Response::Nothing, &mut effects);
         assert_effects(&mut effects, &[]);
@@ -356,13 +427,14 @@ mod tests {
         let mut effects = Vec::new();
         let mut sessions = Sessions::new(1000);
         sessions.connected(CONNECTION, 0, peer());
-        let ids: Vec<RequestId> = (0..3).map(|_| sessions.admit(CONNECTION, 10, &mut effects).unwrap()).collect();
+        let ids: Vec<RequestId> =
+            (0..3).map(|_| sessions.admit(CONNECTION, 10, timeline(), &mut effects).unwrap()).collect();
         sessions.respond(ids[1], Response::Close, &mut effects);
         sessions.respond(ids[2], parts("never"), &mut effects);
         assert_effects(&mut effects, &[]);
         sessions.respond(ids[0], parts("first"), &mut effects);
         assert_effects(&mut effects, &[send(CONNECTION, &["first"]), Effect::Close { connection: CONNECTION }]);
-        assert_eq!(sessions.admit(CONNECTION, 10, &mut effects), None);
+        assert_eq!(sessions.admit(CONNECTION, 10, timeline(), &mut effects), None);
         sessions.disconnected(CONNECTION, &mut effects);
         assert_eq!(sessions.request_bytes(), 0);
         assert_effects(&mut effects, &[]);
@@ -373,8 +445,9 @@ mod tests {
         let mut effects = Vec::new();
         let mut sessions = Sessions::new(1000);
         sessions.connected(CONNECTION, 0, peer());
-        let ids: Vec<RequestId> =
-            (0..REQUESTS_IN_FLIGHT_MAX).map(|_| sessions.admit(CONNECTION, 1, &mut effects).unwrap()).collect();
+        let ids: Vec<RequestId> = (0..REQUESTS_IN_FLIGHT_MAX)
+            .map(|_| sessions.admit(CONNECTION, 1, timeline(), &mut effects).unwrap())
+            .collect();
         assert_effects(&mut effects, &[Effect::Reading { connection: CONNECTION, on: false }]);
         sessions.respond(ids[0], Response::Nothing, &mut effects);
         assert_effects(&mut effects, &[Effect::Reading { connection: CONNECTION, on: true }]);
@@ -385,7 +458,7 @@ mod tests {
         let mut effects = Vec::new();
         let mut sessions = Sessions::new(1000);
         sessions.connected(CONNECTION, 0, peer());
-        let request = sessions.admit(CONNECTION, 10, &mut effects).unwrap();
+        let request = sessions.admit(CONNECTION, 10, timeline(), &mut effects).unwrap();
         let large = SendPart::File { path: "segment".into(), position: 0, bytes: RESPONSE_BYTES_MAX };
         sessions.respond(request, Response::Parts(vec![large.clone()]), &mut effects);
         let range = SentRange { path: "segment".into(), position: 0, bytes: RESPONSE_BYTES_MAX };
@@ -397,7 +470,7 @@ mod tests {
                 Effect::Reading { connection: CONNECTION, on: false },
             ],
         );
-        sessions.drained(CONNECTION, &mut effects);
+        sessions.drained(CONNECTION, Duration::ZERO, &mut effects);
         assert_effects(
             &mut effects,
             &[
@@ -413,9 +486,9 @@ mod tests {
         let mut sessions = Sessions::new(100);
         sessions.connected(CONNECTION, 0, peer());
         sessions.connected(OTHER, 0, peer());
-        let first = sessions.admit(CONNECTION, 100, &mut effects).unwrap();
+        let first = sessions.admit(CONNECTION, 100, timeline(), &mut effects).unwrap();
         assert_effects(&mut effects, &[]);
-        let second = sessions.admit(OTHER, 60, &mut effects).unwrap();
+        let second = sessions.admit(OTHER, 60, timeline(), &mut effects).unwrap();
         assert_effects(&mut effects, &[Effect::Reading { connection: OTHER, on: false }]);
         sessions.respond(first, Response::Nothing, &mut effects);
         assert_effects(&mut effects, &[Effect::Reading { connection: OTHER, on: true }]);

@@ -33,6 +33,11 @@ impl<T> Slab<T> {
         self.places[place as usize].as_mut().expect("the place is in use")
     }
 
+    /// The value at a place, if it is in use.
+    pub fn find_mut(&mut self, place: u32) -> Option<&mut T> {
+        self.places.get_mut(place as usize)?.as_mut()
+    }
+
     /// Takes the value from a place in use.
     pub fn remove(&mut self, place: u32) -> T {
         let value = self.places[place as usize].take().expect("the place is in use");
@@ -56,6 +61,7 @@ mod tests {
         let (a, b) = (slab.insert('a'), slab.insert('b'));
         assert_eq!((slab.len(), *slab.get_mut(b)), (2, 'b'));
         assert_eq!(slab.remove(a), 'a');
+        assert!(slab.find_mut(a).is_none() && slab.find_mut(9).is_none());
         assert_eq!(slab.insert('c'), a);
         assert_eq!((slab.remove(a), slab.remove(b), slab.len()), ('c', 'b', 0));
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use millstream_replication::config::Properties;
 use millstream_replication::log::MetadataLog;
 use millstream_replication::{
-    ClusterImage, Controller, ControllerRequest, ControllerResponse, Endpoint, MetadataRecord,
+    ClusterImage, Controller, ControllerRequest, ControllerResponse, Decision, Endpoint, MetadataRecord,
 };
 use millstream_storage::batch::Batches;
 use millstream_storage::partition_log::partition_directory;
@@ -32,7 +32,6 @@ use crate::shard::{ConnectionId, Effect, Event as ShardEvent, Message, PrefetchT
 const NODE_ID: i32 = 1;
 /// How long everything may take to come to an end when nothing goes wrong any more.
 const ENDING_US_MAX: u64 = 20_000_000;
-const NO_SPACE_RETRY_US: u64 = 250_000;
 /// How long the disk is full in simulations that wait and see whether everything else goes on.
 const FULL_US: u64 = 8_000_000;
 /// How long a read, a question or a deletion of records may wait for its answer, on a disk that is not slow.
@@ -63,6 +62,15 @@ pub struct Outcome {
     pub stops: u64,
     /// What starts on damaged disks came to.
     pub verdicts: Verdicts,
+}
+
+/// What the controller has decided and is making durable.
+struct Committing {
+    records: Vec<MetadataRecord>,
+    frees_space: bool,
+    write: DiskOp,
+    asker: Asker,
+    response: ControllerResponse,
 }
 
 /// Who asked the controller.
@@ -122,7 +130,7 @@ struct ControllerNode {
     log: MetadataLog,
     image: ClusterImage,
     queue: VecDeque<(Asker, ControllerRequest)>,
-    committing: Option<(Vec<MetadataRecord>, Asker, ControllerResponse)>,
+    committing: Option<Committing>,
     applied: Vec<u64>,
     waiting: VecDeque<(u64, Asker, ControllerResponse)>,
 }
@@ -396,8 +404,19 @@ impl Simulation {
                 self.schedule.after(delay, Event::ControllerDisk { op, operation });
             }
             Event::ControllerDisk { op, operation } => match self.disk.complete(operation) {
+                Ok(_) if matches!(op, DiskOp::Allocate { .. }) => {
+                    node.controller.log.allocated();
+                    self.controller_writes();
+                }
                 Ok(_) => self.controller_committed()?,
-                Err(DiskError::NoSpace) => self.schedule.after(NO_SPACE_RETRY_US, Event::ControllerWrite { op }),
+                Err(DiskError::NoSpace) => {
+                    let committing = node.controller.committing.as_ref().ok_or("nothing was being committed")?;
+                    if matches!(op, DiskOp::Allocate { .. }) && committing.frees_space {
+                        self.controller_writes();
+                    } else {
+                        self.controller_refused()?;
+                    }
+                }
                 Err(error) => self.give_up(&error.to_string())?,
             },
             Event::ToShard { shard, message } => self.give(shard, ShardEvent::Message(message)),
@@ -462,7 +481,8 @@ impl Simulation {
     /// The node exits with an error, as it must after a failed write.
     fn give_up(&mut self, reason: &str) -> Result<(), String> {
         self.line(|| format!("the node gives up: {reason}"));
-        if !self.disk.faults.fails_operations() {
+        // A node that finds no room to register exits, too.
+        if !self.disk.faults.fails_operations() && self.disk.faults.capacity_bytes.is_none() {
             return Err(format!("the node gave up though its disk is fine: {reason}"));
         }
         let is_power = self.random.coin();
@@ -520,6 +540,7 @@ impl Simulation {
                 file: Arc::clone(&self.properties),
                 listeners: vec!["PLAINTEXT".to_string()],
                 fetch_bytes_max: 1 << 20,
+                group_bytes_max: 64 << 20,
                 request_bytes_max: 1 << 20,
             };
             Shard::new(options, log, image.clone())
@@ -747,22 +768,47 @@ impl Simulation {
         {
             let mut random_id = [0; 16];
             random_id.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&self.random.next().to_le_bytes()));
+            let frees_space = request.frees_space();
             let decision = controller.controller.handle(&controller.image, request, now, random_id);
             if decision.records.is_empty() {
                 controller.waiting.push_back((controller.image.offset(), asker, decision.response));
             } else {
-                let op = controller.log.append(&decision.records);
-                controller.committing = Some((decision.records, asker, decision.response));
-                self.schedule.after(0, Event::ControllerWrite { op });
+                let write = controller.log.append(&decision.records);
+                let allocate = controller.log.allocate();
+                let Decision { records, response } = decision;
+                controller.committing =
+                    Some(Committing { records, frees_space, write: write.clone(), asker, response });
+                self.schedule.after(0, Event::ControllerWrite { op: allocate.unwrap_or(write) });
             }
         }
         self.controller_answers();
     }
 
+    /// The space for what is being committed is there, or it may do without.
+    fn controller_writes(&mut self) {
+        let node = self.node.as_mut().expect("the node is up");
+        let op = node.controller.committing.as_ref().expect("something is being committed").write.clone();
+        self.schedule.after(0, Event::ControllerWrite { op });
+    }
+
+    /// There is no room for what was decided.
+    fn controller_refused(&mut self) -> Result<(), String> {
+        let controller = &mut self.node.as_mut().expect("the node is up").controller;
+        let Committing { asker, response, .. } = controller.committing.take().ok_or("nothing was being committed")?;
+        if matches!(asker, Asker::Node) {
+            return self.give_up("no room to register the broker");
+        }
+        controller.waiting.push_back((controller.image.offset(), asker, response.refused_for_lack_of_space()));
+        self.line(|| "metadata refused: no space".to_string());
+        self.controller_decides();
+        Ok(())
+    }
+
     fn controller_committed(&mut self) -> Result<(), String> {
         let node = self.node.as_mut().expect("the node is up");
         let controller = &mut node.controller;
-        let (records, asker, response) = controller.committing.take().ok_or("nothing was being committed")?;
+        let Committing { records, asker, response, .. } =
+            controller.committing.take().ok_or("nothing was being committed")?;
         controller.log.committed();
         for record in &records {
             controller.image.replay(record);
@@ -1001,6 +1047,7 @@ fn open_logs(image: &ClusterImage, recovered: Recovered, properties: &Properties
         extent_bytes_min: 48 << 10,
         retention_check_interval: Duration::from_millis(50),
         producer_expiration_ms: 86_400_000,
+        producers_max: 1_000_000,
     };
     let config_of = |key: PartitionKey| {
         let topic = image.topic_by_id(key.topic_id).expect("recovery keeps only partitions of the image");
@@ -1036,7 +1083,7 @@ mod tests {
     #[test]
     fn clients_lose_nothing() {
         let mut total = Outcome::default();
-        seeds::run("sim::cluster::tests::clients_lose_nothing", 150, |seed, is_verbose| {
+        seeds::run("sim::cluster::tests::clients_lose_nothing", 100, |seed, is_verbose| {
             let outcome = Simulation::run(options(seed, is_verbose))?;
             total.acknowledged += outcome.acknowledged;
             total.seen += outcome.seen;

@@ -743,6 +743,7 @@ fn open_logs(partitions: &[Partition], recovered: Recovered) -> Vec<ShardLog> {
         extent_bytes_min: 48 << 10,
         retention_check_interval: Duration::from_millis(50),
         producer_expiration_ms: 86_400_000,
+        producers_max: 1_000_000,
     };
     let config_of = |key| {
         let partition = partitions.iter().find(|each| each.key == key).expect("known");
@@ -799,7 +800,7 @@ mod tests {
     #[test]
     fn logs_keep_what_they_acknowledge() {
         let mut total = Outcome::default();
-        seeds::run("sim::logs::tests::logs_keep_what_they_acknowledge", 150, |seed, is_verbose| {
+        seeds::run("sim::logs::tests::logs_keep_what_they_acknowledge", 100, |seed, is_verbose| {
             let outcome = Simulation::run(options(seed, is_verbose))?;
             total.acknowledged += outcome.acknowledged;
             total.crashes += outcome.crashes;

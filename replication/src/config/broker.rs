@@ -381,6 +381,8 @@ table! { BROKER_CONFIGS
         "Address of the HTTP endpoint for metrics and health; empty switches it off.";
     "millstream.journal.bytes" Long Some("134217728"), AtLeast(16777216), Honoured, FIXED, [],
         "Bytes of journal of one shard: what a restart reads at most.";
+    "millstream.memory.bytes" Long Some("-1"), AtLeast(-1), Honoured, FIXED, [],
+        "Bytes of memory that the process may use, from 192 MiB on; -1 is a quarter of the machine's or the control group's.";
     "millstream.shards" Int None, Range(1, 1024), Honoured, FIXED, [],
         "Shards, one a core; the number of cores when nothing is given.";
     "millstream.tail.memory.bytes" Long Some("134217728"), AtLeast(1048576), Honoured, FIXED, [],

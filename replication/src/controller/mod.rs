@@ -130,6 +130,21 @@ pub enum ControllerRequest {
     AllocateProducerIds,
 }
 
+impl ControllerRequest {
+    /// Whether it is a way out of a full disk, or needed for one: it may use the space that the metadata log keeps.
+    pub fn frees_space(&self) -> bool {
+        match self {
+            ControllerRequest::RegisterBroker { .. }
+            | ControllerRequest::DeleteTopics { .. }
+            | ControllerRequest::IncrementalAlterConfigs { .. }
+            | ControllerRequest::AlterConfigs { .. } => true,
+            ControllerRequest::CreateTopics { .. }
+            | ControllerRequest::CreatePartitions { .. }
+            | ControllerRequest::AllocateProducerIds => false,
+        }
+    }
+}
+
 /// A topic that was created, or would be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreatedTopic {
@@ -158,7 +173,7 @@ pub struct DeletedTopic {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControllerResponse {
     /// The broker's epoch.
-    RegisterBroker { epoch: i64 },
+    RegisterBroker(Result<i64, ApiError>),
     /// By name.
     CreateTopics(Vec<(String, Result<CreatedTopic, ApiError>)>),
     /// In the order of the request, duplicates included.
@@ -169,6 +184,45 @@ pub enum ControllerResponse {
     AlterConfigs(Vec<(ConfigResource, Result<(), ApiError>)>),
     /// The first id of the block and how many there are.
     AllocateProducerIds(Result<(i64, i64), ApiError>),
+}
+
+impl ControllerResponse {
+    /// The answer when what was decided could not be made durable: all that would have succeeded failed.
+    pub fn refused(self, why: &ApiError) -> ControllerResponse {
+        fn refuse<T>(outcome: Result<T, ApiError>, why: &ApiError) -> Result<T, ApiError> {
+            outcome.and(Err(why.clone()))
+        }
+        fn refuse_each<K, T>(items: Vec<(K, Result<T, ApiError>)>, why: &ApiError) -> Vec<(K, Result<T, ApiError>)> {
+            items.into_iter().map(|(key, outcome)| (key, refuse(outcome, why))).collect()
+        }
+        match self {
+            ControllerResponse::RegisterBroker(epoch) => ControllerResponse::RegisterBroker(refuse(epoch, why)),
+            ControllerResponse::CreateTopics(items) => ControllerResponse::CreateTopics(refuse_each(items, why)),
+            ControllerResponse::DeleteTopics(items) => {
+                let refuse = |item| {
+                    let DeletedTopic { name, topic_id, outcome } = item;
+                    DeletedTopic { name, topic_id, outcome: refuse(outcome, why) }
+                };
+                ControllerResponse::DeleteTopics(items.into_iter().map(refuse).collect())
+            }
+            ControllerResponse::CreatePartitions(items) => {
+                ControllerResponse::CreatePartitions(refuse_each(items, why))
+            }
+            ControllerResponse::AlterConfigs(items) => ControllerResponse::AlterConfigs(refuse_each(items, why)),
+            ControllerResponse::AllocateProducerIds(block) => {
+                ControllerResponse::AllocateProducerIds(refuse(block, why))
+            }
+        }
+    }
+
+    /// The answer when the disk has no room for the decision. Kafka's error for a log that cannot be written; clients
+    /// take it for retriable.
+    pub fn refused_for_lack_of_space(self) -> ControllerResponse {
+        self.refused(&ApiError::new(
+            ErrorCode::KafkaStorageError,
+            "no space is left for the metadata on the controller's disk; free some and try again",
+        ))
+    }
 }
 
 /// What the controller decided.
@@ -248,7 +302,7 @@ fn register_broker(image: &ClusterImage, node_id: i32, endpoints: Vec<Endpoint>,
             }
         }
     }
-    Decision { records, response: ControllerResponse::RegisterBroker { epoch } }
+    Decision { records, response: ControllerResponse::RegisterBroker(Ok(epoch)) }
 }
 
 fn allocate_producer_ids(image: &ClusterImage) -> Decision {

@@ -39,7 +39,7 @@ impl Cluster {
     fn register(&mut self, node_id: i32) -> i64 {
         let endpoints = vec![Endpoint { listener: "PLAINTEXT".into(), host: "127.0.0.1".into(), port: 9092 }];
         match self.request(ControllerRequest::RegisterBroker { node_id, endpoints, rack: None }) {
-            ControllerResponse::RegisterBroker { epoch } => epoch,
+            ControllerResponse::RegisterBroker(Ok(epoch)) => epoch,
             other => panic!("{other:?}"),
         }
     }

@@ -4,8 +4,9 @@
 //! begins. `docs/metadata-format.md` describes both.
 //!
 //! Calling contract. [`MetadataLog::open`] runs to its end before anything else. Then operations are executed one at
-//! a time: [`MetadataLog::append`] returns a write; when it has succeeded the caller says [`MetadataLog::committed`],
-//! and only then are the records true, to be replayed and shown. When [`MetadataLog::wants_snapshot`], the operations
+//! a time: [`MetadataLog::append`] returns a write; if [`MetadataLog::allocate`] asks for space it is had first; when the
+//! write has succeeded the caller says [`MetadataLog::committed`], and only then are the records true, to be replayed and
+//! shown. When [`MetadataLog::wants_snapshot`], the operations
 //! of [`MetadataLog::compact`] are executed in their order; when they have succeeded the caller says
 //! [`MetadataLog::compacted`]. What fails for lack of space may be forgotten, or asked for again; any other failure
 //! ends the process.
@@ -32,6 +33,13 @@ pub const DIRECTORY: &str = "metadata";
 
 /// The log is replaced by a snapshot when it is larger than this and than the snapshot before it, in bytes.
 pub const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Space that stays allocated behind the end of the log for decisions that free some (deleting topics, shorter retention),
+/// in bytes: a disk that is full to the last byte must not keep anybody from them.
+pub const RESERVE_BYTES: u64 = 1024 * 1024;
+
+/// The file is extended by this much beyond the reserve at a time, in bytes: a decision in hundreds waits for it.
+const ALLOCATE_BYTES: u64 = 1024 * 1024;
 
 /// Bytes read at a time.
 pub const READ_BYTES: usize = 1024 * 1024;
@@ -113,6 +121,8 @@ pub struct MetadataLog {
     offset: u64,
     /// Where the next entry goes.
     position: u64,
+    /// Up to where the file has its space, zeros behind the last entry.
+    allocated: u64,
     /// Size of the last snapshot, 0 before the first.
     snapshot_bytes: u64,
     pending: Option<Pending>,
@@ -188,6 +198,7 @@ impl MetadataLog {
             base_offset,
             offset: base_offset,
             position: millstream_storage::BLOCK_BYTES as u64,
+            allocated: millstream_storage::BLOCK_BYTES as u64,
             snapshot_bytes: 0,
             pending: None,
             log_bytes_max: LOG_BYTES_MAX,
@@ -205,6 +216,25 @@ impl MetadataLog {
         DiskOp::Write { path: log_path(self.base_offset), position: self.position, data: vec![entry], durable: true }
     }
 
+    /// The space that is wanted before the write of the last [`MetadataLog::append`]; then
+    /// [`MetadataLog::allocated`]. When there is none, only a decision that frees some is written nevertheless
+    /// ([`crate::ControllerRequest::frees_space`]), into what was kept for it.
+    pub fn allocate(&self) -> Option<DiskOp> {
+        let Some(Pending::Append { bytes, .. }) = self.pending else {
+            panic!("no entry was asked for");
+        };
+        let wanted = self.position + bytes + RESERVE_BYTES;
+        (wanted > self.allocated)
+            .then(|| DiskOp::Allocate { path: log_path(self.base_offset), bytes: wanted + ALLOCATE_BYTES })
+    }
+
+    /// The operation of [`MetadataLog::allocate`] has succeeded.
+    pub fn allocated(&mut self) {
+        if let Some(DiskOp::Allocate { bytes, .. }) = self.allocate() {
+            self.allocated = bytes;
+        }
+    }
+
     /// The write of the last [`MetadataLog::append`] has succeeded: its records are true.
     pub fn committed(&mut self) {
         let Some(Pending::Append { records, bytes }) = self.pending.take() else {
@@ -212,6 +242,7 @@ impl MetadataLog {
         };
         self.offset += records;
         self.position += bytes;
+        self.allocated = self.allocated.max(self.position);
     }
 
     /// Whether the log is long enough to be replaced by a snapshot.
@@ -322,14 +353,22 @@ fn read_log(io: &mut Io<'_>, mut image: ClusterImage) -> Result<(MetadataLog, Cl
         image.check(record).map_err(|why| corrupt(&path, format!("the record at offset {offset}: {why}")))?;
         image.replay(record);
     }
-    if (bytes.len() as u64) > scan.valid_bytes {
+    let mut allocated = bytes.len() as u64;
+    let valid_bytes = usize::try_from(scan.valid_bytes).expect("what was read");
+    if bytes.get(valid_bytes..).unwrap_or_default().iter().any(|byte| *byte != 0) {
         // What a crash left of a write must not lie behind the next entry.
         let truncate = DiskOp::Truncate { path, bytes: scan.valid_bytes };
         run(io, truncate)?;
+        allocated = scan.valid_bytes;
+    } else {
+        // The last entry's write may have been under way when the process ended: what can be read need not be durable,
+        // and must be before anything is written behind it.
+        run(io, DiskOp::Sync { path })?;
     }
     let log = MetadataLog {
         offset: image.offset(),
         position: scan.valid_bytes,
+        allocated: allocated.max(scan.valid_bytes),
         ..MetadataLog::begin(scan.file_id, base_offset)
     };
     Ok((log, image))
@@ -391,6 +430,7 @@ fn run(io: &mut Io<'_>, op: DiskOp) -> Result<DiskReply, OpenError> {
         DiskOp::Write { path, .. }
         | DiskOp::Read { path, .. }
         | DiskOp::Replace { path, .. }
+        | DiskOp::Sync { path }
         | DiskOp::Truncate { path, .. }
         | DiskOp::Remove { path }
         | DiskOp::CreateDirectory { path }

@@ -2,7 +2,7 @@
 
     hostile.py NAME HOST PORT        one of the attacks below: 0 when the broker has answered it by closing the connection
     hostile.py works BOOTSTRAP       a record goes in and comes out again
-    hostile.py full BOOTSTRAP TOPIC  on a full disk: produce gets a retriable error, fetch and delete go on
+    hostile.py full BOOTSTRAP TOPIC DOOMED  on a full disk: produce gets a retriable error, fetch and delete go on
     hostile.py recovered BOOTSTRAP TOPIC  produce works again
 """
 
@@ -149,9 +149,10 @@ def produce(bootstrap, topic, value, acks="all"):
     return errors[0]
 
 
-def full(bootstrap, topic):
+def full(bootstrap, topic, doomed):
+    """`topic` has records, `doomed` is there to be deleted."""
     import confluent_kafka as ck
-    from with_confluent import admin_client, consumer_for, create_topic, results
+    from with_confluent import admin_client, consumer_for, results
 
     deadline = time.monotonic() + 30
     while (error := produce(bootstrap, topic, b"x" * 100_000)) is None:
@@ -159,6 +160,7 @@ def full(bootstrap, topic):
     print(f"produce: {error}")
     # Both are retried by every client: the one that Kafka gives for a failed disk, and the one for too few replicas.
     check(error.code() in (ck.KafkaError.KAFKA_STORAGE_ERROR, ck.KafkaError.NOT_ENOUGH_REPLICAS), f"produce on a full disk got {error}")
+    # The consumer has a group, so it looks for a coordinator that there may not be, on the connection that it fetches by.
     consumer = consumer_for(bootstrap, "unused")
     partition = ck.TopicPartition(topic, 0, 0)
     consumer.assign([partition])
@@ -172,7 +174,8 @@ def full(bootstrap, topic):
     client = admin_client(bootstrap)
     deleted = results(client.delete_records([ck.TopicPartition(topic, 0, high // 2)]))
     check(list(deleted.values())[0].low_watermark == high // 2, f"delete on a full disk: {deleted}")
-    print(f"fetch: {read} records; delete: up to {high // 2}")
+    results(client.delete_topics([doomed], operation_timeout=20))
+    print(f"fetch: {read} records; delete: up to {high // 2}, and a topic")
 
 
 def recovered(bootstrap, topic):

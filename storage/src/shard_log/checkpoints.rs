@@ -10,7 +10,8 @@ impl ShardLog {
         self.slots.iter().filter(|slot| slot.last_sequence > self.checkpointed).count()
     }
 
-    pub(super) fn advance_checkpoint(&mut self, ops: &mut Ops) {
+    /// The second part of [`ShardLog::end_turn`]: takes a checkpoint a step further.
+    pub fn advance_checkpoint(&mut self, ops: &mut Ops) {
         let Some(checkpoint) = &mut self.checkpoint else {
             if self.used_slots() * CHECKPOINT_SHARE as usize >= self.slots.len() {
                 self.start_checkpoint();

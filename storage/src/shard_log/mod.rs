@@ -174,6 +174,9 @@ pub struct ShardLogOptions {
     pub retention_check_interval: Duration,
     /// `producer.id.expiration.ms`
     pub producer_expiration_ms: i64,
+    /// Idempotent producers remembered in all partitions together, besides the last one of each: a new one takes the
+    /// place of the one that was silent for the longest in its partition.
+    pub producers_max: usize,
 }
 
 /// How long after the start what recovery left over is removed.
@@ -222,6 +225,8 @@ pub struct LogStats {
     pub no_space: u64,
     /// Gauge: memory of the tails, bytes.
     pub tail_bytes: u64,
+    /// Idempotent producers remembered now.
+    pub producers: u64,
     /// Gauge: bytes appended but not yet durable.
     pub pending_bytes: u64,
     /// Gauge: partitions.
@@ -240,7 +245,7 @@ enum Purpose {
     Allocate { log: LogId, segment: i64, bytes: u64 },
     CloseTruncate { log: LogId, segment: i64 },
     CloseIndex { log: LogId, segment: i64 },
-    Walk(Walk),
+    Walk(Box<Walk>),
     Checkpoint,
     Remove,
 }
@@ -303,6 +308,8 @@ pub struct ShardLog {
     write_backs: usize,
     tail_bytes: usize,
     evictable: VecDeque<LogId>,
+    /// Idempotent producers remembered, over all partitions.
+    producers: usize,
     loaded_indexes: VecDeque<(LogId, i64, usize)>,
     loaded_index_bytes: usize,
 
@@ -352,6 +359,7 @@ impl ShardLog {
             write_backs: 0,
             tail_bytes: 0,
             evictable: VecDeque::new(),
+            producers: 0,
             loaded_indexes: VecDeque::new(),
             loaded_index_bytes: 0,
             purposes: HashMap::new(),
@@ -378,6 +386,7 @@ impl ShardLog {
 
     fn insert(&mut self, partition: PartitionLog) -> LogId {
         let key = partition.key;
+        self.producers += partition.producers.len();
         let id = match self.free.pop() {
             Some(index) => {
                 self.logs[index as usize] = Some(partition);
@@ -440,7 +449,9 @@ impl ShardLog {
             return;
         }
         let mut partition = self.logs[log.0 as usize].take().expect("seen above");
+        self.stats.pending_bytes -= partition.ungathered_bytes();
         self.tail_bytes -= partition.tail.capacity();
+        self.producers -= partition.producers.len();
         partition.tail.clear(&mut self.pool);
         self.dirty.retain(|&id| id != log);
         self.write_back.retain(|&id| id != log);
@@ -481,11 +492,19 @@ impl ShardLog {
         let steady_ms = self.steady_ms(now);
         let partition = self.logs[log.0 as usize].as_mut().expect("the caller holds a live LogId");
         let before = (partition.tail.capacity(), partition.segments.len());
+        let producers = partition.producers.len();
         let appended = partition.append(now, steady_ms, batch, &mut self.pool)?;
         if appended.duplicate {
             return Ok(appended);
         }
         self.tail_bytes += partition.tail.capacity() - before.0;
+        if partition.producers.len() > producers {
+            self.producers += 1;
+            if self.producers > self.options.producers_max && producers > 0 {
+                partition.producers.forget_oldest();
+                self.producers -= 1;
+            }
+        }
         self.stats.appends += 1;
         self.stats.append_bytes += batch.len() as u64;
         self.stats.pending_bytes += batch.len() as u64;
@@ -585,7 +604,7 @@ impl ShardLog {
             Step::Read(op) => {
                 partition.operations += 1;
                 self.stats.disk_reads += 1;
-                self.submit(Purpose::Walk(walk), op, ops);
+                self.submit(Purpose::Walk(Box::new(walk)), op, ops);
                 Err(token)
             }
         }
@@ -654,11 +673,25 @@ impl ShardLog {
 
     /// Counters and gauges.
     pub fn stats(&self) -> LogStats {
-        LogStats { tail_bytes: self.tail_bytes as u64, partitions: self.by_key.len() as u64, ..self.stats }
+        LogStats {
+            tail_bytes: self.tail_bytes as u64,
+            partitions: self.by_key.len() as u64,
+            producers: self.producers as u64,
+            ..self.stats
+        }
     }
 
-    /// Ends a turn: starts the commit of what was appended, and a bounded step of background work.
+    /// Ends a turn: starts the commit of what was appended, and a bounded step of background work. All of its parts, for
+    /// callers that do not time them.
     pub fn end_turn(&mut self, now: Now, ops: &mut Ops, progress: &mut Vec<Progress>) {
+        self.commit(now, ops, progress);
+        self.advance_checkpoint(ops);
+        self.advance_write_back(ops);
+        self.advance_retention(now, ops);
+    }
+
+    /// The first part of [`ShardLog::end_turn`]: starts the commit of what was appended.
+    pub fn commit(&mut self, now: Now, ops: &mut Ops, progress: &mut Vec<Progress>) {
         self.clock = now.elapsed;
         while self.retries.front().is_some_and(|&(at, _)| at <= now.elapsed) {
             let (_, token) = self.retries.pop_front().expect("seen above");
@@ -668,8 +701,10 @@ impl ShardLog {
         if self.group.is_none() && !self.dirty.is_empty() {
             self.start_group(ops, progress);
         }
-        self.advance_checkpoint(ops);
-        self.advance_write_back(ops);
+    }
+
+    /// The last part of [`ShardLog::end_turn`]: retention, removals, and the tail's memory.
+    pub fn advance_retention(&mut self, now: Now, ops: &mut Ops) {
         if now.elapsed >= self.sweep_at {
             self.sweep(now);
         }
@@ -690,9 +725,10 @@ impl ShardLog {
         [retry, removal, Some(self.sweep_at)].into_iter().flatten().min()
     }
 
-    /// Whether everything appended is durable and no operation is under way: the process may exit.
+    /// Whether everything appended is durable and no operation is under way: the process may exit. What waits for room on
+    /// the disk is not waited for; recovery does it.
     pub fn is_idle(&self) -> bool {
-        self.group.is_none() && self.dirty.is_empty() && self.purposes.is_empty()
+        self.group.is_none() && self.dirty.is_empty() && self.purposes.len() == self.retries.len()
     }
 
     fn submit(&mut self, purpose: Purpose, op: DiskOp, ops: &mut Ops) {

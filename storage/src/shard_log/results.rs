@@ -29,7 +29,7 @@ impl ShardLog {
             (Ok(reply), _) => reply,
             (Err(error), Purpose::Walk(_)) => {
                 let Purpose::Walk(walk) = purpose else { unreachable!() };
-                return self.on_walk_failed(walk, error, ops, progress);
+                return self.on_walk_failed(*walk, error, ops, progress);
             }
             (Err(error), _) => {
                 return Err(Fatal(format!("shard {}: {}: {error}", self.shard, describe(&purpose, op.as_ref()))));
@@ -131,7 +131,7 @@ impl ShardLog {
                     return Ok(());
                 }
                 walk.supply(data);
-                if let Ok((token, outcome)) = self.walk(walk, ops) {
+                if let Ok((token, outcome)) = self.walk(*walk, ops) {
                     progress.push(outcome.into_progress(token));
                 }
             }

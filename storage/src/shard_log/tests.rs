@@ -140,6 +140,7 @@ impl Node {
             extent_bytes_min: 65_536,
             retention_check_interval: Duration::from_secs(1),
             producer_expiration_ms: i64::MAX,
+            producers_max: 1_000_000,
         };
         let mut log = ShardLog::new(options, recovered.shards.remove(0), |_| ("t".to_string(), config()));
         for index in 0..partitions {
@@ -376,6 +377,47 @@ fn what_a_read_passes_over_is_checked() {
 }
 
 #[test]
+fn a_commit_does_not_wait_for_room_on_the_disk() {
+    let mut node = Node::start(MemoryDisk::default(), 2, 64 << 10, 1);
+    node.append(0, &[1; 100], 1);
+    node.append(1, &[1; 100], 1);
+    node.settle();
+    node.disk.full = true;
+    // Too large for the journal, and there is no space for it in its segment.
+    node.append(0, &[2; 90_000], 1);
+    let other = node.id(1);
+    assert!(!node.log.delete_records(other, 1));
+    for _ in 0..20 {
+        node.settle();
+        node.time += 100;
+    }
+    assert_eq!(node.log.log_start(other), 1, "a deletion goes on");
+    assert_eq!(node.log.durable_end(node.id(0)), 1);
+    node.disk.full = false;
+    for _ in 0..20 {
+        node.settle();
+        node.time += 100;
+    }
+    assert_eq!(node.log.durable_end(node.id(0)), 2);
+    assert!(node.log.is_idle());
+}
+
+#[test]
+fn what_a_removed_partition_had_appended_is_not_waited_for() {
+    let mut node = Node::start(MemoryDisk::default(), 2, 64 << 10, 1);
+    for partition in [0, 1] {
+        node.append(partition, &[1; 5_000], 1);
+    }
+    // One is removed before its bytes are in a group, the other while they are.
+    let (first, second) = (node.id(0), node.id(1));
+    node.log.remove_partition(first, &mut node.ops);
+    node.end_turn();
+    node.log.remove_partition(second, &mut node.ops);
+    node.settle();
+    assert_eq!(node.log.stats().pending_bytes, 0);
+}
+
+#[test]
 fn a_clock_that_jumps_makes_no_duplicate() {
     const YEAR_MS: i64 = 365 * 86_400_000;
     let mut node = Node::start(MemoryDisk::default(), 1, 64 << 10, 1);
@@ -434,6 +476,30 @@ fn retention_by_size_and_by_time() {
     node.settle();
     assert_eq!(node.log.log_start(id), 10, "all of it expired, the active segment too");
     assert_eq!(node.append(0, b"next", 1).base_offset, 10);
+}
+
+#[test]
+fn producers_of_all_partitions_have_one_bound_and_the_newest_stay() {
+    let mut node = Node::start(MemoryDisk::default(), 3, 1 << 20, 1);
+    node.log.options.producers_max = 10;
+    let append = |node: &mut Node, producer: i64, sequence: i32| {
+        node.time += 1;
+        let batch = BatchBuilder::new().producer(producer, 0, sequence).record(0, None, Some(b"x"), &[]).build();
+        let id = node.id(producer as i32 % 3);
+        node.log.append(now(node.time), id, &batch).expect("appends")
+    };
+    for producer in 0..300 {
+        assert!(!append(&mut node, producer, 0).duplicate);
+        assert!(append(&mut node, producer, 0).duplicate, "the newest is remembered");
+    }
+    assert_eq!(node.log.stats().producers, 10);
+    assert!(!append(&mut node, 0, 0).duplicate, "the first was forgotten");
+    node.settle();
+    let id = node.id(0);
+    node.log.remove_partition(id, &mut node.ops);
+    node.settle();
+    let left = node.log.stats().producers;
+    assert!(left > 0 && left < 10, "{left}");
 }
 
 #[test]

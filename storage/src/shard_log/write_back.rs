@@ -30,7 +30,8 @@ impl ShardLog {
         }
     }
 
-    pub(super) fn advance_write_back(&mut self, ops: &mut Ops) {
+    /// The third part of [`ShardLog::end_turn`]: starts what the segments need.
+    pub fn advance_write_back(&mut self, ops: &mut Ops) {
         for _ in 0..self.write_back.len() {
             if self.write_backs >= WRITE_BACKS_MAX {
                 break;
@@ -122,11 +123,11 @@ impl ShardLog {
                 self.start(purpose, log, DiskOp::Truncate { path, bytes }, ops);
                 return;
             }
-            if index == last && segment.bytes > segment.allocated / 2 {
-                // Space ahead of the writes, so that a commit does not have to allocate.
+            if segment.wants_space(index == last) {
                 let bytes = (segment.allocated * 2)
                     .clamp(ALLOCATE_BYTES_MIN, segment.allocated + ALLOCATE_BYTES_MAX)
-                    .min(partition.config.segment_bytes.next_multiple_of(BLOCK_BYTES as u64));
+                    .min(partition.config.segment_bytes.next_multiple_of(BLOCK_BYTES as u64))
+                    .max(segment.bytes.next_multiple_of(BLOCK_BYTES as u64));
                 if bytes > segment.allocated {
                     segment.allocating = true;
                     let purpose = Purpose::Allocate { log, segment: base, bytes };
@@ -166,7 +167,9 @@ impl ShardLog {
         let steady_ms = self.steady_ms(now);
         for index in self.sweep_cursor..end {
             let Some(partition) = self.logs[index].as_mut().filter(|partition| !partition.removing) else { continue };
+            let producers = partition.producers.len();
             partition.producers.expire(steady_ms, self.options.producer_expiration_ms);
+            self.producers -= producers - partition.producers.len();
             let start = partition.retention_start(now.unix_ms);
             if start > partition.log_start {
                 self.delete_records(LogId(index as u32), start);

@@ -25,7 +25,17 @@ fn commit_request(group: &str, partition: i32, offset: i64) -> OffsetCommitReque
 }
 
 impl Broker {
+    /// Asks until `__consumer_offsets` is there, as clients do.
     fn find_coordinator(&mut self, client: ConnectionId, key_type: i8, keys: &[&str]) -> Vec<(i16, i32)> {
+        let found = self.find_coordinator_once(client, key_type, keys);
+        if found.iter().all(|(error, _)| *error != ErrorCode::CoordinatorNotAvailable.code()) {
+            return found;
+        }
+        self.run();
+        self.find_coordinator_once(client, key_type, keys)
+    }
+
+    fn find_coordinator_once(&mut self, client: ConnectionId, key_type: i8, keys: &[&str]) -> Vec<(i16, i32)> {
         let mut request = FindCoordinatorRequest::default();
         request.key_type = key_type;
         request.coordinator_keys = keys.iter().map(|key| StrBytes::from(*key)).collect();
@@ -99,6 +109,16 @@ fn offsets_are_committed_durably_and_survive_a_loss_of_power() {
     broker.decide(ControllerRequest::DeleteTopics { topics: vec![TopicReference::Name("t".to_string())] });
     broker.run();
     assert_eq!(broker.committed(client, &groups[..1], 1), [(0, -1)], "a deleted topic has no offsets");
+}
+
+#[test]
+fn looking_for_a_coordinator_waits_for_no_topic() {
+    let mut broker = Broker::new(Setup::default());
+    let client = broker.connect(0);
+    let not_available = (ErrorCode::CoordinatorNotAvailable.code(), -1);
+    assert_eq!(broker.find_coordinator_once(client, 0, &["a", "b"]), [not_available; 2]);
+    broker.run();
+    assert_eq!(broker.find_coordinator_once(client, 0, &["a", "b"]), [(0, NODE_ID); 2]);
 }
 
 #[test]

@@ -25,6 +25,7 @@ use millstream_storage::shard_log::ShardLogOptions;
 use millstream_storage::{DiskError, DiskReply, DiskToken, Now, PartitionKey, ShardLog, TopicId};
 
 use super::{ConnectionId, Effect, Event, Message, PrefetchToken, SendPart, Shard, ShardIndex, ShardOptions};
+use crate::metrics::Scrape;
 use crate::protocol::header::RequestHeader;
 use crate::sim::disk::SimDisk;
 use crate::sim::random::Random;
@@ -131,6 +132,7 @@ impl Broker {
                     extent_bytes_min: 1 << 20,
                     retention_check_interval: Duration::from_secs(300),
                     producer_expiration_ms: 86_400_000,
+                    producers_max: 1_000_000,
                 };
                 let log = ShardLog::new(options, recovered, |key| settings(key.topic_id));
                 let options = ShardOptions {
@@ -140,6 +142,7 @@ impl Broker {
                     file: file.clone(),
                     listeners: vec![LISTENER.to_string()],
                     fetch_bytes_max: 55 << 20,
+                    group_bytes_max: 64 << 20,
                     request_bytes_max: setup.request_bytes_max,
                 };
                 Shard::new(options, log, image.clone())
@@ -375,9 +378,9 @@ impl Broker {
 
     /// A sample's value, over all shards.
     fn sample(&self, name: &str) -> u64 {
-        let mut samples = Vec::new();
-        self.shards.iter().for_each(|shard| shard.samples(&mut samples));
-        samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value as u64).sum()
+        let mut scrape = Scrape::default();
+        self.shards.iter().for_each(|shard| shard.samples(&mut scrape));
+        scrape.samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value as u64).sum()
     }
 }
 
