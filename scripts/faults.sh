@@ -9,10 +9,11 @@ source "$SCRIPTS/lib/scenarios.sh"
 build_broker
 install_python
 WORK="$(data_directory faults)"
-MOUNTED=
+MOUNTED=()
 clean_up() {
   kill_broker
-  [[ -z $MOUNTED ]] || umount -l "$MOUNTED" || true
+  local each
+  for each in "${MOUNTED[@]}"; do umount -l "$each" 2>/dev/null || true; done
   rm -rf "$WORK"
 }
 trap clean_up EXIT
@@ -126,7 +127,7 @@ full_at_start() {
   rm "$MOUNT/ballast"
 }
 if truncate -s 2G "$image" && mkfs.ext4 -q -F -m 0 "$image" 2>/dev/null && mount -o loop "$image" "$MOUNT" 2>/dev/null; then
-  MOUNTED="$MOUNT"
+  MOUNTED=("$MOUNT")
   READY_SECONDS=60
   if start_broker "$MOUNT/data" "$PORT" --override millstream.shards=1; then
     scenario 150 "a full disk: produce gets a retriable error, fetch and delete go on, recovery without a restart" strict full_disk
@@ -137,6 +138,51 @@ if truncate -s 2G "$image" && mkfs.ext4 -q -F -m 0 "$image" 2>/dev/null && mount
   scenario 60 "a full disk at the start: refused" strict full_at_start
 else
   skip "a full disk: a loop device cannot be mounted here (it takes root and /dev/loop-control)"
+fi
+
+# A disk that fails: a device in a file that is larger than the file system which that file lies on. Once that one is full,
+# writes to the device fail with EIO, and they succeed again when it is enlarged.
+SMALL="$WORK/small" BROKEN="$WORK/broken"
+mkdir -p "$SMALL" "$BROKEN"
+# What the broker says goes to the good disk.
+mkdir -p "$BROKEN"
+ln -s "$BROKEN/data" "$WORK/failing"
+failing_disk() { hostile until_death "127.0.0.1:$PORT" failing "$WORK/acknowledged"; }
+said_why() {
+  tail -3 "$BROKER_OUTPUT"
+  (($1 > 0 && $1 < 124)) || { echo "exit code $1" && return 1; }
+  grep -qE "ERROR .*(Input/output error|Read-only file system).*exiting" "$BROKER_OUTPUT"
+}
+repaired_disk() {
+  umount "$BROKEN"
+  mount -o remount,size=3G "$SMALL"
+  # The file system on it has seen errors too.
+  e2fsck -fy "$SMALL/disk.img" >/dev/null || (($? < 4))
+  mount -o loop "$SMALL/disk.img" "$BROKEN"
+}
+kept_everything() { hostile all_there "127.0.0.1:$PORT" failing "$WORK/acknowledged"; }
+if [[ ${#MOUNTED[@]} -gt 0 ]] && mount -t tmpfs -o size=400M tmpfs "$SMALL" && MOUNTED+=("$SMALL") &&
+  truncate -s 2G "$SMALL/disk.img" && mkfs.ext4 -q -F -m 0 "$SMALL/disk.img" 2>/dev/null && mount -o loop "$SMALL/disk.img" "$BROKEN"; then
+  MOUNTED=("$BROKEN" "${MOUNTED[@]}")
+  mkdir "$BROKEN/data"
+  if start_broker "$WORK/failing" "$PORT" --override millstream.shards=1; then
+    scenario 150 "a disk that fails: the broker acknowledges no more" strict failing_disk
+    code=0
+    wait_for_exit "$BROKER_PID" 30 || code=$?
+    scenario 5 "it says why and exits with an error" strict said_why "$code"
+    ((code != 124)) || kill_broker
+    BROKER_PID=
+    if repaired_disk && start_broker "$WORK/failing" "$PORT" --override millstream.shards=1; then
+      scenario 60 "and after a restart all that it acknowledged is there" strict kept_everything
+      terminated TERM
+    else
+      scenario 5 "the broker starts again on the repaired disk" false
+    fi
+  else
+    scenario 5 "the broker starts on a device in memory" false
+  fi
+else
+  skip "a disk that fails: a loop device on tmpfs cannot be mounted here"
 fi
 
 finish_scenarios

@@ -1,78 +1,12 @@
 //! The program as people meet it: how it starts, what it says when it cannot, how it ends.
 
-use std::io::{BufRead, BufReader, Read, Write};
+mod process;
+
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Output;
 
-/// A data directory that is removed when the test ends.
-struct Data(PathBuf);
-
-impl Data {
-    fn new(name: &str) -> Data {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}_{}", std::process::id()));
-        // Left over from a test that was killed.
-        let _ = std::fs::remove_dir_all(&path);
-        Data(path)
-    }
-
-    fn log_dirs(&self) -> String {
-        format!("log.dirs={}", self.0.display())
-    }
-}
-
-impl Drop for Data {
-    fn drop(&mut self) {
-        // What is left over harms no other test.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn command(overrides: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
-    command.arg("serve");
-    for pair in ["listeners=PLAINTEXT://127.0.0.1:0", "millstream.http.listener=", "millstream.shards=1"] {
-        command.args(["--override", pair]);
-    }
-    for pair in overrides {
-        command.args(["--override", pair]);
-    }
-    command
-}
-
-/// A broker that is killed when the test ends.
-struct Broker {
-    child: Child,
-    ready: String,
-}
-
-impl Broker {
-    fn start(overrides: &[&str]) -> Broker {
-        let mut child = command(overrides).stdout(Stdio::piped()).spawn().expect("started");
-        let mut ready = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut ready).expect("read");
-        assert!(ready.contains(" ready: PLAINTEXT://127.0.0.1:"), "{ready:?}");
-        Broker { child, ready }
-    }
-
-    fn port(&self) -> u16 {
-        let after = self.ready.split("PLAINTEXT://127.0.0.1:").nth(1).expect("an address");
-        after.split(',').next().expect("a port").parse().expect("a number")
-    }
-
-    fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([name, &self.child.id().to_string()]).status().expect("started");
-        assert!(status.success());
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use process::{Broker, Data, command};
 
 /// Runs a broker that cannot start; returns its one line.
 fn refused(overrides: &[&str]) -> String {

@@ -3,13 +3,13 @@
 //! One file a shard and generation, replaced atomically. Its checksum covers the generation's salt and the shard's
 //! index, so that a checkpoint of another shard or generation is refused. `docs/storage-format.md` has the layout.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes};
 
 use crate::disk::FilePath;
 use crate::epochs::LeaderEpochs;
 use crate::index::SparseIndex;
 use crate::journal::{Salt, get_key, put_key};
-use crate::partition_log::{PartitionState, SegmentState};
+use crate::partition_log::{PartitionState, PartitionView, SegmentState};
 use crate::producer::ProducerStates;
 
 /// `MSCP`, little-endian.
@@ -61,27 +61,82 @@ pub fn journal_path(shard_directory: &str) -> FilePath {
     format!("{shard_directory}/journal").into()
 }
 
-impl Checkpoint {
+/// What a checkpoint says of itself, before its partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointHeader {
+    /// The shard's index.
+    pub shard: u16,
+    /// The generation's salt.
+    pub salt: Salt,
+    /// Journal groups up to and including this one are not needed any more.
+    pub sequence: u64,
+    /// Number of the journal's slots.
+    pub slots: u32,
+    /// Bytes of one slot.
+    pub slot_bytes: u64,
+}
+
+/// Builds the file one partition after the other, so that no step takes long, however many there are.
+#[derive(Debug)]
+pub struct CheckpointBuilder {
+    buffer: Vec<u8>,
+    partitions: u32,
+    /// The checksum of the partitions so far.
+    crc: u32,
+}
+
+impl CheckpointBuilder {
+    /// A file without partitions. `capacity` is about its length in the end: growing beyond it costs a copy.
+    pub fn new(capacity: usize) -> CheckpointBuilder {
+        let mut buffer = Vec::with_capacity(capacity.max(HEADER_BYTES));
+        buffer.resize(HEADER_BYTES, 0);
+        CheckpointBuilder { buffer, partitions: 0, crc: 0 }
+    }
+
+    /// Adds a partition.
+    pub fn partition(&mut self, partition: &PartitionView<'_>) {
+        let start = self.buffer.len();
+        put_partition(&mut self.buffer, partition);
+        self.crc = crc32c::crc32c_append(self.crc, &self.buffer[start..]);
+        self.partitions += 1;
+    }
+
+    /// Bytes so far.
+    pub fn bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// The file's bytes.
+    pub fn finish(mut self, header: &CheckpointHeader) -> Bytes {
+        let mut head = Vec::with_capacity(HEADER_BYTES);
+        head.put_u32_le(CHECKPOINT_MAGIC);
+        head.put_u16_le(CHECKPOINT_VERSION);
+        head.put_u16_le(header.shard);
+        head.put_u32_le(0);
+        head.put_u32_le(self.partitions);
+        head.put_u64_le(header.sequence);
+        head.put_u64_le(header.slot_bytes);
+        head.put_u32_le(header.slots);
+        head.put_u32_le(0);
+        head.put_slice(&header.salt);
+        assert_eq!(head.len(), HEADER_BYTES);
+        let crc = crc32c::crc32c(&head[CRC_END..]);
+        let crc = crc32c::crc32c_combine(crc, self.crc, self.buffer.len() - HEADER_BYTES);
+        head[CRC_POSITION..CRC_END].copy_from_slice(&crc.to_le_bytes());
+        self.buffer[..HEADER_BYTES].copy_from_slice(&head);
+        Bytes::from(self.buffer)
+    }
+}
+
+impl Checkpoint {
+    /// The file's bytes, in one go.
     pub fn encode(&self) -> Bytes {
-        let mut buffer = BytesMut::with_capacity(HEADER_BYTES + self.partitions.len() * 128);
-        buffer.put_u32_le(CHECKPOINT_MAGIC);
-        buffer.put_u16_le(CHECKPOINT_VERSION);
-        buffer.put_u16_le(self.shard);
-        buffer.put_u32_le(0);
-        buffer.put_u32_le(u32::try_from(self.partitions.len()).expect("partitions are bounded"));
-        buffer.put_u64_le(self.sequence);
-        buffer.put_u64_le(self.slot_bytes);
-        buffer.put_u32_le(self.slots);
-        buffer.put_u32_le(0);
-        buffer.put_slice(&self.salt);
-        debug_assert_eq!(buffer.len(), HEADER_BYTES);
+        let &Checkpoint { shard, salt, sequence, slots, slot_bytes, .. } = self;
+        let mut builder = CheckpointBuilder::new(HEADER_BYTES + self.partitions.len() * 128);
         for partition in &self.partitions {
-            put_partition(&mut buffer, partition);
+            builder.partition(&partition.view());
         }
-        let crc = crc32c::crc32c(&buffer[CRC_END..]);
-        buffer[CRC_POSITION..CRC_END].copy_from_slice(&crc.to_le_bytes());
-        buffer.freeze()
+        builder.finish(&CheckpointHeader { shard, salt, sequence, slots, slot_bytes })
     }
 
     /// Reads a file's bytes; `shard` is the one whose directory it was found in.
@@ -126,7 +181,7 @@ impl Checkpoint {
     }
 }
 
-fn put_partition(buffer: &mut BytesMut, partition: &PartitionState) {
+fn put_partition(buffer: &mut Vec<u8>, partition: &PartitionView<'_>) {
     put_key(buffer, partition.key);
     buffer.put_i64_le(partition.log_start);
     buffer.put_i64_le(partition.log_end);
@@ -141,7 +196,7 @@ fn put_partition(buffer: &mut BytesMut, partition: &PartitionState) {
         buffer.put_i64_le(segment.max_timestamp);
         buffer.put_u8(u8::from(segment.closed));
         buffer.put_u8(u8::from(segment.index.is_some()));
-        if let Some(index) = &segment.index {
+        if let Some(index) = segment.index {
             put_blob(buffer, |blob| blob.extend_from_slice(&index.encode(partition.key)));
         }
     }
@@ -175,11 +230,12 @@ fn get_partition(bytes: &mut Bytes) -> Option<PartitionState> {
     last_has_index.then_some(PartitionState { key, log_start, log_end, segments, epochs, producers })
 }
 
-fn put_blob(buffer: &mut BytesMut, fill: impl FnOnce(&mut Vec<u8>)) {
-    let mut blob = Vec::new();
-    fill(&mut blob);
-    buffer.put_u32_le(u32::try_from(blob.len()).expect("bounded by the caller"));
-    buffer.put_slice(&blob);
+fn put_blob(buffer: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
+    buffer.put_u32_le(0);
+    let start = buffer.len();
+    fill(buffer);
+    let bytes = u32::try_from(buffer.len() - start).expect("bounded by the caller");
+    buffer[start - size_of::<u32>()..start].copy_from_slice(&bytes.to_le_bytes());
 }
 
 fn get_blob(bytes: &mut Bytes) -> Option<Bytes> {

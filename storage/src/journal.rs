@@ -342,7 +342,7 @@ fn read_entry(body: &mut Bytes) -> Option<Entry> {
 }
 
 /// Writes a partition's identity: topic id, then index.
-pub(crate) fn put_key(buffer: &mut BytesMut, key: PartitionKey) {
+pub(crate) fn put_key(buffer: &mut impl BufMut, key: PartitionKey) {
     buffer.put_slice(&key.topic_id.0);
     buffer.put_i32_le(key.partition);
 }

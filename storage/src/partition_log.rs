@@ -186,7 +186,67 @@ pub struct PartitionState {
     pub producers: ProducerStates,
 }
 
+/// The same, borrowed: what is encoded.
+#[derive(Debug)]
+pub struct PartitionView<'a> {
+    /// The partition.
+    pub key: PartitionKey,
+    /// First offset that may be read.
+    pub log_start: i64,
+    /// One past the last offset.
+    pub log_end: i64,
+    /// Oldest first.
+    pub segments: Vec<SegmentView<'a>>,
+    /// Leader epochs and where each began.
+    pub epochs: &'a LeaderEpochs,
+    /// Idempotent producers.
+    pub producers: &'a ProducerStates,
+}
+
+/// A [`SegmentState`], borrowed.
+#[derive(Clone, Copy, Debug)]
+pub struct SegmentView<'a> {
+    /// Offset of its first record.
+    pub base_offset: i64,
+    /// Its length.
+    pub bytes: u64,
+    /// How much of it is durable in its file.
+    pub synced: u64,
+    /// Timestamp of its first batch, or -1.
+    pub first_timestamp: i64,
+    /// Its largest timestamp, or -1.
+    pub max_timestamp: i64,
+    /// Nothing will change any more.
+    pub closed: bool,
+    /// The index, while it is not in its file.
+    pub index: Option<&'a SparseIndex>,
+}
+
 impl PartitionState {
+    /// To be encoded.
+    pub fn view(&self) -> PartitionView<'_> {
+        PartitionView {
+            key: self.key,
+            log_start: self.log_start,
+            log_end: self.log_end,
+            segments: self
+                .segments
+                .iter()
+                .map(|segment| SegmentView {
+                    base_offset: segment.base_offset,
+                    bytes: segment.bytes,
+                    synced: segment.synced,
+                    first_timestamp: segment.first_timestamp,
+                    max_timestamp: segment.max_timestamp,
+                    closed: segment.closed,
+                    index: segment.index.as_ref(),
+                })
+                .collect(),
+            epochs: &self.epochs,
+            producers: &self.producers,
+        }
+    }
+
     /// An empty log that starts at offset 0.
     pub fn empty(key: PartitionKey, index_interval_bytes: u32) -> PartitionState {
         PartitionState {
@@ -243,6 +303,10 @@ pub(crate) struct PartitionLog {
     pub creating_directory: bool,
     /// Disk operations under way.
     pub operations: u32,
+    /// Something of it is in the commit group under way.
+    pub in_group: bool,
+    /// The number of the last checkpoint that holds it.
+    pub checkpoint: u64,
     /// The topic is gone: files go when no operation is under way.
     pub removing: bool,
 }
@@ -278,32 +342,34 @@ impl PartitionLog {
             is_queued: false,
             creating_directory: false,
             operations: 0,
+            in_group: false,
+            checkpoint: 0,
             removing: false,
         }
     }
 
     /// What a checkpoint keeps: with what draining is to make true, and with what is appended but not durable yet. The
     /// caller publishes it when both have become so.
-    pub fn state(&self) -> PartitionState {
-        PartitionState {
+    pub fn view(&self) -> PartitionView<'_> {
+        PartitionView {
             key: self.key,
             log_start: self.log_start,
             log_end: self.log_end,
             segments: self
                 .segments
                 .iter()
-                .map(|segment| SegmentState {
+                .map(|segment| SegmentView {
                     base_offset: segment.base_offset,
                     bytes: segment.bytes,
                     synced: segment.synced.max(segment.drain_to),
                     first_timestamp: segment.first_timestamp,
                     max_timestamp: segment.max_timestamp,
                     closed: segment.closed,
-                    index: if segment.closed { None } else { segment.index.clone() },
+                    index: if segment.closed { None } else { segment.index.as_ref() },
                 })
                 .collect(),
-            epochs: self.epochs.clone(),
-            producers: self.producers.clone(),
+            epochs: &self.epochs,
+            producers: &self.producers,
         }
     }
 
@@ -480,14 +546,18 @@ impl PartitionLog {
         count
     }
 
-    /// Removes segments that lie wholly below the log start; never the active one. Returns their base offsets.
-    pub fn drop_segments_below_start(&mut self) -> Vec<i64> {
-        let mut dropped = Vec::new();
-        while self.segments.len() > 1
+    /// Whether the first segment lies wholly below the log start and may be dropped.
+    pub fn has_segments_below_start(&self) -> bool {
+        self.segments.len() > 1
             && self.segment_end_offset(0) <= self.log_start
             && !self.segments[0].is_busy()
             && self.segments[0].closed
-        {
+    }
+
+    /// Removes segments that lie wholly below the log start; never the active one. Returns their base offsets.
+    pub fn drop_segments_below_start(&mut self) -> Vec<i64> {
+        let mut dropped = Vec::new();
+        while self.has_segments_below_start() {
             let segment = self.segments.pop_front().expect("there are two");
             dropped.push(segment.base_offset);
         }

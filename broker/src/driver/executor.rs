@@ -34,9 +34,9 @@ use crate::shard::{Effect, EndStep, Event, Shard, ShardIndex, Work};
 const ROUNDS_MAX: usize = 8;
 /// How long a turn may last before no further event is taken: what it holds up must not wait for over a millisecond,
 /// and the last event, the end of the round and the sending of its responses take their time too.
-const TURN_TIME: Duration = Duration::from_micros(400);
+const TURN_TIME: Duration = Duration::from_micros(300);
 /// How long a round may send before the other connections wait for the next.
-const SEND_TIME: Duration = Duration::from_micros(300);
+const SEND_TIME: Duration = Duration::from_micros(200);
 /// Deadlines are rounded up to this, so that many that lie together cost one turn.
 const DEADLINE_STEP: Duration = Duration::from_millis(1);
 
@@ -257,6 +257,7 @@ impl Turn {
 
     /// Collects what has happened.
     fn gather(&mut self, now: Now, inbound: &mut Vec<Inbound>) {
+        let left = self.events.len();
         for item in inbound.drain(..) {
             match item {
                 Inbound::Event(event) => self.events.push_back(Happened { at: None, event }),
@@ -273,12 +274,12 @@ impl Turn {
             }
         }
         self.inbox.take(&mut self.events);
-        self.ration();
+        self.ration(left);
     }
 
     /// Leaves in `events` what this turn may handle: few requests while memory is tight, none while it is full. Requests
-    /// stay in their order; all else goes on.
-    fn ration(&mut self) {
+    /// stay in their order; all else goes on. The first `left` events are from the turn before.
+    fn ration(&mut self, left: usize) {
         let requests_max = match self.memory.pressure() {
             Pressure::None if self.put_off.is_empty() => return,
             Pressure::None => usize::MAX,
@@ -286,10 +287,11 @@ impl Turn {
             Pressure::Full => 0,
         };
         let is_request = |happened: &Happened| matches!(happened.event, Event::Request { .. });
-        let (requests, others): (VecDeque<_>, VecDeque<_>) = self.events.drain(..).partition(is_request);
+        let (requests, others): (VecDeque<_>, VecDeque<_>) = self.events.drain(left..).partition(is_request);
         self.put_off.extend(requests);
-        let rest = self.put_off.split_off(self.put_off.len().min(requests_max));
-        self.events = others;
+        let room = requests_max.saturating_sub(self.events.iter().filter(|happened| is_request(happened)).count());
+        let rest = self.put_off.split_off(self.put_off.len().min(room));
+        self.events.extend(others);
         self.events.append(&mut self.put_off);
         self.put_off = rest;
     }
@@ -310,8 +312,9 @@ impl Turn {
             }
         }
         for step in EndStep::ALL {
-            self.shard.end_turn_step(now, step, &mut self.effects);
-            now.elapsed = self.meter.lap(step.into());
+            if self.shard.end_turn_step(now, step, &mut self.effects) {
+                now.elapsed = self.meter.lap(step.into());
+            }
         }
         self.shard.turn_ended(now);
         self.execute();

@@ -1,7 +1,8 @@
 //! A shard's open files by path. Bounded; a file that is in use is never closed.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -33,9 +34,14 @@ impl Handles {
     }
 }
 
+/// Handles that are closed at once when there are too many: few enough to hold the core for a moment only, and enough to
+/// pay for the search for the oldest.
+const CLOSED_AT_ONCE_MAX: usize = 64;
+
 /// Open files, oldest out first.
 pub struct OpenFiles {
-    by_path: HashMap<FilePath, Handles>,
+    /// Ordered, so that the files of a directory stand together.
+    by_path: BTreeMap<FilePath, Handles>,
     handles: usize,
     handles_max: usize,
     clock: u64,
@@ -46,7 +52,7 @@ pub struct OpenFiles {
 impl OpenFiles {
     /// A cache of at most `handles_max` descriptors that are not in use.
     pub fn new(handles_max: usize) -> OpenFiles {
-        OpenFiles { by_path: HashMap::new(), handles: 0, handles_max: handles_max.max(1), clock: 0, generation: 0 }
+        OpenFiles { by_path: BTreeMap::new(), handles: 0, handles_max: handles_max.max(1), clock: 0, generation: 0 }
     }
 
     /// The handle for direct writes.
@@ -86,14 +92,16 @@ impl OpenFiles {
     /// Forgets a file, or all files of a directory: what the path names is about to change.
     pub fn forget(&mut self, path: &str) {
         self.generation += 1;
-        let handles = &mut self.handles;
-        self.by_path.retain(|known, entry| {
-            let below = known.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-            if below {
-                *handles -= entry.count();
+        // From the path itself; between it and what lies below it there may be others, such as `path-1`.
+        let below = format!("{path}/");
+        let files = self.by_path.range::<str, _>((Bound::Included(&*below), Bound::Unbounded)).map(|(known, _)| known);
+        let mut gone: Vec<FilePath> = files.take_while(|known| known.starts_with(&below)).cloned().collect();
+        gone.push(path.into());
+        for path in gone {
+            if let Some(handles) = self.by_path.remove(&path) {
+                self.handles -= handles.count();
             }
-            !below
-        });
+        }
     }
 
     /// Open descriptors.
@@ -120,13 +128,18 @@ impl OpenFiles {
         if self.handles <= self.handles_max {
             return;
         }
-        // An eighth at a time, so that the search for the oldest is paid for by many openings.
         let mut idle: Vec<(u64, FilePath)> = self
             .by_path
             .iter()
             .filter(|(_, handles)| !handles.is_in_use() && handles.used_at != self.clock)
             .map(|(path, handles)| (handles.used_at, Arc::clone(path)))
             .collect();
+        // All of a small cache may be idle.
+        let oldest = CLOSED_AT_ONCE_MAX.min(self.handles_max / 8 + 1);
+        if idle.len() > oldest {
+            idle.select_nth_unstable(oldest);
+            idle.truncate(oldest);
+        }
         idle.sort_unstable();
         let keep = self.handles_max - self.handles_max / 8;
         for (_, path) in idle {

@@ -48,6 +48,7 @@ const FREE_SPACE_FLOOR_SHARE: u64 = 20;
 /// Runs the broker until it is told to stop. The error is one line for people.
 pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     sys::hold_stop_signals();
+    sys::give_back_large_allocations();
     abort_on_panic();
     let clock = Clock::start();
 

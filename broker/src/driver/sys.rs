@@ -385,6 +385,19 @@ fn stop_signals() -> libc::sigset_t {
     }
 }
 
+/// Allocations from this size on are given back to the system when they are freed, in bytes. Left alone, glibc raises its
+/// own threshold to the largest that it has seen, up to 32 MiB, and keeps what lies below.
+const GIVEN_BACK_BYTES_MIN: libc::c_int = 128 * 1024;
+
+/// Has the allocator give large blocks back to the system. Call before any thread starts.
+pub fn give_back_large_allocations() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no memory is passed, and no other thread runs yet.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, GIVEN_BACK_BYTES_MIN);
+    }
+}
+
 /// Keeps SIGINT and SIGTERM from ending the process: [`wait_for_stop_signal`] takes them. Call before any thread starts.
 pub fn hold_stop_signals() {
     // SAFETY: the set lives across the call; the old one is not asked for.

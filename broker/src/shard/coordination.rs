@@ -2,6 +2,7 @@
 //! state is loaded from the partition's log, its writes are appended to it, and its answers leave when those are
 //! committed.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
@@ -76,6 +77,8 @@ pub struct Coordination {
     next_disk_token: u64,
     /// Requests handled, which makes the ids of members differ.
     requests: u64,
+    /// The earliest deadline, while it is known.
+    deadline: Cell<Option<Option<Duration>>>,
 }
 
 /// What the broker's configuration means to coordinators. Each may use its part of the memory for groups.
@@ -112,6 +115,7 @@ impl Coordination {
             disk_reads: HashMap::new(),
             next_disk_token: DISK_TOKEN_MIN,
             requests: 0,
+            deadline: Cell::new(None),
         }
     }
 
@@ -125,8 +129,20 @@ impl Coordination {
         self.by_log.values().map(|led| led.coordinator.members()).sum()
     }
 
-    /// When [`Shard::coordinate`] has something to do though nothing happens.
+    /// When [`Shard::coordinate`] has something to do though nothing happens. Asked for several times a turn, while
+    /// deadlines change with requests only: it is remembered.
     pub fn next_deadline(&self) -> Option<Duration> {
+        let deadline = self.deadline.get().unwrap_or_else(|| self.earliest_deadline());
+        self.deadline.set(Some(deadline));
+        deadline
+    }
+
+    /// A coordinator is about to be asked something, or is there no more: its deadline may change.
+    fn forget_deadline(&mut self) {
+        self.deadline.set(None);
+    }
+
+    fn earliest_deadline(&self) -> Option<Duration> {
         let deadline = |led: &Led| match &led.loading {
             Some(loading) => loading.retry_at,
             None => led.coordinator.next_deadline(),
@@ -156,6 +172,7 @@ impl Coordination {
             // At the end of this turn.
             retry_at: Some(Duration::ZERO),
         };
+        self.forget_deadline();
         let coordinator = Coordinator::new(self.config.clone());
         let led = Led { coordinator, loading: Some(loading), writes: VecDeque::new() };
         if self.by_log.contains_key(&log) {
@@ -189,6 +206,7 @@ impl Shard {
 
     /// Does what a coordinator asks for, and what follows from it.
     fn do_for_group(&mut self, now: Now, log: LogId, asked: Vec<GroupEffect>, effects: &mut Vec<Effect>) {
+        self.coordination.forget_deadline();
         let mut asked = VecDeque::from(asked);
         while let Some(effect) = asked.pop_front() {
             match effect {
@@ -248,9 +266,13 @@ impl Shard {
     }
 
     /// Goes on loading, and does what has fallen due: at the end of each turn.
-    pub(super) fn coordinate(&mut self, now: Now, effects: &mut Vec<Effect>) {
+    /// Returns whether there was anything to do.
+    pub(super) fn coordinate(&mut self, now: Now, effects: &mut Vec<Effect>) -> bool {
         let is_due = |deadline: Option<Duration>| deadline.is_some_and(|deadline| deadline <= now.elapsed);
-        if is_due(self.coordination.next_deadline()) {
+        let is_any_due = is_due(self.coordination.next_deadline());
+        let has_worked = is_any_due || !self.coordination.to_load.is_empty();
+        if is_any_due {
+            self.coordination.forget_deadline();
             let logs: Vec<LogId> = self.coordination.by_log.keys().copied().collect();
             for log in logs {
                 let led = self.coordination.by_log.get_mut(&log).expect("it was just there");
@@ -271,10 +293,12 @@ impl Shard {
         while let Some(log) = self.coordination.to_load.pop() {
             self.load_groups(now, log);
         }
+        has_worked
     }
 
     /// Reads the next piece of a log whose groups are being loaded, or ends the loading.
     fn load_groups(&mut self, now: Now, log: LogId) {
+        self.coordination.forget_deadline();
         let Some(led) = self.coordination.by_log.get_mut(&log) else { return };
         let loading = led.loading.as_mut().expect("only what is not loaded is loaded");
         // Nothing shortens this log from its start but the deletion of records below what is loaded.
@@ -349,6 +373,7 @@ impl Shard {
 
     /// Replays the batches of a piece that are whole.
     fn load_piece(&mut self, now: Now, log: LogId) {
+        self.coordination.forget_deadline();
         let led = self.coordination.by_log.get_mut(&log).expect("the caller has it");
         let loading = led.loading.as_mut().expect("only what is not loaded is loaded");
         let mut piece = BytesMut::new();
@@ -386,6 +411,7 @@ impl Shard {
 
     /// Reads the same piece again, later.
     fn retry_load(&mut self, now: Now, log: LogId) {
+        self.coordination.forget_deadline();
         let Some(led) = self.coordination.by_log.get_mut(&log) else { return };
         let loading = led.loading.as_mut().expect("only what is not loaded is loaded");
         loading.retry_at = Some(now.elapsed + LOAD_RETRY);
@@ -406,6 +432,7 @@ impl Shard {
 
     /// A coordinator ends: its partition is gone or led by another node. Who waits is told to look elsewhere.
     pub(super) fn resign(&mut self, now: Now, log: LogId, effects: &mut Vec<Effect>) {
+        self.coordination.forget_deadline();
         let Some(mut led) = self.coordination.by_log.remove(&log) else { return };
         self.coordination.to_load.retain(|loading| *loading != log);
         let mut asked = Vec::new();

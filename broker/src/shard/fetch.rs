@@ -255,9 +255,11 @@ impl Shard {
         }
     }
 
-    /// Reads for the fetches that were woken in this turn.
-    pub(super) fn read_woken(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        for id in std::mem::take(&mut self.fetches.woken) {
+    /// Reads for the fetches that were woken in this turn. Returns whether there were any.
+    pub(super) fn read_woken(&mut self, now: Now, effects: &mut Vec<Effect>) -> bool {
+        let woken = std::mem::take(&mut self.fetches.woken);
+        let any = !woken.is_empty();
+        for id in woken {
             if self.unpark(id, effects) {
                 self.enter(id, Stage::Queue, now.elapsed);
                 let pending = self.fetches.pending.get_mut(&id).expect("it was just there");
@@ -265,6 +267,7 @@ impl Shard {
                 self.read_round(now, id, &slots, effects);
             }
         }
+        any
     }
 
     /// Ends a fetch's wait, if it waits.

@@ -1,7 +1,8 @@
 //! What this shard knows of the cluster: a replica of the cluster image, and what follows from it for the partitions
 //! this shard owns.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use millstream_replication::config::{Properties, TopicSettings};
@@ -12,6 +13,9 @@ use millstream_storage::{Now, PartitionKey, TopicId};
 use super::partition::Role;
 use super::{Effect, Shard};
 use crate::protocol::topic::{CurrentLeader, NodeEndpoint, TopicReference};
+
+/// Partitions that one turn opens, closes or configures.
+const CHANGES_MAX: usize = 64;
 
 /// The image, with what every topic's configuration means here.
 #[derive(Debug)]
@@ -118,6 +122,28 @@ impl Metadata {
     }
 }
 
+/// Something that metadata records mean for the partitions of this shard.
+#[derive(Debug)]
+enum Change {
+    /// A topic's configuration means something else from now on.
+    Configure { topic_id: TopicId },
+    /// These partitions are opened, or told their role and settings.
+    Open { topic_id: TopicId, partitions: Range<i32> },
+    /// These partitions are gone, and then their topic is.
+    Close { topic_id: TopicId, name: Arc<str>, partitions: Range<i32> },
+}
+
+/// What metadata records mean, as far as it is not done yet.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Decisions that are not replayed yet.
+    waiting: VecDeque<(u64, Arc<Vec<MetadataRecord>>)>,
+    /// What the decision that was replayed last means.
+    left: VecDeque<Change>,
+    /// Its last offset.
+    offset: Option<u64>,
+}
+
 impl Shard {
     /// Brings the partitions of this shard in line with the whole image: at the start.
     pub(super) fn open_partitions(&mut self) {
@@ -133,7 +159,7 @@ impl Shard {
         // The log's table has no order; disk operations must have one.
         gone.sort_unstable();
         for (_, log) in gone {
-            self.log.remove_partition(log, &mut self.ops);
+            self.log.remove_partition(log);
         }
         let keys: Vec<PartitionKey> = self
             .metadata
@@ -149,43 +175,138 @@ impl Shard {
         }
     }
 
-    /// Replays committed records and does what they mean for this shard's partitions.
-    pub(super) fn apply_metadata(
+    /// Takes committed records; what they mean for this shard's partitions is done at once when it is little, and
+    /// else over the next turns, a few partitions in each. Records that come meanwhile wait.
+    pub(super) fn take_metadata(
         &mut self,
         now: Now,
         offset: u64,
-        records: &[MetadataRecord],
+        records: Arc<Vec<MetadataRecord>>,
         effects: &mut Vec<Effect>,
     ) {
-        for record in records {
-            if let MetadataRecord::RemoveTopic { topic_id } = record {
-                self.close_topic(now, *topic_id, effects);
-                self.metadata.settings.remove(topic_id);
+        self.changes.waiting.push_back((offset, records));
+        if self.changes.waiting.len() == 1 && self.changes.left.is_empty() {
+            self.apply_metadata(now, effects);
+        }
+    }
+
+    /// Goes on with what metadata records mean: a bounded step. Returns whether there was anything to do.
+    pub(super) fn apply_metadata(&mut self, now: Now, effects: &mut Vec<Effect>) -> bool {
+        let mut budget = CHANGES_MAX;
+        loop {
+            while let Some(change) = self.changes.left.pop_front() {
+                if let Some(rest) = self.apply_change(now, change, &mut budget, effects) {
+                    self.changes.left.push_front(rest);
+                }
+                if budget == 0 && !self.changes.left.is_empty() {
+                    return true;
+                }
             }
+            if let Some(offset) = self.changes.offset.take() {
+                assert_eq!(self.metadata.image.offset(), offset, "no metadata record was left out");
+                effects.push(Effect::MetadataApplied { offset });
+            }
+            if budget == 0 {
+                return true;
+            }
+            let Some((offset, records)) = self.changes.waiting.pop_front() else { return budget < CHANGES_MAX };
+            self.changes.offset = Some(offset);
+            self.replay_metadata(&records);
+        }
+    }
+
+    /// Replays records of one decision, all at once: a client that sees one of them sees all. What they mean for the
+    /// partitions is left to be done.
+    fn replay_metadata(&mut self, records: &[MetadataRecord]) {
+        for record in records {
+            let change = match record {
+                MetadataRecord::RemoveTopic { topic_id } => {
+                    self.metadata.settings.remove(topic_id);
+                    let topic = self.metadata.image.topic_by_id(*topic_id);
+                    topic.map(|topic| Change::Close {
+                        topic_id: *topic_id,
+                        name: topic.name.clone(),
+                        partitions: 0..topic.partitions.len() as i32,
+                    })
+                }
+                MetadataRecord::Partition { topic_id, partition, .. } => {
+                    let partitions = *partition..*partition + 1;
+                    Some(Change::Open { topic_id: *topic_id, partitions })
+                }
+                _ => None,
+            };
             self.metadata.image.replay(record);
             match record {
                 MetadataRecord::Topic { topic_id, .. } => self.metadata.resolve(*topic_id),
-                MetadataRecord::Partition { topic_id, partition, .. } => {
-                    self.open_or_update(PartitionKey { topic_id: *topic_id, partition: *partition });
-                }
                 MetadataRecord::Config { owner: ConfigOwner::Topic(topic_id), .. } => {
                     self.metadata.resolve(*topic_id);
-                    self.update_topic(*topic_id);
+                    self.update_later(*topic_id);
                 }
                 MetadataRecord::Config { .. } => {
-                    self.metadata.resolve_all();
                     let ids: Vec<TopicId> = self.metadata.image.topics().map(|topic| topic.id).collect();
-                    ids.into_iter().for_each(|id| self.update_topic(id));
+                    ids.into_iter().for_each(|id| self.update_later(id));
                 }
-                MetadataRecord::Cluster { .. }
-                | MetadataRecord::Node { .. }
-                | MetadataRecord::Broker { .. }
-                | MetadataRecord::RemoveTopic { .. }
-                | MetadataRecord::ProducerIds { .. } => {}
+                _ => {}
+            }
+            match (change, self.changes.left.back_mut()) {
+                // Partitions of a topic are created one after the other.
+                (
+                    Some(Change::Open { topic_id, partitions }),
+                    Some(Change::Open { topic_id: known, partitions: before }),
+                ) if topic_id == *known && partitions.start == before.end => {
+                    before.end = partitions.end;
+                }
+                (Some(change), _) => self.changes.left.push_back(change),
+                (None, _) => {}
             }
         }
-        assert_eq!(self.metadata.image.offset(), offset, "no metadata record was left out");
-        effects.push(Effect::MetadataApplied { offset });
+    }
+
+    /// A topic's configuration has changed: its partitions are told.
+    fn update_later(&mut self, topic_id: TopicId) {
+        let count = self.metadata.image.topic_by_id(topic_id).map_or(0, |topic| topic.partitions.len());
+        self.changes.left.push_back(Change::Configure { topic_id });
+        self.changes.left.push_back(Change::Open { topic_id, partitions: 0..count as i32 });
+    }
+
+    /// Does a part of a change; returns what is left of it.
+    fn apply_change(
+        &mut self,
+        now: Now,
+        change: Change,
+        budget: &mut usize,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Change> {
+        *budget = budget.saturating_sub(1);
+        match change {
+            Change::Configure { topic_id } => {
+                self.metadata.resolve(topic_id);
+                None
+            }
+            Change::Open { topic_id, mut partitions } => {
+                for partition in partitions.by_ref().take(*budget + 1) {
+                    *budget = budget.saturating_sub(1);
+                    self.open_or_update(PartitionKey { topic_id, partition });
+                }
+                (!partitions.is_empty()).then_some(Change::Open { topic_id, partitions })
+            }
+            Change::Close { topic_id, name, mut partitions } => {
+                for partition in partitions.by_ref().take(*budget + 1) {
+                    *budget = budget.saturating_sub(1);
+                    self.close_partition(now, PartitionKey { topic_id, partition }, effects);
+                }
+                if !partitions.is_empty() {
+                    return Some(Change::Close { topic_id, name, partitions });
+                }
+                self.forget_topic(now, &name, effects);
+                None
+            }
+        }
+    }
+
+    /// Whether [`Shard::apply_metadata`] has something to do.
+    pub(super) fn has_changes(&self) -> bool {
+        !self.changes.left.is_empty() || !self.changes.waiting.is_empty()
     }
 
     /// Opens a partition if this shard owns it, and takes over its role and settings.
@@ -193,8 +314,9 @@ impl Shard {
         if key.shard(self.options.shards) != self.options.index {
             return;
         }
-        let topic = self.metadata.image.topic_by_id(key.topic_id).expect("a partition belongs to a topic");
-        let state = topic.partition(key.partition).expect("the partition is in the image");
+        // The decision that has it may remove it too.
+        let Some(topic) = self.metadata.image.topic_by_id(key.topic_id) else { return };
+        let Some(state) = topic.partition(key.partition) else { return };
         let settings = &self.metadata.settings[&key.topic_id];
         let log = self.log.create_partition(key, &topic.name, settings.log.clone());
         if self.partitions.find(key).is_none() {
@@ -215,31 +337,15 @@ impl Shard {
         }
     }
 
-    fn update_topic(&mut self, id: TopicId) {
-        let count = self.metadata.image.topic_by_id(id).map_or(0, |topic| topic.partitions.len());
-        for index in 0..count {
-            self.open_or_update(PartitionKey { topic_id: id, partition: index as i32 });
-        }
-    }
-
-    /// Closes a topic's partitions: who waits for them is told that they are gone.
-    fn close_topic(&mut self, now: Now, id: TopicId, effects: &mut Vec<Effect>) {
-        let count = self.metadata.image.topic_by_id(id).map_or(0, |topic| topic.partitions.len());
-        if let Some(topic) = self.metadata.image.topic_by_id(id) {
-            let name = topic.name.clone();
-            self.forget_topic(now, &name, effects);
-        }
-        for index in 0..count {
-            let Some(log) = self.partitions.find(PartitionKey { topic_id: id, partition: index as i32 }) else {
-                continue;
-            };
-            self.resign(now, log, effects);
-            let mut waiters = Vec::new();
-            self.partitions.close(log, &mut waiters, &mut self.reads.woken);
-            self.release(now, waiters, ErrorCode::UnknownTopicOrPartition, effects);
-            self.fail_reads(log, effects);
-            self.fail_queries(log, effects);
-            self.log.remove_partition(log, &mut self.ops);
-        }
+    /// Closes a partition: who waits for it is told that it is gone.
+    fn close_partition(&mut self, now: Now, key: PartitionKey, effects: &mut Vec<Effect>) {
+        let Some(log) = self.partitions.find(key) else { return };
+        self.resign(now, log, effects);
+        let mut waiters = Vec::new();
+        self.partitions.close(log, &mut waiters, &mut self.reads.woken);
+        self.release(now, waiters, ErrorCode::UnknownTopicOrPartition, effects);
+        self.fail_reads(log, effects);
+        self.fail_queries(log, effects);
+        self.log.remove_partition(log);
     }
 }

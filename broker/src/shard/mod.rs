@@ -66,6 +66,8 @@ use stages::{Kind, Stage, Timeline};
 /// A part of the end of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndStep {
+    /// A piece of what metadata records mean for partitions.
+    Metadata,
     /// Requests whose time is up.
     Deadlines,
     /// Groups: what has fallen due, what is still loading.
@@ -84,7 +86,8 @@ pub enum EndStep {
 
 impl EndStep {
     /// All of them, in their order.
-    pub const ALL: [EndStep; 7] = [
+    pub const ALL: [EndStep; 8] = [
+        EndStep::Metadata,
         EndStep::Deadlines,
         EndStep::Groups,
         EndStep::Commit,
@@ -212,6 +215,7 @@ enum ControllerCall {
 pub struct Shard {
     options: ShardOptions,
     metadata: metadata::Metadata,
+    changes: metadata::Changes,
     log: ShardLog,
 
     // As the session of connections.
@@ -253,6 +257,7 @@ impl Shard {
     pub fn new(options: ShardOptions, log: ShardLog, image: ClusterImage) -> Shard {
         let mut shard = Shard {
             metadata: metadata::Metadata::new(image, options.node_id, options.file.clone()),
+            changes: metadata::Changes::default(),
             log,
             sessions: Sessions::new(options.request_bytes_max),
             timers: timer::Timers::default(),
@@ -318,23 +323,28 @@ impl Shard {
         self.turn_ended(now);
     }
 
-    /// A part of [`Shard::end_turn`].
-    pub fn end_turn_step(&mut self, now: Now, step: EndStep, effects: &mut Vec<Effect>) {
+    /// A part of [`Shard::end_turn`]. Returns whether there was anything to do: if not, it took no time worth measuring.
+    pub fn end_turn_step(&mut self, now: Now, step: EndStep, effects: &mut Vec<Effect>) -> bool {
         if self.has_failed {
-            return;
+            return false;
         }
-        match step {
+        let has_worked = match step {
+            EndStep::Metadata => self.has_changes() && self.apply_metadata(now, effects),
             EndStep::Deadlines => {
+                let mut any = false;
                 while let Some(request) = self.timers.take_due(now.elapsed) {
+                    any = true;
                     self.timed_out(now, request, effects);
                     self.settle(now, effects);
                 }
+                any
             }
             EndStep::Groups => self.coordinate(now, effects),
             EndStep::Commit => {
                 let mut progress = Vec::new();
-                self.log.commit(now, &mut self.ops, &mut progress);
+                let has_worked = self.log.commit(now, &mut self.ops, &mut progress);
                 self.progress(now, progress, effects);
+                has_worked
             }
             EndStep::Checkpoint => self.log.advance_checkpoint(&mut self.ops),
             EndStep::WriteBack => self.log.advance_write_back(&mut self.ops),
@@ -343,10 +353,11 @@ impl Shard {
                 // What was committed in this turn wakes each fetch once, however many partitions it came from.
                 self.tell_woken(effects);
                 self.settle(now, effects);
-                self.read_woken(now, effects);
+                self.read_woken(now, effects)
             }
-        }
+        };
         self.settle(now, effects);
+        has_worked
     }
 
     /// The last part of [`Shard::end_turn`]: the turn's work is done, its effects are about to be executed. Only times
@@ -362,7 +373,11 @@ impl Shard {
 
     /// When `end_turn` is to be called though nothing happens; in [`Now::elapsed`]'s time.
     pub fn next_deadline(&self) -> Option<Duration> {
-        [self.timers.next(), self.log.next_deadline(), self.coordination.next_deadline()].into_iter().flatten().min()
+        let changes = self.has_changes().then_some(Duration::ZERO);
+        [changes, self.timers.next(), self.log.next_deadline(), self.coordination.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Stop accepting work: answer what is under way, commit it.
@@ -547,7 +562,7 @@ impl Shard {
 
     fn message(&mut self, now: Now, message: Message, effects: &mut Vec<Effect>) {
         match message {
-            Message::Metadata { offset, records } => self.apply_metadata(now, offset, &records, effects),
+            Message::Metadata { offset, records } => self.take_metadata(now, offset, records, effects),
             Message::Controller { token, response } => self.controller_answered(token, response, effects),
             Message::Append(append) => self.append(now, append, effects),
             Message::Appended(appended) => self.appended(appended, effects),

@@ -119,6 +119,7 @@ impl Work {
 impl From<EndStep> for Work {
     fn from(step: EndStep) -> Work {
         match step {
+            EndStep::Metadata => Work::Metadata,
             EndStep::Deadlines => Work::Deadlines,
             EndStep::Groups => Work::Groups,
             EndStep::Commit => Work::Commit,

@@ -4,6 +4,8 @@
     hostile.py works BOOTSTRAP       a record goes in and comes out again
     hostile.py full BOOTSTRAP TOPIC DOOMED  on a full disk: produce gets a retriable error, fetch and delete go on
     hostile.py recovered BOOTSTRAP TOPIC  produce works again
+    hostile.py until_death BOOTSTRAP TOPIC FILE  produce until the broker is gone; the number of records acknowledged goes to FILE
+    hostile.py all_there BOOTSTRAP TOPIC FILE    each of them is there once, at its offset
 """
 
 import os
@@ -185,8 +187,64 @@ def recovered(bootstrap, topic):
         time.sleep(0.2)
 
 
+def numbered(number):
+    """A record's value: its number, and enough that does not compress on its way to the disk."""
+    return b"%d:" % number + random.Random(number).randbytes(100_000)
+
+
+def until_death(bootstrap, topic, file):
+    import confluent_kafka as ck
+
+    acknowledged = 0
+    failed = []
+
+    def delivered(error, message):
+        nonlocal acknowledged
+        if error is not None:
+            failed.append(error)
+        else:
+            # One partition and one producer: the acknowledgements come in order, and the offsets are the numbers.
+            check(message.offset() == acknowledged, f"record {acknowledged} got offset {message.offset()}")
+            acknowledged += 1
+
+    producer = ck.Producer({
+        "bootstrap.servers": bootstrap, "acks": "all", "enable.idempotence": True, "linger.ms": 0,
+        "message.timeout.ms": 8000, "batch.num.messages": 10, "queue.buffering.max.messages": 100,
+    })
+    number = 0
+    deadline = time.monotonic() + 100
+    while not failed:
+        check(time.monotonic() < deadline, "the disk failed and the broker goes on")
+        try:
+            producer.produce(topic, numbered(number), partition=0, on_delivery=delivered)
+            number += 1
+        except BufferError:
+            producer.poll(0.1)
+        producer.poll(0)
+    producer.purge()
+    with open(file, "w") as out:
+        out.write(str(acknowledged))
+    print(f"{acknowledged} acknowledged; then {failed[0]}")
+
+
+def all_there(bootstrap, topic, file):
+    import confluent_kafka as ck
+    from with_confluent import consumer_for
+
+    with open(file) as known:
+        acknowledged = int(known.read())
+    consumer = consumer_for(bootstrap, "unused")
+    consumer.assign([ck.TopicPartition(topic, 0, 0)])
+    for number in range(acknowledged):
+        messages = consumer.consume(1, 20)
+        check(messages and not messages[0].error(), f"{messages} instead of record {number} of {acknowledged}")
+        check(messages[0].offset() == number and messages[0].value() == numbered(number), f"record {number} is another")
+    consumer.close()
+    print(f"all {acknowledged} are there")
+
+
 if __name__ == "__main__":
-    commands = {f.__name__: f for f in (garbage, huge_length, huge_count, truncated, promises, works, full, recovered)}
+    commands = {f.__name__: f for f in (garbage, huge_length, huge_count, truncated, promises, works, full, recovered, until_death, all_there)}
     if len(sys.argv) < 3 or sys.argv[1] not in commands:
         fail(__doc__)
     commands[sys.argv[1]](*sys.argv[2:])

@@ -108,6 +108,7 @@ impl ShardLog {
             }
             builder.log_start(key, partition.log_start_wanted);
             group.log_starts.push((log, partition.log_start_wanted));
+            partition.in_group = true;
             partition.log_start_gathered = partition.log_start_wanted;
         }
         let first = partition.segments.partition_point(|segment| segment.gathered == segment.bytes);
@@ -140,6 +141,7 @@ impl ShardLog {
                     self.stats.extent_bytes += bytes as u64;
                     self.submit(write.0, write.1, ops);
                     let partition = self.log_mut(log);
+                    partition.in_group = true;
                     partition.gathered_end = end_offset;
                     if index + 1 == partition.segments.len() {
                         partition.ungathered_batches = 0;
@@ -165,6 +167,7 @@ impl ShardLog {
             builder.append(key, base, from, partition.gathered_end, data);
             group.bytes += to - from;
             group.ends.push((log, base, to, end_offset));
+            partition.in_group = true;
             partition.gathered_end = end_offset;
             partition.segments[index].gathered = to;
             if to < partition.segments[index].bytes {
@@ -185,14 +188,11 @@ impl ShardLog {
         Gathered::Later
     }
 
-    pub(super) fn finish_group(&mut self, ops: &mut Ops, progress: &mut Vec<Progress>) {
+    pub(super) fn finish_group(&mut self, progress: &mut Vec<Progress>) {
         let group = self.group.take().expect("a group is under way");
         self.stats.pending_bytes -= group.bytes;
         for (log, segment, position, offset) in group.ends {
-            let Some(partition) = self.logs[log.0 as usize].as_mut().filter(|partition| !partition.removing) else {
-                self.finish_removal(log, ops);
-                continue;
-            };
+            let Some(partition) = self.out_of_group(log) else { continue };
             if let Some(segment) = partition.segment_mut(segment) {
                 segment.durable = position;
             }
@@ -213,15 +213,24 @@ impl ShardLog {
             }
         }
         for (log, offset) in group.log_starts {
-            let Some(partition) = self.logs[log.0 as usize].as_mut().filter(|partition| !partition.removing) else {
-                self.finish_removal(log, ops);
-                continue;
-            };
+            if self.logs[log.0 as usize].is_some() {
+                self.encode_log(log);
+            }
+            let Some(partition) = self.out_of_group(log) else { continue };
             partition.log_start = offset;
             partition.epochs.truncate_start(offset);
             progress.push(Progress::LogStart { log, offset });
             self.enqueue(log);
         }
+    }
+}
+
+impl ShardLog {
+    /// A log of the group that has just ended, unless it was removed meanwhile: then the removal goes on.
+    fn out_of_group(&mut self, log: LogId) -> Option<&mut PartitionLog> {
+        self.logs[log.0 as usize].as_mut()?.in_group = false;
+        self.finish_removal(log);
+        self.logs[log.0 as usize].as_mut().filter(|partition| !partition.removing)
     }
 }
 

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use crate::batch::{BATCH_HEADER_BYTES, Batches, TimestampType};
 use crate::block::BlockPool;
 use crate::bug::{Bug, is_planted};
-use crate::checkpoint::{Checkpoint, checkpoint_path, journal_path};
+use crate::checkpoint::{CheckpointBuilder, CheckpointHeader, checkpoint_path, journal_path};
 use crate::disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, DiskToken, FilePath};
 use crate::journal::{GroupBuilder, GroupPlace};
 use crate::partition_log::{FileState, PartitionLog, PartitionState, index_path};
@@ -181,8 +181,8 @@ pub struct ShardLogOptions {
 
 /// How long after the start what recovery left over is removed.
 const LEFTOVER_DELAY: Duration = Duration::from_secs(1);
-/// Files that one turn removes.
-const REMOVALS_MAX: usize = 8;
+/// Files and directories being removed at once: few, for others wait for the same threads.
+const REMOVALS_MAX: usize = 4;
 /// What may be appended but not durable, as a share of the journal: 1 / 4.
 const PENDING_SHARE: u64 = 4;
 /// Memory of indexes of closed segments that were loaded for cold reads.
@@ -274,11 +274,20 @@ struct PendingCheckpoint {
     cut: u64,
     /// Logs whose bytes of those groups have not all reached their segments durably.
     draining: usize,
-    /// The encoded file. It says of every segment what draining will have made true,
-    file: Bytes,
-    /// and it holds what was appended but not durable when it was encoded: it waits until these are durable too.
+    /// It holds what was appended but not durable when it was encoded: it waits until these are durable too.
     waits: Vec<(LogId, i64)>,
-    publishing: bool,
+    stage: CheckpointStage,
+}
+
+/// How far a checkpoint has come.
+#[derive(Debug)]
+enum CheckpointStage {
+    /// Logs are being encoded; `next` is the place to go on with.
+    Encoding { builder: CheckpointBuilder, next: usize },
+    /// The whole file. It says of every segment what draining will have made true.
+    Draining(Bytes),
+    /// It is being written.
+    Publishing,
 }
 
 /// All the partition logs of one shard.
@@ -302,6 +311,10 @@ pub struct ShardLog {
     position: u64,
     checkpointed: u64,
     checkpoint: Option<PendingCheckpoint>,
+    /// Numbers the checkpoints since the start, from 1.
+    checkpoint_number: u64,
+    /// Length of the last one.
+    checkpoint_bytes: usize,
 
     /// Logs whose segments want write-back, sync or closing.
     write_back: VecDeque<LogId>,
@@ -317,7 +330,14 @@ pub struct ShardLog {
     next_token: u64,
     next_read: u64,
     retries: VecDeque<(Duration, DiskToken)>,
+    /// Files to remove, and when.
     removals: VecDeque<(Duration, FilePath)>,
+    /// Directories of partitions that are gone.
+    gone_directories: VecDeque<FilePath>,
+    /// Removals under way.
+    removing: usize,
+    /// Places of logs that are gone; the queues may still name them.
+    gone: Vec<u32>,
     is_below_floor: bool,
     /// The last time heard of.
     clock: Duration,
@@ -355,6 +375,8 @@ impl ShardLog {
             position: 0,
             checkpointed: recovered.checkpoint.sequence,
             checkpoint: None,
+            checkpoint_number: 0,
+            checkpoint_bytes: 0,
             write_back: VecDeque::new(),
             write_backs: 0,
             tail_bytes: 0,
@@ -367,6 +389,9 @@ impl ShardLog {
             next_read: 0,
             retries: VecDeque::new(),
             removals: VecDeque::new(),
+            gone_directories: VecDeque::new(),
+            removing: 0,
+            gone: Vec::new(),
             is_below_floor: false,
             clock: Duration::ZERO,
             started_ms: None,
@@ -432,20 +457,17 @@ impl ShardLog {
 
     /// Forgets a partition and removes its files as soon as nothing is under way on them. What of it was not durable
     /// never becomes so: no progress is reported for it any more.
-    pub fn remove_partition(&mut self, log: LogId, ops: &mut Ops) {
+    pub fn remove_partition(&mut self, log: LogId) {
         let partition = self.log_mut(log);
         partition.removing = true;
         let key = partition.key;
         self.by_key.remove(&key);
-        self.finish_removal(log, ops);
+        self.finish_removal(log);
     }
 
-    fn finish_removal(&mut self, log: LogId, ops: &mut Ops) {
+    fn finish_removal(&mut self, log: LogId) {
         let Some(partition) = self.logs[log.0 as usize].as_ref() else { return };
-        let in_group = self.group.as_ref().is_some_and(|group| {
-            group.ends.iter().any(|&(id, ..)| id == log) || group.log_starts.iter().any(|&(id, _)| id == log)
-        });
-        if !partition.removing || partition.operations > 0 || in_group {
+        if !partition.removing || partition.operations > 0 || partition.in_group {
             return;
         }
         let mut partition = self.logs[log.0 as usize].take().expect("seen above");
@@ -453,22 +475,35 @@ impl ShardLog {
         self.tail_bytes -= partition.tail.capacity();
         self.producers -= partition.producers.len();
         partition.tail.clear(&mut self.pool);
-        self.dirty.retain(|&id| id != log);
-        self.write_back.retain(|&id| id != log);
-        self.evictable.retain(|&id| id != log);
-        self.loaded_indexes.retain(|&(id, _, bytes)| {
-            self.loaded_index_bytes -= if id == log { bytes } else { 0 };
-            id != log
-        });
         let is_draining = partition.segments.iter().any(|segment| segment.drain_to > 0);
         if let Some(checkpoint) = &mut self.checkpoint {
             checkpoint.draining -= usize::from(is_draining);
-            checkpoint.waits.retain(|&(id, _)| id != log);
         }
-        self.free.push(log.0);
+        self.gone.push(log.0);
         if partition.directory_created {
-            self.submit(Purpose::Remove, DiskOp::Remove { path: partition.directory.as_ref().into() }, ops);
+            self.gone_directories.push_back(partition.directory.as_ref().into());
         }
+    }
+
+    /// Takes the logs that are gone out of the queues, all at once: a topic may have thousands of them. Only then are
+    /// their places used again.
+    fn forget_gone(&mut self) {
+        if self.gone.is_empty() {
+            return;
+        }
+        let logs = &self.logs;
+        let is_live = |log: &LogId| logs[log.0 as usize].is_some();
+        self.dirty.retain(is_live);
+        self.write_back.retain(is_live);
+        self.evictable.retain(is_live);
+        self.loaded_indexes.retain(|(log, _, bytes)| {
+            self.loaded_index_bytes -= if is_live(log) { 0 } else { *bytes };
+            is_live(log)
+        });
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.waits.retain(|(log, _)| is_live(log));
+        }
+        self.free.append(&mut self.gone);
     }
 
     /// Changes what the topic's configuration says.
@@ -489,6 +524,7 @@ impl ShardLog {
         if self.is_out_of_space() || self.stats.pending_bytes + batch.len() as u64 > self.pending_bytes_max() {
             return Err(AppendError::NoSpace);
         }
+        self.encode_log(log);
         let steady_ms = self.steady_ms(now);
         let partition = self.logs[log.0 as usize].as_mut().expect("the caller holds a live LogId");
         let before = (partition.tail.capacity(), partition.segments.len());
@@ -617,7 +653,9 @@ impl ShardLog {
         while self.loaded_index_bytes > LOADED_INDEX_BYTES_MAX && self.loaded_indexes.len() > 1 {
             let (log, segment, bytes) = self.loaded_indexes.pop_front().expect("there are two");
             self.loaded_index_bytes -= bytes;
-            if let Some(segment) = self.log_mut(log).segment_mut(segment).filter(|segment| segment.closed) {
+            let partition = self.logs[log.0 as usize].as_mut();
+            let segment = partition.and_then(|partition| partition.segment_mut(segment));
+            if let Some(segment) = segment.filter(|segment| segment.closed) {
                 segment.index = None;
             }
         }
@@ -690,45 +728,59 @@ impl ShardLog {
         self.advance_retention(now, ops);
     }
 
-    /// The first part of [`ShardLog::end_turn`]: starts the commit of what was appended.
-    pub fn commit(&mut self, now: Now, ops: &mut Ops, progress: &mut Vec<Progress>) {
+    /// The first part of [`ShardLog::end_turn`]: starts the commit of what was appended. Like the other parts, returns
+    /// whether there was anything to do.
+    pub fn commit(&mut self, now: Now, ops: &mut Ops, progress: &mut Vec<Progress>) -> bool {
         self.clock = now.elapsed;
+        self.forget_gone();
         while self.retries.front().is_some_and(|&(at, _)| at <= now.elapsed) {
             let (_, token) = self.retries.pop_front().expect("seen above");
             let op = self.purposes.get(&token).and_then(|(_, op)| op.clone()).expect("kept for this");
             ops.push((token, op));
         }
-        if self.group.is_none() && !self.dirty.is_empty() {
+        let is_due = self.group.is_none() && !self.dirty.is_empty();
+        if is_due {
             self.start_group(ops, progress);
         }
+        is_due
     }
 
     /// The last part of [`ShardLog::end_turn`]: retention, removals, and the tail's memory.
-    pub fn advance_retention(&mut self, now: Now, ops: &mut Ops) {
+    pub fn advance_retention(&mut self, now: Now, ops: &mut Ops) -> bool {
+        let is_full = self.tail_bytes > self.options.tail_memory_bytes_max;
+        let is_due = is_full || now.elapsed >= self.sweep_at || !self.removals.is_empty();
         if now.elapsed >= self.sweep_at {
             self.sweep(now);
         }
-        for _ in 0..REMOVALS_MAX {
-            if self.removals.front().is_none_or(|(at, _)| *at > now.elapsed) {
-                break;
-            }
-            let (_, path) = self.removals.pop_front().expect("seen above");
+        while self.removing < REMOVALS_MAX {
+            let path = match self.removals.front() {
+                Some((at, _)) if *at <= now.elapsed => self.removals.pop_front().map(|(_, path)| path),
+                _ => self.gone_directories.pop_front(),
+            };
+            let Some(path) = path else { break };
+            self.removing += 1;
             self.submit(Purpose::Remove, DiskOp::Remove { path }, ops);
         }
         self.evict();
+        is_due
     }
 
     /// When [`ShardLog::end_turn`] wants to be called again though nothing happens.
     pub fn next_deadline(&self) -> Option<Duration> {
         let retry = self.retries.front().map(|&(at, _)| at);
-        let removal = self.removals.front().map(|&(at, _)| at);
-        [retry, removal, Some(self.sweep_at)].into_iter().flatten().min()
+        // What is due but has no place among those under way goes on when one of them is done.
+        let removal = self.removals.front().map(|&(at, _)| at).filter(|_| self.removing < REMOVALS_MAX);
+        let is_encoding =
+            matches!(self.checkpoint, Some(PendingCheckpoint { stage: CheckpointStage::Encoding { .. }, .. }));
+        let encoding = is_encoding.then(|| self.clock + checkpoints::ENCODE_INTERVAL);
+        [retry, removal, encoding, Some(self.sweep_at)].into_iter().flatten().min()
     }
 
     /// Whether everything appended is durable and no operation is under way: the process may exit. What waits for room on
     /// the disk is not waited for; recovery does it.
     pub fn is_idle(&self) -> bool {
-        self.group.is_none() && self.dirty.is_empty() && self.purposes.len() == self.retries.len()
+        let waits = self.purposes.len() > self.retries.len() || !self.gone_directories.is_empty();
+        self.group.is_none() && self.dirty.is_empty() && !waits
     }
 
     fn submit(&mut self, purpose: Purpose, op: DiskOp, ops: &mut Ops) {

@@ -36,7 +36,7 @@ impl ShardLog {
             }
         };
         match purpose {
-            Purpose::Group => self.finish_group_part(ops, progress),
+            Purpose::Group => self.finish_group_part(progress),
             Purpose::Extent { log, segment, from, to, remainder } => {
                 let partition = self.log_mut(log);
                 partition.operations -= 1;
@@ -51,8 +51,8 @@ impl ShardLog {
                 }
                 self.note_synced(log);
                 self.finish_write(log);
-                self.finish_group_part(ops, progress);
-                self.finish_removal(log, ops);
+                self.finish_group_part(progress);
+                self.finish_removal(log);
             }
             Purpose::WriteBack { log, segment, to, remainder } => {
                 if let Some(segment) = self.log_mut(log).segment_mut(segment) {
@@ -61,7 +61,7 @@ impl ShardLog {
                     segment.remainder = Some(remainder);
                 }
                 self.finish_write(log);
-                self.finish(log, ops);
+                self.finish(log);
             }
             Purpose::LoadRemainder { log, segment } => {
                 let DiskReply::Data(data) = reply else { unreachable!("a read answers with data") };
@@ -76,7 +76,7 @@ impl ShardLog {
                     segment.writing = false;
                     segment.remainder = Some(data.to_vec());
                 }
-                self.finish(log, ops);
+                self.finish(log);
             }
             Purpose::Sync { log, segment, to } => {
                 if let Some(segment) = self.log_mut(log).segment_mut(segment) {
@@ -84,13 +84,13 @@ impl ShardLog {
                     segment.synced = segment.synced.max(to);
                 }
                 self.note_synced(log);
-                self.finish(log, ops);
+                self.finish(log);
             }
             Purpose::CreateDirectory { log } => {
                 let partition = self.log_mut(log);
                 partition.creating_directory = false;
                 partition.directory_created = true;
-                self.finish(log, ops);
+                self.finish(log);
             }
             Purpose::Allocate { log, segment, bytes } => {
                 if let Some(segment) = self.log_mut(log).segment_mut(segment) {
@@ -98,7 +98,7 @@ impl ShardLog {
                     segment.allocated = segment.allocated.max(bytes);
                     segment.file = FileState::Present;
                 }
-                self.finish(log, ops);
+                self.finish(log);
             }
             Purpose::CloseTruncate { log, segment: base } => {
                 let partition = self.log_mut(log);
@@ -109,7 +109,7 @@ impl ShardLog {
                 let data = segment.index.as_ref().expect("an open segment's index is in memory").encode(key);
                 self.note_synced(log);
                 self.start(Purpose::CloseIndex { log, segment: base }, log, DiskOp::Replace { path, data }, ops);
-                self.finish(log, ops);
+                self.finish(log);
             }
             Purpose::CloseIndex { log, segment: base } => {
                 let partition = self.log_mut(log);
@@ -119,7 +119,7 @@ impl ShardLog {
                 segment.remainder = None;
                 let bytes = segment.index.as_ref().map_or(0, |index| index.memory_bytes());
                 self.keep_index(log, base, bytes);
-                self.finish(log, ops);
+                self.finish(log);
             }
             Purpose::Walk(mut walk) => {
                 let DiskReply::Data(data) = reply else { unreachable!("a read answers with data") };
@@ -127,7 +127,7 @@ impl ShardLog {
                 self.log_mut(log).operations -= 1;
                 if self.log(log).removing {
                     progress.push(walk.failed(DiskError::NotFound));
-                    self.finish_removal(log, ops);
+                    self.finish_removal(log);
                     return Ok(());
                 }
                 walk.supply(data);
@@ -140,25 +140,25 @@ impl ShardLog {
                 self.checkpointed = checkpoint.cut;
                 self.stats.checkpoints += 1;
             }
-            Purpose::Remove => {}
+            Purpose::Remove => self.removing -= 1,
         }
         Ok(())
     }
 
-    pub(super) fn finish_group_part(&mut self, ops: &mut Ops, progress: &mut Vec<Progress>) {
+    pub(super) fn finish_group_part(&mut self, progress: &mut Vec<Progress>) {
         let group = self.group.as_mut().expect("a group is under way");
         group.outstanding -= 1;
         if group.outstanding == 0 {
-            self.finish_group(ops, progress);
+            self.finish_group(progress);
         }
     }
 
     /// An operation of [`ShardLog::start`] ended: the partition goes on with the next.
-    pub(super) fn finish(&mut self, log: LogId, ops: &mut Ops) {
+    pub(super) fn finish(&mut self, log: LogId) {
         self.log_mut(log).operations -= 1;
         self.write_backs -= 1;
         self.enqueue(log);
-        self.finish_removal(log, ops);
+        self.finish_removal(log);
     }
 
     pub(super) fn finish_write(&mut self, log: LogId) {
@@ -184,7 +184,7 @@ impl ShardLog {
             return Ok(());
         }
         progress.push(walk.failed(error));
-        self.finish_removal(log, ops);
+        self.finish_removal(log);
         Ok(())
     }
 }

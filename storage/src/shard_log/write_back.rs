@@ -31,7 +31,8 @@ impl ShardLog {
     }
 
     /// The third part of [`ShardLog::end_turn`]: starts what the segments need.
-    pub fn advance_write_back(&mut self, ops: &mut Ops) {
+    pub fn advance_write_back(&mut self, ops: &mut Ops) -> bool {
+        let is_due = !self.write_back.is_empty();
         for _ in 0..self.write_back.len() {
             if self.write_backs >= WRITE_BACKS_MAX {
                 break;
@@ -40,6 +41,7 @@ impl ShardLog {
             self.log_mut(log).is_queued = false;
             self.advance_partition(log, ops);
         }
+        is_due
     }
 
     /// Starts the next step that a partition's segments need, oldest segment first; one step at a time.
@@ -48,6 +50,10 @@ impl ShardLog {
         if partition.removing {
             return;
         }
+        if partition.has_segments_below_start() {
+            self.encode_log(log);
+        }
+        let partition = self.logs[log.0 as usize].as_mut().expect("seen above");
         let dropped = partition.drop_segments_below_start();
         if !dropped.is_empty() {
             self.tail_bytes -= partition.drop_stale_blocks(&mut self.pool);
