@@ -127,9 +127,16 @@ impl Segment {
         }
     }
 
-    /// Whether a write to the file may start.
-    pub fn is_writable(&self) -> bool {
-        self.file == FileState::Present && !self.writing && !self.closing && self.remainder.is_some()
+    /// Whether an extent may be written to the file: nothing is in the way, and the space for it is reserved. A commit
+    /// must not depend on there being room on the disk, or all others of the shard wait for it, too.
+    pub fn takes_extent(&self) -> bool {
+        let is_free = self.file == FileState::Present && !self.writing && !self.closing && self.remainder.is_some();
+        is_free && self.bytes.next_multiple_of(BLOCK_BYTES as u64) <= self.allocated
+    }
+
+    /// Whether space should be reserved: ahead of the writes, so that a commit does not have to wait for it.
+    pub fn wants_space(&self, is_active: bool) -> bool {
+        if is_active { self.bytes > self.allocated / 2 } else { self.gathered < self.bytes && !self.takes_extent() }
     }
 
     /// How far the file may be read: an extent is written before the group that makes it count is durable.
@@ -400,6 +407,11 @@ impl PartitionLog {
     pub fn first_open(&self) -> usize {
         debug_assert!(self.segments.iter().is_sorted_by_key(|segment| !segment.closed), "segments close in order");
         self.segments.partition_point(|segment| segment.closed)
+    }
+
+    /// Bytes not yet handed to a commit group.
+    pub fn ungathered_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.bytes - segment.gathered).sum()
     }
 
     /// Bytes in all segments.

@@ -559,11 +559,15 @@ impl Disk<'_, '_> {
             let Entry::Extent { key, segment, position, bytes, crc, .. } = entry else { continue };
             let Some(known) = replay.known.get(key) else { continue };
             let path = segment_path(&partition_directory(&known.topic, *key), *segment);
-            let op = DiskOp::Read { path, position: *position, bytes: *bytes as usize };
+            let op = DiskOp::Read { path: path.clone(), position: *position, bytes: *bytes as usize };
             match (self.io)(op) {
                 Ok(DiskReply::Data(data))
                     if data.len() == *bytes as usize
-                        && (crc32c::crc32c(&data) == *crc || is_planted(Bug::SkipChecksum)) => {}
+                        && (crc32c::crc32c(&data) == *crc || is_planted(Bug::SkipChecksum)) =>
+                {
+                    // Its write was under way when the process ended: what can be read need not be durable.
+                    self.run("syncing a segment", DiskOp::Sync { path })?;
+                }
                 Ok(_) | Err(DiskError::NotFound) => return Ok(false),
                 Err(error) => {
                     return Err(RecoveryError::Disk { what: "reading a segment failed".to_string(), error });

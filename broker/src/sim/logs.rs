@@ -800,7 +800,7 @@ mod tests {
     #[test]
     fn logs_keep_what_they_acknowledge() {
         let mut total = Outcome::default();
-        seeds::run("sim::logs::tests::logs_keep_what_they_acknowledge", 150, |seed, is_verbose| {
+        seeds::run("sim::logs::tests::logs_keep_what_they_acknowledge", 100, |seed, is_verbose| {
             let outcome = Simulation::run(options(seed, is_verbose))?;
             total.acknowledged += outcome.acknowledged;
             total.crashes += outcome.crashes;

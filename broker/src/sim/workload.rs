@@ -167,11 +167,16 @@ pub struct Doom {
     acknowledged: Vec<Found>,
 }
 
-#[derive(Debug)]
 struct Batch {
     first: u32,
     count: u32,
     records: Bytes,
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} from {}, {} bytes", self.count, self.first, self.records.len())
+    }
 }
 
 /// A client that writes to one partition.

@@ -364,6 +364,10 @@ fn read_log(io: &mut Io<'_>, mut image: ClusterImage) -> Result<(MetadataLog, Cl
         let truncate = DiskOp::Truncate { path, bytes: scan.valid_bytes };
         run(io, truncate)?;
         allocated = scan.valid_bytes;
+    } else {
+        // The last entry's write may have been under way when the process ended: what can be read need not be durable,
+        // and must be before anything is written behind it.
+        run(io, DiskOp::Sync { path })?;
     }
     let log = MetadataLog {
         offset: image.offset(),
@@ -430,6 +434,7 @@ fn run(io: &mut Io<'_>, op: DiskOp) -> Result<DiskReply, OpenError> {
         DiskOp::Write { path, .. }
         | DiskOp::Read { path, .. }
         | DiskOp::Replace { path, .. }
+        | DiskOp::Sync { path }
         | DiskOp::Truncate { path, .. }
         | DiskOp::Remove { path }
         | DiskOp::CreateDirectory { path }

@@ -127,11 +127,11 @@ impl ShardLog {
                 && bytes >= EXTENT_BATCH_BYTES_MIN * partition.ungathered_batches;
             if (wants_extent || bytes > group_bytes_max / 2) && *extents < GROUP_EXTENTS_MAX {
                 let header_bytes = BATCH_HEADER_BYTES * (partition.ungathered_batches + 1);
-                let is_writable = partition.segments[index].is_writable();
-                if is_writable && header_bytes >= room && (header_bytes as u64) < inline_bytes_max {
+                let takes_extent = partition.segments[index].takes_extent();
+                if takes_extent && header_bytes >= room && (header_bytes as u64) < inline_bytes_max {
                     return Gathered::NoRoom;
                 }
-                if is_writable && header_bytes < room {
+                if takes_extent && header_bytes < room {
                     let write = start_extent(partition, log, index, builder);
                     *extents += 1;
                     group.outstanding += 1;

@@ -471,6 +471,7 @@ impl ShardLog {
             return;
         }
         let mut partition = self.logs[log.0 as usize].take().expect("seen above");
+        self.stats.pending_bytes -= partition.ungathered_bytes();
         self.tail_bytes -= partition.tail.capacity();
         self.producers -= partition.producers.len();
         // What no group has taken will never be durable: it is not waited for.
@@ -778,9 +779,11 @@ impl ShardLog {
         [retry, removal, encoding, Some(self.sweep_at)].into_iter().flatten().min()
     }
 
-    /// Whether everything appended is durable and no operation is under way: the process may exit.
+    /// Whether everything appended is durable and no operation is under way: the process may exit. What waits for room on
+    /// the disk is not waited for; recovery does it.
     pub fn is_idle(&self) -> bool {
-        self.group.is_none() && self.dirty.is_empty() && self.purposes.is_empty() && self.gone_directories.is_empty()
+        let waits = self.purposes.len() > self.retries.len() || !self.gone_directories.is_empty();
+        self.group.is_none() && self.dirty.is_empty() && !waits
     }
 
     fn submit(&mut self, purpose: Purpose, op: DiskOp, ops: &mut Ops) {

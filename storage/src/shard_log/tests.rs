@@ -378,6 +378,47 @@ fn what_a_read_passes_over_is_checked() {
 }
 
 #[test]
+fn a_commit_does_not_wait_for_room_on_the_disk() {
+    let mut node = Node::start(MemoryDisk::default(), 2, 64 << 10, 1);
+    node.append(0, &[1; 100], 1);
+    node.append(1, &[1; 100], 1);
+    node.settle();
+    node.disk.full = true;
+    // Too large for the journal, and there is no space for it in its segment.
+    node.append(0, &[2; 90_000], 1);
+    let other = node.id(1);
+    assert!(!node.log.delete_records(other, 1));
+    for _ in 0..20 {
+        node.settle();
+        node.time += 100;
+    }
+    assert_eq!(node.log.log_start(other), 1, "a deletion goes on");
+    assert_eq!(node.log.durable_end(node.id(0)), 1);
+    node.disk.full = false;
+    for _ in 0..20 {
+        node.settle();
+        node.time += 100;
+    }
+    assert_eq!(node.log.durable_end(node.id(0)), 2);
+    assert!(node.log.is_idle());
+}
+
+#[test]
+fn what_a_removed_partition_had_appended_is_not_waited_for() {
+    let mut node = Node::start(MemoryDisk::default(), 2, 64 << 10, 1);
+    for partition in [0, 1] {
+        node.append(partition, &[1; 5_000], 1);
+    }
+    // One is removed before its bytes are in a group, the other while they are.
+    let (first, second) = (node.id(0), node.id(1));
+    node.log.remove_partition(first);
+    node.end_turn();
+    node.log.remove_partition(second);
+    node.settle();
+    assert_eq!(node.log.stats().pending_bytes, 0);
+}
+
+#[test]
 fn a_clock_that_jumps_makes_no_duplicate() {
     const YEAR_MS: i64 = 365 * 86_400_000;
     let mut node = Node::start(MemoryDisk::default(), 1, 64 << 10, 1);

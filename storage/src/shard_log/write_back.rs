@@ -129,11 +129,11 @@ impl ShardLog {
                 self.start(purpose, log, DiskOp::Truncate { path, bytes }, ops);
                 return;
             }
-            if index == last && segment.bytes > segment.allocated / 2 {
-                // Space ahead of the writes, so that a commit does not have to allocate.
+            if segment.wants_space(index == last) {
                 let bytes = (segment.allocated * 2)
                     .clamp(ALLOCATE_BYTES_MIN, segment.allocated + ALLOCATE_BYTES_MAX)
-                    .min(partition.config.segment_bytes.next_multiple_of(BLOCK_BYTES as u64));
+                    .min(partition.config.segment_bytes.next_multiple_of(BLOCK_BYTES as u64))
+                    .max(segment.bytes.next_multiple_of(BLOCK_BYTES as u64));
                 if bytes > segment.allocated {
                     segment.allocating = true;
                     let purpose = Purpose::Allocate { log, segment: base, bytes };
