@@ -30,6 +30,10 @@ const INLINE_READ_BYTES_MAX: usize = 64 * 1024;
 /// first file it opens there; the probe takes an empty file for a yes, and every later read fails.
 pub const PROBE_FILE: &str = ".probe";
 
+/// Threads that create, remove and sync files. They wait for the file system's journal, which makes durable in one go what
+/// many of them ask for: ten thousand new partitions need as many directories before the first checkpoint ends.
+const FILE_THREADS: usize = 32;
+
 /// The thread pools that all shards share.
 #[derive(Clone)]
 pub struct Pools {
@@ -42,7 +46,7 @@ pub struct Pools {
 impl Pools {
     /// Starts the threads.
     pub fn start() -> io::Result<Pools> {
-        Ok(Pools { files: Pool::start("files", 2)?, read_ahead: Pool::start("read-ahead", 2)? })
+        Ok(Pools { files: Pool::start("files", FILE_THREADS)?, read_ahead: Pool::start("read-ahead", 2)? })
     }
 }
 
