@@ -409,11 +409,6 @@ impl PartitionLog {
         self.segments.partition_point(|segment| segment.closed)
     }
 
-    /// Bytes not yet handed to a commit group.
-    pub fn ungathered_bytes(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.bytes - segment.gathered).sum()
-    }
-
     /// Bytes in all segments.
     pub fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()

@@ -70,6 +70,8 @@ pub struct RecoveredShard {
     pub checkpoint: Checkpoint,
     /// Files and directories that nothing needs any more, to be removed when there is time.
     pub leftovers: Vec<FilePath>,
+    /// What the clock said, in milliseconds since the Unix epoch: as if every producer had written then.
+    pub recovered_ms: i64,
 }
 
 /// What recovery found and did.
@@ -166,7 +168,8 @@ pub fn recover(io: &mut Io<'_>, options: &RecoveryOptions<'_>) -> Result<Recover
         let op = DiskOp::Replace { path: checkpoint_path(&path), data: checkpoint.encode() };
         disk.run("writing the checkpoint", op)?;
         let directory = shard_directory(&directory, shard);
-        recovered.shards.push(RecoveredShard { directory, checkpoint, leftovers: Vec::new() });
+        let recovered_ms = options.now_ms;
+        recovered.shards.push(RecoveredShard { directory, checkpoint, leftovers: Vec::new(), recovered_ms });
     }
     let op = DiskOp::Rename { from: temporary.as_str().into(), to: directory.as_str().into() };
     disk.run("beginning a new generation", op)?;

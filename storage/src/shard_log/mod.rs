@@ -341,8 +341,8 @@ pub struct ShardLog {
     is_below_floor: bool,
     /// The last time heard of.
     clock: Duration,
-    /// When the process started, in milliseconds since the Unix epoch, by what the clock said first.
-    started_ms: Option<i64>,
+    /// When the log was recovered, in milliseconds since the Unix epoch, by what the clock said then.
+    recovered_ms: i64,
     sweep_at: Duration,
     sweep_cursor: usize,
     stats: LogStats,
@@ -394,7 +394,7 @@ impl ShardLog {
             gone: Vec::new(),
             is_below_floor: false,
             clock: Duration::ZERO,
-            started_ms: None,
+            recovered_ms: recovered.recovered_ms,
             sweep_cursor: 0,
             stats: LogStats::default(),
         };
@@ -471,7 +471,6 @@ impl ShardLog {
             return;
         }
         let mut partition = self.logs[log.0 as usize].take().expect("seen above");
-        self.stats.pending_bytes -= partition.ungathered_bytes();
         self.tail_bytes -= partition.tail.capacity();
         self.producers -= partition.producers.len();
         partition.tail.clear(&mut self.pool);
@@ -555,11 +554,10 @@ impl ShardLog {
         Ok(appended)
     }
 
-    /// Milliseconds since the Unix epoch as they were known first, and on from there without a jump: a producer must not
-    /// be forgotten, and its retry appended twice, because somebody set the clock.
-    fn steady_ms(&mut self, now: Now) -> i64 {
-        let elapsed_ms = now.elapsed.as_millis() as i64;
-        *self.started_ms.get_or_insert(now.unix_ms - elapsed_ms) + elapsed_ms
+    /// What the clock said at recovery, and on from there without a jump: a producer must not be forgotten, and its retry
+    /// appended twice, because somebody set the clock.
+    fn steady_ms(&self, now: Now) -> i64 {
+        self.recovered_ms + now.elapsed.as_millis() as i64
     }
 
     /// What may be appended but not durable: it has to fit the half of the journal that is free when a checkpoint

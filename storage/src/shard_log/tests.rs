@@ -431,6 +431,12 @@ fn a_clock_that_jumps_makes_no_duplicate() {
     node.log.options.producer_expiration_ms = 86_400_000;
     node.log.end_turn(later, &mut node.ops, &mut node.progress);
     assert!(node.log.append(later, id, &batch).expect("appends").duplicate);
+    // The same when it is set before the recovered log has done anything.
+    let mut node = Node::start(node.disk, 1, 64 << 10, 2);
+    let id = node.id(0);
+    node.log.options.producer_expiration_ms = 86_400_000;
+    node.log.end_turn(later, &mut node.ops, &mut node.progress);
+    assert!(node.log.append(later, id, &batch).expect("appends").duplicate);
     // A day by the clock that does not jump is a day.
     let next_day = Now { elapsed: Duration::from_secs(86_405), unix_ms: now(0).unix_ms };
     node.log.end_turn(next_day, &mut node.ops, &mut node.progress);
