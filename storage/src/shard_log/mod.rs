@@ -473,6 +473,9 @@ impl ShardLog {
         let mut partition = self.logs[log.0 as usize].take().expect("seen above");
         self.tail_bytes -= partition.tail.capacity();
         self.producers -= partition.producers.len();
+        // What no group has taken will never be durable: it is not waited for.
+        let never_durable = partition.segments.iter().map(|segment| segment.bytes - segment.gathered);
+        self.stats.pending_bytes -= never_durable.sum::<u64>();
         partition.tail.clear(&mut self.pool);
         let is_draining = partition.segments.iter().any(|segment| segment.drain_to > 0);
         if let Some(checkpoint) = &mut self.checkpoint {
