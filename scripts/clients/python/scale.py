@@ -20,6 +20,8 @@ CONNECTIONS_SECONDS_MAX = 300
 # Requests for the metadata of every partition that a client sends without reading one response.
 UNREAD_REQUESTS = 60
 UNREAD_CLIENTS = 500
+SCRAPES = 50
+SCRAPE_INTERVAL = 5
 
 
 def frame(api, version, body):
@@ -92,6 +94,7 @@ class Scale:
         alone = self.show("nothing else")
         self.create()
         self.show(f"{self.partitions} partitions")
+        self.scrapes()
         started = time.monotonic()
         while len(self.open) < self.connections:
             self.open.append(self.connect())
@@ -126,6 +129,30 @@ class Scale:
         for _, _, longest in (idle, half, flooded):
             check(longest < 10_000, f"a produce request took {longest:.0f} ms")
         check(idle[0] < 20 * alone[0] + 20, f"p50 of {idle[0]} ms instead of {alone[0]}")
+
+    def processor_seconds(self):
+        with open(f"/proc/{self.pid}/stat") as stat:
+            fields = stat.read().rsplit(")", 1)[1].split()
+        return sum(int(field) for field in fields[11:13]) / os.sysconf("SC_CLK_TCK")
+
+    def scrapes(self):
+        """What a scrape costs: the whole process without load, the shards' cores under load."""
+        before = self.processor_seconds()
+        for _ in range(SCRAPES):
+            self.sample("millstream_connections")
+        whole = (self.processor_seconds() - before) / SCRAPES
+        load = subprocess.Popen([self.bench, "produce", "--bootstrap", self.bootstrap, "--topic", "latency", "--seconds", "5",
+                                 "--warm-up", "0"], stdout=subprocess.DEVNULL)
+        counts = []
+        while load.poll() is None:
+            time.sleep(0.1)
+            counts.append((self.sample("millstream_scrapes_total"), self.sample("millstream_scrape_seconds_total")))
+        (first, began), (last, ended) = counts[0], counts[-1]
+        shards = (ended - began) / (last - first) * self.sample("millstream_shards")
+        share = max(whole, shards) / SCRAPE_INTERVAL
+        print(f"  a scrape: {whole * 1e3:.1f} ms of processor time, {shards * 1e6:.0f} us of it on the shards' cores under load; "
+              f"{share:.3%} of a core at one in {SCRAPE_INTERVAL} s")
+        check(share < 0.01, "a scrape every few seconds costs more than 1 % of a core")
 
     def create(self):
         connection = self.connect()
