@@ -482,7 +482,7 @@ impl Simulation {
     fn give_up(&mut self, reason: &str) -> Result<(), String> {
         self.line(|| format!("the node gives up: {reason}"));
         // A node that finds no room to register exits, too.
-        if !self.disk.faults.fails_operations() && self.disk.faults.capacity_bytes.is_none() {
+        if !self.disk.has_failed() && self.disk.faults.capacity_bytes.is_none() {
             return Err(format!("the node gave up though its disk is fine: {reason}"));
         }
         let is_power = self.random.coin();

@@ -50,13 +50,6 @@ pub struct Slow {
     pub paths: String,
 }
 
-impl DiskFaults {
-    /// Whether a write or a sync may fail.
-    pub fn fails_operations(&self) -> bool {
-        self.fail_one_in > 0 || self.fail_sync_one_in > 0
-    }
-}
-
 #[derive(Clone, Debug, Default)]
 struct File {
     /// What reads see.
@@ -169,6 +162,8 @@ pub struct SimDisk {
     flip_lasts: Option<u64>,
     /// The last bit that was flipped on its way: the file and the byte in it.
     flipped_read: Option<(FilePath, u64)>,
+    /// A write or a sync has failed since the process started.
+    has_failed: bool,
 }
 
 impl SimDisk {
@@ -185,6 +180,7 @@ impl SimDisk {
             power_lasts: None,
             flip_lasts: None,
             flipped_read: None,
+            has_failed: false,
         }
     }
 
@@ -217,9 +213,15 @@ impl SimDisk {
             || is_sync && self.random.one_in(self.faults.fail_sync_one_in)
         {
             self.fail(op);
+            self.has_failed = true;
             return Err(DiskError::Failed("input/output error (simulated)".to_string()));
         }
         self.apply(op, writes_before)
+    }
+
+    /// Whether a write or a sync has failed since the process started: reason enough for it to end.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed
     }
 
     /// Executes an operation at once, as recovery does. Once [`SimDisk::cut_power_after`] has run out, every operation
@@ -253,6 +255,7 @@ impl SimDisk {
 
     /// The power goes, and comes back.
     pub fn lose_power(&mut self) {
+        self.has_failed = false;
         self.interrupt();
         let SimDisk { random, files, .. } = self;
         files.retain(|_, file| file.is_named_durably || random.coin());
@@ -265,6 +268,7 @@ impl SimDisk {
 
     /// The process is killed: the kernel keeps what was written, and operations under way may still happen.
     pub fn kill(&mut self) {
+        self.has_failed = false;
         self.interrupt();
         self.power_lasts = None;
     }

@@ -443,7 +443,7 @@ impl Simulation {
         }
         if let Err(fatal) = result {
             self.trace.line(self.schedule.now_us(), format!("shard {shard}: {}", fatal.0));
-            if !self.disk.faults.fails_operations() {
+            if !self.disk.has_failed() {
                 return Err(format!("the node gave up though its disk is fine: {}", fatal.0));
             }
             return self.crash();
