@@ -304,6 +304,12 @@ impl Net {
             net.read(&connection).await;
             connection.cut();
             connection.reader.borrow_mut().release(&mut net.memory.borrow_mut());
+            if connection.is_waiting.get() {
+                // Its place would keep its socket open until its turn comes.
+                for line in &mut *net.waiting.borrow_mut() {
+                    line.retain(|waiting| !Rc::ptr_eq(waiting, &connection));
+                }
+            }
             net.give_memory();
             net.connections.borrow_mut().remove(&connection.id);
             net.heavy.borrow_mut().remove(&connection.id);
@@ -631,6 +637,14 @@ impl Net {
             if self.is_stuck(&connection, now, quiet, pressure, is_waited_for) {
                 stuck += 1;
                 last_stuck = Some(connection.peer);
+                connection.cut();
+                continue;
+            }
+            // Nobody reads from it, so nobody would notice; its socket stays open until its turn comes.
+            if connection.is_waiting.get()
+                && quiet >= SWEEP_INTERVAL
+                && sys::peer_has_ended(&*connection.stream.borrow())
+            {
                 connection.cut();
                 continue;
             }

@@ -385,6 +385,14 @@ fn stop_signals() -> libc::sigset_t {
     }
 }
 
+/// Whether the peer of a connection sends no more, also where what it has sent was not read yet.
+pub fn peer_has_ended(socket: &impl AsRawFd) -> bool {
+    let mut polled = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one structure, which lives across the call.
+    let ready = unsafe { libc::poll(&mut polled, 1, 0) };
+    ready == 1 && polled.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0
+}
+
 /// Allocations from this size on are given back to the system when they are freed, in bytes. Left alone, glibc raises its
 /// own threshold to the largest that it has seen, up to 32 MiB, and keeps what lies below.
 const GIVEN_BACK_BYTES_MIN: libc::c_int = 128 * 1024;

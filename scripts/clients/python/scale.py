@@ -125,6 +125,7 @@ class Scale:
             check(time.monotonic() < deadline, "connections are left")
             time.sleep(0.2)
         self.show("all closed")
+        self.come_and_go()
         # Not a measurement, which a shared machine would spoil: nobody was kept out.
         for _, _, longest in (idle, half, flooded):
             check(longest < 10_000, f"a produce request took {longest:.0f} ms")
@@ -153,6 +154,26 @@ class Scale:
         print(f"  a scrape: {whole * 1e3:.1f} ms of processor time, {shards * 1e6:.0f} us of it on the shards' cores under load; "
               f"{share:.3%} of a core at one in {SCRAPE_INTERVAL} s")
         check(share < 0.01, "a scrape every few seconds costs more than 1 % of a core")
+
+    def come_and_go(self):
+        """Clients that wait for memory and go leave nothing behind while others hold it."""
+
+        def begin():
+            connection = self.connect()
+            connection.sendall(struct.pack(">i", 10_000_000) + bytes(1000))
+            return connection
+
+        before = self.files()
+        holding = [begin() for _ in range(100)]
+        for _ in range(1000):
+            begin().close()
+        deadline = time.monotonic() + 20
+        while (files := self.files()) > before + len(holding) + 50:
+            check(time.monotonic() < deadline, f"{files} files are open, {before} before 1000 clients came and went")
+            time.sleep(0.2)
+        for connection in holding:
+            connection.close()
+        print(f"  1000 clients that waited for memory and went: {files - before - len(holding)} files left")
 
     def create(self):
         connection = self.connect()
