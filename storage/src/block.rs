@@ -161,7 +161,8 @@ impl Block {
     }
 }
 
-fn capacity_for(bytes: usize) -> usize {
+/// The capacity of a block of at least `bytes`.
+pub fn capacity_for(bytes: usize) -> usize {
     bytes.max(BLOCK_CAPACITY_MIN).next_power_of_two()
 }
 

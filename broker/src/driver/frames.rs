@@ -12,7 +12,7 @@
 //! request yet half of each: neither keeps the others from their memory by announcing much and sending little.
 
 use bytes::Bytes;
-use millstream_storage::block::{BLOCK_CAPACITY_POOLED_MAX, Block, BlockPool};
+use millstream_storage::block::{BLOCK_CAPACITY_POOLED_MAX, Block, BlockPool, capacity_for};
 
 /// Length of the prefix that announces a frame's length.
 const PREFIX_BYTES: usize = 4;
@@ -79,19 +79,22 @@ impl ReadMemory {
 
     /// Whether another frame of this size can be promised its bytes; `is_known`: its connection has completed others.
     fn has_room(&self, size: Size, is_known: bool) -> bool {
-        let mut bytes_max = self.promised_bytes_max;
-        if size == Size::Large {
-            bytes_max /= 2;
-        }
-        if !is_known {
-            bytes_max /= 2;
-        }
-        self.promised_bytes[size as usize] < bytes_max
+        let bytes_max = self.promised_bytes_max(size);
+        self.promised_bytes[size as usize] < if is_known { bytes_max } else { bytes_max / 2 }
     }
 
-    /// Whether there is enough to lend some to connections that only may need it: half is kept for those that do.
-    fn is_plenty(&self) -> bool {
-        self.promised_bytes[Size::Ordinary as usize] < self.promised_bytes_max / 2
+    /// Whether there is enough to lend a block of so many bytes to a connection that only may need it: half is kept for
+    /// those that do.
+    fn is_plenty(&self, bytes: usize) -> bool {
+        let size = size_of(bytes);
+        self.promised_bytes[size as usize] < self.promised_bytes_max(size) / 2
+    }
+
+    fn promised_bytes_max(&self, size: Size) -> usize {
+        match size {
+            Size::Ordinary => self.promised_bytes_max,
+            Size::Large => self.promised_bytes_max / 2,
+        }
     }
 
     fn renew_shared(&mut self) {
@@ -188,8 +191,9 @@ impl FrameReader {
     /// number before anything else uses `memory`.
     pub fn buffer<'a>(&'a mut self, memory: &'a mut ReadMemory) -> &'a mut [u8] {
         debug_assert!(!self.is_waiting());
-        if self.own.is_none() && self.trusted_bytes >= OWN_BLOCK_BYTES_MIN && memory.is_plenty() {
-            let block = memory.pool.take(self.trusted_bytes + LOOKAHEAD_BYTES);
+        let trusted = self.trusted_bytes + LOOKAHEAD_BYTES;
+        if self.own.is_none() && self.trusted_bytes >= OWN_BLOCK_BYTES_MIN && memory.is_plenty(capacity_for(trusted)) {
+            let block = memory.pool.take(trusted);
             self.promise(block.capacity(), memory);
             self.own = Some(block);
             self.start = 0;
@@ -253,7 +257,7 @@ impl FrameReader {
             if rest == 0
                 && (self.trusted_bytes < OWN_BLOCK_BYTES_MIN
                     || block.spare() < self.trusted_bytes
-                    || !memory.is_plenty())
+                    || !memory.is_plenty(self.promised_bytes))
             {
                 self.release(memory);
             }
@@ -461,6 +465,31 @@ mod tests {
         receive(&mut known, &[0, 0, 0, 1, 7]);
         receive(&mut known, &(1i32 << 20).to_be_bytes());
         assert!(!known.is_waiting());
+    }
+
+    /// Blocks of connections that had sent frames of over 2 MiB were lent without a bound.
+    #[test]
+    fn what_is_lent_to_trusted_connections_is_bounded_whatever_their_frames_size() {
+        for frame_bytes in [100_000, 1_000_000, 3_000_000] {
+            // A small one first, as clients begin.
+            let stream = stream_of(&[10, frame_bytes]).0;
+            let mut memory = ReadMemory::new(16 << 20);
+            let mut readers: Vec<FrameReader> = (0..200).map(|_| FrameReader::new(FRAME_BYTES_MAX)).collect();
+            for reader in &mut readers {
+                let mut rest = &stream[..];
+                while !rest.is_empty() {
+                    assert!(reader.try_promise(&mut memory));
+                    let buffer = reader.buffer(&mut memory);
+                    let bytes = buffer.len().min(rest.len());
+                    buffer[..bytes].copy_from_slice(&rest[..bytes]);
+                    rest = &rest[bytes..];
+                    reader.received(bytes, &mut memory, drop).expect("legal");
+                }
+                // It is asked for more, and may be lent a block.
+                reader.buffer(&mut memory);
+            }
+            assert!(memory.promised_bytes() <= (8 << 20) + (4 << 20), "{}", memory.promised_bytes());
+        }
     }
 
     #[test]
