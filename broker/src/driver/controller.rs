@@ -59,8 +59,8 @@ pub struct ControllerThread {
 
 /// Starts the thread; it lives as long as the process.
 pub fn start(thread: ControllerThread, inbox: Receiver<ToController>) -> io::Result<()> {
-    let mut running =
-        Running { applied: vec![thread.image.offset(); thread.shards.len()], waiting: VecDeque::new(), owned: thread };
+    let applied = vec![thread.image.offset(); thread.shards.len()];
+    let mut running = Running { applied, waiting: VecDeque::new(), had_room: true, owned: thread };
     std::thread::Builder::new().name("controller".to_owned()).spawn(move || running.run(&inbox)).map(drop)
 }
 
@@ -70,6 +70,8 @@ struct Running {
     applied: Vec<u64>,
     /// In order of their offsets. Bounded by the requests that the shards have under way.
     waiting: VecDeque<Waiting>,
+    /// The last decision that had something to write found space for it.
+    had_room: bool,
 }
 
 impl Running {
@@ -95,9 +97,16 @@ impl Running {
         let owned = &mut self.owned;
         let decision = owned.controller.handle(&owned.image, request, owned.clock.now(), random);
         let mut response = decision.response;
-        if !decision.records.is_empty() && self.commit(decision.records, frees_space).is_err() {
-            super::warn("controller", "no space is left for the metadata: a decision was refused");
-            response = response.refused_for_lack_of_space();
+        if !decision.records.is_empty() {
+            let has_room = self.commit(decision.records, frees_space).is_ok();
+            if !has_room {
+                response = response.refused_for_lack_of_space();
+                // Clients ask again and again: one line until there is room.
+                if self.had_room {
+                    super::warn("controller", "no space is left for the metadata: decisions are refused");
+                }
+            }
+            self.had_room = has_room;
         }
         let offset = self.owned.image.offset();
         self.waiting.push_back(Waiting { offset, asker, response });
@@ -206,7 +215,7 @@ mod tests {
             image,
             shards: shards.clone(),
         };
-        let mut running = Running { applied: vec![first; 2], waiting: VecDeque::new(), owned: thread };
+        let mut running = Running { applied: vec![first; 2], waiting: VecDeque::new(), had_room: true, owned: thread };
         let (sender, inbox) = channel();
         let requests = vec![(5, ControllerRequest::AllocateProducerIds)];
         sender.send(ToController::Requests { shard: 1, requests }).expect("room");
