@@ -157,7 +157,7 @@ struct Turn {
     // Reused from turn to turn.
     inbound: Vec<Inbound>,
     events: VecDeque<Happened>,
-    /// Requests put off for want of memory.
+    /// Requests that wait for their turn.
     put_off: PutOff,
     effects: Vec<Effect>,
     /// Messages to each shard, gathered during a turn.

@@ -39,10 +39,12 @@ fn encoded(version: i16, request: &impl KafkaEncode) -> Vec<u8> {
 
 /// Makes a request out of assignments to its fields.
 macro_rules! make {
-    ($kind:ty { $($field:ident = $value:expr),* $(,)? }) => {{
-        #[allow(unused_mut)]
+    ($kind:ty {}) => {
+        <$kind>::default()
+    };
+    ($kind:ty { $($field:ident = $value:expr),+ $(,)? }) => {{
         let mut made = <$kind>::default();
-        $(made.$field = $value;)*
+        $(made.$field = $value;)+
         made
     }};
 }
