@@ -364,7 +364,7 @@ impl Shard {
     /// of requests depend on it.
     pub fn turn_ended(&mut self, now: Now) {
         self.sessions.turn_ended(now.elapsed);
-        for place in std::mem::take(&mut self.appended_in_turn) {
+        for place in self.appended_in_turn.drain(..) {
             if let Some(waiting) = self.appends.find_mut(place) {
                 waiting.turn_ended(now.elapsed);
             }
