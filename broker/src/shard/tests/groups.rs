@@ -121,30 +121,8 @@ fn looking_for_a_coordinator_waits_for_no_topic() {
     assert_eq!(broker.find_coordinator_once(client, 0, &["a", "b"]), [(0, NODE_ID); 2]);
 }
 
-#[test]
-fn a_long_log_is_loaded_piece_by_piece_from_its_files() {
-    let file = Properties::from([("offsets.topic.num.partitions".to_string(), "1".to_string())]);
-    let setup = Setup { file, ..Setup::default() };
-    let mut broker = Broker::new(setup.clone());
-    broker.create_topic("t", 1, &[]);
-    let client = broker.connect(0);
-    broker.find_coordinator(client, 0, &["group"]);
-    let mut request = commit_request("group", 0, 0);
-    request.topics[0].partitions[0].committed_metadata = Some(StrBytes::from("m".repeat(4000)));
-    for offset in 0..700 {
-        request.topics[0].partitions[0].committed_offset = offset;
-        let response = broker.call(client, 8, &request);
-        assert_eq!(response.topics[0].partitions[0].error_code, 0);
-    }
-    let Broker { mut disk, controller, image, now, .. } = broker;
-    disk.lose_power();
-    let mut broker = Broker::start(setup, controller, image, disk, now);
-    let client = broker.connect(0);
-    assert_eq!(broker.committed(client, &["group".to_string()], 0), [(0, 699)]);
-}
-
-#[test]
-fn a_damaged_log_is_not_served_as_if_nothing_had_been_committed() {
+/// A broker with one partition of `__consumer_offsets`, whose log 700 commits of one group have made long.
+fn with_a_long_log() -> (Setup, Broker) {
     let file = Properties::from([("offsets.topic.num.partitions".to_string(), "1".to_string())]);
     let setup = Setup { file, ..Setup::default() };
     let mut broker = Broker::new(setup.clone());
@@ -157,6 +135,22 @@ fn a_damaged_log_is_not_served_as_if_nothing_had_been_committed() {
         request.topics[0].partitions[0].committed_offset = offset;
         assert_eq!(broker.call(client, 8, &request).topics[0].partitions[0].error_code, 0);
     }
+    (setup, broker)
+}
+
+#[test]
+fn a_long_log_is_loaded_piece_by_piece_from_its_files() {
+    let (setup, broker) = with_a_long_log();
+    let Broker { mut disk, controller, image, now, .. } = broker;
+    disk.lose_power();
+    let mut broker = Broker::start(setup, controller, image, disk, now);
+    let client = broker.connect(0);
+    assert_eq!(broker.committed(client, &["group".to_string()], 0), [(0, 699)]);
+}
+
+#[test]
+fn a_damaged_log_is_not_served_as_if_nothing_had_been_committed() {
+    let (setup, broker) = with_a_long_log();
     let Broker { mut disk, controller, image, now, .. } = broker;
     disk.lose_power();
     // Recovery brings everything into the segments.
