@@ -56,6 +56,8 @@ pub struct BrokerConfig {
     pub journal_bytes: u64,
     /// `millstream.tail.memory.bytes`: of one shard.
     pub tail_memory_bytes: usize,
+    /// `millstream.poll.us`
+    pub poll: Duration,
     /// `millstream.extent.bytes`
     pub extent_bytes: usize,
     /// `millstream.free.space.floor.bytes`; `None`: the driver derives it from the file system's size.
@@ -147,6 +149,7 @@ impl BrokerConfig {
             memory_bytes: u64::try_from(memory).ok(),
             journal_bytes: number(&properties, "millstream.journal.bytes")?,
             tail_memory_bytes: number(&properties, "millstream.tail.memory.bytes")?,
+            poll: Duration::from_micros(number(&properties, "millstream.poll.us")?),
             extent_bytes: number(&properties, "millstream.extent.bytes")?,
             free_space_floor_bytes: u64::try_from(floor).ok(),
             retention_check_interval: Duration::from_millis(number(&properties, "log.retention.check.interval.ms")?),

@@ -1,6 +1,8 @@
-//! Executes a shard's disk operations: direct writes and syncs through glommio, everything else on the pool's threads.
+//! Executes a shard's disk operations: direct writes and syncs on the shard's [`Ring`], everything else on the pool's
+//! threads.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,8 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use glommio::GlommioError;
-use glommio::io::{DmaFile, OpenOptions};
+use millstream_storage::block::BlockPool;
 use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, DiskToken, FilePath};
 
 use super::Inbound;
@@ -19,16 +20,17 @@ use super::inbox::Inbox;
 use super::mailbox::Mailbox;
 use super::open_files::OpenFiles;
 use super::pool::Pool;
+use super::ring::{DiskWork, Operation, Ring, WriteMemory};
 use super::sys::{self, Advice};
 use crate::metrics::{Kind, Sample};
+use crate::shard::slab::Slab;
 use crate::shard::{Event, PrefetchToken};
 
 /// Reads up to this size are tried at once, from the page cache.
 const INLINE_READ_BYTES_MAX: usize = 64 * 1024;
 
-/// The file, below the data directory, that each executor opens first. glommio probes a device for polled I/O with the
-/// first file it opens there; the probe takes an empty file for a yes, and every later read fails.
-pub const PROBE_FILE: &str = ".probe";
+/// Memory for writes that is kept for reuse, in bytes: what is written is copied there unless it is aligned.
+const WRITE_MEMORY_BYTES_MAX: usize = 16 << 20;
 
 /// Threads that create, remove and sync files. They wait for the file system's journal, which makes durable in one go what
 /// many of them ask for: ten thousand new partitions need as many directories before the first checkpoint ends.
@@ -50,13 +52,31 @@ impl Pools {
     }
 }
 
+/// A write or sync that a shard has asked for.
+struct Asked {
+    token: DiskToken,
+    began: Instant,
+}
+
+/// What waits for its file to be opened.
+struct Unopened {
+    tag: u64,
+    work: DiskWork,
+}
+
 /// A shard's hand on the disk.
 pub struct Disk {
     root: PathBuf,
+    ring: Rc<Ring>,
     open: RefCell<OpenFiles>,
     pools: Pools,
     mailbox: Arc<Mailbox<Inbound>>,
     inbox: Rc<Inbox>,
+    /// By the tag of their operations on the ring.
+    asked: RefCell<Slab<Asked>>,
+    /// By the path of the file; a thread of the pool is opening it.
+    unopened: RefCell<HashMap<FilePath, Vec<Unopened>>>,
+    write_memory: RefCell<BlockPool>,
     counters: Counters,
 }
 
@@ -82,6 +102,7 @@ impl Disk {
     /// A disk below `root` that keeps at most `handles_max` idle descriptors open.
     pub fn new(
         root: &Path,
+        ring: Rc<Ring>,
         handles_max: usize,
         pools: Pools,
         mailbox: Arc<Mailbox<Inbound>>,
@@ -89,38 +110,32 @@ impl Disk {
     ) -> Disk {
         Disk {
             root: root.to_owned(),
+            ring,
             open: RefCell::new(OpenFiles::new(handles_max)),
             pools,
             mailbox,
             inbox,
+            asked: RefCell::default(),
+            unopened: RefCell::default(),
+            write_memory: RefCell::new(BlockPool::new(WRITE_MEMORY_BYTES_MAX)),
             counters: Counters::default(),
         }
-    }
-
-    /// Opens the probe file, as the first file of this executor.
-    pub async fn probe(root: &Path) -> io::Result<()> {
-        let file = DmaFile::open(root.join(PROBE_FILE)).await.map_err(plain)?;
-        file.close().await.map_err(plain)
     }
 
     /// Starts an operation; its result becomes an event.
     pub fn start(self: &Rc<Disk>, token: DiskToken, operation: DiskOp) {
         match operation {
             DiskOp::Write { path, position, data, durable } => {
-                let disk = Rc::clone(self);
-                glommio::spawn_local(async move {
-                    let result = disk.write(&path, position, &data, durable).await;
-                    disk.finished(token, result.map(|()| DiskReply::Done));
-                })
-                .detach();
+                assert!(position.is_multiple_of(BLOCK_BYTES as u64), "writes begin at a block");
+                add(&self.counters.writes, 1);
+                add(&self.counters.write_bytes, data.iter().map(|part| part.len() as u64).sum());
+                add(&self.counters.in_flight, 1);
+                let memory = self.write_memory(data);
+                self.begin(token, path, DiskWork::Write { memory, position, done: 0, durable });
             }
             DiskOp::Sync { path } => {
-                let disk = Rc::clone(self);
-                glommio::spawn_local(async move {
-                    let result = disk.sync(&path).await;
-                    disk.finished(token, result.map(|()| DiskReply::Done));
-                })
-                .detach();
+                add(&self.counters.syncs, 1);
+                self.begin(token, path, DiskWork::Sync);
             }
             DiskOp::Read { path, position, bytes } => self.read(token, path, position, bytes),
             other => {
@@ -231,69 +246,107 @@ impl Disk {
         });
     }
 
-    async fn write(&self, path: &FilePath, position: u64, data: &[Bytes], durable: bool) -> Result<(), DiskError> {
-        assert!(position.is_multiple_of(BLOCK_BYTES as u64), "writes begin at a block");
-        let began = Instant::now();
-        add(&self.counters.in_flight, 1);
-        let result = self.write_all(path, position, data, durable).await;
-        self.counters.in_flight.set(self.counters.in_flight.get() - 1);
-        let took = began.elapsed();
-        add(&self.counters.writes, 1);
-        add(&self.counters.write_bytes, data.iter().map(|part| part.len() as u64).sum());
-        self.counters.write_time.set(self.counters.write_time.get() + took);
-        self.counters.write_time_max.set(self.counters.write_time_max.get().max(took));
-        result.map_err(|error| files::failure(&error))
+    /// What is to be written, where the disk can take it from.
+    fn write_memory(&self, data: Vec<Bytes>) -> WriteMemory {
+        WriteMemory::aligned(data).unwrap_or_else(|data| {
+            let bytes: usize = data.iter().map(Bytes::len).sum();
+            let padded = bytes.next_multiple_of(BLOCK_BYTES);
+            let mut block = self.write_memory.borrow_mut().take(padded);
+            data.iter().for_each(|part| block.append(part));
+            // A reused block holds what was written before.
+            block.spare_mut()[..padded - bytes].fill(0);
+            block.commit(padded - bytes);
+            WriteMemory::Block(block)
+        })
     }
 
-    async fn write_all(&self, path: &FilePath, position: u64, data: &[Bytes], durable: bool) -> io::Result<()> {
-        let file = match self.direct(path, durable).await {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let place = files::resolve(&self.root, path);
-                glommio::executor().spawn_blocking(move || files::create(&place)).await?;
-                self.direct(path, durable).await?
-            }
-            other => other?,
-        };
-        let bytes: usize = data.iter().map(Bytes::len).sum();
-        let padded = bytes.next_multiple_of(BLOCK_BYTES);
-        let mut written = 0;
-        // Once, as a rule: the kernel may write less than it was given, in whole blocks.
-        while written < padded {
-            let mut buffer = file.alloc_dma_buffer(padded - written);
-            copy_from(data, written, buffer.as_bytes_mut());
-            let count = file.write_at(buffer, position + written as u64).await.map_err(plain)?;
-            if count == 0 || !count.is_multiple_of(BLOCK_BYTES) {
-                return Err(io::Error::other(format!("a write of {} bytes wrote {count}", padded - written)));
-            }
-            written += count;
+    /// Has the ring do something, with the file opened first if need be.
+    fn begin(&self, token: DiskToken, path: FilePath, work: DiskWork) {
+        let tag = u64::from(self.asked.borrow_mut().insert(Asked { token, began: Instant::now() }));
+        if let Some(file) = self.open.borrow_mut().direct(&path) {
+            self.ring.start(Operation { tag, file, work });
+            return;
         }
-        Ok(())
-    }
-
-    async fn sync(&self, path: &FilePath) -> Result<(), DiskError> {
-        add(&self.counters.syncs, 1);
-        let result = match self.direct(path, false).await {
-            Ok(file) => file.fdatasync().await.map_err(plain),
-            Err(error) => Err(error),
-        };
-        result.map_err(|error| files::failure(&error))
-    }
-
-    /// Opens a file for direct writes. Two handles a file: measured, a write through `O_DSYNC` costs half the processor
-    /// time of a write and an `fdatasync`, but whoever needs no durability must not wait for it.
-    async fn direct(&self, path: &FilePath, durable: bool) -> io::Result<Rc<DmaFile>> {
-        if let Some(file) = self.open.borrow_mut().direct(path, durable) {
-            return Ok(file);
+        let mut unopened = self.unopened.borrow_mut();
+        let waiting = unopened.entry(Arc::clone(&path)).or_default();
+        waiting.push(Unopened { tag, work });
+        if waiting.len() > 1 {
+            return;
         }
+        // A write creates its file.
+        let creates = !matches!(waiting[0].work, DiskWork::Sync);
         let generation = self.open.borrow().generation();
-        let mut options = OpenOptions::new();
-        options.read(true).write(true);
-        if durable {
-            options.custom_flags(libc::O_DSYNC);
+        let root = self.root.clone();
+        let mailbox = Arc::clone(&self.mailbox);
+        self.pools.files.run(move || {
+            let place = files::resolve(&root, &path);
+            let result = match files::open_direct(&place) {
+                Err(error) if creates && error.kind() == io::ErrorKind::NotFound => {
+                    files::create(&place).and_then(|()| files::open_direct(&place))
+                }
+                other => other,
+            };
+            mailbox.push(Inbound::OpenedDirect { generation, path, result: result.map(Arc::new) });
+        });
+    }
+
+    /// A thread of the pool has opened a file for direct writes, or failed to.
+    pub fn opened_direct(&self, generation: u64, path: &FilePath, result: io::Result<Arc<File>>) {
+        let waiting = self.unopened.borrow_mut().remove(path).unwrap_or_default();
+        match result {
+            Ok(file) => {
+                self.open.borrow_mut().add_direct(generation, path, Arc::clone(&file));
+                for Unopened { tag, work } in waiting {
+                    self.ring.start(Operation { tag, file: Arc::clone(&file), work });
+                }
+            }
+            Err(error) => {
+                let failure = files::failure(&error);
+                waiting.into_iter().for_each(|Unopened { tag, work }| self.end(tag, work, Err(failure.clone())));
+            }
         }
-        let file = Rc::new(options.dma_open(files::resolve(&self.root, path)).await.map_err(plain)?);
-        self.open.borrow_mut().add_direct(generation, path, durable, Rc::clone(&file));
-        Ok(file)
+    }
+
+    /// The ring has done something, or a part of it.
+    pub fn completed(&self, operation: Operation, result: io::Result<usize>) {
+        let Operation { tag, file, mut work } = operation;
+        let result = match (result, &mut work) {
+            // Interrupted before anything was done.
+            (Err(error), _) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {
+                self.ring.start(Operation { tag, file, work });
+                return;
+            }
+            (Err(error), _) => Err(files::failure(&error)),
+            (Ok(_), DiskWork::Sync) => Ok(()),
+            (Ok(bytes), DiskWork::Write { memory, done, .. }) => {
+                let left = memory.bytes() - *done;
+                if bytes == left {
+                    Ok(())
+                } else if bytes > 0 && bytes < left && bytes.is_multiple_of(BLOCK_BYTES) {
+                    // The kernel may write less than it was given, in whole blocks.
+                    *done += bytes;
+                    self.ring.start(Operation { tag, file, work });
+                    return;
+                } else {
+                    Err(DiskError::Failed(format!("a write of {left} bytes wrote {bytes}")))
+                }
+            }
+        };
+        self.end(tag, work, result);
+    }
+
+    fn end(&self, tag: u64, work: DiskWork, result: Result<(), DiskError>) {
+        let Asked { token, began } = self.asked.borrow_mut().remove(tag as u32);
+        if let DiskWork::Write { memory, .. } = work {
+            let took = began.elapsed();
+            self.counters.in_flight.set(self.counters.in_flight.get() - 1);
+            self.counters.write_time.set(self.counters.write_time.get() + took);
+            self.counters.write_time_max.set(self.counters.write_time_max.get().max(took));
+            if let WriteMemory::Block(block) = memory {
+                self.write_memory.borrow_mut().give(block);
+            }
+        }
+        self.finished(token, result.map(|()| DiskReply::Done));
     }
 
     /// Counters for a scrape.
@@ -330,40 +383,14 @@ impl Disk {
     }
 }
 
-/// Fills `target` with the bytes of `parts` from `skip` on, then with zeros.
-fn copy_from(parts: &[Bytes], mut skip: usize, target: &mut [u8]) {
-    let mut at = 0;
-    for part in parts {
-        let skipped = skip.min(part.len());
-        skip -= skipped;
-        let part = &part[skipped..];
-        target[at..at + part.len()].copy_from_slice(part);
-        at += part.len();
-    }
-    target[at..].fill(0);
-}
-
-/// The operating system's error within glommio's.
-fn plain(error: GlommioError<()>) -> io::Error {
-    match error {
-        GlommioError::IoError(error) => error,
-        GlommioError::EnhancedIoError { source, op, path, .. } => match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => source,
-            kind => io::Error::new(kind, format!("{op} {}: {source}", path.unwrap_or_default().display())),
-        },
-        other => io::Error::other(other.to_string()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::files::tests::TestDirectory;
     use super::super::inbox::Happened;
+    use super::super::ring::Completion;
     use super::*;
-    use glommio::LocalExecutor;
+    use millstream_storage::block::Block;
     use std::collections::VecDeque;
-    use std::future::poll_fn;
-    use std::task::Poll;
 
     fn path(text: &str) -> FilePath {
         Arc::from(text)
@@ -372,52 +399,57 @@ mod tests {
     /// Runs operations on a disk in a fresh directory, one after the other, and gives the results.
     fn run(name: &str, operations: Vec<DiskOp>) -> (TestDirectory, Vec<Result<DiskReply, DiskError>>) {
         let root = TestDirectory::new(name);
-        std::fs::write(root.0.join(PROBE_FILE), [1; 4096]).expect("written");
-        let place = root.0.clone();
-        let results = LocalExecutor::default().run(async move {
-            Disk::probe(&place).await.expect("the probe file is there");
-            let mailbox = Arc::new(Mailbox::default());
-            let inbox = Rc::new(Inbox::default());
-            let pools = Pools::start().expect("threads");
-            let disk = Rc::new(Disk::new(&place, 100, pools, Arc::clone(&mailbox), Rc::clone(&inbox)));
-            let mut results = Vec::new();
-            for (token, operation) in operations.into_iter().enumerate() {
-                let token = DiskToken(token as u64);
-                disk.start(token, operation);
-                let (done, result) = next_disk_event(&disk, &mailbox, &inbox).await;
-                assert_eq!(done, token);
-                results.push(result);
-            }
-            results
-        });
+        let mailbox = Arc::new(Mailbox::default());
+        let inbox = Rc::new(Inbox::default());
+        let pools = Pools::start().expect("threads");
+        let ring = Rc::new(Ring::new().expect("a ring"));
+        let disk = Disk::new(&root.0, Rc::clone(&ring), 100, pools, Arc::clone(&mailbox), Rc::clone(&inbox));
+        let disk = Rc::new(disk);
+        let mut results = Vec::new();
+        for (token, operation) in operations.into_iter().enumerate() {
+            let token = DiskToken(token as u64);
+            disk.start(token, operation);
+            let (done, result) = next_disk_event(&disk, &ring, &mailbox, &inbox);
+            assert_eq!(done, token);
+            results.push(result);
+        }
         (root, results)
     }
 
-    async fn next_disk_event(
+    fn next_disk_event(
         disk: &Disk,
+        ring: &Ring,
         mailbox: &Mailbox<Inbound>,
         inbox: &Inbox,
     ) -> (DiskToken, Result<DiskReply, DiskError>) {
-        let (mut events, mut inbound) = (VecDeque::new(), Vec::new());
-        poll_fn(move |context| {
-            mailbox.register(context.waker());
-            inbox.register(context.waker());
+        let (mut events, mut inbound, mut completions) = (VecDeque::new(), Vec::new(), Vec::new());
+        loop {
+            ring.submit().expect("submitted");
+            ring.take(&mut completions).expect("taken");
+            for completion in completions.drain(..) {
+                match completion {
+                    Completion::Disk { operation, result } => disk.completed(operation, result),
+                    other => panic!("nothing is watched: {other:?}"),
+                }
+            }
             mailbox.drain(&mut inbound);
-            inbox.take(&mut events);
             for item in inbound.drain(..) {
                 match item {
                     Inbound::Event(event) => events.push_back(Happened { at: None, event }),
                     Inbound::Opened { generation, path, file } => disk.opened(generation, &path, file),
-                    _ => panic!("only the pool sends"),
+                    Inbound::OpenedDirect { generation, path, result } => {
+                        disk.opened_direct(generation, &path, result);
+                    }
+                    other => panic!("only the pool sends: {other:?}"),
                 }
             }
+            inbox.take(&mut events);
             match events.pop_back().map(|happened| happened.event) {
-                Some(Event::Disk { token, result }) => Poll::Ready((token, result)),
+                Some(Event::Disk { token, result }) => return (token, result),
                 Some(other) => panic!("not a disk event: {other:?}"),
-                None => Poll::Pending,
+                None => std::thread::yield_now(),
             }
-        })
-        .await
+        }
     }
 
     #[test]
@@ -462,14 +494,43 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_copied_from_any_place() {
-        let parts = [Bytes::from("abc"), Bytes::new(), Bytes::from("de")];
-        for skip in 0..6 {
-            let mut target = [9; 8];
-            copy_from(&parts, skip, &mut target);
-            let rest = &b"abcde"[skip.min(5)..];
-            assert_eq!(&target[..rest.len()], rest);
-            assert!(target[rest.len()..].iter().all(|byte| *byte == 0));
-        }
+    fn aligned_blocks_are_written_from_where_they_are() {
+        let mut block = Block::new(4 * BLOCK_BYTES);
+        (1..=4u8).for_each(|byte| block.append(&[byte; BLOCK_BYTES]));
+        let slice = |blocks: std::ops::Range<usize>| block.slice(blocks.start * BLOCK_BYTES..blocks.end * BLOCK_BYTES);
+        let write = |position: u64, data| DiskOp::Write { path: path("a"), position, data, durable: true };
+        let read = |block: u64| DiskOp::Read { path: path("a"), position: (block + 1) * 4096 - 1, bytes: 2 };
+        let (_, results) = run(
+            "disk_aligned",
+            vec![
+                write(0, vec![slice(2..4)]),
+                write(8192, vec![slice(0..1), slice(3..4)]),
+                // Copied, for it is not, into memory that was not used before.
+                write(16384, vec![slice(0..2), block.slice(1..2)]),
+                read(0),
+                read(1),
+                read(2),
+                read(3),
+                read(4),
+                read(5),
+            ],
+        );
+        let data = |bytes: [u8; 2]| Ok(DiskReply::Data(Bytes::copy_from_slice(&bytes)));
+        assert_eq!(results[3..], [[3, 4], [4, 1], [1, 4], [4, 1], [1, 2], [2, 1]].map(data));
+    }
+
+    #[test]
+    fn reused_memory_is_padded_with_zeros() {
+        let write = |position, bytes: Vec<u8>| DiskOp::Write {
+            path: path("a"),
+            position,
+            data: vec![Bytes::from(bytes)],
+            durable: false,
+        };
+        let read = DiskOp::Read { path: path("a"), position: 4096, bytes: 4096 };
+        let (_, results) = run("disk_reused", vec![write(0, vec![7; 4000]), write(4096, vec![8; 10]), read]);
+        let mut expected = vec![0; 4096];
+        expected[..10].fill(8);
+        assert_eq!(results[2], Ok(DiskReply::Data(Bytes::from(expected))));
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -25,14 +26,22 @@ use super::mailbox::Mailbox;
 use super::memory::{MemoryBudget, Pressure};
 use super::meter::Meter;
 use super::net::{ConnectionLimits, Net, NetOptions};
+use super::patience::Patience;
+use super::preflight;
 use super::put_off::PutOff;
+use super::ring::{Completion, Ring};
 use super::sys;
 use super::watchdog::Progress;
 use crate::metrics::{Kind, Sample, Scrape};
 use crate::shard::{Effect, EndStep, Event, Shard, ShardIndex, Work};
 
-/// Rounds of a turn before the other tasks of the core run and the kernel is asked for completions.
+/// Rounds of a turn, at most.
 const ROUNDS_MAX: usize = 8;
+/// How long turns follow each other before glommio gets to run its other tasks and to look at its own rings, which costs
+/// some forty microseconds: what depends on it (timers, and being woken by other threads) is no more urgent than that.
+const PASS_INTERVAL: Duration = Duration::from_millis(5);
+/// How long a round may read from connections before what came is handled.
+const RECEIVE_TIME: Duration = Duration::from_micros(100);
 /// How long a turn may last before no further event is taken: what it holds up must not wait for over a millisecond,
 /// and the last event, the end of the round and the sending of its responses take their time too.
 const TURN_TIME: Duration = Duration::from_micros(300);
@@ -47,7 +56,7 @@ const TIGHT_REQUESTS_MAX: usize = 16;
 const CROWD: usize = 64;
 /// A request that takes longer to be taken is heavy: its connection's next waits for the others'.
 const HEAVY: Duration = Duration::from_micros(200);
-/// How often requests that are put off while memory is full are looked at again.
+/// How often requests and connections that are held back while memory is full are looked at again.
 const FULL_RETRY: Duration = Duration::from_millis(20);
 
 /// The shortest timer: not over yet when it is armed, which costs a fraction of a microsecond.
@@ -85,8 +94,8 @@ pub struct ExecutorOptions {
     pub clock: Clock,
     /// The data directory.
     pub root: PathBuf,
-    /// Memory to register with the executor's rings, in bytes.
-    pub memory_bytes: usize,
+    /// How long it polls before it sleeps, at most.
+    pub poll: Duration,
     /// Idle file descriptors to keep open at most.
     pub handles_max: usize,
     /// Threads for file operations that block.
@@ -113,25 +122,46 @@ pub fn start(options: ExecutorOptions, shard: impl FnOnce() -> Shard + Send + 's
         // Nobody waits for the reports any more when the process is about to end.
         let report = |report| drop(sender.send(report));
         let shard = shard();
-        let builder = LocalExecutorBuilder::new(Placement::Fixed(options.processor)).io_memory(options.memory_bytes);
+        let builder =
+            LocalExecutorBuilder::new(Placement::Fixed(options.processor)).io_memory(preflight::EXECUTOR_MEMORY_BYTES);
         let executor = match builder.make() {
             Ok(executor) => executor,
             Err(error) => return report(Report::Failed(format!("cannot start an executor: {error}"))),
         };
+        let ring = match Ring::new() {
+            Ok(ring) => Rc::new(ring),
+            Err(error) => return report(Report::Failed(format!("cannot make an io_uring: {error}"))),
+        };
         let sender = sender.clone();
         executor.run(async move {
-            if let Err(error) = Disk::probe(&options.root).await {
-                let place = options.root.display();
-                // Nobody waits for the reports any more when the process is about to end.
-                let _ = sender.send(Report::Failed(format!("cannot read directly from {place}: {error}")));
-                return;
-            }
-            let mut turn = Turn::new(options, shard, sender);
+            let mut turn = Turn::new(options, shard, Rc::clone(&ring), sender);
+            let inbox = Rc::clone(&turn.inbox);
+            glommio::spawn_local(async move { wake_for(&ring, &inbox).await }).detach();
             turn.report(Report::Recovered);
             poll_fn(move |context| turn.poll(context)).await
         });
     })?;
     Ok(receiver)
+}
+
+/// Wakes the turn task for as long as the ring completes something while the executor sleeps.
+async fn wake_for(ring: &Ring, inbox: &Inbox) {
+    let told = match ring.event() {
+        Ok(event) => sys::event_for_glommio(event),
+        Err(error) => return lost(&error.to_string()),
+    };
+    loop {
+        if let Err(error) = told.read_at(0, mem::size_of::<u64>()).await {
+            return lost(&error.to_string());
+        }
+        inbox.wake();
+    }
+}
+
+/// Nobody would be answered any more.
+fn lost(why: &str) {
+    super::log("ERROR", "shard", &format!("cannot be woken by io_uring: {why}; exiting"));
+    sys::exit_at_once(1);
 }
 
 /// The one task that calls the shard.
@@ -143,6 +173,7 @@ struct Turn {
     controller: Sender<ToController>,
     reports: Sender<Report>,
     inbox: Rc<Inbox>,
+    ring: Rc<Ring>,
     disk: Rc<Disk>,
     net: Rc<Net>,
     memory: Arc<MemoryBudget>,
@@ -150,6 +181,7 @@ struct Turn {
     backlog: i32,
     phase: Phase,
     meter: Meter,
+    patience: Patience,
     /// Scrapes answered, and the time that took.
     scrapes: (u64, Duration),
     /// The armed timer and what it was armed for.
@@ -157,6 +189,7 @@ struct Turn {
     // Reused from turn to turn.
     inbound: Vec<Inbound>,
     events: VecDeque<Happened>,
+    completions: Vec<Completion>,
     /// Requests that wait for their turn.
     put_off: PutOff,
     effects: Vec<Effect>,
@@ -173,15 +206,27 @@ enum Phase {
 }
 
 impl Turn {
-    fn new(options: ExecutorOptions, shard: Shard, reports: Sender<Report>) -> Turn {
+    fn new(options: ExecutorOptions, shard: Shard, ring: Rc<Ring>, reports: Sender<Report>) -> Turn {
         let inbox = Rc::new(Inbox::default());
         let mailbox = Arc::clone(&options.shards[options.index].mailbox);
-        let disk = Disk::new(&options.root, options.handles_max, options.pools, mailbox, Rc::clone(&inbox));
-        let disk = Rc::new(disk);
+        let disk = Rc::new(Disk::new(
+            &options.root,
+            Rc::clone(&ring),
+            options.handles_max,
+            options.pools,
+            mailbox,
+            Rc::clone(&inbox),
+        ));
         let memory = Arc::clone(&options.net.memory);
-        let net =
-            Net::new(options.index, options.clock, options.net, options.limits, Rc::clone(&inbox), Rc::clone(&disk));
-        let net = Rc::new(net);
+        let net = Rc::new(Net::new(
+            options.index,
+            options.clock,
+            options.net,
+            options.limits,
+            Rc::clone(&inbox),
+            Rc::clone(&disk),
+            Rc::clone(&ring),
+        ));
         net.watch_idle();
         let outgoing = options.shards.iter().map(|_| Vec::new()).collect();
         Turn {
@@ -192,6 +237,7 @@ impl Turn {
             controller: options.controller,
             reports,
             inbox,
+            ring,
             disk,
             net,
             memory,
@@ -199,10 +245,12 @@ impl Turn {
             backlog: options.backlog,
             phase: Phase::Serving,
             meter: Meter::new(options.clock),
+            patience: Patience::new(options.poll),
             scrapes: (0, Duration::ZERO),
             timer: None,
             inbound: Vec::new(),
             events: VecDeque::new(),
+            completions: Vec::new(),
             put_off: PutOff::default(),
             effects: Vec::new(),
             outgoing,
@@ -219,11 +267,50 @@ impl Turn {
         let _ = self.reports.send(report);
     }
 
-    /// Takes what has happened, until nothing has.
+    /// Has one turn follow the other until nothing has happened for a while, or it is time for glommio's other tasks.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.mailbox().register(context.waker());
         self.inbox.register(context.waker());
         self.inbox.set_turn(true);
+        let began = self.clock.elapsed();
+        self.patience.came(began);
+        let at_once = loop {
+            let has_more = self.turn();
+            if self.clock.elapsed() - began >= PASS_INTERVAL {
+                break has_more || self.ring.has_work();
+            }
+            if !has_more && !self.await_work() {
+                self.patience.sleeps();
+                break false;
+            }
+        };
+        self.inbox.set_turn(false);
+        self.arm(context, at_once);
+        Poll::Pending
+    }
+
+    /// Polls for something to do, if that has paid of late. Whether there is something.
+    fn await_work(&mut self) -> bool {
+        let mut now = self.clock.elapsed();
+        let until = self.patience.waits(now);
+        let deadline = self.shard.next_deadline();
+        let has_work = loop {
+            if self.ring.has_work() || !self.mailbox().is_empty() {
+                break true;
+            }
+            if until.is_none_or(|until| now >= until) || deadline.is_some_and(|deadline| now >= deadline) {
+                break false;
+            }
+            // Whoever else may run on this core comes first: the kernel's own threads that complete our writes do.
+            std::thread::yield_now();
+            now = self.clock.elapsed();
+        };
+        self.patience.polled(now, has_work);
+        has_work
+    }
+
+    /// Takes what has happened, until nothing has or the time is up; whether there is more.
+    fn turn(&mut self) -> bool {
         let progress = Arc::clone(&self.shards[self.index].progress);
         let mut inbound = std::mem::take(&mut self.inbound);
         let since = self.mailbox().drain(&mut inbound).map(|instant| self.clock.at(instant));
@@ -231,19 +318,28 @@ impl Turn {
         let began = self.meter.begin(since);
         progress.begin(began, since);
         let mut rounds = 0;
+        let mut is_busy = false;
         let has_more = loop {
+            self.take_completions();
+            self.net.receive(self.clock.elapsed() + RECEIVE_TIME);
+            self.meter.lap(Work::Receive);
             let now = self.clock.now();
             self.gather(now, &mut inbound);
             self.meter.lap(Work::Gather);
             let due = self.shard.next_deadline().is_some_and(|deadline| deadline <= now.elapsed);
-            if self.events.is_empty() && self.effects.is_empty() && !due && !self.net.has_unsent() {
+            if !self.events.is_empty() || !self.effects.is_empty() || due || self.net.has_unsent() {
+                is_busy = true;
+                self.round(now);
+            } else if !self.net.has_readable() {
                 break false;
             }
-            self.round(now);
             rounds += 1;
             if rounds == ROUNDS_MAX || self.meter.lasts() >= TURN_TIME {
-                // What other threads send meanwhile wakes this task again by itself.
-                break !self.events.is_empty() || !self.inbox.is_empty() || self.net.has_unsent();
+                break !self.events.is_empty()
+                    || !self.inbox.is_empty()
+                    || self.net.has_unsent()
+                    || self.net.has_readable()
+                    || !self.mailbox().is_empty();
             }
             self.mailbox().drain(&mut inbound);
         };
@@ -254,12 +350,33 @@ impl Turn {
             self.report(Report::ShutDown);
         }
         self.inbox.set_left(self.events.len() + self.put_off.len());
-        self.inbox.set_turn(false);
-        self.arm(context, has_more);
+        self.submit();
         self.meter.lap(Work::Effects);
         self.meter.end();
-        progress.end(rounds > 0);
-        Poll::Pending
+        progress.end(is_busy);
+        has_more
+    }
+
+    /// Takes what the ring has completed.
+    fn take_completions(&mut self) {
+        if let Err(error) = self.ring.take(&mut self.completions) {
+            lost(&error.to_string());
+        }
+        for completion in self.completions.drain(..) {
+            match completion {
+                Completion::Ready { watch, key, has_ended, must_renew } => {
+                    self.net.ready(watch, key, has_ended, must_renew);
+                }
+                Completion::Disk { operation, result } => self.disk.completed(operation, result),
+            }
+        }
+    }
+
+    /// Hands the kernel what was asked of the ring.
+    fn submit(&self) {
+        if let Err(error) = self.ring.submit() {
+            lost(&error.to_string());
+        }
     }
 
     /// Collects what has happened.
@@ -269,6 +386,9 @@ impl Turn {
             match item {
                 Inbound::Event(event) => self.events.push_back(Happened { at: None, event }),
                 Inbound::Opened { generation, path, file } => self.disk.opened(generation, &path, file),
+                Inbound::OpenedDirect { generation, path, result } => {
+                    self.disk.opened_direct(generation, &path, result);
+                }
                 // Whoever asked may have given up.
                 Inbound::Samples(reply) => drop(reply.try_send(self.scrape())),
                 Inbound::Ping(reply) => drop(reply.try_send(())),
@@ -336,6 +456,8 @@ impl Turn {
         }
         self.shard.turn_ended(now);
         self.execute();
+        // The disk works while responses are sent.
+        self.submit();
         self.meter.lap(Work::Effects);
         self.net.flush(now.elapsed + SEND_TIME);
         self.meter.lap(Work::Send);
@@ -384,13 +506,13 @@ impl Turn {
 
     fn listen(&mut self) {
         for (listener, socket) in self.sockets.drain(..).enumerate() {
-            if let Err(error) = sys::listen(&socket, self.backlog) {
+            let listens = sys::listen(&socket, self.backlog).and_then(|()| self.net.listen(listener, socket));
+            if let Err(error) = listens {
                 let failed = Report::Failed(format!("cannot listen: {error}"));
                 // Nobody waits for the reports any more when the process is about to end.
                 let _ = self.reports.send(failed);
                 return;
             }
-            self.net.listen(listener, socket);
         }
         self.report(Report::Listening);
     }
@@ -399,7 +521,7 @@ impl Turn {
     fn arm(&mut self, context: &mut Context<'_>, at_once: bool) {
         let elapsed = self.clock.elapsed();
         let mut deadline = if at_once { Some(elapsed) } else { self.shard.next_deadline().map(round_up) };
-        if !self.put_off.is_empty() {
+        if !self.put_off.is_empty() || self.net.must_retry() {
             let again = elapsed + FULL_RETRY;
             deadline = Some(deadline.map_or(again, |deadline| deadline.min(again)));
         }
@@ -427,11 +549,23 @@ impl Turn {
         self.meter.samples(&mut scrape);
         self.net.samples(&mut scrape.samples);
         self.disk.samples(&mut scrape.samples);
+        self.ring.samples(&mut scrape.samples);
         let mut sample = |name, help, kind, value| {
             scrape.samples.push(Sample { name, help, kind, labels: Vec::new(), value });
         };
         let mailbox = self.mailbox().len() as f64;
         sample("millstream_mailbox_length", "Items of other threads that wait for the shard.", Kind::Gauge, mailbox);
+        let (polled, short, long) = self.patience.counts();
+        let help = "Time spent polling before a sleep or instead of one.";
+        sample("millstream_poll_seconds_total", help, Kind::Counter, polled.as_secs_f64());
+        let help = "Waits that ended while the core polled: sleeps that were saved.";
+        sample("millstream_polls_paid_total", help, Kind::Counter, short as f64);
+        sample(
+            "millstream_sleeps_total",
+            "Times that the core had nothing to do and slept.",
+            Kind::Counter,
+            long as f64,
+        );
         let put_off = self.put_off.len() as f64;
         sample(
             "millstream_requests_put_off",

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
@@ -57,6 +57,11 @@ pub fn resolve(root: &Path, path: &str) -> PathBuf {
 pub fn create(path: &Path) -> io::Result<()> {
     File::options().create(true).append(true).open(path)?;
     sync_directory_of(path)
+}
+
+/// Opens a file for writes past the page cache.
+pub fn open_direct(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).custom_flags(libc::O_DIRECT).open(path)
 }
 
 /// Reads up to `bytes`, fewer at the end of the file.

@@ -45,8 +45,14 @@ impl Inbox {
     fn add(&self, happened: Happened) {
         let mut events = self.events.borrow_mut();
         events.push_back(happened);
-        if events.len() == 1
-            && !self.is_turn.get()
+        if events.len() == 1 {
+            self.wake();
+        }
+    }
+
+    /// Has a turn run soon, if none runs now.
+    pub fn wake(&self) {
+        if !self.is_turn.get()
             && let Some(waker) = &*self.waker.borrow()
         {
             waker.wake_by_ref();

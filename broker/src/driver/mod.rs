@@ -1,10 +1,10 @@
 //! The thin driver: glommio executors, sockets, files, timers, threads. glommio is named nowhere else.
 //!
 //! One executor a core runs one [`crate::shard::Shard`] ([`executor`]). Its connections ([`net`]) and disk operations
-//! ([`disk`]) are small tasks that wait for one thing each and leave events in the shard's [`inbox`]; other threads
+//! ([`disk`]) share an io_uring of its own ([`ring`]); what they bring become events in the shard's [`inbox`]; other threads
 //! (other shards, the [`pool`], the [`controller`], [`http`]) leave theirs in its [`mailbox`]. One task takes them all,
-//! calls the shard, and executes the effects: that is a turn. No task keeps itself runnable, for glommio looks at its
-//! rings only when none is.
+//! calls the shard, and executes the effects: that is a turn. Turns follow each other while there is something to do,
+//! for a while after that ([`patience`]), and then the executor sleeps until the ring or another thread wakes it.
 
 pub mod allocator;
 pub mod clock;
@@ -21,15 +21,18 @@ pub mod meter;
 pub mod net;
 pub mod open_files;
 pub mod output;
+pub mod patience;
 pub mod pool;
 pub mod preflight;
 pub mod process;
 pub mod put_off;
+pub mod ring;
 pub mod serve;
 pub mod sys;
 pub mod watchdog;
 
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
@@ -45,6 +48,8 @@ pub enum Inbound {
     Event(Event),
     /// A thread of the pool has opened a file that the disk may keep, if no name has changed since `generation`.
     Opened { generation: u64, path: FilePath, file: Arc<File> },
+    /// The same for direct writes, which wait for it; or why it could not be opened.
+    OpenedDirect { generation: u64, path: FilePath, result: io::Result<Arc<File>> },
     /// Somebody wants the shard's samples.
     Samples(SyncSender<Scrape>),
     /// Somebody wants to know whether the shard comes to a turn.

@@ -2,18 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::future::poll_fn;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, ErrorKind, Read};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-use futures_lite::{AsyncRead, AsyncWrite};
-use glommio::net::TcpStream;
 use glommio::timer::Timer;
 
 use super::clock::Clock;
@@ -23,12 +18,15 @@ use super::inbox::Inbox;
 use super::memory::{MemoryBudget, Pressure};
 use super::output::{Output, Piece, SendCounters, Sent};
 use super::put_off::Connections;
+use super::ring::{Ring, Watch};
 use super::sys::{self, SocketBuffers};
 use crate::metrics::{Kind, Sample};
 use crate::shard::{ConnectionId, Event, SendPart, ShardIndex};
 
-/// Bytes that one connection may bring before the other tasks of its core, and the kernel's completions, get their turn.
+/// Bytes that one connection may bring before the others get their turn.
 pub const READ_TURN_BYTES_MAX: usize = 1 << 20;
+/// Connections that are accepted before the others get their turn.
+const ACCEPTED_AT_ONCE_MAX: usize = 64;
 /// How long a connection may take for a large request besides [`RECEIVE_RATE_MIN`] while others wait for its memory.
 const RECEIVE_TIME: Duration = Duration::from_secs(1);
 /// The slowest that a large request may come while others wait for its memory, in bytes a second.
@@ -37,16 +35,14 @@ const RECEIVE_RATE_MIN: u64 = 4 << 20;
 const STUCK_TIGHT: Duration = Duration::from_secs(5);
 /// The same while memory is full, or send no byte of a request that it has begun.
 const STUCK_FULL: Duration = Duration::from_secs(1);
-/// How often connections that are not read from while memory is full are tried again.
-const FULL_RETRY: Duration = Duration::from_millis(20);
-/// The same while more requests wait than a turn can handle.
-const CROWDED_RETRY: Duration = Duration::from_millis(1);
 /// How often connections are looked at for idleness.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while requests wait for memory.
 const SWEEP_INTERVAL_WAITING: Duration = Duration::from_millis(250);
 /// How long the peer of a connection that we have closed may take to read the rest and close its side.
 const LINGER: Duration = Duration::from_secs(5);
+/// A connection's name holds its shard above this bit, and below it its key on the ring.
+const SHARD_SHIFT: u32 = 48;
 /// How long accepting rests after an error, such as too many open files.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -116,17 +112,20 @@ enum Phase {
 struct Connection {
     id: ConnectionId,
     peer: SocketAddr,
-    stream: RefCell<TcpStream>,
+    stream: TcpStream,
     output: RefCell<Output>,
     reader: RefCell<FrameReader>,
     phase: Cell<Phase>,
-    /// A task waits for room in the socket and sends the queue.
-    is_writing: Cell<bool>,
-    /// The queue has grown since the socket was last tried.
+    /// The socket has no room: the ring says when there is some.
+    is_blocked: Cell<bool>,
+    /// The queue has grown since the socket was last tried, or it has not been tried to its end.
     is_dirty: Cell<bool>,
+    /// The shard takes requests.
     reading: Cell<bool>,
-    /// The reader task, while it waits to be allowed to read.
-    reader_waker: RefCell<Option<Waker>>,
+    /// It is in `Net::readable`.
+    is_readable: Cell<bool>,
+    /// The peer has ended its side, or the connection is broken: reading goes on until it says so.
+    has_ended: Cell<bool>,
     /// It is in `Net::waiting`.
     is_waiting: Cell<bool>,
     /// It is in `Net::stopped`.
@@ -138,19 +137,33 @@ struct Connection {
     closing_since: Cell<Option<Instant>>,
 }
 
-impl Connection {
-    fn wake_reader(&self) {
-        if let Some(waker) = self.reader_waker.borrow_mut().take() {
-            waker.wake();
-        }
-    }
+/// How far the reading of a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// There may be more.
+    GoesOn,
+    /// The ring says when there is more.
+    Drained,
+    /// Whoever keeps it from being read says when it may be.
+    Held,
+    /// Both sides are done.
+    Ended,
+}
 
-    /// Ends both sides; the reader task notices and cleans up.
-    fn cut(&self) {
-        self.phase.set(Phase::Gone);
-        self.output.borrow_mut().clear();
-        sys::shut_down(&*self.stream.borrow(), true);
-        self.wake_reader();
+/// A listening socket.
+struct Listener {
+    socket: TcpListener,
+    /// Its place in the configuration.
+    number: usize,
+    /// Connections wait.
+    is_ready: bool,
+    /// After an error, such as too many open files, it rests until then.
+    rests_until: Option<Instant>,
+}
+
+impl Listener {
+    fn is_due(&self) -> bool {
+        self.is_ready && self.rests_until.is_none()
     }
 }
 
@@ -162,7 +175,11 @@ pub struct Net {
     limits: Arc<ConnectionLimits>,
     inbox: Rc<Inbox>,
     disk: Rc<Disk>,
+    ring: Rc<Ring>,
+    listeners: RefCell<Vec<Listener>>,
     connections: RefCell<HashMap<ConnectionId, Rc<Connection>>>,
+    /// Connections to be read from, in turn.
+    readable: RefCell<VecDeque<Rc<Connection>>>,
     dirty: RefCell<Vec<Rc<Connection>>>,
     memory: RefCell<ReadMemory>,
     /// Connections whose large requests wait for memory, first come first.
@@ -209,6 +226,7 @@ impl Net {
         limits: Arc<ConnectionLimits>,
         inbox: Rc<Inbox>,
         disk: Rc<Disk>,
+        ring: Rc<Ring>,
     ) -> Net {
         let memory = ReadMemory::new(options.memory.receiving_of_shard);
         Net {
@@ -218,7 +236,10 @@ impl Net {
             limits,
             inbox,
             disk,
+            ring,
+            listeners: RefCell::default(),
             connections: RefCell::default(),
+            readable: RefCell::default(),
             dirty: RefCell::default(),
             memory: RefCell::new(memory),
             waiting: RefCell::default(),
@@ -231,28 +252,124 @@ impl Net {
         }
     }
 
-    /// Accepts connections on a listening socket, the `listener`th of the configuration.
-    pub fn listen(self: &Rc<Net>, listener: usize, socket: OwnedFd) {
-        let net = Rc::clone(self);
-        glommio::spawn_local(async move {
-            let socket = sys::into_listener(socket);
-            while net.accepting.get() {
-                let accepted = socket.accept().await;
-                match accepted {
-                    // After the stop the kernel may still hand out one that waited: dropping it closes it.
-                    Ok(stream) if net.accepting.get() => net.accepted(listener, stream),
-                    Ok(_) => {}
-                    // Out of descriptors or memory, or the peer has gone already. Trying again at once would spin.
-                    Err(_) => drop(Timer::new(ACCEPT_REST).await),
-                }
-            }
-        })
-        .detach();
+    /// Accepts connections on a listening socket, the `number`th of the configuration.
+    pub fn listen(&self, number: usize, socket: OwnedFd) -> io::Result<()> {
+        let socket = TcpListener::from(socket);
+        socket.set_nonblocking(true)?;
+        let mut listeners = self.listeners.borrow_mut();
+        self.ring.watch(&socket, Watch::Accept, listeners.len() as u64);
+        listeners.push(Listener { socket, number, is_ready: false, rests_until: None });
+        Ok(())
     }
 
     /// Accepts no more connections.
     pub fn stop_accepting(&self) {
         self.accepting.set(false);
+    }
+
+    /// A watched socket is ready.
+    pub fn ready(&self, watch: Watch, key: u64, has_ended: bool, must_renew: bool) {
+        if watch == Watch::Accept {
+            let listener = &mut self.listeners.borrow_mut()[key as usize];
+            listener.is_ready = true;
+            if must_renew {
+                self.ring.watch(&listener.socket, watch, key);
+            }
+            return;
+        }
+        let connections = self.connections.borrow();
+        let Some(connection) = connections.get(&self.connection_id(key)) else { return };
+        if watch == Watch::Read {
+            connection.has_ended.set(connection.has_ended.get() || has_ended);
+            if must_renew && !has_ended {
+                self.ring.watch(&connection.stream, watch, key);
+            }
+            self.queue_read(connection);
+        } else {
+            connection.is_blocked.set(false);
+            self.mark_dirty(connection);
+        }
+    }
+
+    fn connection_id(&self, key: u64) -> ConnectionId {
+        ConnectionId((self.shard as u64) << SHARD_SHIFT | key)
+    }
+
+    /// Has a connection read from soon.
+    fn queue_read(&self, connection: &Rc<Connection>) {
+        if !connection.is_readable.replace(true) {
+            self.readable.borrow_mut().push_back(Rc::clone(connection));
+            self.inbox.wake();
+        }
+    }
+
+    /// Ends both sides of a connection; the next read cleans up.
+    fn cut(&self, connection: &Rc<Connection>) {
+        connection.phase.set(Phase::Gone);
+        connection.output.borrow_mut().clear();
+        sys::shut_down(&connection.stream, true);
+        self.queue_read(connection);
+    }
+
+    /// Whether there is something to read or to accept, or may be.
+    pub fn has_readable(&self) -> bool {
+        !self.readable.borrow().is_empty() || self.listeners.borrow().iter().any(Listener::is_due)
+    }
+
+    /// Accepts what waits, and reads from each readable connection once, until the time is up. What comes becomes events.
+    pub fn receive(&self, until: Duration) {
+        self.accept();
+        if !self.stopped.borrow().is_empty() && !self.must_stop() {
+            for connection in self.stopped.take() {
+                connection.is_stopped.set(false);
+                self.queue_read(&connection);
+            }
+        }
+        let count = self.readable.borrow().len();
+        for _ in 0..count {
+            let Some(connection) = self.readable.borrow_mut().pop_front() else { return };
+            connection.is_readable.set(false);
+            let reading = match self.read(&connection) {
+                Ok(reading) => reading,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Reading::Drained,
+                Err(error) if error.kind() == ErrorKind::Interrupted => Reading::GoesOn,
+                Err(_) => Reading::Ended,
+            };
+            match reading {
+                Reading::GoesOn => self.queue_read(&connection),
+                Reading::Drained | Reading::Held => {}
+                Reading::Ended => self.end(&connection),
+            }
+            if self.clock.elapsed() >= until {
+                return;
+            }
+        }
+    }
+
+    fn accept(&self) {
+        let mut listeners = self.listeners.borrow_mut();
+        for listener in listeners.iter_mut().filter(|listener| listener.is_ready) {
+            if listener.rests_until.is_some_and(|until| Instant::now() < until) {
+                continue;
+            }
+            listener.rests_until = None;
+            for _ in 0..ACCEPTED_AT_ONCE_MAX {
+                match listener.socket.accept() {
+                    // After the stop the kernel may still hand out one that waited: dropping it closes it.
+                    Ok((stream, peer)) if self.accepting.get() => self.accepted(listener.number, stream, peer),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        listener.is_ready = false;
+                        break;
+                    }
+                    // The peer has gone already, or there are no descriptors or no memory. Trying again at once would spin.
+                    Err(_) => {
+                        listener.rests_until = Some(Instant::now() + ACCEPT_REST);
+                        break;
+                    }
+                }
+            }
+        }
     }
 
     /// Watches for idle connections.
@@ -268,55 +385,71 @@ impl Net {
         .detach();
     }
 
-    fn accepted(self: &Rc<Net>, listener: usize, stream: TcpStream) {
-        let prepared = sys::prepare_connection(&stream, self.options.buffers);
-        // A peer that has gone already has no address; dropping the stream closes it.
-        let (Ok(()), Ok(peer)) = (prepared, stream.peer_addr()) else { return };
+    fn accepted(&self, listener: usize, stream: TcpStream, peer: SocketAddr) {
+        // A peer that has gone already; dropping the stream closes it.
+        if sys::prepare_connection(&stream, self.options.buffers).is_err() {
+            return;
+        }
         if self.options.memory.pressure() == Pressure::Full || !self.limits.admit(peer.ip()) {
             self.counters.borrow_mut().refused += 1;
             return;
         }
         self.counters.borrow_mut().accepted += 1;
-        let id = self.next_connection.get();
-        self.next_connection.set(id + 1);
-        let id = ConnectionId((self.shard as u64) << 48 | id);
+        let key = self.next_connection.get();
+        self.next_connection.set(key + 1);
+        let id = self.connection_id(key);
+        self.ring.watch(&stream, Watch::Read, key);
         let connection = Rc::new(Connection {
             id,
             peer,
-            stream: RefCell::new(stream),
+            stream,
             output: RefCell::default(),
             reader: RefCell::new(FrameReader::new(self.options.request_bytes_max)),
             phase: Cell::new(Phase::Open),
-            is_writing: Cell::new(false),
+            is_blocked: Cell::new(false),
             is_dirty: Cell::new(false),
             reading: Cell::new(true),
-            reader_waker: RefCell::default(),
+            is_readable: Cell::new(false),
+            has_ended: Cell::new(false),
             is_waiting: Cell::new(false),
             is_stopped: Cell::new(false),
             receiving_since: Cell::new(None),
             moved_at: Cell::new(Instant::now()),
             closing_since: Cell::new(None),
         });
-        self.connections.borrow_mut().insert(id, Rc::clone(&connection));
         self.inbox.push(Event::Connected { connection: id, listener, peer });
-        let net = Rc::clone(self);
-        glommio::spawn_local(async move {
-            net.read(&connection).await;
-            connection.cut();
-            connection.reader.borrow_mut().release(&mut net.memory.borrow_mut());
-            if connection.is_waiting.get() {
-                // Its place would keep its socket open until its turn comes.
-                for line in &mut *net.waiting.borrow_mut() {
-                    line.retain(|waiting| !Rc::ptr_eq(waiting, &connection));
-                }
+        // What came before the watch.
+        self.queue_read(&connection);
+        self.connections.borrow_mut().insert(id, connection);
+    }
+
+    /// Both sides of a connection have ended, or it is broken.
+    fn end(&self, connection: &Rc<Connection>) {
+        connection.phase.set(Phase::Gone);
+        connection.output.borrow_mut().clear();
+        sys::shut_down(&connection.stream, true);
+        let ConnectionId(id) = connection.id;
+        let key = id & !(u64::MAX << SHARD_SHIFT);
+        self.ring.unwatch(Watch::Read, key);
+        if connection.is_blocked.get() {
+            self.ring.unwatch(Watch::Write, key);
+        }
+        connection.reader.borrow_mut().release(&mut self.memory.borrow_mut());
+        if connection.is_waiting.get() {
+            // Its place would keep its socket open until its turn comes.
+            for line in &mut *self.waiting.borrow_mut() {
+                line.retain(|waiting| !Rc::ptr_eq(waiting, connection));
             }
-            net.give_memory();
-            net.connections.borrow_mut().remove(&connection.id);
-            net.heavy.borrow_mut().remove(&connection.id);
-            net.limits.leave(connection.peer.ip());
-            net.inbox.push(Event::Disconnected { connection: connection.id });
-        })
-        .detach();
+        }
+        if connection.is_stopped.get() {
+            self.stopped.borrow_mut().retain(|stopped| !Rc::ptr_eq(stopped, connection));
+        }
+        self.give_memory();
+        if self.connections.borrow_mut().remove(&connection.id).is_some() {
+            self.heavy.borrow_mut().remove(&connection.id);
+            self.limits.leave(connection.peer.ip());
+            self.inbox.push(Event::Disconnected { connection: connection.id });
+        }
     }
 
     /// Lets those go on that wait for memory, in their order, while there is some.
@@ -329,18 +462,21 @@ impl Net {
                 let first = line.pop_front().expect("it was just seen");
                 first.is_waiting.set(false);
                 first.receiving_since.set(Some(Instant::now()));
-                first.wake_reader();
+                self.queue_read(&first);
             }
         }
     }
 
-    /// When to look again, if no connection may be read from now.
-    fn must_stop(&self) -> Option<Duration> {
-        if self.options.memory.pressure() == Pressure::Full {
-            Some(FULL_RETRY)
-        } else {
-            self.inbox.is_crowded().then_some(CROWDED_RETRY)
-        }
+    /// Whether no connection may be read from now.
+    fn must_stop(&self) -> bool {
+        self.options.memory.pressure() == Pressure::Full || self.inbox.is_crowded()
+    }
+
+    /// Whether something must be tried again soon that nobody will wake for: connections that are not read from, and
+    /// listeners that rest.
+    pub fn must_retry(&self) -> bool {
+        !self.stopped.borrow().is_empty()
+            || self.listeners.borrow().iter().any(|listener| listener.rests_until.is_some())
     }
 
     /// Connections whose large requests wait for memory.
@@ -358,89 +494,40 @@ impl Net {
         }
     }
 
-    /// Whether a connection may be read from now, as far as memory goes; if not its reader is woken when it may.
-    fn may_read(self: &Rc<Net>, connection: &Rc<Connection>) -> bool {
+    /// Whether a connection may be read from now, as far as memory goes; if not it is read from when it may.
+    fn may_read(&self, connection: &Rc<Connection>) -> bool {
         if let Some(Line(line)) = connection.reader.borrow().waits_in() {
             if !connection.is_waiting.replace(true) {
                 self.waiting.borrow_mut()[line].push_back(Rc::clone(connection));
             }
             return false;
         }
-        if self.must_stop().is_none() {
-            return true;
+        let must_stop = self.must_stop();
+        if must_stop && !connection.is_stopped.replace(true) {
+            self.stopped.borrow_mut().push(Rc::clone(connection));
         }
-        if connection.is_stopped.replace(true) {
-            return false;
-        }
-        let mut stopped = self.stopped.borrow_mut();
-        stopped.push(Rc::clone(connection));
-        if stopped.len() == 1 {
-            let net = Rc::clone(self);
-            glommio::spawn_local(async move {
-                while let Some(retry) = net.must_stop() {
-                    Timer::new(retry).await;
-                }
-                for connection in net.stopped.take() {
-                    connection.is_stopped.set(false);
-                    connection.wake_reader();
-                }
-            })
-            .detach();
-        }
-        false
+        !must_stop
     }
 
-    /// Reads until the connection ends.
-    async fn read(self: &Rc<Net>, connection: &Rc<Connection>) {
-        let mut since_wait = 0;
-        loop {
-            let bytes = poll_fn(|context| {
-                let polled = self.poll_read(connection, context);
-                if polled.is_pending() {
-                    since_wait = 0;
-                }
-                polled
-            })
-            .await;
-            match bytes {
-                Ok(0) | Err(_) => return,
-                Ok(bytes) => since_wait += bytes,
-            }
-            if since_wait >= READ_TURN_BYTES_MAX {
-                since_wait = 0;
-                pass_the_ring().await;
-            }
-        }
-    }
-
-    fn poll_read(
-        self: &Rc<Net>,
-        connection: &Rc<Connection>,
-        context: &mut std::task::Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        let mut stream = connection.stream.borrow_mut();
+    /// Reads from a connection once.
+    fn read(&self, connection: &Rc<Connection>) -> io::Result<Reading> {
         match connection.phase.get() {
             Phase::Open if connection.reading.get() && self.may_read(connection) => {}
             // Back-pressure: the shard wants no more requests of this connection for now, or there is no memory for them.
-            Phase::Open => {
-                *connection.reader_waker.borrow_mut() = Some(context.waker().clone());
-                return Poll::Pending;
-            }
+            Phase::Open => return Ok(Reading::Held),
             Phase::Closing | Phase::Lingering => {
-                let mut nowhere = [0; 4096];
-                return Pin::new(&mut *stream).poll_read(context, &mut nowhere);
+                let bytes = (&connection.stream).read(&mut [0; 4096])?;
+                return Ok(if bytes == 0 { Reading::Ended } else { Reading::GoesOn });
             }
-            Phase::Gone => return Poll::Ready(Ok(0)),
+            Phase::Gone => return Ok(Reading::Ended),
         }
         let mut memory = self.memory.borrow_mut();
         let mut reader = connection.reader.borrow_mut();
         let buffer = reader.buffer(&mut memory);
-        let bytes = match Pin::new(&mut *stream).poll_read(context, buffer) {
-            Poll::Ready(Ok(bytes)) => bytes,
-            other => return other,
-        };
+        let room = buffer.len().min(READ_TURN_BYTES_MAX);
+        let bytes = (&connection.stream).read(&mut buffer[..room])?;
         if bytes == 0 {
-            return Poll::Ready(Ok(0));
+            return Ok(Reading::Ended);
         }
         let now = Instant::now();
         connection.moved_at.set(now);
@@ -462,13 +549,13 @@ impl Net {
         if has_released {
             self.give_memory();
         }
-        match cut {
-            Ok(()) => Poll::Ready(Ok(bytes)),
-            Err(error) => {
-                counters.illegal_frames += 1;
-                Poll::Ready(Err(io::Error::other(error.to_string())))
-            }
+        if cut.is_err() {
+            counters.illegal_frames += 1;
+            return Ok(Reading::Ended);
         }
+        // The kernel had no more than that; what comes later is announced.
+        let is_drained = bytes < room && !connection.has_ended.get();
+        Ok(if is_drained { Reading::Drained } else { Reading::GoesOn })
     }
 
     /// Stops or goes on reading.
@@ -476,7 +563,7 @@ impl Net {
         if let Some(connection) = self.connections.borrow().get(&connection) {
             connection.reading.set(on);
             if on {
-                connection.wake_reader();
+                self.queue_read(connection);
             }
         }
     }
@@ -496,7 +583,7 @@ impl Net {
                     Err(error) => {
                         // The response's length is on its way already: only closing is left.
                         super::warn("net", &format!("closing {}: cannot send {path}: {error}", connection.peer));
-                        connection.cut();
+                        self.cut(connection);
                         return;
                     }
                 },
@@ -512,7 +599,7 @@ impl Net {
         if let Some(connection) = connections.get(&connection).filter(|known| known.phase.get() == Phase::Open) {
             connection.phase.set(Phase::Closing);
             connection.closing_since.set(Some(Instant::now()));
-            connection.wake_reader();
+            self.queue_read(connection);
             self.mark_dirty(connection);
         }
     }
@@ -523,19 +610,20 @@ impl Net {
         }
     }
 
-    /// Sends what was queued in this turn, as far as the sockets have room; tasks send the rest. Connections that
-    /// have not had their turn when `until` comes wait for the next call: [`Net::has_unsent`].
-    pub fn flush(self: &Rc<Net>, until: Duration) {
+    /// Sends what was queued, as far as the sockets have room; the ring says when one has some. Connections that have
+    /// not had their turn when `until` comes, or have more to send than their share, wait for the next call:
+    /// [`Net::has_unsent`].
+    pub fn flush(&self, until: Duration) {
         let mut dirty = std::mem::take(&mut *self.dirty.borrow_mut());
         let mut late = false;
         dirty.retain(|connection| {
             if late {
                 return true;
             }
-            connection.is_dirty.set(false);
-            self.flush_one(connection);
+            let is_paused = self.flush_one(connection);
+            connection.is_dirty.set(is_paused);
             late = self.clock.at(connection.moved_at.get()) > until;
-            false
+            is_paused
         });
         // Nothing was added meanwhile.
         *self.dirty.borrow_mut() = dirty;
@@ -546,31 +634,26 @@ impl Net {
         !self.dirty.borrow().is_empty()
     }
 
-    fn flush_one(self: &Rc<Net>, connection: &Rc<Connection>) {
-        if connection.is_writing.get() || connection.phase.get() == Phase::Gone {
-            return;
+    /// Sends a connection's share; whether it has more to send at once.
+    fn flush_one(&self, connection: &Rc<Connection>) -> bool {
+        if connection.is_blocked.get() || connection.phase.get() == Phase::Gone {
+            return false;
         }
         match self.send(connection) {
             Ok(Sent::All) => self.all_sent(connection),
-            Ok(unfinished) => {
-                connection.is_writing.set(true);
-                let net = Rc::clone(self);
-                let connection = Rc::clone(connection);
-                glommio::spawn_local(async move {
-                    if net.send_rest(&connection, unfinished).await.is_err() {
-                        connection.cut();
-                    }
-                    connection.is_writing.set(false);
-                })
-                .detach();
+            Ok(Sent::Paused) => return true,
+            Ok(Sent::Blocked) => {
+                connection.is_blocked.set(true);
+                let ConnectionId(id) = connection.id;
+                self.ring.watch(&connection.stream, Watch::Write, id & !(u64::MAX << SHARD_SHIFT));
             }
-            Err(_) => connection.cut(),
+            Err(_) => self.cut(connection),
         }
+        false
     }
 
     fn send(&self, connection: &Connection) -> io::Result<Sent> {
-        let stream = connection.stream.borrow();
-        let sent = connection.output.borrow_mut().send(&*stream, &mut self.sends.borrow_mut())?;
+        let sent = connection.output.borrow_mut().send(&connection.stream, &mut self.sends.borrow_mut())?;
         connection.moved_at.set(Instant::now());
         Ok(sent)
     }
@@ -583,40 +666,10 @@ impl Net {
             }
             Phase::Closing => {
                 connection.phase.set(Phase::Lingering);
-                sys::shut_down(&*connection.stream.borrow(), false);
+                sys::shut_down(&connection.stream, false);
             }
             Phase::Lingering | Phase::Gone => {}
         }
-    }
-
-    /// Sends the queue of a connection to its end, waiting for room in the socket.
-    async fn send_rest(&self, connection: &Connection, mut last: Sent) -> io::Result<()> {
-        while connection.phase.get() != Phase::Gone {
-            match last {
-                Sent::All => {
-                    self.all_sent(connection);
-                    return Ok(());
-                }
-                Sent::Paused => pass_the_ring().await,
-                Sent::Blocked => {
-                    // glommio waits for room only to write something.
-                    let bytes = connection.output.borrow().next_bytes()?;
-                    let sent = poll_fn(|context| {
-                        let mut stream = connection.stream.borrow_mut();
-                        Pin::new(&mut *stream).poll_write(context, &bytes)
-                    })
-                    .await?;
-                    // A connection that was cut meanwhile has an empty queue.
-                    if connection.phase.get() == Phase::Gone {
-                        return Ok(());
-                    }
-                    connection.output.borrow_mut().advance(sent);
-                    self.sends.borrow_mut().memory_bytes += sent as u64;
-                }
-            }
-            last = self.send(connection)?;
-        }
-        Ok(())
     }
 
     /// Whether no connection has anything left to be sent.
@@ -637,15 +690,12 @@ impl Net {
             if self.is_stuck(&connection, now, quiet, pressure, is_waited_for) {
                 stuck += 1;
                 last_stuck = Some(connection.peer);
-                connection.cut();
+                self.cut(&connection);
                 continue;
             }
             // Nobody reads from it, so nobody would notice; its socket stays open until its turn comes.
-            if connection.is_waiting.get()
-                && quiet >= SWEEP_INTERVAL
-                && sys::peer_has_ended(&*connection.stream.borrow())
-            {
-                connection.cut();
+            if connection.is_waiting.get() && quiet >= SWEEP_INTERVAL && sys::peer_has_ended(&connection.stream) {
+                self.cut(&connection);
                 continue;
             }
             let lingers = connection.closing_since.get();
@@ -659,7 +709,7 @@ impl Net {
                 self.counters.borrow_mut().idle_closed += 1;
             }
             if overdue || idle {
-                connection.cut();
+                self.cut(&connection);
             }
         }
         self.counters.borrow_mut().stuck_closed += stuck;
@@ -729,20 +779,13 @@ impl Net {
     }
 }
 
-/// Lets every other runnable task run and the kernel's completions in, then goes on. A plain yield does not: glommio
-/// looks at its rings only when no task is runnable.
-async fn pass_the_ring() {
-    // Over by the time the executor looks at its timers, but not yet when it is polled here, unless this thread is
-    // interrupted just now; then the next pass is soon enough.
-    Timer::new(Duration::from_micros(2)).await;
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::Inbound;
     use super::super::disk::Pools;
     use super::super::files::tests::TestDirectory;
     use super::super::mailbox::Mailbox;
+    use super::super::ring::Completion;
     use super::super::sys::PortUse;
     use super::*;
     use bytes::Bytes;
@@ -753,7 +796,7 @@ mod tests {
 
     const FILE_BYTES: usize = 5_000_000;
 
-    /// Serves connections on an executor of its own with an echo for a shard: `F` is answered with the file `big`
+    /// Serves connections on a thread of its own with an echo for a shard: `F` is answered with the file `big`
     /// between two words, `C` with `bye` and a close, `S` stops the reading until everything is sent;
     /// anything else comes back. Ends with the first connection that ends. Returns the address and what happened.
     fn serve(directory: &TestDirectory, limits: ConnectionLimits) -> (SocketAddr, Receiver<String>) {
@@ -764,46 +807,51 @@ mod tests {
         let root = directory.0.clone();
         let (sender, receiver) = channel();
         std::thread::spawn(move || {
-            glommio::LocalExecutor::default().run(async move {
-                let inbox = Rc::new(Inbox::default());
-                let mailbox: Arc<Mailbox<Inbound>> = Arc::default();
-                let pools = Pools::start().expect("threads");
-                let disk = Rc::new(Disk::new(&root, 10, pools, mailbox, Rc::clone(&inbox)));
-                let options = NetOptions {
-                    request_bytes_max: 100_000,
-                    idle_max: None,
-                    buffers: SocketBuffers::default(),
-                    memory: Arc::new(MemoryBudget::for_tests()),
-                };
-                let net = Rc::new(Net::new(3, Clock::start(), options, Arc::new(limits), Rc::clone(&inbox), disk));
-                net.listen(7, socket);
-                let mut events = VecDeque::new();
-                poll_fn(move |context| {
-                    inbox.register(context.waker());
-                    inbox.take(&mut events);
-                    for happened in events.drain(..) {
-                        match happened.event {
-                            Event::Connected { listener, .. } => {
-                                sender.send(format!("connected to {listener}")).expect("the test waits");
-                            }
-                            Event::Request { connection, frame } => answer(&net, connection, &frame),
-                            Event::Drained { connection } => net.set_reading(connection, true),
-                            Event::Disconnected { .. } => {
-                                sender.send("disconnected".to_owned()).expect("the test waits");
-                                return Poll::Ready(());
-                            }
-                            other => panic!("not of the network: {other:?}"),
+            let inbox = Rc::new(Inbox::default());
+            let mailbox: Arc<Mailbox<Inbound>> = Arc::default();
+            let pools = Pools::start().expect("threads");
+            let ring = Rc::new(Ring::new().expect("a ring"));
+            let disk = Rc::new(Disk::new(&root, Rc::clone(&ring), 10, pools, mailbox, Rc::clone(&inbox)));
+            let options = NetOptions {
+                request_bytes_max: 100_000,
+                idle_max: None,
+                buffers: SocketBuffers::default(),
+                memory: Arc::new(MemoryBudget::for_tests()),
+            };
+            let clock = Clock::start();
+            let net = Rc::new(Net::new(3, clock, options, Arc::new(limits), Rc::clone(&inbox), disk, Rc::clone(&ring)));
+            net.listen(7, socket).expect("it listens");
+            let (mut events, mut completions) = (VecDeque::new(), Vec::new());
+            loop {
+                ring.submit().expect("submitted");
+                ring.take(&mut completions).expect("taken");
+                for completion in completions.drain(..) {
+                    match completion {
+                        Completion::Ready { watch, key, has_ended, must_renew } => {
+                            net.ready(watch, key, has_ended, must_renew);
                         }
+                        other => panic!("not of the network: {other:?}"),
                     }
-                    net.flush(Duration::MAX);
-                    // What became of it is taken at once when there is any; the inbox wakes for the rest.
-                    if !inbox.is_empty() {
-                        context.waker().wake_by_ref();
+                }
+                net.receive(Duration::MAX);
+                inbox.take(&mut events);
+                for happened in events.drain(..) {
+                    match happened.event {
+                        Event::Connected { listener, .. } => {
+                            sender.send(format!("connected to {listener}")).expect("the test waits");
+                        }
+                        Event::Request { connection, frame } => answer(&net, connection, &frame),
+                        Event::Drained { connection } => net.set_reading(connection, true),
+                        Event::Disconnected { .. } => {
+                            sender.send("disconnected".to_owned()).expect("the test waits");
+                            return;
+                        }
+                        other => panic!("not of the network: {other:?}"),
                     }
-                    Poll::Pending
-                })
-                .await
-            })
+                }
+                net.flush(Duration::MAX);
+                std::thread::yield_now();
+            }
         });
         (address, receiver)
     }

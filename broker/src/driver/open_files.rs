@@ -3,19 +3,15 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Bound;
-use std::rc::Rc;
 use std::sync::Arc;
 
-use glommio::io::DmaFile;
 use millstream_storage::FilePath;
 
 /// The handles of one path, each opened when it is first needed.
 #[derive(Default)]
 struct Handles {
     /// Direct writes, and `fdatasync`.
-    direct: Option<Rc<DmaFile>>,
-    /// Direct writes that return when they are durable (`O_DSYNC`).
-    durable: Option<Rc<DmaFile>>,
+    direct: Option<Arc<File>>,
     /// Reads through the page cache, `sendfile`.
     buffered: Option<Arc<File>>,
     used_at: u64,
@@ -23,14 +19,12 @@ struct Handles {
 
 impl Handles {
     fn count(&self) -> usize {
-        usize::from(self.direct.is_some()) + usize::from(self.durable.is_some()) + usize::from(self.buffered.is_some())
+        usize::from(self.direct.is_some()) + usize::from(self.buffered.is_some())
     }
 
     fn is_in_use(&self) -> bool {
-        let direct = |file: &Option<Rc<DmaFile>>| file.as_ref().is_some_and(|file| Rc::strong_count(file) > 1);
-        direct(&self.direct)
-            || direct(&self.durable)
-            || self.buffered.as_ref().is_some_and(|file| Arc::strong_count(file) > 1)
+        let mut both = self.direct.iter().chain(&self.buffered);
+        both.any(|file| Arc::strong_count(file) > 1)
     }
 }
 
@@ -56,9 +50,8 @@ impl OpenFiles {
     }
 
     /// The handle for direct writes.
-    pub fn direct(&mut self, path: &FilePath, durable: bool) -> Option<Rc<DmaFile>> {
-        let handles = self.used(path)?;
-        if durable { handles.durable.clone() } else { handles.direct.clone() }
+    pub fn direct(&mut self, path: &FilePath) -> Option<Arc<File>> {
+        self.used(path)?.direct.clone()
     }
 
     /// The handle for reads through the page cache.
@@ -72,11 +65,9 @@ impl OpenFiles {
     }
 
     /// Keeps a handle for direct writes, unless names have changed since `generation`.
-    pub fn add_direct(&mut self, generation: u64, path: &FilePath, durable: bool, file: Rc<DmaFile>) {
+    pub fn add_direct(&mut self, generation: u64, path: &FilePath, file: Arc<File>) {
         if generation == self.generation {
-            let handles = self.entry(path);
-            let place = if durable { &mut handles.durable } else { &mut handles.direct };
-            let added = place.replace(file).is_none();
+            let added = self.entry(path).direct.replace(file).is_none();
             self.grown(added);
         }
     }

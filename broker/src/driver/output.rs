@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 
-use super::files;
 use super::sys;
 use crate::metrics::{Kind, Sample};
 
@@ -19,8 +18,6 @@ const SLICES_MAX: usize = 128;
 const SENDFILE_STEP_BYTES: usize = 256 * 1024;
 /// Bytes that one connection may send before others get their turn.
 const TURN_BYTES_MAX: usize = 1 << 20;
-/// Bytes handed to glommio to wait for room in the socket.
-const WAIT_BYTES_MAX: usize = 4096;
 /// What a connection's queue may hold of memory without being asked why.
 const LITTLE_BYTES: usize = 16 * 1024;
 /// A `sendfile` that takes longer is counted.
@@ -169,20 +166,8 @@ impl Output {
         Ok(sent)
     }
 
-    /// A few of the next bytes, for a write that waits for room. Empty when there is nothing to send.
-    pub fn next_bytes(&self) -> io::Result<Bytes> {
-        match self.pieces.front() {
-            None => Ok(Bytes::new()),
-            Some(Piece::Memory(bytes)) => Ok(bytes.slice(..bytes.len().min(WAIT_BYTES_MAX))),
-            Some(Piece::File { file, position, bytes }) => {
-                let read = files::read(file, *position, (*bytes).min(WAIT_BYTES_MAX))?;
-                if read.is_empty() { Err(shorter_than_promised()) } else { Ok(read) }
-            }
-        }
-    }
-
     /// Takes note that the first `count` bytes have been sent.
-    pub fn advance(&mut self, mut count: usize) {
+    fn advance(&mut self, mut count: usize) {
         while count > 0 {
             let piece = self.pieces.front_mut().expect("no more is sent than was queued");
             let left = match piece {
@@ -270,14 +255,7 @@ mod tests {
             match output.send(&ours, &mut counters).expect("sent") {
                 Sent::All => break,
                 Sent::Paused => {}
-                Sent::Blocked => {
-                    // As the writer task does: a plain write that waits.
-                    ours.set_nonblocking(false).expect("blocking");
-                    let bytes = output.next_bytes().expect("resident");
-                    let sent = io::Write::write(&mut (&ours), &bytes).expect("sent");
-                    output.advance(sent);
-                    ours.set_nonblocking(true).expect("non-blocking");
-                }
+                Sent::Blocked => std::thread::yield_now(),
             }
         }
         drop(ours);
@@ -296,6 +274,5 @@ mod tests {
         output.push(Piece::File { file, position: 0, bytes: 6 });
         let error = output.send(&ours, &mut SendCounters::default()).expect_err("too short");
         assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
-        assert!(output.next_bytes().is_err());
     }
 }

@@ -8,7 +8,6 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::disk::PROBE_FILE;
 use super::sys::{self, PortUse};
 use crate::config::{self, Listener};
 use millstream_storage::BLOCK_BYTES;
@@ -18,12 +17,12 @@ use millstream_storage::block::Block;
 const LOCK_FILE: &str = ".lock";
 /// Rings of an executor.
 const RINGS: u64 = 3;
-/// Memory that glommio registers with each of an executor's rings, where it may.
-const EXECUTOR_MEMORY_BYTES_MAX: usize = 10 << 20;
-/// The least that it registers.
-const EXECUTOR_MEMORY_BYTES_MIN: usize = 64 << 10;
-/// What an executor's rings themselves lock, on older kernels.
-const EXECUTOR_RINGS_BYTES: u64 = 64 << 10;
+/// Memory that glommio registers with each of an executor's rings: the least, for our own ring does the work.
+pub const EXECUTOR_MEMORY_BYTES: usize = 64 << 10;
+/// What an executor's rings and our own lock themselves, on older kernels.
+const EXECUTOR_RINGS_BYTES: u64 = 192 << 10;
+/// The file that a start writes to directly, below the data directory.
+const PROBE_FILE: &str = ".probe";
 /// How long a process that was killed may take to let go of its data directory and its ports: the kernel first ends what
 /// its rings have under way.
 const LAST_PROCESS_WAIT: Duration = Duration::from_secs(3);
@@ -36,7 +35,7 @@ const OPEN_FILES_MIN: u64 = 1024;
 pub fn check_io_uring() -> Result<(), String> {
     sys::probe_io_uring().map_err(|error| match error.raw_os_error() {
         Some(libc::ENOSYS) => {
-            "io_uring is missing: the kernel is too old or built without it; Linux 5.8 or later is needed".to_owned()
+            "io_uring is missing: the kernel is too old or built without it; Linux 5.13 or later is needed".to_owned()
         }
         Some(libc::EPERM | libc::EACCES) => "io_uring is forbidden: in a container, allow io_uring_setup, \
              io_uring_enter and io_uring_register in its seccomp profile; elsewhere set sysctl \
@@ -47,38 +46,18 @@ pub fn check_io_uring() -> Result<(), String> {
     })
 }
 
-/// How much memory each of so many executors may register with its rings, in bytes, under the limit on locked memory.
-/// With less than [`EXECUTOR_MEMORY_BYTES_MAX`] disk writes cost a little more processor time; nothing else changes.
-pub fn executor_memory(shards: usize) -> Result<usize, String> {
+/// The limit on locked memory is high enough for so many executors.
+pub fn check_locked_memory(shards: usize) -> Result<(), String> {
     let limit = if sys::may_lock_memory() { None } else { sys::locked_memory_limit() };
-    let bytes = executor_memory_under(limit, shards)?;
-    if let Some(limit) = limit
-        && bytes < EXECUTOR_MEMORY_BYTES_MAX
-    {
-        let needed = memory_needed(shards, EXECUTOR_MEMORY_BYTES_MAX) / 1024;
-        let limit = limit / 1024;
-        super::info(
-            "preflight",
-            &format!("locked memory is limited to {limit} KiB; `ulimit -l {needed}` saves some CPU"),
-        );
-    }
-    Ok(bytes)
+    check_locked_memory_under(limit, shards)
 }
 
-fn executor_memory_under(limit: Option<u64>, shards: usize) -> Result<usize, String> {
-    let Some(limit) = limit else { return Ok(EXECUTOR_MEMORY_BYTES_MAX) };
-    let of_ring = (limit / shards as u64).saturating_sub(EXECUTOR_RINGS_BYTES) / RINGS;
-    let blocks = usize::try_from(of_ring).unwrap_or(usize::MAX).min(EXECUTOR_MEMORY_BYTES_MAX) / BLOCK_BYTES;
-    let bytes = blocks * BLOCK_BYTES;
-    if bytes < EXECUTOR_MEMORY_BYTES_MIN {
-        let needed = memory_needed(shards, EXECUTOR_MEMORY_BYTES_MIN);
-        return Err(memory_message(Some((limit, needed, shards))));
+fn check_locked_memory_under(limit: Option<u64>, shards: usize) -> Result<(), String> {
+    let needed = shards as u64 * (RINGS * EXECUTOR_MEMORY_BYTES as u64 + EXECUTOR_RINGS_BYTES);
+    match limit {
+        Some(limit) if limit < needed => Err(memory_message(Some((limit, needed, shards)))),
+        _ => Ok(()),
     }
-    Ok(bytes)
-}
-
-fn memory_needed(shards: usize, memory: usize) -> u64 {
-    shards as u64 * (RINGS * memory as u64 + EXECUTOR_RINGS_BYTES)
 }
 
 fn memory_message(amounts: Option<(u64, u64, usize)>) -> String {
@@ -171,7 +150,7 @@ fn lock(directory: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Writes a block past the page cache, which is also what makes the file fit for [`super::disk::Disk::probe`].
+/// Writes a block past the page cache.
 fn write_directly(path: &Path) -> io::Result<()> {
     let file = File::options().create(true).truncate(false).write(true).custom_flags(libc::O_DIRECT).open(path)?;
     let mut block = Block::new(BLOCK_BYTES);
@@ -273,15 +252,12 @@ mod tests {
     }
 
     #[test]
-    fn locked_memory_is_shared_by_the_executors() {
-        assert_eq!(executor_memory_under(None, 64), Ok(EXECUTOR_MEMORY_BYTES_MAX));
-        assert_eq!(executor_memory_under(Some(1 << 30), 2), Ok(EXECUTOR_MEMORY_BYTES_MAX));
+    fn locked_memory_must_do_for_all_executors() {
+        assert_eq!(check_locked_memory_under(None, 64), Ok(()));
         // The default of many distributions.
-        let bytes = executor_memory_under(Some(8 << 20), 2).expect("enough");
-        assert!((1 << 20..2 << 20).contains(&bytes) && bytes.is_multiple_of(BLOCK_BYTES));
-        assert!(memory_needed(2, bytes) <= 8 << 20);
-        let message = executor_memory_under(Some(64 << 10), 2).expect_err("too little");
-        assert!(message.starts_with("the limit on locked memory is 64 KiB, 2 shards need 512 KiB"), "{message}");
-        assert!(message.contains("ulimit -l 512") && message.contains("LimitMEMLOCK="), "{message}");
+        assert_eq!(check_locked_memory_under(Some(8 << 20), 16), Ok(()));
+        let message = check_locked_memory_under(Some(64 << 10), 2).expect_err("too little");
+        assert!(message.starts_with("the limit on locked memory is 64 KiB, 2 shards need 768 KiB"), "{message}");
+        assert!(message.contains("ulimit -l 768") && message.contains("LimitMEMLOCK="), "{message}");
     }
 }

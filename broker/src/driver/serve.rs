@@ -56,7 +56,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     let processors = sys::processors();
     let shards = config.shards.unwrap_or(processors.len());
     let memory = Arc::new(MemoryBudget::plan(&mut config, shards, memory::machine_bytes())?);
-    let executor_memory_bytes = preflight::executor_memory(shards)?;
+    preflight::check_locked_memory(shards)?;
     let open_files_max = preflight::check_open_files()?;
     let directory = preflight::open_data_directory(&config.data_directory)?;
     let listeners = preflight::bind_listeners(&config.listeners, shards)?;
@@ -103,7 +103,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
             processor: processors[index % processors.len()],
             clock,
             root: directory.path.clone(),
-            memory_bytes: executor_memory_bytes,
+            poll: config.poll,
             handles_max: (files_for_data as usize / shards).clamp(1, SHARD_HANDLES_MAX),
             pools: pools.clone(),
             net: NetOptions {

@@ -1,17 +1,17 @@
-//! System calls that neither the standard library nor glommio offers. The only file of this crate with `unsafe` code;
-//! every function here is safe to call with any argument.
+//! System calls that neither the standard library nor glommio offers. With [`super::ring`] the
+//! only file of this crate with `unsafe` code; every function here is safe to call with any argument.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::mem::{self, MaybeUninit};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use glommio::net::{TcpListener, TcpStream};
+use glommio::io::BufferedFile;
 use libc::{c_int, c_void};
 
 /// Turns the `-1` of a system call into `errno`.
@@ -156,7 +156,7 @@ pub fn lock_exclusively(file: &File) -> io::Result<()> {
     check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } as isize).map(drop)
 }
 
-fn set_option(socket: &OwnedFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+fn set_option(socket: &impl AsRawFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     let bytes = mem::size_of::<c_int>() as libc::socklen_t;
     // SAFETY: `value` is an int of the size given and lives across the call.
     let result =
@@ -173,7 +173,7 @@ pub enum PortUse {
     Shared,
 }
 
-/// A TCP socket bound to an address; it does not listen yet. Blocking, as glommio's accept wants it.
+/// A TCP socket bound to an address; it does not listen yet.
 pub fn bind(address: SocketAddr, port_use: PortUse) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: no memory is passed; the descriptor returned is new and ours.
@@ -226,17 +226,10 @@ pub fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
     std::net::TcpListener::from(socket.try_clone()?).local_addr()
 }
 
-/// A listening socket for glommio, on the current executor.
-pub fn into_listener(socket: OwnedFd) -> TcpListener {
+/// An eventfd that the current executor can wait for: a read of it ends when it is signalled.
+pub fn event_for_glommio(event: OwnedFd) -> BufferedFile {
     // SAFETY: the descriptor is owned and given away.
-    unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) }
-}
-
-/// A connected socket for glommio, on the current executor.
-#[cfg(test)]
-pub fn into_stream(socket: OwnedFd) -> TcpStream {
-    // SAFETY: the descriptor is owned and given away.
-    unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
+    unsafe { BufferedFile::from_raw_fd(event.into_raw_fd()) }
 }
 
 /// Sizes of a socket's buffers in the kernel, in bytes; `None` leaves them to the system, which adapts them.
@@ -248,27 +241,16 @@ pub struct SocketBuffers {
     pub receive_bytes: Option<i32>,
 }
 
-/// Makes an accepted socket what we need: non-blocking (for `sendfile`), closed on exec, without Nagle's delay.
+/// Makes an accepted socket what we need: non-blocking, without Nagle's delay. The standard library has set it to be closed
+/// on exec.
 pub fn prepare_connection(stream: &TcpStream, buffers: SocketBuffers) -> io::Result<()> {
-    let descriptor = stream.as_raw_fd();
-    // SAFETY: no memory is passed to any of these calls.
-    unsafe {
-        let flags = check(libc::fcntl(descriptor, libc::F_GETFL) as isize)? as c_int;
-        check(libc::fcntl(descriptor, libc::F_SETFL, flags | libc::O_NONBLOCK) as isize)?;
-        check(libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) as isize)?;
-    }
-    let set = |level: c_int, name: c_int, value: c_int| {
-        let bytes = mem::size_of::<c_int>() as libc::socklen_t;
-        // SAFETY: `value` is an int of the size given and lives across the call.
-        let result = unsafe { libc::setsockopt(descriptor, level, name, (&raw const value).cast::<c_void>(), bytes) };
-        check(result as isize).map(drop)
-    };
-    set(libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    stream.set_nonblocking(true)?;
+    stream.set_nodelay(true)?;
     if let Some(bytes) = buffers.send_bytes {
-        set(libc::SOL_SOCKET, libc::SO_SNDBUF, bytes)?;
+        set_option(stream, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes)?;
     }
     if let Some(bytes) = buffers.receive_bytes {
-        set(libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)?;
+        set_option(stream, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)?;
     }
     Ok(())
 }

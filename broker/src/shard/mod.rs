@@ -35,7 +35,7 @@ mod producer_ids;
 mod query;
 mod read;
 mod session;
-mod slab;
+pub(crate) mod slab;
 mod stages;
 mod timer;
 mod work;

@@ -43,11 +43,13 @@ pub enum Work {
     Send,
     /// Taking messages, and answering scrapes.
     Gather,
+    /// Accepting connections, and reading from them.
+    Receive,
 }
 
 impl Work {
     /// All kinds, in their order.
-    pub const ALL: [Work; 18] = [
+    pub const ALL: [Work; 19] = [
         Work::Produce,
         Work::Append,
         Work::Fetch,
@@ -66,6 +68,7 @@ impl Work {
         Work::Effects,
         Work::Send,
         Work::Gather,
+        Work::Receive,
     ];
 
     /// The value of the label `work`.
@@ -89,6 +92,7 @@ impl Work {
             Work::Effects => "effects",
             Work::Send => "send",
             Work::Gather => "gather",
+            Work::Receive => "receive",
         }
     }
 

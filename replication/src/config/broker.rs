@@ -383,6 +383,8 @@ table! { BROKER_CONFIGS
         "Bytes of journal of one shard: what a restart reads at most.";
     "millstream.memory.bytes" Long Some("-1"), AtLeast(-1), Honoured, FIXED, [],
         "Bytes of memory that the process may use, from 192 MiB on; -1 is a quarter of the machine's or the control group's.";
+    "millstream.poll.us" Int Some("200"), Range(0, 10000), Honoured, FIXED, [],
+        "Microseconds that a core whose waits are short polls before it sleeps; 0 never polls.";
     "millstream.shards" Int None, Range(1, 1024), Honoured, FIXED, [],
         "Shards, one a core; the number of cores when nothing is given.";
     "millstream.tail.memory.bytes" Long Some("134217728"), AtLeast(1048576), Honoured, FIXED, [],

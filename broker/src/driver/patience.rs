@@ -1,0 +1,111 @@
+//! How long a core polls before it sleeps. Falling asleep and being woken costs some forty microseconds each time, and
+//! an idle core takes about 25 µs more to wake: for requests that come one after the other that is most of their time.
+//! So a core whose waits have been short lately polls; one whose waits are long sleeps at once, and an idle broker takes
+//! no processor time.
+
+use std::time::Duration;
+
+/// How many times `max` a wait counts at most: one long rest is soon forgotten.
+const WAIT_MAX: u32 = 4;
+/// The share of the newest wait in what is usual.
+const NEWEST: u32 = 8;
+
+/// What a core knows of its waits.
+#[derive(Debug)]
+pub struct Patience {
+    /// `millstream.poll.us`
+    max: Duration,
+    /// How long waits last of late.
+    usual: Duration,
+    waits_since: Option<Duration>,
+    /// Time spent polling.
+    polled: Duration,
+    /// Waits that ended while the core polled, and those in which it went to sleep.
+    short: u64,
+    long: u64,
+}
+
+impl Patience {
+    /// Polls for up to `max`; zero never polls.
+    pub fn new(max: Duration) -> Patience {
+        Patience { max, usual: Duration::ZERO, waits_since: None, polled: Duration::ZERO, short: 0, long: 0 }
+    }
+
+    /// There is nothing to do from `now` on. Returns until when to poll, if it is worth it.
+    pub fn waits(&mut self, now: Duration) -> Option<Duration> {
+        self.waits_since = Some(now);
+        (self.usual < self.max).then_some(now + self.max)
+    }
+
+    /// Polling has ended, because there is something to do (`came`) or because it has lasted long enough.
+    pub fn polled(&mut self, now: Duration, came: bool) {
+        self.polled += now.saturating_sub(self.waits_since.unwrap_or(now));
+        if came {
+            self.short += 1;
+            self.came(now);
+        }
+    }
+
+    /// There is something to do again, if it has not been said before.
+    pub fn came(&mut self, now: Duration) {
+        if let Some(since) = self.waits_since.take() {
+            let wait = now.saturating_sub(since).min(self.max * WAIT_MAX);
+            self.usual = (self.usual * (NEWEST - 1) + wait) / NEWEST;
+        }
+    }
+
+    /// The core goes to sleep.
+    pub fn sleeps(&mut self) {
+        self.long += 1;
+    }
+
+    /// Time spent polling, waits that ended meanwhile, and sleeps, since the start.
+    pub fn counts(&self) -> (Duration, u64, u64) {
+        (self.polled, self.short, self.long)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: Duration = Duration::from_micros(200);
+
+    /// Has waits of this length end, with polling or without; whether the last one was polled for.
+    fn wait(patience: &mut Patience, now: &mut Duration, times: u32, wait: Duration) -> bool {
+        let mut polls = false;
+        for _ in 0..times {
+            let until = patience.waits(*now);
+            polls = until.is_some();
+            let end = *now + wait;
+            match until {
+                Some(until) if until >= end => patience.polled(end, true),
+                Some(until) => patience.polled(until, false),
+                None => {}
+            }
+            patience.came(end);
+            *now = end + Duration::from_micros(10);
+        }
+        polls
+    }
+
+    #[test]
+    fn a_core_polls_while_its_waits_are_short() {
+        let mut patience = Patience::new(MAX);
+        let mut now = Duration::from_secs(1);
+        assert!(wait(&mut patience, &mut now, 5, MAX / 2));
+        assert!(wait(&mut patience, &mut now, 2, Duration::from_secs(9)), "one long rest changes little");
+        assert!(!wait(&mut patience, &mut now, 8, MAX * 2), "longer than it would poll");
+        assert!(wait(&mut patience, &mut now, 16, MAX / 2), "and short again");
+        let (polled, short, _) = patience.counts();
+        assert!(short >= 7 && polled >= MAX / 2 * 7);
+    }
+
+    #[test]
+    fn none_polls_never() {
+        let mut patience = Patience::new(Duration::ZERO);
+        let mut now = Duration::from_secs(1);
+        assert!(!wait(&mut patience, &mut now, 5, Duration::from_nanos(1)));
+        assert_eq!(patience.counts(), (Duration::ZERO, 0, 0));
+    }
+}
