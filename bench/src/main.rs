@@ -4,13 +4,18 @@
 
 #![forbid(unsafe_code)]
 
+mod client;
 mod connection;
 mod consume;
+mod error;
+mod load;
 mod produce;
 mod report;
+mod schedule;
 mod wire;
 
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 
 use clap::{Parser, Subcommand};
 
@@ -28,7 +33,7 @@ enum Command {
     ///
     /// Example: millstream-bench produce --topic bench --partitions 4 --connections 4 --acks all
     Produce(produce::Options),
-    /// Consumes a topic from its beginning to where it ends now.
+    /// Consumes a topic from its beginning to where it ends now, over and over, or what comes.
     ///
     /// Example: millstream-bench consume --topic bench --connections 4
     Consume(consume::Options),
@@ -36,8 +41,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Produce(options) => produce::run(&options),
-        Command::Consume(options) => consume::run(&options),
+        Command::Produce(options) => produce::run(&options, |_| {}),
+        Command::Consume(options) => consume::run(&options, &AtomicBool::new(false), |_| {}),
     };
     match outcome {
         Ok(report) => {
