@@ -8,7 +8,9 @@ mod client;
 mod connection;
 mod consume;
 mod error;
+mod limits;
 mod load;
+mod machine;
 mod produce;
 mod report;
 mod schedule;
@@ -37,18 +39,21 @@ enum Command {
     ///
     /// Example: millstream-bench consume --topic bench --connections 4
     Consume(consume::Options),
+    /// Measures what this machine could do at best: bare loops beside which to judge a broker.
+    ///
+    /// Example: millstream-bench limits --directory /srv --congestion cubic
+    Limits(limits::Options),
 }
 
 fn main() -> ExitCode {
+    let print = |report: report::Report| println!("{report}");
     let outcome = match Arguments::parse().command {
-        Command::Produce(options) => produce::run(&options, |_| {}),
-        Command::Consume(options) => consume::run(&options, &AtomicBool::new(false), |_| {}),
+        Command::Produce(options) => produce::run(&options, |_| {}).map(print),
+        Command::Consume(options) => consume::run(&options, &AtomicBool::new(false), |_| {}).map(print),
+        Command::Limits(options) => limits::run(&options),
     };
     match outcome {
-        Ok(report) => {
-            println!("{report}");
-            ExitCode::SUCCESS
-        }
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("millstream-bench: {error}");
             ExitCode::FAILURE
