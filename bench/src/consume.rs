@@ -15,9 +15,6 @@ use crate::report::Report;
 use crate::schedule::Window;
 use crate::wire;
 
-/// A time that no run reaches.
-const DAY: Duration = Duration::from_secs(86_400);
-
 /// Options of `consume`.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
@@ -65,7 +62,7 @@ pub fn run(options: &Options, stop: &AtomicBool, mark: impl FnMut(Mark)) -> Resu
     }
     let window = Window::after(
         Duration::from_secs_f64(if seconds.is_some() { options.warm_up } else { 0.0 }),
-        seconds.map_or(DAY, Duration::from_secs_f64),
+        seconds.map_or(load::DAY, Duration::from_secs_f64),
     );
     for consumer in &mut consumers {
         consumer.window = window;

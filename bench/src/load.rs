@@ -10,6 +10,8 @@ use crate::error::BenchError;
 use crate::report::Report;
 use crate::schedule::Window;
 
+/// A time that no run reaches: the window of one that ends when it has done all.
+pub const DAY: Duration = Duration::from_secs(86_400);
 /// How long answers are waited for after the measured time.
 const GRACE: Duration = Duration::from_secs(10);
 /// How often a run looks whether a thread of it has failed.

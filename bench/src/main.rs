@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod compare;
 mod connection;
 mod consume;
 mod error;
@@ -43,6 +44,13 @@ enum Command {
     ///
     /// Example: millstream-bench limits --directory /srv --congestion cubic
     Limits(limits::Options),
+    /// Runs brokers side by side through many workloads, beside what this machine could do at best.
+    ///
+    /// Example: millstream-bench compare --broker 'a=./a.sh {data} {port}' --broker 'b=./b.sh {data} {port}'
+    Compare(compare::Options),
+    /// What `compare` starts to leave the machine as it was.
+    #[command(name = compare::cleanup::SUBCOMMAND, hide = true)]
+    CleanUp,
 }
 
 fn main() -> ExitCode {
@@ -51,6 +59,11 @@ fn main() -> ExitCode {
         Command::Produce(options) => produce::run(&options, |_| {}).map(print),
         Command::Consume(options) => consume::run(&options, &AtomicBool::new(false), |_| {}).map(print),
         Command::Limits(options) => limits::run(&options),
+        Command::Compare(options) => compare::run(&options),
+        Command::CleanUp => {
+            compare::cleanup::run();
+            Ok(())
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

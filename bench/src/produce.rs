@@ -49,6 +49,9 @@ pub struct Options {
     /// Seconds measured.
     #[arg(long, default_value_t = 10.0, value_parser = load::seconds)]
     pub seconds: f64,
+    /// Instead of for some seconds: until about so many records are acknowledged, all of them measured.
+    #[arg(long)]
+    pub records: Option<u64>,
 }
 
 /// What is sent.
@@ -79,11 +82,14 @@ pub fn run(options: &Options, mark: impl FnMut(Mark)) -> Result<Report, BenchErr
     for index in 0..connections {
         producers.push(Producer::new(options, &target, index, &batch)?);
     }
-    let window = Window::after(Duration::from_secs_f64(options.warm_up), Duration::from_secs_f64(options.seconds));
+    let window = match options.records {
+        None => Window::after(Duration::from_secs_f64(options.warm_up), Duration::from_secs_f64(options.seconds)),
+        Some(_) => Window::after(Duration::ZERO, load::DAY),
+    };
     for (index, producer) in producers.iter_mut().enumerate() {
         producer.open(window, options, index);
     }
-    load::run(&options.common, window, producers, mark, |producers, deadline| {
+    let mut report = load::run(&options.common, window, producers, mark, |producers, deadline| {
         client::drive(producers, options.common.spin, deadline)?;
         let mut report = Report::new(window.seconds());
         for producer in producers {
@@ -91,7 +97,11 @@ pub fn run(options: &Options, mark: impl FnMut(Mark)) -> Result<Report, BenchErr
             report.add(&producer.report);
         }
         Ok(report)
-    })
+    })?;
+    if options.records.is_some() {
+        report.seconds = window.from.elapsed().as_secs_f64();
+    }
+    Ok(report)
 }
 
 /// One connection that produces.
@@ -105,6 +115,8 @@ struct Producer {
     /// Requests under way, oldest first: which, and when it was due or begun.
     under_way: VecDeque<(usize, Instant)>,
     in_flight_max: usize,
+    /// Requests that it may still begin.
+    left: u64,
     arrivals: Option<Arrivals>,
     window: Window,
     report: Report,
@@ -127,6 +139,10 @@ impl Producer {
             written: None,
             under_way: VecDeque::with_capacity(options.shape.in_flight),
             in_flight_max: options.shape.in_flight,
+            left: options.records.map_or(u64::MAX, |records| {
+                let request = (options.shape.batch_records * options.shape.request_partitions) as u64;
+                records.div_ceil(request * u64::from(options.common.connections))
+            }),
             arrivals: None,
             window: Window::after(Duration::ZERO, Duration::ZERO),
             report: Report::new(options.seconds),
@@ -145,22 +161,24 @@ impl Producer {
 
     /// When the next request counts from, if it may begin now.
     fn begin(&mut self) -> Option<Instant> {
-        if self.under_way.len() >= self.in_flight_max {
+        if self.under_way.len() >= self.in_flight_max || self.left == 0 {
             return None;
         }
         let now = Instant::now();
-        match &mut self.arrivals {
+        let since = match &mut self.arrivals {
             Some(arrivals) => arrivals.take(now),
             None => Some(now).filter(|now| *now < self.window.until),
-        }
+        }?;
+        self.left -= 1;
+        Some(since)
     }
 
     fn ended(&self) -> bool {
-        self.under_way.is_empty()
-            && match &self.arrivals {
-                Some(arrivals) => arrivals.ended(),
-                None => Instant::now() >= self.window.until,
-            }
+        let none_is_due = match &self.arrivals {
+            Some(arrivals) => arrivals.ended(),
+            None => Instant::now() >= self.window.until,
+        };
+        self.under_way.is_empty() && (none_is_due || self.left == 0)
     }
 
     /// Counts what is still unanswered as having waited until now.

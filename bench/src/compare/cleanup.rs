@@ -82,7 +82,9 @@ pub fn run() {
     }
     for (signal, wait) in [(Signal::TERM, STOP_WAIT_MAX), (Signal::KILL, STOP_WAIT_MAX)] {
         processes.retain(|pid| runs(*pid));
-        processes.iter().for_each(|pid| drop(kill_process(*pid, signal)));
+        for pid in &processes {
+            let _ = kill_process(*pid, signal);
+        }
         let begun = Instant::now();
         while processes.iter().any(|pid| runs(*pid)) && begun.elapsed() < wait {
             std::thread::sleep(Duration::from_millis(20));
