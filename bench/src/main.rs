@@ -1,4 +1,5 @@
-//! A load generator for any broker that speaks the Kafka protocol. Latencies go into HDR histograms and count from the
+//! Loads for any broker that speaks the Kafka protocol, the limits of the machine it runs on, and brokers side by side.
+//! Latencies go into HDR histograms and count from the
 //! moment a request was due, not from when it could be sent, so a broker that stalls is charged for the requests that
 //! it held up (no coordinated omission).
 

@@ -27,10 +27,7 @@ pub struct Cleanup {
 
 impl Cleanup {
     pub fn start() -> Result<Cleanup, BenchError> {
-        Cleanup::start_program(&std::env::current_exe().map_err(BenchError::machine("this program"))?)
-    }
-
-    fn start_program(program: &Path) -> Result<Cleanup, BenchError> {
+        let program = std::env::current_exe().map_err(BenchError::machine("this program"))?;
         let child = Command::new(program)
             .arg(SUBCOMMAND)
             .stdin(Stdio::piped())

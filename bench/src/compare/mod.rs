@@ -70,8 +70,8 @@ pub struct Options {
     /// MiB of the topics that are read from the disk.
     #[arg(long, default_value_t = 3072)]
     cold_mebibytes: u64,
-    /// GiB that one broker may have in the topic of one workload: one that would grow larger is deleted between two
-    /// rounds, created again and warmed up again.
+    /// GiB that one broker may have in the topic of one workload: one that would grow larger, or fill the disk, is deleted
+    /// between two rounds, created again and warmed up again. It holds two runs at least.
     #[arg(long, default_value_t = 12)]
     topic_gibibytes: u64,
     /// Bytes of memory that the first broker may use; without it, what its metric millstream_memory_budget_bytes says.
@@ -134,8 +134,6 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
         placement.load,
         scale(options).describe(),
     );
-    let about =
-        |name: &str| workloads.iter().find(|known| name.starts_with(known.name)).map_or("", |known| known.about);
     let mut runner = Runner::new(brokers, &parent, placement.clone(), congestion, scale(options));
     runner.topic_configs = options.topic_configs.clone();
     runner.variants = options.variants.iter().map(|v| (v.name.clone(), v.broker.clone(), v.config.clone())).collect();
@@ -150,7 +148,7 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
     };
     let mut report = format!("{head}\n");
     for name in runner.results.workloads() {
-        report += &format!("{}\n", table::workload(&runner.results, name, about(name), names.subject));
+        report += &format!("{}\n", table::workload(&runner.results, name, workload::about(name), names.subject));
     }
     runner.notes.iter().for_each(|note| report += &format!("- {note}\n"));
     report += &format!("\n### Targets\n\n{}", table::targets(&runner.results, &names));

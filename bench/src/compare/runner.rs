@@ -1,6 +1,6 @@
 //! Runs the workloads: each broker in turn, warm against warm, and the bare loops beside them.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -59,6 +59,8 @@ struct Contestant {
     /// About what has been written to the topic, and by one run.
     bytes: u64,
     run_bytes: u64,
+    /// Runs since the topic was created.
+    runs: u32,
 }
 
 pub struct Runner {
@@ -73,7 +75,7 @@ pub struct Runner {
     /// Records a second that are half of the rival's maximum.
     half_rate: Option<u64>,
     /// Brokers that have the cold topic.
-    with_cold_topic: HashMap<usize, ()>,
+    with_cold_topic: HashSet<usize>,
     pub results: Results,
     /// For the report.
     pub notes: Vec<String>,
@@ -97,7 +99,7 @@ impl Runner {
             topic_configs: Vec::new(),
             variants: Vec::new(),
             half_rate: None,
-            with_cold_topic: HashMap::new(),
+            with_cold_topic: HashSet::new(),
             results: Results::default(),
             notes: Vec::new(),
         }
@@ -261,7 +263,7 @@ impl Runner {
 
     fn write_cold_topics(&mut self) -> Result<(), BenchError> {
         for broker in 0..self.brokers.len() {
-            if self.with_cold_topic.insert(broker, ()).is_none() {
+            if self.with_cold_topic.insert(broker) {
                 say(&format!("  {}: writing the cold topic", self.brokers[broker].name));
                 let contestant = self.contestant(self.brokers[broker].name.clone(), broker, COLD_TOPIC, None);
                 self.write(&contestant, self.scale.cold_bytes)?;
@@ -316,19 +318,23 @@ impl Runner {
 
     fn contestant(&self, name: String, broker: usize, topic: &str, config: Option<(String, String)>) -> Contestant {
         let configs = self.topic_configs.iter().cloned().chain(config).collect();
-        Contestant { name, broker, topic: topic.to_string(), configs, bytes: 0, run_bytes: 0 }
+        Contestant { name, broker, topic: topic.to_string(), configs, bytes: 0, run_bytes: 0, runs: 0 }
     }
 
     /// Creates the topic, and runs what will be measured once without counting it.
     fn fill(&mut self, contestant: &mut Contestant, load: &Load, rate: u64) -> Result<(), BenchError> {
         say(&format!("  {}: creating the topic, warming up", contestant.name));
-        contestant.bytes = 0;
+        (contestant.bytes, contestant.runs) = (0, 0);
         self.produced(contestant, load, rate).map(drop)
     }
 
-    /// Starts the topic anew when another run would make it too large.
+    /// Starts the topic anew, if it has been measured since it was, when another run would make it too large or fill the
+    /// disk.
     fn make_room(&mut self, contestant: &mut Contestant, load: &Load, rate: u64) -> Result<(), BenchError> {
-        if contestant.bytes + contestant.run_bytes > self.scale.topic_bytes_max {
+        let free = machine::free_bytes(self.brokers[contestant.broker].data())?;
+        let too_large = contestant.bytes + contestant.run_bytes > self.scale.topic_bytes_max
+            || free < contestant.run_bytes + self.scale.free_bytes_min;
+        if too_large && contestant.runs > 1 {
             say(&format!("  {}: its topic holds {} MB", contestant.name, contestant.bytes / 1_000_000));
             self.delete(contestant)?;
             // Files of deleted topics are removed a moment later.
@@ -350,6 +356,7 @@ impl Runner {
         })?;
         contestant.run_bytes = (bytes as f64 * (1.0 + self.scale.warm_up / self.scale.seconds)) as u64;
         contestant.bytes += contestant.run_bytes;
+        contestant.runs += 1;
         Ok(sample)
     }
 

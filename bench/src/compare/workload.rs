@@ -96,6 +96,16 @@ pub fn all(tiny: bool) -> Vec<Workload> {
     ]
 }
 
+/// What the runs of this name in the results were: some workloads have two.
+pub fn about(name: &str) -> &'static str {
+    match name {
+        "half-rate-maximum" => "the shape of half-rate, as fast as the broker takes it",
+        "backfill-without" => "half-rate alone",
+        "backfill-with" => "half-rate with a consumer of a cold topic beside it",
+        _ => all(false).iter().find(|workload| workload.name == name).map_or("", |workload| workload.about),
+    }
+}
+
 /// Those that are named, whole or by their beginning up to `-`; all when none is named.
 pub fn select(all: Vec<Workload>, names: &[String]) -> Result<Vec<Workload>, String> {
     let is = |workload: &Workload, name: &str| workload.name == name || workload.name.split('-').next() == Some(name);
@@ -121,6 +131,12 @@ mod tests {
         assert_eq!(names(&["half-rate"]).unwrap(), ["half-rate"]);
         assert_eq!(names(&[]).unwrap().len(), all(true).len());
         assert!(names(&["bulk-5"]).is_err());
+    }
+
+    #[test]
+    fn results_say_what_they_are_of() {
+        assert!(about("small-5000").contains("5,000 partitions") && about("small-5").contains(" 5 partitions"));
+        assert!(about("backfill-with").contains("cold topic") && about("half-rate-maximum").contains("as fast as"));
     }
 
     #[test]
