@@ -1,7 +1,7 @@
 //! Loads for any broker that speaks the Kafka protocol, the limits of the machine it runs on, and brokers side by side.
-//! Latencies go into HDR histograms and count from the
-//! moment a request was due, not from when it could be sent, so a broker that stalls is charged for the requests that
-//! it held up (no coordinated omission).
+//!
+//! Latencies go into HDR histograms and, at a fixed rate, count from the moment a request was due, not from when it could
+//! be sent, so a broker that stalls is charged for the requests that it held up (no coordinated omission).
 
 #![forbid(unsafe_code)]
 
