@@ -9,34 +9,6 @@ source "$(dirname "$0")/lib/common.sh"
 source "$SCRIPTS/lib/install.sh"
 STATE="$CACHE/kafka-node"
 
-# Writes the properties and formats the data directory, once.
-prepare() {
-  local data="$1" port="$2" controller
-  [[ -f $data/server.properties ]] && return 0
-  mkdir -p "$data"
-  controller="$(free_port)"
-  cat >"$data/server.properties" <<PROPERTIES
-process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:$controller
-listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller
-advertised.listeners=PLAINTEXT://127.0.0.1:$port
-controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
-log.dirs=$data/logs
-num.partitions=1
-offsets.topic.num.partitions=4
-offsets.topic.replication.factor=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-group.initial.rebalance.delay.ms=0
-PROPERTIES
-  kafka_tool kafka-storage format --cluster-id "$(python3 -c 'import base64,os; print(base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("="))')" \
-    --config "$data/server.properties" >"$data/format.log" 2>&1 || die "$(cat "$data/format.log")"
-}
-
-accepts() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-
 case "${1:-}" in
   start)
     install_java
@@ -58,11 +30,8 @@ case "${1:-}" in
     echo "127.0.0.1:$port"
     ;;
   run)
-    install_java
-    prepare "$2" "$3"
-    # The line that scripts/kill.sh waits for: printed as soon as the port is open.
-    ( until accepts "$3"; do sleep 0.05; kill -0 $$ 2>/dev/null || exit 0; done; echo ready ) &
-    exec java -Xmx1g -XX:+UseSerialGC -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$JARS/*" kafka.Kafka "$2/server.properties"
+    # As it is shipped, but for consumer groups that begin at once.
+    exec "$SCRIPTS/peers/kafka.sh" run "$2" "$3" offsets.topic.num.partitions=4 group.initial.rebalance.delay.ms=0
     ;;
   stop)
     [[ -f $STATE/pid ]] || die "not running"

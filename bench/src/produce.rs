@@ -1,14 +1,17 @@
 //! The producing load.
 
-use std::sync::mpsc::sync_channel;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use hdrhistogram::Histogram;
 
-use crate::connection::{BenchError, Connection};
-use crate::report::{Report, latencies};
+use crate::client::{self, Session, Waits};
+use crate::connection::{Connection, Socket, Target};
+use crate::error::BenchError;
+use crate::load::{self, Common, Mark};
+use crate::report::Report;
+use crate::schedule::{Arrivals, Window};
 use crate::wire;
 
 /// What must have happened when the broker answers.
@@ -24,145 +27,263 @@ pub enum Acks {
 /// Options of `produce`.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Broker to send to; it must lead all the partitions.
-    #[arg(long, default_value = "127.0.0.1:9092")]
-    bootstrap: String,
-    /// Topic; created if it is missing.
-    #[arg(long, default_value = "bench")]
-    topic: String,
-    /// Partitions that the load is spread over.
+    #[command(flatten)]
+    pub common: Common,
+    /// Partitions that the load is spread over; the topic is created with as many if it is missing.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..=100_000))]
-    partitions: i32,
-    /// Connections, each with a thread that sends and one that receives.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    connections: u32,
-    /// Bytes of a record's value.
-    #[arg(long, default_value_t = 1024)]
-    record_bytes: usize,
-    /// Records in a batch.
-    #[arg(long, default_value_t = 64)]
-    batch_records: usize,
-    /// Partitions, so batches, in one request.
-    #[arg(long, default_value_t = 1)]
-    request_partitions: usize,
-    /// Requests under way on a connection.
-    #[arg(long, default_value_t = 5)]
-    in_flight: usize,
+    pub partitions: i32,
+    /// Config of the topic if it is created, for example flush.messages=1; may be given several times.
+    #[arg(long = "topic-config", value_parser = load::key_value, value_name = "KEY=VALUE")]
+    pub topic_configs: Vec<(String, String)>,
+    #[command(flatten)]
+    pub shape: Shape,
     /// Acknowledgement to wait for.
     #[arg(long, value_enum, default_value_t = Acks::All)]
-    acks: Acks,
-    /// Records a second over all connections; 0 sends as fast as the broker takes them.
+    pub acks: Acks,
+    /// Records a second over all connections, at fixed times; 0 sends as fast as the broker takes them.
     #[arg(long, default_value_t = 0)]
-    rate: u64,
+    pub rate: u64,
     /// Seconds that are not measured, first.
-    #[arg(long, default_value_t = 2)]
-    warm_up: u64,
+    #[arg(long, default_value_t = 2.0, value_parser = load::seconds)]
+    pub warm_up: f64,
     /// Seconds measured.
-    #[arg(long, default_value_t = 10)]
-    seconds: u64,
+    #[arg(long, default_value_t = 10.0, value_parser = load::seconds)]
+    pub seconds: f64,
+    /// Instead of for some seconds: until about so many records are acknowledged, all of them measured.
+    #[arg(long)]
+    pub records: Option<u64>,
 }
 
-/// Runs the load and says what came of it.
-pub fn run(options: &Options) -> Result<Report, BenchError> {
-    wire::ensure_topic(&mut Connection::open(&options.bootstrap)?, &options.topic, options.partitions)?;
-    let batch = wire::batch(options.batch_records.max(1), options.record_bytes);
-    let start = Instant::now();
-    let measured_from = start + Duration::from_secs(options.warm_up);
-    let until = measured_from + Duration::from_secs(options.seconds);
-    let results: Vec<Result<Histogram<u64>, BenchError>> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..options.connections)
-            .map(|index| {
-                let batch = &batch;
-                scope.spawn(move || connection(options, index, batch, start, measured_from, until))
-            })
-            .collect();
-        workers.into_iter().map(|worker| worker.join().expect("a worker does not panic")).collect()
-    });
-    let mut histogram = latencies();
-    for result in results {
-        histogram.add(result?).expect("the histograms are alike");
+/// What is sent.
+#[derive(Args, Clone, Debug)]
+pub struct Shape {
+    /// Bytes of a record's value.
+    #[arg(long, default_value_t = 1024)]
+    pub record_bytes: usize,
+    /// Records in a batch.
+    #[arg(long, default_value_t = 64, value_parser = load::at_least_one)]
+    pub batch_records: usize,
+    /// Partitions, so batches, in one request.
+    #[arg(long, default_value_t = 1, value_parser = load::at_least_one)]
+    pub request_partitions: usize,
+    /// Requests under way on a connection.
+    #[arg(long, default_value_t = 5, value_parser = load::at_least_one)]
+    pub in_flight: usize,
+}
+
+/// Runs the load and says what came of it. Calls `mark` at both ends of the measured time.
+pub fn run(options: &Options, mark: impl FnMut(Mark)) -> Result<Report, BenchError> {
+    let target = options.common.target();
+    let topic = &options.common.topic;
+    wire::ensure_topic(&mut Connection::open(&target)?, topic, options.partitions, &options.topic_configs)?;
+    let batch = wire::batch(options.shape.batch_records, options.shape.record_bytes);
+    let connections = options.common.connections as usize;
+    let mut producers = Vec::with_capacity(connections);
+    for index in 0..connections {
+        producers.push(Producer::new(options, &target, index, &batch)?);
     }
-    let batches = histogram.len() * options.request_partitions as u64;
-    Ok(Report {
-        seconds: options.seconds as f64,
-        requests: histogram.len(),
-        records: batches * options.batch_records as u64,
-        payload_bytes: batches * (options.batch_records * options.record_bytes) as u64,
-        latency: Some(histogram),
-    })
+    let window = match options.records {
+        None => Window::after(Duration::from_secs_f64(options.warm_up), Duration::from_secs_f64(options.seconds)),
+        Some(_) => Window::after(Duration::ZERO, load::DAY),
+    };
+    for (index, producer) in producers.iter_mut().enumerate() {
+        producer.open(window, options, index);
+    }
+    let mut report = load::run(&options.common, window, producers, mark, |producers, deadline| {
+        client::drive(producers, options.common.spin, deadline)?;
+        let mut report = Report::new(window.seconds());
+        for producer in producers {
+            producer.give_up(Instant::now());
+            report.add(&producer.report);
+        }
+        Ok(report)
+    })?;
+    if options.records.is_some() {
+        report.seconds = window.from.elapsed().as_secs_f64();
+    }
+    Ok(report)
 }
 
-/// Loads one connection until the time is up; returns the latencies measured, in nanoseconds.
-fn connection(
-    options: &Options,
-    index: u32,
-    batch: &[u8],
-    start: Instant,
-    measured_from: Instant,
-    until: Instant,
-) -> Result<Histogram<u64>, BenchError> {
-    let mut sender = Connection::open(&options.bootstrap)?;
-    let mut receiver = sender.split()?;
-    let acks = if options.acks == Acks::All { -1 } else { 1 };
-    let requests = requests(options, index, acks, batch);
-    // A request is due at fixed times, whatever became of the ones before.
-    let records = (options.batch_records * options.request_partitions) as f64;
-    let interval = (options.rate > 0)
-        .then(|| Duration::from_secs_f64(records * f64::from(options.connections) / options.rate as f64));
-    let (due_sender, due_receiver) = sync_channel::<Instant>(options.in_flight.max(1) - 1);
-    std::thread::scope(|scope| {
-        let reader = scope.spawn(move || {
-            let mut histogram = latencies();
-            let mut buffer = Vec::new();
-            while let Ok(due) = due_receiver.recv() {
-                receiver.receive_into(&mut buffer)?;
-                let now = Instant::now();
-                if let Some(error) = wire::produce_error(Bytes::copy_from_slice(&buffer))? {
-                    return Err(BenchError::Broker("producing", error));
-                }
-                if due >= measured_from && now <= until {
-                    histogram.saturating_record((now - due).as_nanos() as u64);
-                }
-            }
-            Ok(histogram)
+/// One connection that produces.
+struct Producer {
+    socket: Socket,
+    /// Sent in turn, over and over.
+    requests: Vec<Request>,
+    next: usize,
+    /// Bytes of the request `next` that have been written, while some have not.
+    written: Option<usize>,
+    /// Requests under way, oldest first: which, and when it was due or begun.
+    under_way: VecDeque<(usize, Instant)>,
+    in_flight_max: usize,
+    /// Requests that it may still begin.
+    left: u64,
+    arrivals: Option<Arrivals>,
+    window: Window,
+    report: Report,
+}
+
+struct Request {
+    bytes: Bytes,
+    partitions: usize,
+    records: u64,
+    payload_bytes: u64,
+}
+
+impl Producer {
+    /// Connects; the window is to be set before it is used.
+    fn new(options: &Options, target: &Target, index: usize, batch: &[u8]) -> Result<Producer, BenchError> {
+        Ok(Producer {
+            socket: Socket::open(target)?,
+            requests: requests(options, index, batch),
+            next: 0,
+            written: None,
+            under_way: VecDeque::with_capacity(options.shape.in_flight),
+            in_flight_max: options.shape.in_flight,
+            left: options.records.map_or(u64::MAX, |records| {
+                let request = (options.shape.batch_records * options.shape.request_partitions) as u64;
+                records.div_ceil(request * u64::from(options.common.connections))
+            }),
+            arrivals: None,
+            window: Window::after(Duration::ZERO, Duration::ZERO),
+            report: Report::new(options.seconds),
+        })
+    }
+
+    fn open(&mut self, window: Window, options: &Options, index: usize) {
+        self.window = window;
+        let records = (options.shape.batch_records * options.shape.request_partitions) as f64;
+        let connections = options.common.connections;
+        self.arrivals = (options.rate > 0).then(|| {
+            let interval = Duration::from_secs_f64(records * f64::from(connections) / options.rate as f64);
+            Arrivals::new(window.start + interval * index as u32 / connections, interval, window.until)
         });
-        let mut due = start + interval.unwrap_or_default() * index / options.connections;
-        for request in requests.iter().cycle() {
-            match interval {
-                Some(interval) => {
-                    if let Some(wait) = due.checked_duration_since(Instant::now()) {
-                        std::thread::sleep(wait);
-                    }
-                    if due >= until || due_sender.send(due).is_err() {
-                        break;
-                    }
-                    due += interval;
-                }
-                None => {
-                    let now = Instant::now();
-                    if now >= until || due_sender.send(now).is_err() {
-                        break;
-                    }
-                }
-            }
-            if sender.send(request).is_err() {
-                break;
+    }
+
+    /// When the next request counts from, if it may begin now.
+    fn begin(&mut self) -> Option<Instant> {
+        if self.under_way.len() >= self.in_flight_max || self.left == 0 {
+            return None;
+        }
+        let now = Instant::now();
+        let since = match &mut self.arrivals {
+            Some(arrivals) => arrivals.take(now),
+            None => Some(now).filter(|now| *now < self.window.until),
+        }?;
+        self.left -= 1;
+        Some(since)
+    }
+
+    fn ended(&self) -> bool {
+        let none_is_due = match &self.arrivals {
+            Some(arrivals) => arrivals.ended(),
+            None => Instant::now() >= self.window.until,
+        };
+        self.under_way.is_empty() && (none_is_due || self.left == 0)
+    }
+
+    /// Counts what is still unanswered as having waited until now.
+    fn give_up(&mut self, now: Instant) {
+        let waiting: Vec<Instant> = self.arrivals.iter().flat_map(|arrivals| arrivals.waiting(now)).collect();
+        for since in self.under_way.drain(..).map(|(_, since)| since).chain(waiting) {
+            if self.window.contains(since) {
+                self.report.unanswered += 1;
+                self.report.latency.saturating_record((now - since).as_nanos() as u64);
             }
         }
-        drop(due_sender);
-        reader.join().expect("the reader does not panic")
-    })
+    }
+}
+
+impl Session for Producer {
+    fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    fn receive(&mut self) -> Result<(), BenchError> {
+        if !self.socket.read()? {
+            return Ok(());
+        }
+        let now = Instant::now();
+        while let Some(response) = self.socket.response()? {
+            let Some((request, since)) = self.under_way.pop_front() else {
+                return Err(BenchError::Response("a response that no request was sent for".to_string()));
+            };
+            let request = &self.requests[request];
+            let answered = wire::produced(response)?;
+            if answered != request.partitions {
+                let asked = request.partitions;
+                return Err(BenchError::Response(format!("{answered} partitions answered, {asked} were produced to")));
+            }
+            if self.window.contains(since) {
+                self.report.latency.saturating_record((now - since).as_nanos() as u64);
+            }
+            if self.window.contains(now) {
+                self.report.requests += 1;
+                self.report.records += request.records;
+                self.report.payload_bytes += request.payload_bytes;
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self) -> Result<Waits, BenchError> {
+        loop {
+            let from = match self.written {
+                Some(written) => written,
+                None => {
+                    let Some(since) = self.begin() else { break };
+                    self.under_way.push_back((self.next, since));
+                    0
+                }
+            };
+            let request = &self.requests[self.next].bytes;
+            let written = from + self.socket.write(&request[from..])?;
+            if written < request.len() {
+                self.written = Some(written);
+                return Ok(Waits::Write);
+            }
+            self.written = None;
+            self.next = (self.next + 1) % self.requests.len();
+        }
+        Ok(if self.ended() { Waits::Done } else { Waits::Read })
+    }
+
+    fn due(&self, index: u64) -> Option<Instant> {
+        self.arrivals.as_ref()?.due(index)
+    }
 }
 
 /// The requests that a connection sends in turn: each of its partitions once.
-fn requests(options: &Options, index: u32, acks: i16, batch: &[u8]) -> Vec<Bytes> {
-    let connections = options.connections as i32;
-    let mut mine: Vec<i32> =
-        (0..options.partitions).filter(|partition| partition % connections == index as i32).collect();
-    if mine.is_empty() {
-        mine.push(index as i32 % options.partitions);
-    }
-    mine.chunks(options.request_partitions.max(1))
-        .map(|partitions| wire::produce(&options.topic, partitions, acks, batch))
+fn requests(options: &Options, index: usize, batch: &[u8]) -> Vec<Request> {
+    let acks = if options.acks == Acks::All { -1 } else { 1 };
+    let shape = &options.shape;
+    partitions_of(index, options.common.connections as usize, options.partitions)
+        .chunks(shape.request_partitions)
+        .map(|partitions| Request {
+            bytes: wire::produce(&options.common.topic, partitions, acks, batch),
+            partitions: partitions.len(),
+            records: (partitions.len() * shape.batch_records) as u64,
+            payload_bytes: (partitions.len() * shape.batch_records * shape.record_bytes) as u64,
+        })
         .collect()
+}
+
+/// The partitions of connection `index`: each partition has one connection; a connection that would have none shares one.
+fn partitions_of(index: usize, connections: usize, partitions: i32) -> Vec<i32> {
+    let mine: Vec<i32> = (index as i32..partitions).step_by(connections).collect();
+    if mine.is_empty() { vec![index as i32 % partitions] } else { mine }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_partition_has_a_connection_and_each_connection_a_partition() {
+        assert_eq!(partitions_of(1, 4, 10), [1, 5, 9]);
+        assert_eq!(partitions_of(3, 4, 4), [3]);
+        assert_eq!(partitions_of(7, 50, 5), [2]);
+        let mut all: Vec<i32> = (0..7).flat_map(|index| partitions_of(index, 7, 100)).collect();
+        all.sort();
+        assert_eq!(all, (0..100).collect::<Vec<_>>());
+    }
 }

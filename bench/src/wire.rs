@@ -1,17 +1,37 @@
 //! The few requests that the load needs, at versions that Kafka 2.1 to 4.x and Millstream all speak.
 
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::connection::{BenchError, Connection};
+use crate::connection::Connection;
+use crate::error::BenchError;
 
 const PRODUCE: (i16, i16) = (0, 7);
 const FETCH: (i16, i16) = (1, 10);
 const LIST_OFFSETS: (i16, i16) = (2, 4);
 const METADATA: (i16, i16) = (3, 5);
 const CREATE_TOPICS: (i16, i16) = (19, 2);
+const DELETE_TOPICS: (i16, i16) = (20, 1);
 
-/// TOPIC_ALREADY_EXISTS
-const TOPIC_EXISTS: i16 = 36;
+/// Kafka's error codes: <https://kafka.apache.org/protocol#protocol_error_codes>
+const NONE: i16 = 0;
+const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+const LEADER_NOT_AVAILABLE: i16 = 5;
+const NOT_LEADER_OR_FOLLOWER: i16 = 6;
+const TOPIC_ALREADY_EXISTS: i16 = 36;
+
+/// Times that stand for offsets in ListOffsets.
+pub const LATEST: i64 = -1;
+pub const EARLIEST: i64 = -2;
+
+/// How long new partitions may take until they have leaders, and deleted topics until they are gone.
+const SETTLE_MAX: Duration = Duration::from_secs(30);
+/// How long to wait before asking again.
+const SETTLE_STEP: Duration = Duration::from_millis(50);
+/// How long the broker may take to create or delete a topic, in milliseconds.
+const ADMIN_TIMEOUT_MS: i32 = 30_000;
 /// Bytes of a record batch before its records.
 const BATCH_HEADER_BYTES: usize = 61;
 /// Where the checksummed part of a batch begins.
@@ -40,51 +60,120 @@ fn put_string(request: &mut BytesMut, text: &str) {
 }
 
 /// Skips a nullable string.
-fn skip_string(response: &mut Bytes) -> Result<(), BenchError> {
+fn skip_string(response: &mut &[u8]) -> Result<(), BenchError> {
     let length = response.try_get_i16()?;
     skip(response, length.max(0) as usize)
 }
 
-fn skip(response: &mut Bytes, bytes: usize) -> Result<(), BenchError> {
-    if response.len() < bytes {
-        return Err(BenchError::Truncated);
-    }
-    response.advance(bytes);
+fn skip(response: &mut &[u8], bytes: usize) -> Result<(), BenchError> {
+    *response = response.get(bytes..).ok_or(BenchError::Truncated)?;
     Ok(())
 }
 
-/// Creates the topic if it is missing, and waits until it has `partitions` with leaders.
-pub fn ensure_topic(connection: &mut Connection, topic: &str, partitions: i32) -> Result<(), BenchError> {
-    let mut request = begin(CREATE_TOPICS, 0);
-    request.put_i32(1);
-    put_string(&mut request, topic);
-    request.put_i32(partitions);
-    request.put_i16(1);
-    request.put_i32(0);
-    request.put_i32(0);
-    request.put_i32(10_000);
-    request.put_u8(0);
-    let mut response = connection.call(finish(request))?;
-    skip(&mut response, 12)?;
-    skip_string(&mut response)?;
-    let error = response.try_get_i16()?;
-    if error != 0 && error != TOPIC_EXISTS {
+/// Skips an array of 32-bit numbers.
+fn skip_numbers(response: &mut &[u8]) -> Result<(), BenchError> {
+    let count = response.try_get_i32()?.max(0) as usize;
+    skip(response, count.saturating_mul(4))
+}
+
+/// Creates the topic if it is missing, and waits until all of `partitions` have leaders that answer.
+///
+/// For a while after the creation brokers answer that they do not know the topic or do not lead its partitions.
+pub fn ensure_topic(
+    connection: &mut Connection,
+    topic: &str,
+    partitions: i32,
+    configs: &[(String, String)],
+) -> Result<(), BenchError> {
+    let response = connection.call(create_topic(topic, partitions, configs))?;
+    let error = topic_error(&response, 12)?;
+    if error != NONE && error != TOPIC_ALREADY_EXISTS {
         return Err(BenchError::Broker("creating the topic", error));
     }
     let count = partition_count(connection, topic)?;
     if count < partitions {
         return Err(BenchError::Partitions { topic: topic.to_string(), wanted: partitions, found: count });
     }
-    Ok(())
+    let all: Vec<i32> = (0..partitions).collect();
+    settle(|| list_offsets(connection, topic, &all, LATEST).map(drop))
 }
 
-/// How many partitions the topic has.
+/// Deletes the topic and waits until it is gone.
+pub fn delete_topic(connection: &mut Connection, topic: &str) -> Result<(), BenchError> {
+    let mut request = begin(DELETE_TOPICS, 0);
+    request.put_i32(1);
+    put_string(&mut request, topic);
+    request.put_i32(ADMIN_TIMEOUT_MS);
+    let response = connection.call(finish(request))?;
+    match topic_error(&response, 12)? {
+        NONE | UNKNOWN_TOPIC_OR_PARTITION => {}
+        error => return Err(BenchError::Broker("deleting the topic", error)),
+    }
+    let asked = Instant::now();
+    loop {
+        match described(&connection.call(metadata(topic))?) {
+            Err(BenchError::Broker(_, UNKNOWN_TOPIC_OR_PARTITION)) => return Ok(()),
+            Ok(_) if asked.elapsed() < SETTLE_MAX => std::thread::sleep(SETTLE_STEP),
+            Ok(_) => return Err(BenchError::Response(format!("topic {topic} is still there after it was deleted"))),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// How many partitions the topic has; waits until all have leaders.
 pub fn partition_count(connection: &mut Connection, topic: &str) -> Result<i32, BenchError> {
+    settle(|| described(&connection.call(metadata(topic))?))
+}
+
+/// Tries again while the broker says that it does not know of the topic or a leader yet.
+fn settle<T>(mut attempt: impl FnMut() -> Result<T, BenchError>) -> Result<T, BenchError> {
+    let begun = Instant::now();
+    loop {
+        match attempt() {
+            Err(BenchError::Broker(_, UNKNOWN_TOPIC_OR_PARTITION | LEADER_NOT_AVAILABLE | NOT_LEADER_OR_FOLLOWER))
+                if begun.elapsed() < SETTLE_MAX =>
+            {
+                std::thread::sleep(SETTLE_STEP)
+            }
+            settled => return settled,
+        }
+    }
+}
+
+fn create_topic(topic: &str, partitions: i32, configs: &[(String, String)]) -> Bytes {
+    let mut request = begin(CREATE_TOPICS, 0);
+    request.put_i32(1);
+    put_string(&mut request, topic);
+    request.put_i32(partitions);
+    request.put_i16(1);
+    request.put_i32(0);
+    request.put_i32(configs.len() as i32);
+    for (name, value) in configs {
+        put_string(&mut request, name);
+        put_string(&mut request, value);
+    }
+    request.put_i32(ADMIN_TIMEOUT_MS);
+    request.put_u8(0);
+    finish(request)
+}
+
+/// The error of the one topic in an answer about topics, whose name begins at `from`.
+fn topic_error(mut response: &[u8], from: usize) -> Result<i16, BenchError> {
+    skip(&mut response, from)?;
+    skip_string(&mut response)?;
+    Ok(response.try_get_i16()?)
+}
+
+fn metadata(topic: &str) -> Bytes {
     let mut request = begin(METADATA, 0);
     request.put_i32(1);
     put_string(&mut request, topic);
     request.put_u8(0);
-    let mut response = connection.call(finish(request))?;
+    finish(request)
+}
+
+/// The number of partitions in a metadata response about one topic; an error when one has no leader.
+fn described(mut response: &[u8]) -> Result<i32, BenchError> {
     skip(&mut response, 8)?;
     for _ in 0..response.try_get_i32()? {
         skip(&mut response, 4)?;
@@ -95,12 +184,24 @@ pub fn partition_count(connection: &mut Connection, topic: &str) -> Result<i32, 
     skip_string(&mut response)?;
     skip(&mut response, 8)?;
     let error = response.try_get_i16()?;
-    if error != 0 {
+    if error != NONE {
         return Err(BenchError::Broker("describing the topic", error));
     }
     skip_string(&mut response)?;
     skip(&mut response, 1)?;
-    Ok(response.try_get_i32()?)
+    let count = response.try_get_i32()?;
+    for _ in 0..count {
+        let error = response.try_get_i16()?;
+        skip(&mut response, 4)?;
+        let leader = response.try_get_i32()?;
+        if error != NONE || leader < 0 {
+            return Err(BenchError::Broker("a partition", if error == NONE { LEADER_NOT_AVAILABLE } else { error }));
+        }
+        for _replicas_in_sync_offline in 0..3 {
+            skip_numbers(&mut response)?;
+        }
+    }
+    Ok(count)
 }
 
 /// A batch of `records` records of `record_bytes` each that no codec could shrink.
@@ -172,44 +273,66 @@ pub fn produce(topic: &str, partitions: &[i32], acks: i16, batch: &[u8]) -> Byte
     finish(request)
 }
 
-/// The first error in a produce response, if there is one.
-pub fn produce_error(mut response: Bytes) -> Result<Option<i16>, BenchError> {
+/// Checks every partition of a produce response; returns how many there are.
+pub fn produced(mut response: &[u8]) -> Result<usize, BenchError> {
+    let mut answered = 0;
     skip(&mut response, 4)?;
     for _ in 0..response.try_get_i32()? {
         skip_string(&mut response)?;
         for _ in 0..response.try_get_i32()? {
             skip(&mut response, 4)?;
             let error = response.try_get_i16()?;
-            if error != 0 {
-                return Ok(Some(error));
+            if error != NONE {
+                return Err(BenchError::Broker("producing", error));
             }
             skip(&mut response, 24)?;
+            answered += 1;
         }
     }
-    Ok(None)
+    Ok(answered)
 }
 
-/// The offset that `time` names in a partition: -1 the end, -2 the start.
-pub fn list_offset(connection: &mut Connection, topic: &str, partition: i32, time: i64) -> Result<i64, BenchError> {
+/// The offsets of all these partitions that `time` names.
+pub fn list_offsets(
+    connection: &mut Connection,
+    topic: &str,
+    partitions: &[i32],
+    time: i64,
+) -> Result<HashMap<i32, i64>, BenchError> {
     let mut request = begin(LIST_OFFSETS, 0);
     request.put_i32(-1);
     request.put_u8(0);
     request.put_i32(1);
     put_string(&mut request, topic);
-    request.put_i32(1);
-    request.put_i32(partition);
-    request.put_i32(-1);
-    request.put_i64(time);
-    let mut response = connection.call(finish(request))?;
+    request.put_i32(partitions.len() as i32);
+    for &partition in partitions {
+        request.put_i32(partition);
+        request.put_i32(-1);
+        request.put_i64(time);
+    }
+    let offsets = listed(&connection.call(finish(request))?)?;
+    if partitions.iter().any(|partition| !offsets.contains_key(partition)) {
+        return Err(BenchError::Response(format!("not every partition of topic {topic} was answered")));
+    }
+    Ok(offsets)
+}
+
+/// The offset of each partition in an answer about one topic.
+fn listed(mut response: &[u8]) -> Result<HashMap<i32, i64>, BenchError> {
+    let mut offsets = HashMap::new();
     skip(&mut response, 12)?;
     skip_string(&mut response)?;
-    skip(&mut response, 8)?;
-    let error = response.try_get_i16()?;
-    if error != 0 {
-        return Err(BenchError::Broker("listing offsets", error));
+    for _ in 0..response.try_get_i32()? {
+        let partition = response.try_get_i32()?;
+        let error = response.try_get_i16()?;
+        if error != NONE {
+            return Err(BenchError::Broker("listing offsets", error));
+        }
+        skip(&mut response, 8)?;
+        offsets.insert(partition, response.try_get_i64()?);
+        skip(&mut response, 4)?;
     }
-    skip(&mut response, 8)?;
-    Ok(response.try_get_i64()?)
+    Ok(offsets)
 }
 
 /// A fetch request from these (partition, offset) pairs.
@@ -236,12 +359,22 @@ pub fn fetch(topic: &str, positions: &[(i32, i64)], bytes_max: i32) -> Bytes {
     finish(request)
 }
 
-/// Walks a fetch response: calls `next` with each partition, its records' bytes (whole batches only), the records in
-/// them and the offset to go on from.
-pub fn fetched(mut response: Bytes, mut next: impl FnMut(i32, usize, u64, i64)) -> Result<(), BenchError> {
+/// The records of one partition in a fetch response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    pub partition: i32,
+    /// Of whole batches.
+    pub bytes: usize,
+    pub records: u64,
+    /// The offset to go on from.
+    pub next: i64,
+}
+
+/// Walks a fetch response, by the headers of its batches: calls `next` with each partition that has whole batches.
+pub fn fetched(mut response: &[u8], mut next: impl FnMut(Fetched)) -> Result<(), BenchError> {
     skip(&mut response, 8)?;
     let error = response.try_get_i16()?;
-    if error != 0 {
+    if error != NONE {
         return Err(BenchError::Broker("fetching", error));
     }
     skip(&mut response, 4)?;
@@ -250,37 +383,40 @@ pub fn fetched(mut response: Bytes, mut next: impl FnMut(i32, usize, u64, i64)) 
         for _ in 0..response.try_get_i32()? {
             let partition = response.try_get_i32()?;
             let error = response.try_get_i16()?;
-            if error != 0 {
+            if error != NONE {
                 return Err(BenchError::Broker("fetching a partition", error));
             }
             skip(&mut response, 24)?;
-            for _ in 0..response.try_get_i32()?.max(0) {
-                skip(&mut response, 16)?;
-            }
+            let aborted = response.try_get_i32()?.max(0) as usize;
+            skip(&mut response, aborted.saturating_mul(16))?;
             let length = response.try_get_i32()?.max(0) as usize;
-            if length > response.len() {
-                return Err(BenchError::Truncated);
-            }
-            let mut records = response.split_to(length);
-            let (mut bytes, mut count, mut offset) = (0, 0, None);
-            while records.len() >= BATCH_HEADER_BYTES {
-                let base = (&records[..8]).get_i64();
-                let batch_bytes = (&records[8..12]).get_i32().max(0) as usize + 12;
-                if batch_bytes > records.len() || batch_bytes < BATCH_HEADER_BYTES {
-                    break;
-                }
-                let last_delta = (&records[23..27]).get_i32();
-                bytes += batch_bytes;
-                count += (&records[57..61]).get_i32().max(0) as u64;
-                offset = Some(base + i64::from(last_delta) + 1);
-                records.advance(batch_bytes);
-            }
-            if let Some(offset) = offset {
-                next(partition, bytes, count, offset);
+            let (batches, rest) = response.split_at_checked(length).ok_or(BenchError::Truncated)?;
+            response = rest;
+            if let Some(fetched) = batches_of(partition, batches) {
+                next(fetched);
             }
         }
     }
     Ok(())
+}
+
+/// Sums up the whole batches; the last may be cut off.
+fn batches_of(partition: i32, mut batches: &[u8]) -> Option<Fetched> {
+    let mut fetched = None;
+    while batches.len() >= BATCH_HEADER_BYTES {
+        let base = (&batches[..8]).get_i64();
+        let bytes = (&batches[8..12]).get_i32().max(0) as usize + 12;
+        if bytes > batches.len() || bytes < BATCH_HEADER_BYTES {
+            break;
+        }
+        let last_delta = (&batches[23..27]).get_i32();
+        let sum = fetched.get_or_insert(Fetched { partition, bytes: 0, records: 0, next: 0 });
+        sum.bytes += bytes;
+        sum.records += (&batches[57..61]).get_i32().max(0) as u64;
+        sum.next = base.saturating_add(i64::from(last_delta)).saturating_add(1);
+        batches = &batches[bytes..];
+    }
+    fetched
 }
 
 #[cfg(test)]
@@ -296,17 +432,131 @@ mod tests {
     }
 
     #[test]
-    fn a_request_says_its_own_length() {
-        let request = produce("topic", &[0, 1], -1, &batch(1, 10));
-        assert_eq!((&request[..4]).get_i32() as usize + 4, request.len());
+    fn requests_say_their_own_length() {
+        let configs = [("flush.messages".to_string(), "1".to_string())];
+        let requests =
+            [produce("topic", &[0, 1], -1, &batch(1, 10)), create_topic("topic", 3, &configs), metadata("topic")];
+        for request in requests {
+            assert_eq!((&request[..4]).get_i32() as usize + 4, request.len());
+        }
+    }
+
+    fn produce_response(errors: &[i16]) -> Vec<u8> {
+        let mut response = BytesMut::new();
+        response.put_i32(0);
+        response.put_i32(1);
+        put_string(&mut response, "topic");
+        response.put_i32(errors.len() as i32);
+        for (partition, &error) in errors.iter().enumerate() {
+            response.put_i32(partition as i32);
+            response.put_i16(error);
+            response.put_bytes(0, 24);
+        }
+        response.put_i32(0);
+        response.to_vec()
     }
 
     #[test]
+    fn an_error_of_any_partition_is_found() {
+        assert_eq!(produced(&produce_response(&[0, 0, 0])).unwrap(), 3);
+        for partition in 0..3 {
+            let mut errors = [0; 3];
+            errors[partition] = 56;
+            assert!(matches!(produced(&produce_response(&errors)), Err(BenchError::Broker(_, 56))));
+        }
+    }
+
+    fn metadata_response(leaders: &[i32]) -> Vec<u8> {
+        let mut response = BytesMut::new();
+        response.put_i64(0);
+        response.put_i32(1);
+        response.put_i32(1);
+        put_string(&mut response, "localhost");
+        response.put_i32(9092);
+        response.put_i16(-1);
+        put_string(&mut response, "cluster");
+        response.put_i32(1);
+        response.put_i32(1);
+        response.put_i16(0);
+        put_string(&mut response, "topic");
+        response.put_u8(0);
+        response.put_i32(leaders.len() as i32);
+        for (partition, &leader) in leaders.iter().enumerate() {
+            response.put_i16(0);
+            response.put_i32(partition as i32);
+            response.put_i32(leader);
+            for nodes in [vec![1], vec![1, 2], vec![]] {
+                response.put_i32(nodes.len() as i32);
+                nodes.into_iter().for_each(|node| response.put_i32(node));
+            }
+        }
+        response.to_vec()
+    }
+
+    #[test]
+    fn a_partition_without_a_leader_is_noticed() {
+        assert_eq!(described(&metadata_response(&[1, 1])).unwrap(), 2);
+        assert!(matches!(described(&metadata_response(&[1, -1])), Err(BenchError::Broker(_, LEADER_NOT_AVAILABLE))));
+    }
+
+    fn fetch_response(partitions: &[(i32, Vec<u8>)]) -> Vec<u8> {
+        let mut response = BytesMut::new();
+        response.put_i64(0);
+        response.put_i16(0);
+        response.put_i32(0);
+        response.put_i32(1);
+        put_string(&mut response, "topic");
+        response.put_i32(partitions.len() as i32);
+        for (partition, batches) in partitions {
+            response.put_i32(*partition);
+            response.put_i16(0);
+            response.put_bytes(0, 24);
+            response.put_i32(1);
+            response.put_bytes(0, 16);
+            response.put_i32(batches.len() as i32);
+            response.put_slice(batches);
+        }
+        response.to_vec()
+    }
+
+    #[test]
+    fn whole_batches_are_summed_up_and_one_that_is_cut_off_is_left_out() {
+        let mut batches = batch(3, 100).to_vec();
+        let mut second = batch(2, 10).to_vec();
+        second[..8].copy_from_slice(&3i64.to_be_bytes());
+        let whole = batches.len() + second.len();
+        batches.extend_from_slice(&second);
+        batches.extend_from_slice(&batch(4, 10)[..70]);
+        let mut read = Vec::new();
+        fetched(&fetch_response(&[(7, batches), (8, vec![])]), |fetched| read.push(fetched)).unwrap();
+        assert_eq!(read, [Fetched { partition: 7, bytes: whole, records: 5, next: 5 }]);
+    }
+
+    /// No walker panics, and each says so, when a response ends too early.
+    #[test]
     fn responses_that_end_too_early_are_errors() {
-        for length in 0..30 {
-            let bytes = Bytes::from([0, 0, 0, 1].repeat(8)).slice(..length);
-            assert!(produce_error(bytes.clone()).is_err() || length >= 4);
-            let _ = fetched(bytes, |_, _, _, _| {});
+        // The throttle time at the end of a produce response is not looked at.
+        let produce = produce_response(&[0, 0]);
+        for length in 0..produce.len() - 4 {
+            assert!(matches!(produced(&produce[..length]), Err(BenchError::Truncated)), "{length} bytes");
+        }
+        let metadata = metadata_response(&[1, 1]);
+        for length in 0..metadata.len() {
+            assert!(matches!(described(&metadata[..length]), Err(BenchError::Truncated)), "{length} bytes");
+        }
+        let fetch = fetch_response(&[(0, batch(1, 10).to_vec())]);
+        for length in 0..fetch.len() {
+            assert!(matches!(fetched(&fetch[..length], |_| {}), Err(BenchError::Truncated)), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn responses_of_any_bytes_are_walked_without_a_panic() {
+        for fill in [0, 1, 0x7f, 0x80, 0xff] {
+            for length in 0..120 {
+                let bytes = vec![fill; length];
+                let _ = (produced(&bytes), described(&bytes), listed(&bytes), fetched(&bytes, |_| {}));
+            }
         }
     }
 }

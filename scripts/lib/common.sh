@@ -36,6 +36,9 @@ else:
 PY
 }
 
+# True when somebody listens on port $1 of 127.0.0.1.
+accepts() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
 # A directory for broker data, on the disk that the builds use: /tmp is often memory, which has no O_DIRECT.
 data_directory() {
   local parent="${MILLSTREAM_DATA_PARENT:-$ROOT/target}"

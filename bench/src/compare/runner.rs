@@ -1,0 +1,481 @@
+//! Runs the workloads: each broker in turn, warm against warm, and the bare loops beside them.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::compare::broker::Broker;
+use crate::compare::results::{Metric, Results, Sample};
+use crate::compare::say;
+use crate::compare::table::{FLOOR, FLOOR_POLLING};
+use crate::compare::workload::{self, Floor, Kind, Load, Workload};
+use crate::connection::{Connection, Target};
+use crate::error::BenchError;
+use crate::limits::{self, Cut, Limits};
+use crate::load::{Common, Mark};
+use crate::machine::{self, Placement};
+use crate::report::Report;
+use crate::{consume, produce, wire};
+
+/// The topic that is read from the disk: written once, for several workloads.
+const COLD_TOPIC: &str = "cold";
+/// Connections that the reading workloads, but for `tail-1`, and the bulk loops have.
+const CONNECTIONS: u32 = 4;
+
+/// How much is run.
+#[derive(Clone, Debug)]
+pub struct Scale {
+    pub seconds: f64,
+    pub warm_up: f64,
+    pub rounds: usize,
+    pub tail_bytes: u64,
+    pub cold_bytes: u64,
+    /// What a topic that is produced to may hold.
+    pub topic_bytes_max: u64,
+    /// What must be free on the disk before each run.
+    pub free_bytes_min: u64,
+    /// Of the file that the bare loops write to.
+    pub floor_file_bytes: u64,
+    pub tiny: bool,
+}
+
+impl Scale {
+    pub fn describe(&self) -> String {
+        format!(
+            "{} rounds of {} s, each after {} s of the same load, the first after a whole run; medians [least..most]; \
+             MB = 10^6 bytes",
+            self.rounds, self.seconds, self.warm_up
+        )
+    }
+}
+
+/// A broker with the topic of a workload.
+struct Contestant {
+    name: String,
+    broker: usize,
+    topic: String,
+    configs: Vec<(String, String)>,
+    /// About what has been written to the topic, and by one run.
+    bytes: u64,
+    run_bytes: u64,
+    /// Runs since the topic was created.
+    runs: u32,
+}
+
+pub struct Runner {
+    brokers: Vec<Broker>,
+    placement: Placement,
+    congestion: Option<String>,
+    scale: Scale,
+    limits: Limits,
+    pub topic_configs: Vec<(String, String)>,
+    /// Name, broker, and config of its topics.
+    pub variants: Vec<(String, String, (String, String))>,
+    /// Records a second that are half of the rival's maximum.
+    half_rate: Option<u64>,
+    /// Brokers that have the cold topic.
+    with_cold_topic: HashSet<usize>,
+    pub results: Results,
+    /// For the report.
+    pub notes: Vec<String>,
+}
+
+impl Runner {
+    pub fn new(
+        brokers: Vec<Broker>,
+        directory: &Path,
+        placement: Placement,
+        congestion: Option<String>,
+        scale: Scale,
+    ) -> Runner {
+        let sizes = (scale.floor_file_bytes, scale.cold_bytes);
+        Runner {
+            limits: Limits::new(directory, placement.clone(), congestion.clone(), sizes),
+            brokers,
+            placement,
+            congestion,
+            scale,
+            topic_configs: Vec::new(),
+            variants: Vec::new(),
+            half_rate: None,
+            with_cold_topic: HashSet::new(),
+            results: Results::default(),
+            notes: Vec::new(),
+        }
+    }
+
+    pub fn run(&mut self, workload: &Workload) -> Result<(), BenchError> {
+        say(&format!("{}: {}", workload.name, workload.about));
+        match &workload.kind {
+            Kind::Produce { load, floor, variants } => self.produce(workload.name, load, *floor, *variants),
+            Kind::HalfRate => self.half_rate(),
+            Kind::Backfill => self.backfill(),
+            Kind::Tail { connections } => self.tail(workload.name, *connections),
+            Kind::Cold => self.cold(),
+        }
+    }
+
+    /// As fast as each broker takes it.
+    fn produce(&mut self, name: &str, load: &Load, floor: Option<Floor>, variants: bool) -> Result<(), BenchError> {
+        let mut contestants = self.contestants(name, variants);
+        for contestant in &mut contestants {
+            self.fill(contestant, load, 0)?;
+        }
+        for round in 1..=self.scale.rounds {
+            for contestant in &mut contestants {
+                self.make_room(contestant, load, 0)?;
+                let sample = self.produced(contestant, load, 0)?;
+                self.note(name, &contestant.name, round, sample);
+            }
+            if let Some(floor) = floor {
+                self.floor(name, floor, round)?;
+            }
+        }
+        contestants.iter().try_for_each(|contestant| self.delete(contestant))
+    }
+
+    /// At half of what the rival takes, or of what the only broker does.
+    fn half_rate(&mut self) -> Result<(), BenchError> {
+        let (rate, load) = (self.find_half_rate()?, workload::half_rate_load());
+        let mut contestants = self.contestants("half-rate", false);
+        for contestant in &mut contestants {
+            self.fill(contestant, &load, rate)?;
+        }
+        for round in 1..=self.scale.rounds {
+            for contestant in &mut contestants {
+                self.make_room(contestant, &load, rate)?;
+                let sample = self.produced(contestant, &load, rate)?;
+                self.note("half-rate", &contestant.name, round, sample);
+            }
+        }
+        contestants.iter().try_for_each(|contestant| self.delete(contestant))
+    }
+
+    /// Measures the maximum at the shape of `half-rate`, once; the rate is half of the rival's.
+    fn find_half_rate(&mut self) -> Result<u64, BenchError> {
+        if let Some(rate) = self.half_rate {
+            return Ok(rate);
+        }
+        let load = workload::half_rate_load();
+        for mut contestant in self.contestants("half-rate-maximum", false) {
+            self.fill(&mut contestant, &load, 0)?;
+            let sample = self.produced(&mut contestant, &load, 0)?;
+            self.note("half-rate-maximum", &contestant.name, 1, sample);
+            self.delete(&contestant)?;
+        }
+        let rival = self.brokers.get(1).unwrap_or(&self.brokers[0]).name.clone();
+        let most = self.results.median("half-rate-maximum", &rival, Metric::Records).unwrap_or(0.0);
+        let rate = (most / 2.0).max(1.0) as u64;
+        self.notes.push(format!("half rate: {rate} records/s, half of what {rival} took at most"));
+        self.half_rate = Some(rate);
+        Ok(rate)
+    }
+
+    /// The half rate without and with a consumer of old records.
+    fn backfill(&mut self) -> Result<(), BenchError> {
+        let (rate, load) = (self.find_half_rate()?, workload::half_rate_load());
+        self.write_cold_topics()?;
+        let mut contestants = self.contestants("backfill", false);
+        for contestant in &mut contestants {
+            self.fill(contestant, &load, rate)?;
+        }
+        for round in 1..=self.scale.rounds {
+            for contestant in &mut contestants {
+                self.make_room(contestant, &load, rate)?;
+                let sample = self.produced(contestant, &load, rate)?;
+                self.note("backfill-without", &contestant.name, round, sample);
+                let sample = self.produced_beside_cold_consumer(contestant, &load, rate)?;
+                self.note("backfill-with", &contestant.name, round, sample);
+            }
+        }
+        contestants.iter().try_for_each(|contestant| self.delete(contestant))
+    }
+
+    /// Consumes the cold topic, from the disk again whenever it is through, for as long as the producers run.
+    fn produced_beside_cold_consumer(
+        &mut self,
+        contestant: &mut Contestant,
+        load: &Load,
+        rate: u64,
+    ) -> Result<Sample, BenchError> {
+        let options = self.consumer(contestant.broker, COLD_TOPIC, CONNECTIONS);
+        let data = self.brokers[contestant.broker].data().to_path_buf();
+        let (stop, mut consumed) = (AtomicBool::new(false), 0);
+        let (sample, reading) = std::thread::scope(|scope| {
+            let consumer = scope.spawn(|| -> Result<(), BenchError> {
+                while !stop.load(Ordering::Relaxed) {
+                    machine::drop_directory_from_page_cache(&data)?;
+                    consumed += consume::run(&options, &stop, |_| {})?.payload_bytes;
+                }
+                Ok(())
+            });
+            let sample = self.produced(contestant, load, rate);
+            stop.store(true, Ordering::Relaxed);
+            (sample, consumer.join().expect("the consumer does not panic"))
+        });
+        reading?;
+        say(&format!("  {} MB consumed beside it", consumed / 1_000_000));
+        sample
+    }
+
+    /// A topic written just before, read over and over.
+    fn tail(&mut self, name: &str, connections: u32) -> Result<(), BenchError> {
+        let contestants = self.contestants(name, false);
+        for contestant in &contestants {
+            self.write(contestant, self.scale.tail_bytes)?;
+            self.read_over_and_over(contestant, connections)?;
+        }
+        for round in 1..=self.scale.rounds {
+            for contestant in &contestants {
+                let sample = self.read_over_and_over(contestant, connections)?;
+                self.note(name, &contestant.name, round, sample);
+            }
+            let floor = self.limits.sendfile_warm(connections as usize, self.time())?;
+            self.note(name, FLOOR, round, floor_sample(&floor));
+        }
+        contestants.iter().try_for_each(|contestant| self.delete(contestant))
+    }
+
+    fn read_over_and_over(&mut self, contestant: &Contestant, connections: u32) -> Result<Sample, BenchError> {
+        let mut options = self.consumer(contestant.broker, &contestant.topic, connections);
+        (options.repeat, options.warm_up) = (Some(self.scale.seconds), self.scale.warm_up);
+        self.measured(contestant.broker, |mark| consume::run(&options, &AtomicBool::new(false), mark))
+    }
+
+    /// A topic written earlier, read from the disk once.
+    fn cold(&mut self) -> Result<(), BenchError> {
+        self.write_cold_topics()?;
+        for round in 1..=self.scale.rounds {
+            for broker in 0..self.brokers.len() {
+                machine::settle()?;
+                machine::drop_directory_from_page_cache(self.brokers[broker].data())?;
+                let options = self.consumer(broker, COLD_TOPIC, CONNECTIONS);
+                let sample = self.measured(broker, |mark| consume::run(&options, &AtomicBool::new(false), mark))?;
+                let name = self.brokers[broker].name.clone();
+                self.note("cold", &name, round, sample);
+            }
+            let floor = self.limits.sendfile_cold(CONNECTIONS as usize)?;
+            self.note("cold", FLOOR, round, floor_sample(&floor));
+        }
+        Ok(())
+    }
+
+    fn write_cold_topics(&mut self) -> Result<(), BenchError> {
+        for broker in 0..self.brokers.len() {
+            if self.with_cold_topic.insert(broker) {
+                say(&format!("  {}: writing the cold topic", self.brokers[broker].name));
+                let contestant = self.contestant(self.brokers[broker].name.clone(), broker, COLD_TOPIC, None);
+                self.write(&contestant, self.scale.cold_bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A bare loop, in the table of a workload.
+    fn floor(&mut self, name: &str, floor: Floor, round: usize) -> Result<(), BenchError> {
+        machine::settle()?;
+        let time = self.time();
+        match floor {
+            Floor::Ingest => {
+                let connections = CONNECTIONS as usize;
+                let cut = match self.scale.tiny {
+                    true => Cut { piece_bytes: 512 << 10, depth: 4 },
+                    false => self.limits.fastest_cut(connections, Duration::from_millis(300))?,
+                };
+                let note = format!("bare loop of durable ingest: {cut}");
+                if !self.notes.contains(&note) {
+                    self.notes.push(note);
+                }
+                let floor = self.limits.ingest(connections, cut, time)?;
+                self.note(name, FLOOR, round, floor_sample(&floor));
+            }
+            Floor::PingPong => {
+                for (spin, by) in [(false, FLOOR), (true, FLOOR_POLLING)] {
+                    let floor = self.limits.ping_pong(spin, time)?;
+                    self.note(name, by, round, floor_sample(&floor));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn time(&self) -> Duration {
+        Duration::from_secs_f64(self.scale.seconds)
+    }
+
+    /// All brokers, and where asked the variants, each with a topic of its own.
+    fn contestants(&self, topic: &str, variants: bool) -> Vec<Contestant> {
+        let plain = self.brokers.iter().enumerate();
+        let mut all: Vec<Contestant> =
+            plain.map(|(index, broker)| self.contestant(broker.name.clone(), index, topic, None)).collect();
+        for (index, (name, of, config)) in self.variants.iter().enumerate().filter(|_| variants) {
+            let broker = self.brokers.iter().position(|broker| broker.name == *of).expect("the options were checked");
+            all.push(self.contestant(name.clone(), broker, &format!("{topic}-variant-{index}"), Some(config.clone())));
+        }
+        all
+    }
+
+    fn contestant(&self, name: String, broker: usize, topic: &str, config: Option<(String, String)>) -> Contestant {
+        let configs = self.topic_configs.iter().cloned().chain(config).collect();
+        Contestant { name, broker, topic: topic.to_string(), configs, bytes: 0, run_bytes: 0, runs: 0 }
+    }
+
+    /// Creates the topic, and runs what will be measured once without counting it.
+    fn fill(&mut self, contestant: &mut Contestant, load: &Load, rate: u64) -> Result<(), BenchError> {
+        say(&format!("  {}: creating the topic, warming up", contestant.name));
+        (contestant.bytes, contestant.runs) = (0, 0);
+        self.produced(contestant, load, rate).map(drop)
+    }
+
+    /// Starts the topic anew, if it has been measured since it was, when another run would make it too large or fill the
+    /// disk.
+    fn make_room(&mut self, contestant: &mut Contestant, load: &Load, rate: u64) -> Result<(), BenchError> {
+        let free = machine::free_bytes(self.brokers[contestant.broker].data())?;
+        let too_large = contestant.bytes + contestant.run_bytes > self.scale.topic_bytes_max
+            || free < contestant.run_bytes + self.scale.free_bytes_min;
+        if too_large && contestant.runs > 1 {
+            say(&format!("  {}: its topic holds {} MB", contestant.name, contestant.bytes / 1_000_000));
+            self.delete(contestant)?;
+            // Files of deleted topics are removed a moment later.
+            std::thread::sleep(Duration::from_secs(2));
+            self.fill(contestant, load, rate)?;
+        }
+        Ok(())
+    }
+
+    /// Produces once and measures it.
+    fn produced(&mut self, contestant: &mut Contestant, load: &Load, rate: u64) -> Result<Sample, BenchError> {
+        let options = self.producer(contestant, load, rate, None);
+        machine::settle()?;
+        let mut bytes = 0;
+        let sample = self.measured(contestant.broker, |mark| {
+            let report = produce::run(&options, mark)?;
+            bytes = report.payload_bytes;
+            Ok(report)
+        })?;
+        contestant.run_bytes = (bytes as f64 * (1.0 + self.scale.warm_up / self.scale.seconds)) as u64;
+        contestant.bytes += contestant.run_bytes;
+        contestant.runs += 1;
+        Ok(sample)
+    }
+
+    /// Writes so many bytes to the topic, and waits until they are on the disk.
+    fn write(&mut self, contestant: &Contestant, bytes: u64) -> Result<(), BenchError> {
+        let load = workload::writing_load();
+        let records = bytes / load.shape.record_bytes as u64;
+        let options = self.producer(contestant, &load, 0, Some(records));
+        self.measured(contestant.broker, |mark| produce::run(&options, mark))?;
+        machine::settle()
+    }
+
+    fn producer(&self, contestant: &Contestant, load: &Load, rate: u64, records: Option<u64>) -> produce::Options {
+        produce::Options {
+            common: self.common(contestant.broker, &contestant.topic, load.connections, load.spin),
+            partitions: load.partitions,
+            topic_configs: contestant.configs.clone(),
+            shape: load.shape.clone(),
+            acks: produce::Acks::All,
+            rate,
+            warm_up: self.scale.warm_up,
+            seconds: self.scale.seconds,
+            records,
+        }
+    }
+
+    fn consumer(&self, broker: usize, topic: &str, connections: u32) -> consume::Options {
+        let common = self.common(broker, topic, connections, false);
+        consume::Options { common, partition_bytes_max: 1 << 20, repeat: None, tail: None, warm_up: 0.0 }
+    }
+
+    fn common(&self, broker: usize, topic: &str, connections: u32, spin: bool) -> Common {
+        Common {
+            bootstrap: self.brokers[broker].bootstrap.clone(),
+            topic: topic.to_string(),
+            connections,
+            threads: self.placement.load.len().min(connections as usize),
+            spin,
+            congestion: self.congestion.clone(),
+        }
+    }
+
+    fn delete(&self, contestant: &Contestant) -> Result<(), BenchError> {
+        let address = self.brokers[contestant.broker].bootstrap.clone();
+        let target = Target { address, congestion: self.congestion.clone() };
+        wire::delete_topic(&mut Connection::open(&target)?, &contestant.topic)
+    }
+
+    /// Runs a load and adds to its report what the broker used in exactly the measured time.
+    fn measured(
+        &mut self,
+        broker: usize,
+        load: impl FnOnce(&mut dyn FnMut(Mark)) -> Result<Report, BenchError>,
+    ) -> Result<Sample, BenchError> {
+        let broker = &mut self.brokers[broker];
+        broker.check()?;
+        let free = machine::free_bytes(broker.data())?;
+        if free < self.scale.free_bytes_min {
+            return Err(BenchError::Machine(format!("only {} MB are free on the disk", free / 1_000_000)));
+        }
+        let pid = broker.pid();
+        let (mut cpu, mut dirty) = (Vec::new(), Ok(0));
+        let outcome = load(&mut |mark| {
+            cpu.push(machine::process_cpu(pid));
+            if mark == Mark::Until {
+                dirty = machine::dirty_bytes();
+            }
+        });
+        // That the broker has ended says more than that a connection broke.
+        broker.check()?;
+        let report = outcome?;
+        let used: Vec<Duration> = cpu.into_iter().collect::<Result<_, _>>()?;
+        let mut sample = report_sample(&report);
+        sample.set(Metric::Cpu, (used[1] - used[0]).as_secs_f64() / (report.payload_bytes as f64 / 1e9));
+        let resident = machine::resident(pid)?;
+        sample.set(Metric::Resident, mebibytes(resident.now_bytes));
+        sample.set(Metric::ResidentPeak, mebibytes(resident.peak_bytes));
+        sample.set(Metric::Dirty, mebibytes(dirty?));
+        Ok(sample)
+    }
+
+    fn note(&mut self, workload: &str, by: &str, round: usize, sample: Sample) {
+        let shown = |metric: Metric| sample.get(metric).map_or("-".to_string(), |value| format!("{value:.3}"));
+        say(&format!(
+            "  {workload} {round}/{} {by}: {} MB/s, p50 {} ms, p99.9 {} ms, {} CPU s/GB",
+            self.scale.rounds,
+            shown(Metric::Megabytes),
+            shown(Metric::P50),
+            shown(Metric::P999),
+            shown(Metric::Cpu)
+        ));
+        self.results.push(workload, by, sample);
+    }
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+fn report_sample(report: &Report) -> Sample {
+    let mut sample = Sample::default();
+    sample.set(Metric::Megabytes, report.megabytes_per_second());
+    sample.set(Metric::Records, report.records_per_second());
+    for (metric, quantile) in [(Metric::P50, 0.5), (Metric::P99, 0.99), (Metric::P999, 0.999)] {
+        sample.set(metric, report.latency_ms(quantile));
+    }
+    sample.set(Metric::Unanswered, report.unanswered as f64);
+    sample
+}
+
+fn floor_sample(floor: &limits::Floor) -> Sample {
+    let mut sample = Sample::default();
+    sample.set(Metric::Megabytes, floor.megabytes_per_second());
+    sample.set(Metric::Cpu, floor.cpu_seconds_per_gigabyte());
+    if let Some(latency) = &floor.latency {
+        sample.set(Metric::Records, latency.len() as f64 / floor.seconds);
+        for (metric, quantile) in [(Metric::P50, 0.5), (Metric::P99, 0.99), (Metric::P999, 0.999)] {
+            sample.set(metric, latency.value_at_quantile(quantile) as f64 / 1e6);
+        }
+    }
+    sample
+}
