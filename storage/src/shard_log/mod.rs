@@ -185,6 +185,10 @@ const LEFTOVER_DELAY: Duration = Duration::from_secs(1);
 const REMOVALS_MAX: usize = 4;
 /// What may be appended but not durable, as a share of the journal: 1 / 4.
 const PENDING_SHARE: u64 = 4;
+/// Memory of tail blocks kept for reuse besides the tails, as a share of the memory for the newest records: 1 / 4.
+pub const TAIL_REUSE_SHARE: usize = 4;
+/// Blocks that the tails did not need for so long are freed.
+const POOL_INTERVAL: Duration = Duration::from_secs(10);
 /// Memory of indexes of closed segments that were loaded for cold reads.
 const LOADED_INDEX_BYTES_MAX: usize = 32 << 20;
 
@@ -225,6 +229,12 @@ pub struct LogStats {
     pub no_space: u64,
     /// Gauge: memory of the tails, bytes.
     pub tail_bytes: u64,
+    /// Gauge: blocks kept for reuse, bytes.
+    pub pool_bytes: u64,
+    /// Blocks of the tails that the allocator provided.
+    pub blocks_fresh: u64,
+    /// Blocks of the tails that had been used before.
+    pub blocks_reused: u64,
     /// Idempotent producers remembered now.
     pub producers: u64,
     /// Gauge: bytes appended but not yet durable.
@@ -300,6 +310,8 @@ pub struct ShardLog {
     free: Vec<u32>,
     by_key: HashMap<PartitionKey, LogId>,
     pool: BlockPool,
+    /// When blocks that were not needed are freed.
+    pool_at: Duration,
 
     /// Logs with something for the next group, oldest first.
     dirty: VecDeque<LogId>,
@@ -356,8 +368,12 @@ impl ShardLog {
         recovered: RecoveredShard,
         configs: impl Fn(PartitionKey) -> (String, LogConfig),
     ) -> ShardLog {
+        let journal_bytes = u64::from(recovered.checkpoint.slots) * recovered.checkpoint.slot_bytes;
+        // What is in the journal and not in a segment is in a tail, however small their share is.
+        let tail_bytes_max = options.tail_memory_bytes_max.max(journal_bytes as usize);
         let mut log = ShardLog {
-            pool: BlockPool::new(options.tail_memory_bytes_max / 4),
+            pool: BlockPool::new(tail_bytes_max + options.tail_memory_bytes_max / TAIL_REUSE_SHARE),
+            pool_at: POOL_INTERVAL,
             sweep_at: options.retention_check_interval,
             options,
             shard: recovered.checkpoint.shard,
@@ -714,6 +730,9 @@ impl ShardLog {
     pub fn stats(&self) -> LogStats {
         LogStats {
             tail_bytes: self.tail_bytes as u64,
+            pool_bytes: self.pool.kept_bytes() as u64,
+            blocks_fresh: self.pool.stats().fresh,
+            blocks_reused: self.pool.stats().reused,
             partitions: self.by_key.len() as u64,
             producers: self.producers as u64,
             ..self.stats
@@ -763,6 +782,10 @@ impl ShardLog {
             self.submit(Purpose::Remove, DiskOp::Remove { path }, ops);
         }
         self.evict();
+        if now.elapsed >= self.pool_at {
+            self.pool.give_up_idle();
+            self.pool_at = now.elapsed + POOL_INTERVAL;
+        }
         is_due
     }
 
@@ -774,7 +797,8 @@ impl ShardLog {
         let is_encoding =
             matches!(self.checkpoint, Some(PendingCheckpoint { stage: CheckpointStage::Encoding { .. }, .. }));
         let encoding = is_encoding.then(|| self.clock + checkpoints::ENCODE_INTERVAL);
-        [retry, removal, encoding, Some(self.sweep_at)].into_iter().flatten().min()
+        let pool = (self.pool.kept_bytes() > 0).then_some(self.pool_at);
+        [retry, removal, encoding, pool, Some(self.sweep_at)].into_iter().flatten().min()
     }
 
     /// Whether everything appended is durable and no operation is under way: the process may exit. What waits for room on
