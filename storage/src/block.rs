@@ -172,7 +172,7 @@ pub fn capacity_for(bytes: usize) -> usize {
 /// fits, because whoever goes up and down between two levels would otherwise touch the difference for the first time
 /// again and again; what a whole interval did not need, [`BlockPool::give_up_idle`] frees.
 pub struct BlockPool {
-    classes: Vec<Class>,
+    classes: [Class; CLASSES],
     used_bytes: usize,
     kept_bytes: usize,
     bytes_max: usize,
@@ -216,14 +216,7 @@ impl Class {
 impl BlockPool {
     /// A pool that keeps blocks for reuse as long as these and those in use take at most `bytes_max` together.
     pub fn new(bytes_max: usize) -> BlockPool {
-        let classes = class_of(BLOCK_CAPACITY_POOLED_MAX) + 1;
-        BlockPool {
-            classes: (0..classes).map(|_| Class::default()).collect(),
-            used_bytes: 0,
-            kept_bytes: 0,
-            bytes_max,
-            stats: PoolStats::default(),
-        }
+        BlockPool { classes: Default::default(), used_bytes: 0, kept_bytes: 0, bytes_max, stats: PoolStats::default() }
     }
 
     /// An empty block of at least `bytes`: a reused one if one of that size is free. It must be given back.
@@ -283,7 +276,10 @@ impl BlockPool {
     }
 }
 
-fn class_of(capacity: usize) -> usize {
+/// How many sizes of blocks a pool keeps.
+const CLASSES: usize = class_of(BLOCK_CAPACITY_POOLED_MAX) + 1;
+
+const fn class_of(capacity: usize) -> usize {
     (capacity / BLOCK_CAPACITY_MIN).ilog2() as usize
 }
 

@@ -33,7 +33,12 @@ pub(super) enum Gathered {
 impl ShardLog {
     /// Puts what is dirty into a commit group and starts it, if the journal has room.
     pub(super) fn start_group(&mut self, ops: &mut Ops, progress: &mut Vec<Progress>) {
-        let mut builder = GroupBuilder::new();
+        let mut builder = std::mem::take(&mut self.builder);
+        self.fill_group(&mut builder, ops, progress);
+        self.builder = builder;
+    }
+
+    fn fill_group(&mut self, builder: &mut GroupBuilder, ops: &mut Ops, progress: &mut Vec<Progress>) {
         let mut group = Group { outstanding: 1, bytes: 0, ends: Vec::new(), log_starts: Vec::new() };
         loop {
             let room = (self.slot_bytes - self.position).min(GROUP_BYTES_MAX as u64) as usize;
@@ -41,7 +46,7 @@ impl ShardLog {
             let mut wants_room = false;
             for _ in 0..self.dirty.len().min(GROUP_PARTITIONS_MAX) {
                 let Some(log) = self.dirty.pop_front() else { break };
-                let gathered = self.gather(log, &mut builder, &mut group, &mut extents, room, ops);
+                let gathered = self.gather(log, builder, &mut group, &mut extents, room, ops);
                 if gathered != Gathered::All {
                     self.dirty.push_back(log);
                 }

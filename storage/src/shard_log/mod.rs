@@ -229,7 +229,7 @@ pub struct LogStats {
     pub no_space: u64,
     /// Gauge: memory of the tails, bytes.
     pub tail_bytes: u64,
-    /// Gauge: blocks kept for reuse, bytes.
+    /// Gauge: blocks kept for reuse, for tails and commit groups, bytes.
     pub pool_bytes: u64,
     /// Blocks of the tails that the allocator provided.
     pub blocks_fresh: u64,
@@ -316,6 +316,7 @@ pub struct ShardLog {
     /// Logs with something for the next group, oldest first.
     dirty: VecDeque<LogId>,
     group: Option<Group>,
+    builder: GroupBuilder,
     sequence: u64,
     slots: Vec<Slot>,
     slot_bytes: u64,
@@ -384,6 +385,7 @@ impl ShardLog {
             by_key: HashMap::new(),
             dirty: VecDeque::new(),
             group: None,
+            builder: GroupBuilder::new(),
             sequence: recovered.checkpoint.sequence,
             slots: vec![Slot::default(); recovered.checkpoint.slots as usize],
             slot_bytes: recovered.checkpoint.slot_bytes,
@@ -730,7 +732,7 @@ impl ShardLog {
     pub fn stats(&self) -> LogStats {
         LogStats {
             tail_bytes: self.tail_bytes as u64,
-            pool_bytes: self.pool.kept_bytes() as u64,
+            pool_bytes: (self.pool.kept_bytes() + self.builder.kept_bytes()) as u64,
             blocks_fresh: self.pool.stats().fresh,
             blocks_reused: self.pool.stats().reused,
             partitions: self.by_key.len() as u64,
@@ -784,6 +786,7 @@ impl ShardLog {
         self.evict();
         if now.elapsed >= self.pool_at {
             self.pool.give_up_idle();
+            self.builder.give_up_idle();
             self.pool_at = now.elapsed + POOL_INTERVAL;
         }
         is_due
@@ -797,7 +800,8 @@ impl ShardLog {
         let is_encoding =
             matches!(self.checkpoint, Some(PendingCheckpoint { stage: CheckpointStage::Encoding { .. }, .. }));
         let encoding = is_encoding.then(|| self.clock + checkpoints::ENCODE_INTERVAL);
-        let pool = (self.pool.kept_bytes() > 0).then_some(self.pool_at);
+        let kept_bytes = self.pool.kept_bytes() + self.builder.kept_bytes();
+        let pool = (kept_bytes > 0).then_some(self.pool_at);
         [retry, removal, encoding, pool, Some(self.sweep_at)].into_iter().flatten().min()
     }
 
