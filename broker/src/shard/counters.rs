@@ -196,7 +196,7 @@ impl Shard {
             sample("millstream_log_tail_bytes", "Memory of the tails.", Gauge, log.tail_bytes),
             sample(
                 "millstream_log_pool_bytes",
-                "Memory kept to be reused for the newest records and for commit groups.",
+                "Memory kept to be reused: for the newest records, commit groups and checkpoints.",
                 Gauge,
                 log.pool_bytes,
             ),

@@ -229,7 +229,7 @@ pub struct LogStats {
     pub no_space: u64,
     /// Gauge: memory of the tails, bytes.
     pub tail_bytes: u64,
-    /// Gauge: blocks kept for reuse, for tails and commit groups, bytes.
+    /// Gauge: memory kept for reuse, for tails, commit groups and checkpoints, bytes.
     pub pool_bytes: u64,
     /// Blocks of the tails that the allocator provided.
     pub blocks_fresh: u64,
@@ -328,6 +328,8 @@ pub struct ShardLog {
     checkpoint_number: u64,
     /// Length of the last one.
     checkpoint_bytes: usize,
+    /// The last one, if it was written a short while ago: the next takes its memory.
+    checkpoint_file: Bytes,
 
     /// Logs whose segments want write-back, sync or closing.
     write_back: VecDeque<LogId>,
@@ -395,6 +397,7 @@ impl ShardLog {
             checkpoint: None,
             checkpoint_number: 0,
             checkpoint_bytes: 0,
+            checkpoint_file: Bytes::new(),
             write_back: VecDeque::new(),
             write_backs: 0,
             tail_bytes: 0,
@@ -732,13 +735,18 @@ impl ShardLog {
     pub fn stats(&self) -> LogStats {
         LogStats {
             tail_bytes: self.tail_bytes as u64,
-            pool_bytes: (self.pool.kept_bytes() + self.builder.kept_bytes()) as u64,
+            pool_bytes: self.kept_bytes() as u64,
             blocks_fresh: self.pool.stats().fresh,
             blocks_reused: self.pool.stats().reused,
             partitions: self.by_key.len() as u64,
             producers: self.producers as u64,
             ..self.stats
         }
+    }
+
+    /// Memory kept to be used again.
+    fn kept_bytes(&self) -> usize {
+        self.pool.kept_bytes() + self.builder.kept_bytes() + self.checkpoint_file.len()
     }
 
     /// Ends a turn: starts the commit of what was appended, and a bounded step of background work. All of its parts, for
@@ -787,6 +795,7 @@ impl ShardLog {
         if now.elapsed >= self.pool_at {
             self.pool.give_up_idle();
             self.builder.give_up_idle();
+            self.checkpoint_file = Bytes::new();
             self.pool_at = now.elapsed + POOL_INTERVAL;
         }
         is_due
@@ -800,8 +809,7 @@ impl ShardLog {
         let is_encoding =
             matches!(self.checkpoint, Some(PendingCheckpoint { stage: CheckpointStage::Encoding { .. }, .. }));
         let encoding = is_encoding.then(|| self.clock + checkpoints::ENCODE_INTERVAL);
-        let kept_bytes = self.pool.kept_bytes() + self.builder.kept_bytes();
-        let pool = (kept_bytes > 0).then_some(self.pool_at);
+        let pool = (self.kept_bytes() > 0).then_some(self.pool_at);
         [retry, removal, encoding, pool, Some(self.sweep_at)].into_iter().flatten().min()
     }
 
