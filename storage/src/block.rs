@@ -166,54 +166,120 @@ pub fn capacity_for(bytes: usize) -> usize {
     bytes.max(BLOCK_CAPACITY_MIN).next_power_of_two()
 }
 
-/// Blocks for reuse, by size. A retired block becomes free when its last slice is dropped, on whatever thread.
+/// Blocks for reuse, by size. A block that was given back is free when its last slice is dropped, on whatever thread.
+///
+/// The pool knows what it has handed out, so one bound holds for both: what is in use and what is kept. It keeps all that
+/// fits, because whoever goes up and down between two levels would otherwise touch the difference for the first time
+/// again and again; what a whole interval did not need, [`BlockPool::give_up_idle`] frees.
 pub struct BlockPool {
-    retired: Vec<VecDeque<Arc<Memory>>>,
-    retained_bytes: usize,
-    retained_bytes_max: usize,
+    classes: [Class; CLASSES],
+    used_bytes: usize,
+    kept_bytes: usize,
+    bytes_max: usize,
+    stats: PoolStats,
+}
+
+/// Blocks of one size.
+#[derive(Default)]
+struct Class {
+    /// Given back; slices of them may be left. Oldest first, which are the likeliest to be free.
+    lent: VecDeque<Arc<Memory>>,
+    /// Nobody else holds them. The newest is used next: it may still be in the processor's cache.
+    free: Vec<Arc<Memory>>,
+    /// The fewest that were free at any time since the last [`BlockPool::give_up_idle`].
+    idle: usize,
+}
+
+/// Counters of a pool since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Blocks handed out that the allocator had to provide: each is touched for the first time.
+    pub fresh: u64,
+    /// Blocks handed out that had been used before.
+    pub reused: u64,
+}
+
+impl Class {
+    /// Finds out which blocks have become free, of a few.
+    fn reclaim(&mut self) {
+        for _ in 0..self.lent.len().min(RECLAIM_ATTEMPTS_MAX) {
+            let Some(mut memory) = self.lent.pop_front() else { break };
+            if Arc::get_mut(&mut memory).is_some() {
+                self.free.push(memory);
+            } else {
+                self.lent.push_back(memory);
+            }
+        }
+    }
 }
 
 impl BlockPool {
-    /// A pool that keeps at most `retained_bytes_max` of retired memory.
-    pub fn new(retained_bytes_max: usize) -> BlockPool {
-        let classes = (BLOCK_CAPACITY_POOLED_MAX / BLOCK_CAPACITY_MIN).ilog2() as usize + 1;
-        BlockPool { retired: (0..classes).map(|_| VecDeque::new()).collect(), retained_bytes: 0, retained_bytes_max }
+    /// A pool that keeps blocks for reuse as long as these and those in use take at most `bytes_max` together.
+    pub fn new(bytes_max: usize) -> BlockPool {
+        BlockPool { classes: Default::default(), used_bytes: 0, kept_bytes: 0, bytes_max, stats: PoolStats::default() }
     }
 
-    /// An empty block of at least `bytes`: a reused one if one of that size is free.
+    /// An empty block of at least `bytes`: a reused one if one of that size is free. It must be given back.
     pub fn take(&mut self, bytes: usize) -> Block {
         let capacity = capacity_for(bytes);
-        if let Some(class) = self.retired.get_mut(class_of(capacity)) {
-            for _ in 0..class.len().min(RECLAIM_ATTEMPTS_MAX) {
-                let Some(mut memory) = class.pop_front() else { break };
-                if Arc::get_mut(&mut memory).is_some() {
-                    self.retained_bytes -= capacity;
-                    return Block { memory, len: 0 };
-                }
-                class.push_back(memory);
+        self.used_bytes += capacity;
+        if let Some(class) = self.classes.get_mut(class_of(capacity)) {
+            class.reclaim();
+            if let Some(memory) = class.free.pop() {
+                class.idle = class.idle.min(class.free.len());
+                self.kept_bytes -= capacity;
+                self.stats.reused += 1;
+                return Block { memory, len: 0 };
             }
+            class.idle = 0;
         }
+        self.stats.fresh += 1;
         Block::new(capacity)
     }
 
-    /// Gives a block back; slices of it stay valid.
-    pub fn give(&mut self, block: Block) {
+    /// Gives a block of this pool back; slices of it stay valid.
+    pub fn give(&mut self, mut block: Block) {
         let capacity = block.capacity();
-        if self.retained_bytes + capacity <= self.retained_bytes_max
-            && let Some(class) = self.retired.get_mut(class_of(capacity))
-        {
-            self.retained_bytes += capacity;
-            class.push_back(block.memory);
+        self.used_bytes -= capacity;
+        if self.used_bytes + self.kept_bytes + capacity > self.bytes_max {
+            return;
+        }
+        if let Some(class) = self.classes.get_mut(class_of(capacity)) {
+            self.kept_bytes += capacity;
+            if Arc::get_mut(&mut block.memory).is_some() {
+                class.free.push(block.memory);
+            } else {
+                class.lent.push_back(block.memory);
+            }
         }
     }
 
-    /// Retired memory held, in bytes.
-    pub fn retained_bytes(&self) -> usize {
-        self.retained_bytes
+    /// Frees the blocks that were free ever since the last call. Call it at intervals.
+    pub fn give_up_idle(&mut self) {
+        for (index, class) in self.classes.iter_mut().enumerate() {
+            // The ones used the least lie in front.
+            class.free.drain(..class.idle);
+            self.kept_bytes -= class.idle * (BLOCK_CAPACITY_MIN << index);
+            class.reclaim();
+            class.idle = class.free.len();
+        }
+    }
+
+    /// Memory kept for reuse, in bytes.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept_bytes
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> PoolStats {
+        self.stats
     }
 }
 
-fn class_of(capacity: usize) -> usize {
+/// How many sizes of blocks a pool keeps.
+const CLASSES: usize = class_of(BLOCK_CAPACITY_POOLED_MAX) + 1;
+
+const fn class_of(capacity: usize) -> usize {
     (capacity / BLOCK_CAPACITY_MIN).ilog2() as usize
 }
 
@@ -251,18 +317,48 @@ mod tests {
         let again = pool.take(10);
         assert_eq!(again.filled().as_ptr(), address);
         assert!(again.is_empty());
-        assert_eq!(pool.retained_bytes(), 0);
+        assert_eq!(pool.kept_bytes(), 0);
     }
 
     #[test]
     fn a_pool_keeps_no_more_than_its_bound() {
-        let mut pool = BlockPool::new(BLOCK_CAPACITY_MIN);
+        let mut pool = BlockPool::new(2 * BLOCK_CAPACITY_MIN);
+        let blocks: Vec<Block> = (0..4).map(|_| pool.take(1)).collect();
+        for (given, block) in (1..).zip(blocks) {
+            pool.give(block);
+            // As long as others are in use, there is less room for what is not.
+            assert_eq!(pool.kept_bytes(), [0, 0, 0, 1, 2][given] * BLOCK_CAPACITY_MIN);
+        }
+        let huge = pool.take(BLOCK_CAPACITY_POOLED_MAX * 2);
+        pool.give(huge);
+        assert_eq!(pool.kept_bytes(), 2 * BLOCK_CAPACITY_MIN);
+        assert_eq!(pool.stats(), PoolStats { fresh: 5, reused: 0 });
+    }
+
+    #[test]
+    fn a_pool_gives_up_what_an_interval_did_not_need() {
+        let mut pool = BlockPool::new(1 << 20);
+        let blocks: Vec<Block> = (0..5).map(|_| pool.take(1)).collect();
+        let slice = {
+            let mut block = pool.take(1);
+            block.append(b"kept");
+            let slice = block.slice(0..4);
+            pool.give(block);
+            slice
+        };
+        blocks.into_iter().for_each(|block| pool.give(block));
+        pool.give_up_idle();
+        assert_eq!(pool.kept_bytes(), 6 * BLOCK_CAPACITY_MIN, "all were in use in this interval");
         let (a, b) = (pool.take(1), pool.take(1));
         pool.give(a);
         pool.give(b);
-        assert_eq!(pool.retained_bytes(), BLOCK_CAPACITY_MIN);
-        let huge = pool.take(BLOCK_CAPACITY_POOLED_MAX * 2);
-        pool.give(huge);
-        assert_eq!(pool.retained_bytes(), BLOCK_CAPACITY_MIN);
+        pool.give_up_idle();
+        assert_eq!(pool.kept_bytes(), 3 * BLOCK_CAPACITY_MIN, "two are needed, and one is lent");
+        drop(slice);
+        pool.give_up_idle();
+        assert_eq!(pool.kept_bytes(), BLOCK_CAPACITY_MIN, "it was lent until now");
+        pool.give_up_idle();
+        assert_eq!(pool.kept_bytes(), 0);
+        assert_eq!(pool.stats(), PoolStats { fresh: 6, reused: 2 });
     }
 }

@@ -92,9 +92,10 @@ pub struct CheckpointBuilder {
 }
 
 impl CheckpointBuilder {
-    /// A file without partitions. `capacity` is about its length in the end: growing beyond it costs a copy.
-    pub fn new(capacity: usize) -> CheckpointBuilder {
-        let mut buffer = Vec::with_capacity(capacity.max(HEADER_BYTES));
+    /// A file without partitions in an empty buffer. The buffer's capacity is about the file's length in the end: growing
+    /// beyond it costs a copy.
+    pub fn new(mut buffer: Vec<u8>) -> CheckpointBuilder {
+        assert!(buffer.is_empty());
         buffer.resize(HEADER_BYTES, 0);
         CheckpointBuilder { buffer, partitions: 0, crc: 0 }
     }
@@ -138,7 +139,7 @@ impl Checkpoint {
     /// The file's bytes, in one go.
     pub fn encode(&self) -> Bytes {
         let &Checkpoint { shard, salt, sequence, slots, slot_bytes, .. } = self;
-        let mut builder = CheckpointBuilder::new(HEADER_BYTES + self.partitions.len() * 128);
+        let mut builder = CheckpointBuilder::new(Vec::with_capacity(HEADER_BYTES + self.partitions.len() * 128));
         for partition in &self.partitions {
             builder.partition(&partition.view());
         }

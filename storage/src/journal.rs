@@ -9,6 +9,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::batch::BATCH_HEADER_BYTES;
+use crate::block::{Block, BlockPool};
 use crate::bug::{Bug, is_planted};
 use crate::disk::BLOCK_BYTES;
 use crate::{PartitionKey, TopicId};
@@ -21,6 +22,10 @@ const GROUP_VERSION: u16 = 1;
 pub const GROUP_HEADER_BYTES: usize = 64;
 /// Bytes of an append entry before its data.
 pub const APPEND_HEADER_BYTES: usize = 1 + 20 + 8 + 8 + 8 + 4;
+/// Bytes of an extent entry before its batches' headers.
+const EXTENT_HEADER_BYTES: usize = 1 + 20 + 8 + 8 + 8 + 4 + 4 + 4;
+/// Bytes of an entry of a log start.
+const LOG_START_BYTES: usize = 1 + 20 + 8;
 /// Where the checksum lies in the header; everything behind it is covered.
 const CRC_POSITION: usize = 8;
 const CRC_END: usize = CRC_POSITION + 4;
@@ -88,20 +93,34 @@ const KIND_LOG_START: u8 = 3;
 /// Appends up to this length are copied next to their entry; longer ones travel as slices of their own.
 const COPY_BYTES_MAX: usize = 8192;
 
-/// A group being put together. Data stays shared with the tail; only headers and small appends are copied.
+/// Blocks that headers and small appends are copied to. Those of one group are reused when it is written.
+const COPY_BLOCK_BYTES: usize = 64 << 10;
+/// Memory of such blocks, for the groups being written and being put together, in bytes: of what is more, none is kept.
+const COPY_MEMORY_BYTES_MAX: usize = 10 << 20;
+
+/// Puts groups together, one after the other. Data stays shared with the tail; only headers and small appends are copied.
 pub struct GroupBuilder {
     /// Finished parts, without the group's header.
     parts: Vec<Bytes>,
-    /// Bytes not yet made a part.
-    buffer: BytesMut,
+    /// What is copied, from `start` on not yet made a part.
+    block: Option<Block>,
+    start: usize,
+    pool: BlockPool,
     bytes: usize,
     entries: u32,
 }
 
 impl GroupBuilder {
-    /// An empty group.
+    /// At an empty group.
     pub fn new() -> GroupBuilder {
-        GroupBuilder { parts: Vec::new(), buffer: BytesMut::new(), bytes: GROUP_HEADER_BYTES, entries: 0 }
+        GroupBuilder {
+            parts: Vec::new(),
+            block: None,
+            start: 0,
+            pool: BlockPool::new(COPY_MEMORY_BYTES_MAX),
+            bytes: GROUP_HEADER_BYTES,
+            entries: 0,
+        }
     }
 
     /// Length so far with the header, without the padding.
@@ -117,23 +136,62 @@ impl GroupBuilder {
     /// Adds an append of `data`, given as slices back to back.
     pub fn append(&mut self, key: PartitionKey, segment: i64, position: u64, base_offset: i64, data: Vec<Bytes>) {
         let data_bytes: usize = data.iter().map(Bytes::len).sum();
-        self.buffer.reserve(APPEND_HEADER_BYTES + data_bytes.min(COPY_BYTES_MAX));
-        self.buffer.put_u8(KIND_APPEND);
-        put_key(&mut self.buffer, key);
-        self.buffer.put_i64_le(segment);
-        self.buffer.put_u64_le(position);
-        self.buffer.put_i64_le(base_offset);
-        self.buffer.put_u32_le(u32::try_from(data_bytes).expect("a group is smaller than 4 GiB"));
+        let mut fields = [0; APPEND_HEADER_BYTES];
+        let mut rest = &mut fields[..];
+        rest.put_u8(KIND_APPEND);
+        put_key(&mut rest, key);
+        rest.put_i64_le(segment);
+        rest.put_u64_le(position);
+        rest.put_i64_le(base_offset);
+        rest.put_u32_le(u32::try_from(data_bytes).expect("a group is smaller than 4 GiB"));
+        assert!(rest.is_empty());
+        self.copy(&fields);
         for slice in data {
             if slice.len() <= COPY_BYTES_MAX {
-                self.buffer.put_slice(&slice);
+                self.copy(&slice);
             } else {
-                self.parts.push(self.buffer.split().freeze());
+                self.end_part();
+                self.bytes += slice.len();
                 self.parts.push(slice);
             }
         }
-        self.bytes += APPEND_HEADER_BYTES + data_bytes;
         self.entries += 1;
+    }
+
+    /// Adds bytes to the part under way.
+    fn copy(&mut self, mut bytes: &[u8]) {
+        self.bytes += bytes.len();
+        while !bytes.is_empty() {
+            let spare = self.block.as_ref().map_or(0, Block::spare);
+            if spare == 0 {
+                self.end_part();
+                let full = self.block.replace(self.pool.take(COPY_BLOCK_BYTES));
+                full.into_iter().for_each(|full| self.pool.give(full));
+                self.start = 0;
+                continue;
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(spare));
+            self.block.as_mut().expect("it has room").append(now);
+            bytes = later;
+        }
+    }
+
+    /// Makes a part of what has been copied since the last.
+    fn end_part(&mut self) {
+        if let Some(block) = self.block.as_ref().filter(|block| block.len() > self.start) {
+            self.parts.push(block.slice(self.start..block.len()));
+            self.start = block.len();
+        }
+    }
+
+    /// Memory kept for the next groups, in bytes.
+    pub fn kept_bytes(&self) -> usize {
+        self.pool.kept_bytes()
+    }
+
+    /// Frees blocks that no group needed since the last call. Call it at intervals.
+    pub fn give_up_idle(&mut self) {
+        self.pool.give_up_idle();
     }
 
     /// Adds an extent.
@@ -149,34 +207,40 @@ impl GroupBuilder {
         headers: &[u8],
     ) {
         assert!(headers.len().is_multiple_of(BATCH_HEADER_BYTES));
-        let before = self.buffer.len();
-        self.buffer.put_u8(KIND_EXTENT);
-        put_key(&mut self.buffer, key);
-        self.buffer.put_i64_le(segment);
-        self.buffer.put_u64_le(position);
-        self.buffer.put_i64_le(base_offset);
-        self.buffer.put_u32_le(bytes);
-        self.buffer.put_u32_le(crc);
-        self.buffer.put_u32_le((headers.len() / BATCH_HEADER_BYTES) as u32);
-        self.buffer.put_slice(headers);
-        self.bytes += self.buffer.len() - before;
+        let mut fields = [0; EXTENT_HEADER_BYTES];
+        let mut rest = &mut fields[..];
+        rest.put_u8(KIND_EXTENT);
+        put_key(&mut rest, key);
+        rest.put_i64_le(segment);
+        rest.put_u64_le(position);
+        rest.put_i64_le(base_offset);
+        rest.put_u32_le(bytes);
+        rest.put_u32_le(crc);
+        rest.put_u32_le((headers.len() / BATCH_HEADER_BYTES) as u32);
+        assert!(rest.is_empty());
+        self.copy(&fields);
+        self.copy(headers);
         self.entries += 1;
     }
 
     /// Adds a move of the log start offset.
     pub fn log_start(&mut self, key: PartitionKey, offset: i64) {
-        let before = self.buffer.len();
-        self.buffer.put_u8(KIND_LOG_START);
-        put_key(&mut self.buffer, key);
-        self.buffer.put_i64_le(offset);
-        self.bytes += self.buffer.len() - before;
+        let mut fields = [0; LOG_START_BYTES];
+        let mut rest = &mut fields[..];
+        rest.put_u8(KIND_LOG_START);
+        put_key(&mut rest, key);
+        rest.put_i64_le(offset);
+        assert!(rest.is_empty());
+        self.copy(&fields);
         self.entries += 1;
     }
 
-    /// The group's bytes, to be written at its place; the disk pads the last block with zeros.
-    pub fn finish(mut self, salt: &Salt, sequence: u64, place: GroupPlace) -> Vec<Bytes> {
-        if !self.buffer.is_empty() {
-            self.parts.push(self.buffer.split().freeze());
+    /// The group's bytes, to be written at its place; the disk pads the last block with zeros. The builder is at the next
+    /// group then.
+    pub fn finish(&mut self, salt: &Salt, sequence: u64, place: GroupPlace) -> Vec<Bytes> {
+        self.end_part();
+        if let Some(block) = self.block.take() {
+            self.pool.give(block);
         }
         let mut header = BytesMut::with_capacity(GROUP_HEADER_BYTES);
         header.put_u32_le(GROUP_MAGIC);
@@ -197,6 +261,7 @@ impl GroupBuilder {
         let mut parts = Vec::with_capacity(self.parts.len() + 1);
         parts.push(header.freeze());
         parts.append(&mut self.parts);
+        (self.start, self.bytes, self.entries) = (0, GROUP_HEADER_BYTES, 0);
         parts
     }
 }
@@ -410,6 +475,32 @@ mod tests {
                 Entry::LogStart { key: key(2), offset: 17 },
             ]
         );
+    }
+
+    #[test]
+    fn the_next_group_reuses_the_memory_of_the_last() {
+        let mut builder = GroupBuilder::new();
+        for sequence in 1..=10 {
+            for partition in 0..100 {
+                builder.append(key(partition), 0, 0, 0, vec![Bytes::from(vec![sequence as u8; 2_000])]);
+            }
+            let length = builder.bytes();
+            let group = builder.finish(&SALT, sequence, place(0)).concat();
+            assert_eq!(group.len(), length);
+            let group = scan(&Bytes::from(padded(group)), &SALT, 1, 2).remove(0);
+            assert_eq!(group.sequence, sequence);
+            let entries = group.entries().expect("parses");
+            assert_eq!(entries.len(), 100);
+            let whole =
+                |entry: &Entry| matches!(entry, Entry::Append { data, .. } if **data == [sequence as u8; 2_000]);
+            assert!(entries.iter().all(whole), "also those that were cut between two blocks");
+            assert!(builder.is_empty());
+        }
+        let fresh = builder.pool.stats().fresh;
+        assert_eq!(fresh, 205_000_usize.div_ceil(COPY_BLOCK_BYTES) as u64);
+        builder.give_up_idle();
+        builder.give_up_idle();
+        assert_eq!(builder.kept_bytes(), 0);
     }
 
     #[test]

@@ -21,8 +21,13 @@ use crate::{Now, PartitionKey};
 
 /// The first block of a quiet partition.
 const TAIL_BLOCK_BYTES_MIN: usize = 8 << 10;
-/// The block size a busy partition grows to; larger batches get a block of their own.
+/// The block size that a busy partition with small batches grows to. What is not filled of it, and what is but not all
+/// written back, is memory that a thousand busy partitions take a thousand times.
+const TAIL_BLOCK_BYTES_SMALL: usize = 64 << 10;
+/// The block size that one with larger batches grows to; still larger ones get a block of their own.
 const TAIL_BLOCK_BYTES_MAX: usize = 256 << 10;
+/// A block is to hold so many batches, or too much of it stays empty.
+const TAIL_BLOCK_BATCHES: usize = 4;
 /// A tail block remembers where a batch starts about once in this many bytes.
 const TAIL_MARK_INTERVAL_BYTES: usize = 4096;
 /// Positions in a segment and offsets relative to its base are 32 bits wide in the index.
@@ -651,7 +656,8 @@ impl Tail {
     ) -> &mut [u8] {
         let last = self.blocks.back();
         if last.is_none_or(|last| last.segment != segment || last.block.spare() < bytes) {
-            let grown = last.map_or(TAIL_BLOCK_BYTES_MIN, |last| (last.block.capacity() * 2).min(TAIL_BLOCK_BYTES_MAX));
+            let grown_max = (TAIL_BLOCK_BATCHES * bytes).clamp(TAIL_BLOCK_BYTES_SMALL, TAIL_BLOCK_BYTES_MAX);
+            let grown = last.map_or(TAIL_BLOCK_BYTES_MIN, |last| (last.block.capacity() * 2).min(grown_max));
             let block = pool.take(grown.max(bytes));
             self.capacity += block.capacity();
             self.blocks.push_back(TailBlock {

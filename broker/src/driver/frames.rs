@@ -11,6 +11,8 @@
 //! whatever the bound is. Frames of unusual length have a bound of their own, and connections that have not completed a
 //! request yet half of each: neither keeps the others from their memory by announcing much and sending little.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use millstream_storage::block::{BLOCK_CAPACITY_POOLED_MAX, Block, BlockPool, capacity_for};
 
@@ -30,6 +32,11 @@ const FREE_BLOCK_BYTES_MAX: usize = 16 * 1024;
 const ORDINARY_FRAME_BYTES_MAX: usize = 2 << 20;
 /// What a connection reads at a time while memory is short.
 const SHORT_READ_BYTES: usize = 4 * 1024;
+/// Blocks are kept for reuse while they and those in use take at most twice the bound of ordinary frames: a frame is lent
+/// until its request is answered, when its block has been given back already.
+const REUSE_SHARE: usize = 2;
+/// Blocks that were not needed for so long are freed.
+const REUSE_INTERVAL: Duration = Duration::from_secs(10);
 /// The most that a connection is trusted with before its bytes have come: a block that a pool keeps.
 const TRUSTED_BYTES_MAX: usize = BLOCK_CAPACITY_POOLED_MAX - LOOKAHEAD_BYTES;
 
@@ -40,6 +47,8 @@ pub struct ReadMemory {
     /// Promised to frames that have begun, and blocks of trusted connections; by [`Size`].
     promised_bytes: [usize; 2],
     promised_bytes_max: usize,
+    /// When blocks that were not needed are freed.
+    give_up_at: Instant,
 }
 
 /// Whose bound a frame counts against.
@@ -62,13 +71,24 @@ pub const LINES: usize = 4;
 
 impl ReadMemory {
     /// Memory that promises up to `bytes_max` to ordinary frames that have begun, half as much to large ones, and one frame
-    /// more of each; it keeps as much of unused blocks.
+    /// more of each.
     pub fn new(bytes_max: usize) -> ReadMemory {
+        let mut pool = BlockPool::new(REUSE_SHARE * bytes_max);
         ReadMemory {
-            shared: Block::new(SHARED_BLOCK_BYTES),
-            pool: BlockPool::new(bytes_max),
+            shared: pool.take(SHARED_BLOCK_BYTES),
+            pool,
             promised_bytes: [0; 2],
             promised_bytes_max: bytes_max,
+            give_up_at: Instant::now() + REUSE_INTERVAL,
+        }
+    }
+
+    /// Frees blocks that were not needed for [`REUSE_INTERVAL`]. Call it once in a while.
+    fn give_up_idle(&mut self) {
+        let now = Instant::now();
+        if now >= self.give_up_at {
+            self.pool.give_up_idle();
+            self.give_up_at = now + REUSE_INTERVAL;
         }
     }
 
@@ -293,6 +313,7 @@ impl FrameReader {
 
     /// Gives memory back that holds nothing; for a connection that has been quiet.
     pub fn release_idle(&mut self, memory: &mut ReadMemory) {
+        memory.give_up_idle();
         if self.own.as_ref().is_some_and(|block| block.len() == self.start) {
             self.trusted_bytes = 0;
             self.release(memory);

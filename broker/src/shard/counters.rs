@@ -194,6 +194,24 @@ impl Shard {
             sample("millstream_log_no_space_total", "Operations that found the disk full.", Counter, log.no_space),
             sample("millstream_log_producers", "Idempotent producers remembered.", Gauge, log.producers),
             sample("millstream_log_tail_bytes", "Memory of the tails.", Gauge, log.tail_bytes),
+            sample(
+                "millstream_log_pool_bytes",
+                "Memory kept to be reused: for the newest records, commit groups and checkpoints.",
+                Gauge,
+                log.pool_bytes,
+            ),
+            sample(
+                "millstream_log_blocks_fresh_total",
+                "Blocks for the newest records that the allocator provided.",
+                Counter,
+                log.blocks_fresh,
+            ),
+            sample(
+                "millstream_log_blocks_reused_total",
+                "Blocks for the newest records that had been used before.",
+                Counter,
+                log.blocks_reused,
+            ),
             sample("millstream_log_pending_bytes", "Bytes appended and not yet durable.", Gauge, log.pending_bytes),
         ]);
     }

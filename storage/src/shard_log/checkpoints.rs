@@ -54,8 +54,14 @@ impl ShardLog {
             return;
         }
         self.checkpoint_number += 1;
-        // As long as the last one and a little more, for growing costs time.
-        let builder = CheckpointBuilder::new(self.checkpoint_bytes + self.checkpoint_bytes / 4);
+        // As long as the last one and a little more, for growing costs time, and so does the first touch of memory.
+        let last = std::mem::take(&mut self.checkpoint_file);
+        let mut buffer = if last.is_unique() { Vec::from(last) } else { Vec::new() };
+        buffer.clear();
+        if buffer.capacity() < self.checkpoint_bytes + self.checkpoint_bytes / 8 {
+            buffer.reserve(self.checkpoint_bytes + self.checkpoint_bytes / 4);
+        }
+        let builder = CheckpointBuilder::new(buffer);
         let stage = CheckpointStage::Encoding { builder, next: 0 };
         self.checkpoint = Some(PendingCheckpoint { cut, draining: 0, waits: Vec::new(), stage });
     }
@@ -90,7 +96,7 @@ impl ShardLog {
             slots: self.slots.len() as u32,
             slot_bytes: self.slot_bytes,
         };
-        let builder = std::mem::replace(builder, CheckpointBuilder::new(0));
+        let builder = std::mem::replace(builder, CheckpointBuilder::new(Vec::new()));
         checkpoint.stage = CheckpointStage::Draining(builder.finish(&header));
     }
 

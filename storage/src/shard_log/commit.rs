@@ -2,6 +2,8 @@
 
 use super::write_back::{WRITE_BACK_BYTES_MIN, write_to};
 use super::*;
+use crate::batch::{BatchHeader, CRC_FROM};
+use crate::crc;
 
 /// Bytes of append entries in one commit group; what is more waits for the next.
 const GROUP_BYTES_MAX: usize = 4 << 20;
@@ -33,7 +35,12 @@ pub(super) enum Gathered {
 impl ShardLog {
     /// Puts what is dirty into a commit group and starts it, if the journal has room.
     pub(super) fn start_group(&mut self, ops: &mut Ops, progress: &mut Vec<Progress>) {
-        let mut builder = GroupBuilder::new();
+        let mut builder = std::mem::take(&mut self.builder);
+        self.fill_group(&mut builder, ops, progress);
+        self.builder = builder;
+    }
+
+    fn fill_group(&mut self, builder: &mut GroupBuilder, ops: &mut Ops, progress: &mut Vec<Progress>) {
         let mut group = Group { outstanding: 1, bytes: 0, ends: Vec::new(), log_starts: Vec::new() };
         loop {
             let room = (self.slot_bytes - self.position).min(GROUP_BYTES_MAX as u64) as usize;
@@ -41,7 +48,7 @@ impl ShardLog {
             let mut wants_room = false;
             for _ in 0..self.dirty.len().min(GROUP_PARTITIONS_MAX) {
                 let Some(log) = self.dirty.pop_front() else { break };
-                let gathered = self.gather(log, &mut builder, &mut group, &mut extents, room, ops);
+                let gathered = self.gather(log, builder, &mut group, &mut extents, room, ops);
                 if gathered != Gathered::All {
                     self.dirty.push_back(log);
                 }
@@ -234,6 +241,17 @@ impl ShardLog {
     }
 }
 
+/// Extends a checksum by a batch. A large one's was checked when it came, so it is not read once more.
+fn append_batch(crc: u32, header: &BatchHeader, batch: &[u8]) -> u32 {
+    if batch.len() < crc::COMBINE_BYTES_MIN {
+        return crc32c::crc32c_append(crc, batch);
+    }
+    let (front, covered) = batch.split_at(CRC_FROM);
+    debug_assert_eq!(header.crc(), crc32c::crc32c(covered), "the batch was checked when it came");
+    let covered_bytes = u32::try_from(covered.len()).expect("a batch is smaller than a segment");
+    crc::combine(crc32c::crc32c_append(crc, front), header.crc(), covered_bytes)
+}
+
 /// Starts writing what a segment has gathered nowhere yet straight to its file, and records it in the group.
 fn start_extent(
     partition: &mut PartitionLog,
@@ -247,9 +265,9 @@ fn start_extent(
     let mut crc = 0;
     let mut headers = Vec::with_capacity(partition.ungathered_batches * BATCH_HEADER_BYTES);
     for slice in partition.tail.slices(base, from, to) {
-        crc = crc32c::crc32c_append(crc, &slice);
         for batch in Batches::new(&slice) {
-            let (_, batch) = batch.expect("the tail holds whole batches");
+            let (header, batch) = batch.expect("the tail holds whole batches");
+            crc = append_batch(crc, header, batch);
             headers.extend_from_slice(&batch[..BATCH_HEADER_BYTES]);
         }
     }

@@ -185,6 +185,10 @@ const LEFTOVER_DELAY: Duration = Duration::from_secs(1);
 const REMOVALS_MAX: usize = 4;
 /// What may be appended but not durable, as a share of the journal: 1 / 4.
 const PENDING_SHARE: u64 = 4;
+/// Memory of tail blocks kept for reuse besides the tails, as a share of the memory for the newest records: 1 / 4.
+pub const TAIL_REUSE_SHARE: usize = 4;
+/// Blocks that the tails did not need for so long are freed.
+const POOL_INTERVAL: Duration = Duration::from_secs(10);
 /// Memory of indexes of closed segments that were loaded for cold reads.
 const LOADED_INDEX_BYTES_MAX: usize = 32 << 20;
 
@@ -225,6 +229,12 @@ pub struct LogStats {
     pub no_space: u64,
     /// Gauge: memory of the tails, bytes.
     pub tail_bytes: u64,
+    /// Gauge: memory kept for reuse, for tails, commit groups and checkpoints, bytes.
+    pub pool_bytes: u64,
+    /// Blocks of the tails that the allocator provided.
+    pub blocks_fresh: u64,
+    /// Blocks of the tails that had been used before.
+    pub blocks_reused: u64,
     /// Idempotent producers remembered now.
     pub producers: u64,
     /// Gauge: bytes appended but not yet durable.
@@ -300,10 +310,13 @@ pub struct ShardLog {
     free: Vec<u32>,
     by_key: HashMap<PartitionKey, LogId>,
     pool: BlockPool,
+    /// When blocks that were not needed are freed.
+    pool_at: Duration,
 
     /// Logs with something for the next group, oldest first.
     dirty: VecDeque<LogId>,
     group: Option<Group>,
+    builder: GroupBuilder,
     sequence: u64,
     slots: Vec<Slot>,
     slot_bytes: u64,
@@ -315,6 +328,8 @@ pub struct ShardLog {
     checkpoint_number: u64,
     /// Length of the last one.
     checkpoint_bytes: usize,
+    /// The last one, if it was written a short while ago: the next takes its memory.
+    checkpoint_file: Bytes,
 
     /// Logs whose segments want write-back, sync or closing.
     write_back: VecDeque<LogId>,
@@ -356,8 +371,12 @@ impl ShardLog {
         recovered: RecoveredShard,
         configs: impl Fn(PartitionKey) -> (String, LogConfig),
     ) -> ShardLog {
+        let journal_bytes = u64::from(recovered.checkpoint.slots) * recovered.checkpoint.slot_bytes;
+        // What is in the journal and not in a segment is in a tail, however small their share is.
+        let tail_bytes_max = options.tail_memory_bytes_max.max(journal_bytes as usize);
         let mut log = ShardLog {
-            pool: BlockPool::new(options.tail_memory_bytes_max / 4),
+            pool: BlockPool::new(tail_bytes_max + options.tail_memory_bytes_max / TAIL_REUSE_SHARE),
+            pool_at: POOL_INTERVAL,
             sweep_at: options.retention_check_interval,
             options,
             shard: recovered.checkpoint.shard,
@@ -368,6 +387,7 @@ impl ShardLog {
             by_key: HashMap::new(),
             dirty: VecDeque::new(),
             group: None,
+            builder: GroupBuilder::new(),
             sequence: recovered.checkpoint.sequence,
             slots: vec![Slot::default(); recovered.checkpoint.slots as usize],
             slot_bytes: recovered.checkpoint.slot_bytes,
@@ -377,6 +397,7 @@ impl ShardLog {
             checkpoint: None,
             checkpoint_number: 0,
             checkpoint_bytes: 0,
+            checkpoint_file: Bytes::new(),
             write_back: VecDeque::new(),
             write_backs: 0,
             tail_bytes: 0,
@@ -714,10 +735,18 @@ impl ShardLog {
     pub fn stats(&self) -> LogStats {
         LogStats {
             tail_bytes: self.tail_bytes as u64,
+            pool_bytes: self.kept_bytes() as u64,
+            blocks_fresh: self.pool.stats().fresh,
+            blocks_reused: self.pool.stats().reused,
             partitions: self.by_key.len() as u64,
             producers: self.producers as u64,
             ..self.stats
         }
+    }
+
+    /// Memory kept to be used again.
+    fn kept_bytes(&self) -> usize {
+        self.pool.kept_bytes() + self.builder.kept_bytes() + self.checkpoint_file.len()
     }
 
     /// Ends a turn: starts the commit of what was appended, and a bounded step of background work. All of its parts, for
@@ -763,6 +792,12 @@ impl ShardLog {
             self.submit(Purpose::Remove, DiskOp::Remove { path }, ops);
         }
         self.evict();
+        if now.elapsed >= self.pool_at {
+            self.pool.give_up_idle();
+            self.builder.give_up_idle();
+            self.checkpoint_file = Bytes::new();
+            self.pool_at = now.elapsed + POOL_INTERVAL;
+        }
         is_due
     }
 
@@ -774,7 +809,8 @@ impl ShardLog {
         let is_encoding =
             matches!(self.checkpoint, Some(PendingCheckpoint { stage: CheckpointStage::Encoding { .. }, .. }));
         let encoding = is_encoding.then(|| self.clock + checkpoints::ENCODE_INTERVAL);
-        [retry, removal, encoding, Some(self.sweep_at)].into_iter().flatten().min()
+        let pool = (self.kept_bytes() > 0).then_some(self.pool_at);
+        [retry, removal, encoding, pool, Some(self.sweep_at)].into_iter().flatten().min()
     }
 
     /// Whether everything appended is durable and no operation is under way: the process may exit. What waits for room on

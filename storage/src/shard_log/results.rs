@@ -139,6 +139,9 @@ impl ShardLog {
                 let checkpoint = self.checkpoint.take().expect("one is being published");
                 self.checkpointed = checkpoint.cut;
                 self.stats.checkpoints += 1;
+                if let Some(DiskOp::Replace { data, .. }) = op {
+                    self.checkpoint_file = data;
+                }
             }
             Purpose::Remove => self.removing -= 1,
         }

@@ -1,0 +1,65 @@
+//! Checksums of bytes whose parts' checksums are known already, without reading them again.
+
+/// CRC-32C's polynomial, bits reversed: the highest bit stands for x^0.
+const POLYNOMIAL: u32 = 0x82f6_3b78;
+/// Bits of the largest length, in bytes, and three more for its length in bits.
+const POWERS: usize = 32 + 3;
+/// x^(2^n) modulo the polynomial.
+static POWERS_OF_X: [u32; POWERS] = {
+    let mut powers = [1 << 30; POWERS];
+    let mut n = 1;
+    while n < POWERS {
+        powers[n] = multiply(powers[n - 1], powers[n - 1]);
+        n += 1;
+    }
+    powers
+};
+
+/// Shorter pieces are read again: that takes less than [`combine`].
+pub(crate) const COMBINE_BYTES_MIN: usize = 16 << 10;
+
+const fn multiply(a: u32, mut b: u32) -> u32 {
+    let mut product = 0;
+    let mut bit = 32;
+    while bit > 0 {
+        bit -= 1;
+        product ^= b & ((a >> bit) & 1).wrapping_neg();
+        b = (b >> 1) ^ (POLYNOMIAL & (b & 1).wrapping_neg());
+    }
+    product
+}
+
+/// The checksum of two pieces back to back, of which the second is `bytes` long. In a third of a microsecond, where
+/// `crc32c::crc32c_combine` takes some.
+pub(crate) fn combine(first: u32, second: u32, bytes: u32) -> u32 {
+    let mut shifted = first;
+    let mut rest = bytes;
+    while rest != 0 {
+        let bit = rest.trailing_zeros();
+        shifted = multiply(POWERS_OF_X[bit as usize + 3], shifted);
+        rest &= rest - 1;
+    }
+    shifted ^ second
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Random;
+
+    #[test]
+    fn combined_is_what_reading_all_gives() {
+        let mut random = Random::new(1);
+        let bytes: Vec<u8> = (0..70_000).map(|_| random.next() as u8).collect();
+        for _ in 0..1000 {
+            let end = random.below(bytes.len() + 1);
+            let cut = random.below(end + 1);
+            let (first, second) = (crc32c::crc32c(&bytes[..cut]), crc32c::crc32c(&bytes[cut..end]));
+            assert_eq!(combine(first, second, (end - cut) as u32), crc32c::crc32c(&bytes[..end]));
+        }
+        for length in [1, 1 << 31, u32::MAX] {
+            let (first, second) = (random.next() as u32, random.next() as u32);
+            assert_eq!(combine(first, second, length), crc32c::crc32c_combine(first, second, length as usize));
+        }
+    }
+}
