@@ -185,7 +185,7 @@ struct Class {
     /// Given back; slices of them may be left. Oldest first, which are the likeliest to be free.
     lent: VecDeque<Arc<Memory>>,
     /// Nobody else holds them. The newest is used next: it may still be in the processor's cache.
-    free: Vec<Arc<Memory>>,
+    free: VecDeque<Arc<Memory>>,
     /// The fewest that were free at any time since the last [`BlockPool::give_up_idle`].
     idle: usize,
 }
@@ -205,7 +205,7 @@ impl Class {
         for _ in 0..self.lent.len().min(RECLAIM_ATTEMPTS_MAX) {
             let Some(mut memory) = self.lent.pop_front() else { break };
             if Arc::get_mut(&mut memory).is_some() {
-                self.free.push(memory);
+                self.free.push_back(memory);
             } else {
                 self.lent.push_back(memory);
             }
@@ -225,7 +225,7 @@ impl BlockPool {
         self.used_bytes += capacity;
         if let Some(class) = self.classes.get_mut(class_of(capacity)) {
             class.reclaim();
-            if let Some(memory) = class.free.pop() {
+            if let Some(memory) = class.free.pop_back() {
                 class.idle = class.idle.min(class.free.len());
                 self.kept_bytes -= capacity;
                 self.stats.reused += 1;
@@ -241,17 +241,29 @@ impl BlockPool {
     pub fn give(&mut self, mut block: Block) {
         let capacity = block.capacity();
         self.used_bytes -= capacity;
-        if self.used_bytes + self.kept_bytes + capacity > self.bytes_max {
-            return;
+        while self.used_bytes + self.kept_bytes + capacity > self.bytes_max {
+            if !self.give_up_one() {
+                return;
+            }
         }
         if let Some(class) = self.classes.get_mut(class_of(capacity)) {
             self.kept_bytes += capacity;
             if Arc::get_mut(&mut block.memory).is_some() {
-                class.free.push(block.memory);
+                class.free.push_back(block.memory);
             } else {
                 class.lent.push_back(block.memory);
             }
         }
+    }
+
+    /// Frees a block of the largest size of which one has been free for a while. False: there is none.
+    fn give_up_one(&mut self) -> bool {
+        let Some(index) = self.classes.iter().rposition(|class| class.idle > 0) else { return false };
+        let class = &mut self.classes[index];
+        class.idle -= 1;
+        class.free.pop_front().expect("what is idle is free");
+        self.kept_bytes -= BLOCK_CAPACITY_MIN << index;
+        true
     }
 
     /// Frees the blocks that were free ever since the last call. Call it at intervals.
@@ -333,6 +345,24 @@ mod tests {
         pool.give(huge);
         assert_eq!(pool.kept_bytes(), 2 * BLOCK_CAPACITY_MIN);
         assert_eq!(pool.stats(), PoolStats { fresh: 5, reused: 0 });
+    }
+
+    #[test]
+    fn a_pool_parts_with_a_size_that_nobody_takes_for_one_that_is_taken() {
+        let mut pool = BlockPool::new(4 * BLOCK_CAPACITY_MIN);
+        let large = pool.take(4 * BLOCK_CAPACITY_MIN);
+        pool.give(large);
+        // Until an interval has ended nothing says that it is not needed.
+        let small = pool.take(1);
+        pool.give(small);
+        assert_eq!(pool.kept_bytes(), 4 * BLOCK_CAPACITY_MIN);
+        pool.give_up_idle();
+        let small = pool.take(1);
+        pool.give(small);
+        assert_eq!(pool.kept_bytes(), BLOCK_CAPACITY_MIN);
+        let small = pool.take(1);
+        pool.give(small);
+        assert_eq!(pool.stats(), PoolStats { fresh: 3, reused: 1 });
     }
 
     #[test]

@@ -402,6 +402,34 @@ mod tests {
     }
 
     #[test]
+    fn blocks_of_frames_that_are_done_are_reused_and_given_back_when_idle() {
+        let (stream, frames) = stream_of(&[300_000; 20]);
+        let mut memory = ReadMemory::new(2 << 20);
+        let mut reader = FrameReader::new(FRAME_BYTES_MAX);
+        let mut rest = &stream[..];
+        let mut done = 0;
+        while !rest.is_empty() {
+            let buffer = reader.buffer(&mut memory);
+            let bytes = buffer.len().min(rest.len());
+            buffer[..bytes].copy_from_slice(&rest[..bytes]);
+            rest = &rest[bytes..];
+            reader.received(bytes, &mut memory, |_| done += 1).expect("legal");
+        }
+        assert_eq!(done, frames.len());
+        let stats = memory.pool.stats();
+        assert!(stats.fresh <= 5 && stats.reused >= 18, "{stats:?}");
+        for _ in 0..2 {
+            reader.release_idle(&mut memory);
+            assert!(memory.pool.kept_bytes() > 0, "it is not due yet");
+        }
+        for _ in 0..2 {
+            memory.give_up_at = Instant::now();
+            reader.release_idle(&mut memory);
+        }
+        assert_eq!(memory.pool.kept_bytes(), 0);
+    }
+
+    #[test]
     fn impossible_lengths_are_refused() {
         for announced in [-1, i32::MIN, FRAME_BYTES_MAX as i32 + 1, i32::MAX] {
             let mut stream = stream_of(&[10]).0;

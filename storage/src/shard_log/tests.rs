@@ -284,6 +284,37 @@ fn appends_become_durable_and_are_read_from_memory() {
 }
 
 #[test]
+fn a_steady_load_reuses_its_memory_and_an_idle_log_gives_it_back() {
+    let mut node = Node::start(MemoryDisk::default(), 3, 256 << 10, 1);
+    let load = |node: &mut Node, turns: usize| {
+        for turn in 0..turns {
+            for partition in 0..3 {
+                node.append(partition, &[turn as u8; 3_000], 1);
+            }
+            node.settle();
+            // Long before what is kept is given back.
+            node.time = node.time.min(5_000);
+        }
+        node.log.stats()
+    };
+    let (warm, later) = (load(&mut node, 1000), load(&mut node, 1000));
+    assert!(later.checkpoints > warm.checkpoints, "{later:?}");
+    // A new peak is still reached now and then.
+    let (fresh, reused) = (later.blocks_fresh - warm.blocks_fresh, later.blocks_reused - warm.blocks_reused);
+    assert!(fresh * 20 < reused, "{warm:?} {later:?}");
+    let bytes_max = 100_000 + u64::from(SLOTS) * (256 << 10);
+    assert!(later.tail_bytes + later.pool_bytes <= bytes_max, "{later:?}");
+    let mut deadlines = 0;
+    while node.log.stats().pool_bytes > 0 {
+        let deadline = node.log.next_deadline().expect("something is kept");
+        node.time = node.time.max(deadline.as_millis() as u64);
+        node.settle();
+        deadlines += 1;
+        assert!(deadlines < 100, "{:?}", node.log.stats());
+    }
+}
+
+#[test]
 fn large_appends_go_straight_to_the_segment() {
     let mut node = Node::start(MemoryDisk::default(), 1, 64 << 10, 1);
     node.append(0, &[1; 100], 1);
