@@ -72,6 +72,11 @@ pub fn drive<S: Session>(sessions: &mut [S], spin: bool, deadline: Instant) -> R
             None => SLEEP_MAX,
         };
         poller.wait(sleep, &mut events)?;
+        if spin && events.is_empty() {
+            // The kernel completes the disk's writes on whatever core their interrupts come to: kept from it for a
+            // tick, a durable broker would wait for our polling.
+            std::thread::yield_now();
+        }
         for (index, readable) in events.drain(..) {
             if readable {
                 sessions[index].receive()?;

@@ -525,7 +525,7 @@ fn read_whole(stream: &mut TcpStream, mut buffer: &mut [u8]) -> Result<bool, Ben
         match stream.read(buffer) {
             Ok(0) => return Ok(false),
             Ok(read) => buffer = &mut buffer[read..],
-            Err(error) if error.kind() == ErrorKind::WouldBlock => std::hint::spin_loop(),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(false),
             Err(error) => return Err(error.into()),

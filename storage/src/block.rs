@@ -161,10 +161,16 @@ impl Block {
     }
 }
 
-/// The capacity of a block of at least `bytes`.
+/// The capacity of a block of at least `bytes`: a power of two, or a quarter, half or three quarters more, in whole blocks of
+/// the disk. A batch of 256 KiB and its header does not take 512 KiB.
 pub fn capacity_for(bytes: usize) -> usize {
-    bytes.max(BLOCK_CAPACITY_MIN).next_power_of_two()
+    let bytes = bytes.max(BLOCK_CAPACITY_MIN);
+    let step = (bytes.next_power_of_two() / 2 / STEPS).max(BLOCK_CAPACITY_MIN);
+    bytes.next_multiple_of(step)
 }
+
+/// Capacities between one power of two and the next.
+const STEPS: usize = 4;
 
 /// Blocks for reuse, by size. A block that was given back is free when its last slice is dropped, on whatever thread.
 ///
@@ -216,7 +222,13 @@ impl Class {
 impl BlockPool {
     /// A pool that keeps blocks for reuse as long as these and those in use take at most `bytes_max` together.
     pub fn new(bytes_max: usize) -> BlockPool {
-        BlockPool { classes: Default::default(), used_bytes: 0, kept_bytes: 0, bytes_max, stats: PoolStats::default() }
+        BlockPool {
+            classes: std::array::from_fn(|_| Class::default()),
+            used_bytes: 0,
+            kept_bytes: 0,
+            bytes_max,
+            stats: PoolStats::default(),
+        }
     }
 
     /// An empty block of at least `bytes`: a reused one if one of that size is free. It must be given back.
@@ -262,7 +274,7 @@ impl BlockPool {
         let class = &mut self.classes[index];
         class.idle -= 1;
         class.free.pop_front().expect("what is idle is free");
-        self.kept_bytes -= BLOCK_CAPACITY_MIN << index;
+        self.kept_bytes -= capacity_of(index);
         true
     }
 
@@ -271,7 +283,7 @@ impl BlockPool {
         for (index, class) in self.classes.iter_mut().enumerate() {
             // The ones used the least lie in front.
             class.free.drain(..class.idle);
-            self.kept_bytes -= class.idle * (BLOCK_CAPACITY_MIN << index);
+            self.kept_bytes -= class.idle * capacity_of(index);
             class.reclaim();
             class.idle = class.free.len();
         }
@@ -291,13 +303,34 @@ impl BlockPool {
 /// How many sizes of blocks a pool keeps.
 const CLASSES: usize = class_of(BLOCK_CAPACITY_POOLED_MAX) + 1;
 
+/// The place of a capacity among all; small powers of two have fewer between them, and leave places empty.
 const fn class_of(capacity: usize) -> usize {
-    (capacity / BLOCK_CAPACITY_MIN).ilog2() as usize
+    let blocks = capacity / BLOCK_CAPACITY_MIN;
+    let power = blocks.ilog2() as usize;
+    power * STEPS + ((blocks * STEPS) >> power) - STEPS
+}
+
+/// The other way round.
+const fn capacity_of(class: usize) -> usize {
+    ((BLOCK_CAPACITY_MIN << (class / STEPS)) / STEPS) * (STEPS + class % STEPS)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_capacity_has_a_class_of_its_own() {
+        let mut last = 0;
+        for bytes in (0..BLOCK_CAPACITY_POOLED_MAX).step_by(1000).chain([4096, 4097, 65_536, 65_537, 4 << 20]) {
+            let capacity = capacity_for(bytes);
+            assert!(capacity >= bytes && capacity.is_multiple_of(BLOCK_CAPACITY_MIN));
+            assert!(bytes < 32 << 10 || capacity - bytes <= bytes / STEPS, "{bytes}: {capacity}");
+            assert_eq!(capacity_of(class_of(capacity)), capacity);
+            last = last.max(class_of(capacity));
+        }
+        assert_eq!(last + 1, CLASSES);
+    }
 
     #[test]
     fn slices_outlive_later_appends_and_the_block() {

@@ -25,6 +25,7 @@ pub mod shard_log;
 mod testing;
 pub mod validate;
 mod walk;
+mod zeros;
 
 pub use disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, DiskToken, FilePath};
 pub use shard_log::ShardLog;

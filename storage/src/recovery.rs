@@ -20,6 +20,7 @@ use crate::disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, FilePath};
 use crate::index::SEGMENT_BYTES_MAX;
 use crate::journal::{self, Entry, Group, Salt};
 use crate::partition_log::{PartitionState, SegmentState, partition_directory, segment_path};
+use crate::zeros::zeros;
 
 /// One read of a checkpoint or journal slot.
 const READ_BYTES_MAX: usize = 16 << 20;
@@ -165,6 +166,10 @@ pub fn recover(io: &mut Io<'_>, options: &RecoveryOptions<'_>) -> Result<Recover
         disk.run("creating the journal", DiskOp::CreateDirectory { path: path.as_str().into() })?;
         let bytes = u64::from(options.slots) * options.slot_bytes;
         disk.run("reserving space for the journal", DiskOp::Allocate { path: journal_path(&path), bytes })?;
+        // The other slots are filled while this one is in use.
+        let data = zeros(options.slot_bytes);
+        let op = DiskOp::Write { path: journal_path(&path), position: 0, data, durable: true };
+        disk.run("filling the journal", op)?;
         let op = DiskOp::Replace { path: checkpoint_path(&path), data: checkpoint.encode() };
         disk.run("writing the checkpoint", op)?;
         let directory = shard_directory(&directory, shard);

@@ -29,7 +29,7 @@ use crate::shard::{Event, PrefetchToken};
 /// Reads up to this size are tried at once, from the page cache.
 const INLINE_READ_BYTES_MAX: usize = 64 * 1024;
 
-/// Memory for writes that is kept for reuse, in bytes: what is written is copied there unless it is aligned.
+/// Memory for writes that is kept for reuse, in bytes: for what the disk cannot take from where it is.
 const WRITE_MEMORY_BYTES_MAX: usize = 16 << 20;
 
 /// Threads that create, remove and sync files. They wait for the file system's journal, which makes durable in one go what
@@ -51,6 +51,9 @@ impl Pools {
         Ok(Pools { files: Pool::start("files", FILE_THREADS)?, read_ahead: Pool::start("read-ahead", 2)? })
     }
 }
+
+/// A write up to this size takes about as long as falling asleep and being woken.
+const QUICK_WRITE_BYTES_MAX: u64 = 128 * 1024;
 
 /// A write or sync that a shard has asked for.
 struct Asked {
@@ -77,6 +80,7 @@ pub struct Disk {
     /// By the path of the file; a thread of the pool is opening it.
     unopened: RefCell<HashMap<FilePath, Vec<Unopened>>>,
     write_memory: RefCell<BlockPool>,
+    last_write_bytes: Cell<u64>,
     counters: Counters,
 }
 
@@ -87,6 +91,7 @@ struct Counters {
     write_time: Cell<Duration>,
     write_time_max: Cell<Duration>,
     in_flight: Cell<u64>,
+    in_flight_bytes: Cell<u64>,
     syncs: Cell<u64>,
     reads_resident: Cell<u64>,
     reads_pool: Cell<u64>,
@@ -118,6 +123,7 @@ impl Disk {
             asked: RefCell::default(),
             unopened: RefCell::default(),
             write_memory: RefCell::new(BlockPool::new(WRITE_MEMORY_BYTES_MAX)),
+            last_write_bytes: Cell::new(0),
             counters: Counters::default(),
         }
     }
@@ -128,9 +134,12 @@ impl Disk {
             DiskOp::Write { path, position, data, durable } => {
                 assert!(position.is_multiple_of(BLOCK_BYTES as u64), "writes begin at a block");
                 add(&self.counters.writes, 1);
-                add(&self.counters.write_bytes, data.iter().map(|part| part.len() as u64).sum());
+                let bytes = data.iter().map(|part| part.len() as u64).sum();
+                add(&self.counters.write_bytes, bytes);
                 add(&self.counters.in_flight, 1);
-                let memory = self.write_memory(data);
+                self.last_write_bytes.set(bytes);
+                let memory = WriteMemory::new(data, |bytes| self.write_memory.borrow_mut().take(bytes));
+                add(&self.counters.in_flight_bytes, memory.bytes() as u64);
                 self.begin(token, path, DiskWork::Write { memory, position, done: 0, durable });
             }
             DiskOp::Sync { path } => {
@@ -246,20 +255,6 @@ impl Disk {
         });
     }
 
-    /// What is to be written, where the disk can take it from.
-    fn write_memory(&self, data: Vec<Bytes>) -> WriteMemory {
-        WriteMemory::aligned(data).unwrap_or_else(|data| {
-            let bytes: usize = data.iter().map(Bytes::len).sum();
-            let padded = bytes.next_multiple_of(BLOCK_BYTES);
-            let mut block = self.write_memory.borrow_mut().take(padded);
-            data.iter().for_each(|part| block.append(part));
-            // A reused block holds what was written before.
-            block.spare_mut()[..padded - bytes].fill(0);
-            block.commit(padded - bytes);
-            WriteMemory::Block(block)
-        })
-    }
-
     /// Has the ring do something, with the file opened first if need be.
     fn begin(&self, token: DiskToken, path: FilePath, work: DiskWork) {
         let tag = u64::from(self.asked.borrow_mut().insert(Asked { token, began: Instant::now() }));
@@ -340,13 +335,18 @@ impl Disk {
         if let DiskWork::Write { memory, .. } = work {
             let took = began.elapsed();
             self.counters.in_flight.set(self.counters.in_flight.get() - 1);
+            self.counters.in_flight_bytes.set(self.counters.in_flight_bytes.get() - memory.bytes() as u64);
             self.counters.write_time.set(self.counters.write_time.get() + took);
             self.counters.write_time_max.set(self.counters.write_time_max.get().max(took));
-            if let WriteMemory::Block(block) = memory {
-                self.write_memory.borrow_mut().give(block);
-            }
+            let mut write_memory = self.write_memory.borrow_mut();
+            memory.into_blocks().for_each(|block| write_memory.give(block));
         }
         self.finished(token, result.map(|()| DiskReply::Done));
+    }
+
+    /// Whether what is under way will be done soon, and whoever waits for it may as well poll.
+    pub fn is_quick(&self) -> bool {
+        self.counters.in_flight_bytes.get().max(self.last_write_bytes.get()) <= QUICK_WRITE_BYTES_MAX
     }
 
     /// Counters for a scrape.

@@ -292,7 +292,7 @@ impl Turn {
     /// Polls for something to do, if that has paid of late. Whether there is something.
     fn await_work(&mut self) -> bool {
         let mut now = self.clock.elapsed();
-        let until = self.patience.waits(now);
+        let until = self.patience.waits(now, self.disk.is_quick());
         let deadline = self.shard.next_deadline();
         let has_work = loop {
             if self.ring.has_work() || !self.mailbox().is_empty() {

@@ -83,8 +83,8 @@ impl ReadMemory {
         }
     }
 
-    /// Frees blocks that were not needed for [`REUSE_INTERVAL`]. Call it once in a while.
-    fn give_up_idle(&mut self) {
+    /// Frees blocks that were not needed for [`REUSE_INTERVAL`]. Call it every now and then, also without connections.
+    pub fn give_up_idle(&mut self) {
         let now = Instant::now();
         if now >= self.give_up_at {
             self.pool.give_up_idle();
@@ -313,7 +313,6 @@ impl FrameReader {
 
     /// Gives memory back that holds nothing; for a connection that has been quiet.
     pub fn release_idle(&mut self, memory: &mut ReadMemory) {
-        memory.give_up_idle();
         if self.own.as_ref().is_some_and(|block| block.len() == self.start) {
             self.trusted_bytes = 0;
             self.release(memory);
@@ -418,13 +417,14 @@ mod tests {
         assert_eq!(done, frames.len());
         let stats = memory.pool.stats();
         assert!(stats.fresh <= 5 && stats.reused >= 18, "{stats:?}");
+        reader.release_idle(&mut memory);
         for _ in 0..2 {
-            reader.release_idle(&mut memory);
+            memory.give_up_idle();
             assert!(memory.pool.kept_bytes() > 0, "it is not due yet");
         }
         for _ in 0..2 {
             memory.give_up_at = Instant::now();
-            reader.release_idle(&mut memory);
+            memory.give_up_idle();
         }
         assert_eq!(memory.pool.kept_bytes(), 0);
     }

@@ -680,6 +680,7 @@ impl Net {
     fn sweep(&self, now: Instant) {
         let pressure = self.options.memory.pressure();
         let is_waited_for = self.waiting_count() > 0;
+        self.memory.borrow_mut().give_up_idle();
         let connections: Vec<Rc<Connection>> = self.connections.borrow().values().cloned().collect();
         let (mut stuck, mut last_stuck) = (0, None);
         for connection in connections {

@@ -31,10 +31,11 @@ impl Patience {
         Patience { max, usual: Duration::ZERO, waits_since: None, polled: Duration::ZERO, short: 0, long: 0 }
     }
 
-    /// There is nothing to do from `now` on. Returns until when to poll, if it is worth it.
-    pub fn waits(&mut self, now: Duration) -> Option<Duration> {
+    /// There is nothing to do from `now` on. Returns until when to poll, if waits are short of late and this one is not
+    /// known to be long (`is_quick`).
+    pub fn waits(&mut self, now: Duration, is_quick: bool) -> Option<Duration> {
         self.waits_since = Some(now);
-        (self.usual < self.max).then_some(now + self.max)
+        (is_quick && self.usual < self.max).then_some(now + self.max)
     }
 
     /// Polling has ended, because there is something to do (`came`) or because it has lasted long enough.
@@ -75,7 +76,7 @@ mod tests {
     fn wait(patience: &mut Patience, now: &mut Duration, times: u32, wait: Duration) -> bool {
         let mut polls = false;
         for _ in 0..times {
-            let until = patience.waits(*now);
+            let until = patience.waits(*now, true);
             polls = until.is_some();
             let end = *now + wait;
             match until {
@@ -97,6 +98,7 @@ mod tests {
         assert!(wait(&mut patience, &mut now, 2, Duration::from_secs(9)), "one long rest changes little");
         assert!(!wait(&mut patience, &mut now, 8, MAX * 2), "longer than it would poll");
         assert!(wait(&mut patience, &mut now, 16, MAX / 2), "and short again");
+        assert_eq!(patience.waits(now, false), None, "for the disk has much to do");
         let (polled, short, _) = patience.counts();
         assert!(short >= 7 && polled >= MAX / 2 * 7);
     }

@@ -73,51 +73,87 @@ pub enum Completion {
     },
 }
 
-/// Memory that is to be written: multiples of [`BLOCK_BYTES`] at multiples of it.
+/// Memory that is to be written: pieces of whole blocks, each at a multiple of [`BLOCK_BYTES`] in memory.
 #[derive(Debug)]
-pub enum WriteMemory {
-    /// The filled part of a block.
-    Block(Block),
-    /// Parts, each aligned.
-    Parts(Vec<Bytes>),
+pub struct WriteMemory {
+    pieces: Vec<WritePiece>,
+    bytes: usize,
+}
+
+/// A piece of what is to be written.
+#[derive(Debug)]
+pub enum WritePiece {
+    /// From where it is.
+    Shared(Bytes),
+    /// The filled part of a block that was made for this.
+    Own(Block),
+}
+
+impl WritePiece {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            WritePiece::Shared(bytes) => bytes,
+            WritePiece::Own(block) => block.filled(),
+        }
+    }
 }
 
 impl WriteMemory {
-    /// All of it, in bytes.
-    pub fn bytes(&self) -> usize {
-        match self {
-            WriteMemory::Block(block) => block.len(),
-            WriteMemory::Parts(parts) => parts.iter().map(Bytes::len).sum(),
-        }
+    /// The pieces that `parts`, back to back, are written from, with zeros to the end of the last block. What is not fit to
+    /// be given to the disk is copied into blocks that `take` provides.
+    pub fn new(parts: Vec<Bytes>, mut take: impl FnMut(usize) -> Block) -> WriteMemory {
+        let mut copy = |parts: &[Bytes]| {
+            let bytes: usize = parts.iter().map(Bytes::len).sum();
+            let padded = bytes.next_multiple_of(BLOCK_BYTES);
+            let mut block = take(padded);
+            parts.iter().for_each(|part| block.append(part));
+            // A reused block holds what was written before.
+            block.spare_mut()[..padded - bytes].fill(0);
+            block.commit(padded - bytes);
+            WritePiece::Own(block)
+        };
+        let are_blocks = parts.split_last().is_some_and(|(_, parts)| {
+            parts.len() < PARTS_MAX && parts.iter().all(|part| part.len().is_multiple_of(BLOCK_BYTES))
+        });
+        let pieces: Vec<WritePiece> = if are_blocks {
+            let is_fit = |part: &Bytes| {
+                part.as_ptr().addr().is_multiple_of(BLOCK_BYTES) && part.len().is_multiple_of(BLOCK_BYTES)
+            };
+            let piece = |part: Bytes| if is_fit(&part) { WritePiece::Shared(part) } else { copy(&[part]) };
+            parts.into_iter().map(piece).collect()
+        } else {
+            vec![copy(&parts)]
+        };
+        let bytes = pieces.iter().map(|piece| piece.as_slice().len()).sum();
+        WriteMemory { pieces, bytes }
     }
 
-    /// Takes the parts as they are if the disk can be given them without a copy.
-    pub fn aligned(parts: Vec<Bytes>) -> Result<WriteMemory, Vec<Bytes>> {
-        let is_aligned =
-            |part: &Bytes| part.as_ptr().addr().is_multiple_of(BLOCK_BYTES) && part.len().is_multiple_of(BLOCK_BYTES);
-        if parts.len() <= PARTS_MAX && parts.iter().all(is_aligned) {
-            Ok(WriteMemory::Parts(parts))
-        } else {
-            Err(parts)
-        }
+    /// All of it, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The blocks that were made for it.
+    pub fn into_blocks(self) -> impl Iterator<Item = Block> {
+        self.pieces.into_iter().filter_map(|piece| match piece {
+            WritePiece::Own(block) => Some(block),
+            WritePiece::Shared(_) => None,
+        })
     }
 
     /// The memory from `skip` on.
-    fn vectors(&self, mut skip: usize) -> Vec<libc::iovec> {
-        let mut vectors = Vec::with_capacity(1);
-        let mut add = |part: &[u8]| {
-            let skipped = skip.min(part.len());
+    fn vectors(&self, mut skip: usize) -> Box<[libc::iovec]> {
+        let mut vectors = Vec::with_capacity(self.pieces.len());
+        for piece in &self.pieces {
+            let piece = piece.as_slice();
+            let skipped = skip.min(piece.len());
             skip -= skipped;
-            let part = &part[skipped..];
-            if !part.is_empty() {
-                vectors.push(libc::iovec { iov_base: part.as_ptr() as *mut libc::c_void, iov_len: part.len() });
+            let rest = &piece[skipped..];
+            if !rest.is_empty() {
+                vectors.push(libc::iovec { iov_base: rest.as_ptr() as *mut libc::c_void, iov_len: rest.len() });
             }
-        };
-        match self {
-            WriteMemory::Block(block) => add(block.filled()),
-            WriteMemory::Parts(parts) => parts.iter().for_each(|part| add(part)),
         }
-        vectors
+        vectors.into_boxed_slice()
     }
 }
 
@@ -273,7 +309,7 @@ impl Inner {
     fn start(&mut self, operation: Operation) {
         let descriptor = types::Fd(operation.file.as_raw_fd());
         let vectors: Box<[libc::iovec]> = match &operation.work {
-            DiskWork::Write { memory, done, .. } => memory.vectors(*done).into_boxed_slice(),
+            DiskWork::Write { memory, done, .. } => memory.vectors(*done),
             DiskWork::Sync => Box::default(),
         };
         let (pointer, count) = (vectors.as_ptr(), vectors.len() as u32);
@@ -467,7 +503,7 @@ mod tests {
         let mut block = Block::new(3 * BLOCK_BYTES);
         (1..=3u8).for_each(|byte| block.append(&[byte; BLOCK_BYTES]));
         let parts = vec![block.slice(0..BLOCK_BYTES), block.slice(BLOCK_BYTES..3 * BLOCK_BYTES)];
-        let memory = WriteMemory::aligned(parts).expect("aligned");
+        let memory = WriteMemory::new(parts, |_| panic!("they are aligned"));
         assert_eq!(memory.bytes(), 3 * BLOCK_BYTES);
         let write = |memory, position, done, durable, tag| {
             let work = DiskWork::Write { memory, position, done, durable };
@@ -478,7 +514,8 @@ mod tests {
             }
         };
         assert_eq!(write(memory, 0, 0, true, 5), (5, 3 * BLOCK_BYTES));
-        let rest = write(WriteMemory::Block(block), 4 * BLOCK_BYTES as u64, BLOCK_BYTES, false, 6);
+        let whole = WriteMemory::new(vec![Bytes::copy_from_slice(block.filled())], Block::new);
+        let rest = write(whole, 4 * BLOCK_BYTES as u64, BLOCK_BYTES, false, 6);
         assert_eq!(rest, (6, 2 * BLOCK_BYTES), "what an earlier attempt wrote is not written again");
         ring.start(Operation { tag: 7, file: Arc::clone(&file), work: DiskWork::Sync });
         assert!(matches!(next(&ring), Completion::Disk { operation: Operation { tag: 7, .. }, result: Ok(0) }));
@@ -491,12 +528,29 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_are_not_aligned_are_given_back() {
-        let mut block = Block::new(2 * BLOCK_BYTES);
-        block.append(&[1; 2 * BLOCK_BYTES]);
-        assert!(WriteMemory::aligned(vec![block.slice(0..100)]).is_err());
-        assert!(WriteMemory::aligned(vec![block.slice(100..100 + BLOCK_BYTES)]).is_err());
-        assert!(WriteMemory::aligned(vec![block.slice(0..BLOCK_BYTES); PARTS_MAX + 1]).is_err());
+    fn only_what_the_disk_cannot_take_is_copied() {
+        let mut block = Block::new(4 * BLOCK_BYTES);
+        (1..=4u8).for_each(|byte| block.append(&[byte; BLOCK_BYTES]));
+        let check = |parts: Vec<Bytes>, copies: usize| {
+            let mut expected = parts.concat();
+            expected.resize(expected.len().next_multiple_of(BLOCK_BYTES), 0);
+            let memory = WriteMemory::new(parts, |bytes| {
+                let mut used = Block::new(bytes);
+                used.spare_mut().fill(9);
+                used
+            });
+            let pieces: Vec<&[u8]> = memory.pieces.iter().map(WritePiece::as_slice).collect();
+            assert!(pieces.iter().all(|piece| piece.as_ptr().addr().is_multiple_of(BLOCK_BYTES)));
+            assert_eq!(pieces.concat(), expected);
+            assert_eq!(memory.into_blocks().count(), copies);
+        };
+        let slice = |from: usize, to: usize| block.slice(from..to);
+        const ONE: usize = BLOCK_BYTES;
+        check(vec![slice(0, ONE), slice(2 * ONE, 4 * ONE)], 0);
+        check(vec![slice(0, ONE), slice(2 * ONE, 2 * ONE + 10)], 1);
+        check(vec![slice(5, 5 + ONE), slice(ONE, 2 * ONE), slice(7, 8)], 2);
+        check(vec![slice(0, 100), slice(ONE, 2 * ONE)], 1);
+        check(vec![slice(0, ONE); PARTS_MAX + 1], 1);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::write_back::{WRITE_BACK_BYTES_MIN, write_to};
 use super::*;
 use crate::batch::{BatchHeader, CRC_FROM};
 use crate::crc;
+use crate::zeros::zeros;
 
 /// Bytes of append entries in one commit group; what is more waits for the next.
 const GROUP_BYTES_MAX: usize = 4 << 20;
@@ -20,6 +21,45 @@ const EXTENT_BATCH_BYTES_MIN: usize = 4096;
 /// The largest batch that may make a group give up the rest of its slot, as a share of a group or slot: 1 / 4. So at most
 /// that share of the journal is lost. A larger batch goes straight to its segment, or where it happens to fit.
 const INLINE_SHARE: u64 = 4;
+
+/// Zeros that the journal is filled with at a time. A group that finds its slot being filled waits for one such write.
+const FILL_BYTES: u64 = 1 << 20;
+
+impl Fill {
+    /// Recovery has filled the first slot.
+    pub(super) fn after_first_slot() -> Fill {
+        Fill { slot: 1, position: 0, is_writing: false }
+    }
+
+    /// Where to write which zeros now, if any.
+    fn next(&mut self, slots: usize, slot_bytes: u64) -> Option<(usize, u64, Vec<Bytes>)> {
+        if self.is_writing {
+            return None;
+        }
+        if self.position >= slot_bytes {
+            self.slot += 1;
+            self.position = 0;
+        }
+        if self.slot >= slots {
+            // All is filled, for as long as this journal lives.
+            return None;
+        }
+        let position = self.position;
+        let bytes = FILL_BYTES.min(slot_bytes - position);
+        self.position += bytes;
+        self.is_writing = true;
+        Some((self.slot, position, zeros(bytes)))
+    }
+
+    /// Gives up the rest of a slot that is about to be used; `false` while a piece of it is still being written.
+    fn leaves(&mut self, slot: usize) -> bool {
+        if self.slot == slot && !self.is_writing {
+            self.slot += 1;
+            self.position = 0;
+        }
+        self.slot != slot
+    }
+}
 
 /// How much of a log went into a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +107,9 @@ impl ShardLog {
                 self.stats.journal_full += 1;
                 return;
             }
+            if !self.fill.leaves(next) {
+                return;
+            }
             self.slot = next;
             self.position = 0;
         }
@@ -89,6 +132,15 @@ impl ShardLog {
             }
         }
         self.group = Some(group);
+        self.fill_journal(ops);
+    }
+
+    /// Fills the next piece of the journal with zeros, if none is being filled and something is left.
+    pub(super) fn fill_journal(&mut self, ops: &mut Ops) {
+        let Some((slot, position, data)) = self.fill.next(self.slots.len(), self.slot_bytes) else { return };
+        let path = journal_path(&self.directory);
+        let position = slot as u64 * self.slot_bytes + position;
+        self.submit(Purpose::Fill, DiskOp::Write { path, position, data, durable: false }, ops);
     }
 
     /// Adds what a log has to the group.

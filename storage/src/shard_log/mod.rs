@@ -253,6 +253,7 @@ enum Purpose {
     Sync { log: LogId, segment: i64, to: u64 },
     CreateDirectory { log: LogId },
     Allocate { log: LogId, segment: i64, bytes: u64 },
+    Fill,
     CloseTruncate { log: LogId, segment: i64 },
     CloseIndex { log: LogId, segment: i64 },
     Walk(Box<Walk>),
@@ -269,6 +270,17 @@ struct Group {
     /// What becomes durable with it: segment and position, and the offset it ends at.
     ends: Vec<(LogId, i64, u64, i64)>,
     log_starts: Vec<(LogId, i64)>,
+}
+
+/// Fills the journal with zeros ahead of its first use: see [`crate::zeros`]. Space that was never written reads as zeros
+/// anyway, so a fill changes nothing that recovery could see.
+#[derive(Debug)]
+struct Fill {
+    /// What is filled next. Always a slot that no group has been in.
+    slot: usize,
+    position: u64,
+    /// A piece is being written.
+    is_writing: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -322,6 +334,7 @@ pub struct ShardLog {
     slot_bytes: u64,
     slot: usize,
     position: u64,
+    fill: Fill,
     checkpointed: u64,
     checkpoint: Option<PendingCheckpoint>,
     /// Numbers the checkpoints since the start, from 1.
@@ -393,6 +406,7 @@ impl ShardLog {
             slot_bytes: recovered.checkpoint.slot_bytes,
             slot: 0,
             position: 0,
+            fill: Fill::after_first_slot(),
             checkpointed: recovered.checkpoint.sequence,
             checkpoint: None,
             checkpoint_number: 0,
@@ -825,7 +839,7 @@ impl ShardLog {
         let token = DiskToken(self.next_token);
         // Kept for another try when the disk is full. The journal is preallocated and reads need no room.
         let kept = match purpose {
-            Purpose::Group | Purpose::Walk(_) | Purpose::LoadRemainder { .. } => None,
+            Purpose::Group | Purpose::Fill | Purpose::Walk(_) | Purpose::LoadRemainder { .. } => None,
             _ => Some(op.clone()),
         };
         self.purposes.insert(token, (purpose, kept));

@@ -37,6 +37,10 @@ impl ShardLog {
         };
         match purpose {
             Purpose::Group => self.finish_group_part(progress),
+            Purpose::Fill => {
+                self.fill.is_writing = false;
+                self.fill_journal(ops);
+            }
             Purpose::Extent { log, segment, from, to, remainder } => {
                 let partition = self.log_mut(log);
                 partition.operations -= 1;
@@ -194,7 +198,7 @@ impl ShardLog {
 
 fn describe(purpose: &Purpose, op: Option<&DiskOp>) -> String {
     match (purpose, op) {
-        (Purpose::Group, _) => "writing the journal failed".to_string(),
+        (Purpose::Group | Purpose::Fill, _) => "writing the journal failed".to_string(),
         (_, Some(DiskOp::Write { path, .. })) => format!("writing {path} failed"),
         (_, Some(DiskOp::Sync { path })) => format!("syncing {path} failed"),
         (_, Some(DiskOp::Allocate { path, .. })) => format!("reserving space for {path} failed"),

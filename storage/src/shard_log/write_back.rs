@@ -199,12 +199,7 @@ pub(super) fn write_to(
 ) -> (DiskOp, Vec<u8>) {
     let remainder = segment.remainder.as_ref().expect("loaded before the first write");
     let position = segment.written - segment.written % BLOCK_BYTES as u64;
-    assert_eq!(remainder.len() as u64, segment.written - position);
-    let mut data = Vec::new();
-    if !remainder.is_empty() {
-        data.push(Bytes::copy_from_slice(remainder));
-    }
-    data.extend(tail.slices(segment.base_offset, segment.written, to));
+    let data = tail.disk_parts(segment.base_offset, segment.written, to, remainder);
     let left = last_bytes(&data, (to % BLOCK_BYTES as u64) as usize);
     segment.writing = true;
     (DiskOp::Write { path: segment.path.clone(), position, data, durable }, left)
