@@ -36,6 +36,9 @@ const WRITE_MEMORY_BYTES_MAX: usize = 16 << 20;
 /// many of them ask for: ten thousand new partitions need as many directories before the first checkpoint ends.
 const FILE_THREADS: usize = 32;
 
+/// Backfills take what producers and consumers at the tail leave of the cores.
+const READ_AHEAD_NICENESS: i32 = 19;
+
 /// The thread pools that all shards share.
 #[derive(Clone)]
 pub struct Pools {
@@ -48,7 +51,10 @@ pub struct Pools {
 impl Pools {
     /// Starts the threads.
     pub fn start() -> io::Result<Pools> {
-        Ok(Pools { files: Pool::start("files", FILE_THREADS)?, read_ahead: Pool::start("read-ahead", 2)? })
+        Ok(Pools {
+            files: Pool::start("files", FILE_THREADS, 0)?,
+            read_ahead: Pool::start("read-ahead", 2, READ_AHEAD_NICENESS)?,
+        })
     }
 }
 

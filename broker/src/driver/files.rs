@@ -4,14 +4,12 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply};
 
 use super::sys::{self, Advice};
-
-/// Memory for one step of reading what is only wanted in the page cache.
-const SCRATCH_BYTES: usize = 256 * 1024;
 
 /// Executes one operation below `root` and waits for it.
 pub fn execute(root: &Path, operation: &DiskOp) -> Result<DiskReply, DiskError> {
@@ -90,16 +88,24 @@ pub fn fill(buffer: &mut [u8], mut read: impl FnMut(&mut [u8], u64) -> io::Resul
 
 /// Brings a range of a file into the page cache.
 pub fn prefetch(file: &File, position: u64, bytes: usize) -> io::Result<()> {
+    static NOWHERE: OnceLock<File> = OnceLock::new();
+    let nowhere = match NOWHERE.get() {
+        Some(file) => file,
+        None => {
+            let file = File::options().write(true).open("/dev/null")?;
+            NOWHERE.get_or_init(|| file)
+        }
+    };
     sys::advise(file, position, bytes, Advice::WillNeed);
-    // The advice only starts the reading. Reading it all is the one way to know that it has arrived: touching a byte here
-    // and there left about one sendfile in three hundred waiting for a page between two of them.
-    let mut buffer = vec![0; SCRATCH_BYTES.min(bytes)];
+    // The advice only starts the reading. Passing each page on is the one way to know that it has arrived: touching a byte
+    // here and there left about one sendfile in three hundred waiting for a page between two of them. It copies nothing.
     let mut at = 0;
     while at < bytes {
-        let piece = &mut buffer[..SCRATCH_BYTES.min(bytes - at)];
-        match file.read_at(piece, position + at as u64)? {
-            0 => break,
-            count => at += count,
+        match sys::send_file(nowhere, file, position + at as u64, bytes - at) {
+            Ok(0) => break,
+            Ok(count) => at += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(())

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+use super::sys;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A fixed number of threads and one queue. The queue is bounded by what the shards have under way. The threads live as
@@ -19,13 +21,17 @@ struct Queue {
 }
 
 impl Pool {
-    /// Starts `threads` threads named `name`.
-    pub fn start(name: &str, threads: usize) -> std::io::Result<Pool> {
+    /// Starts `threads` threads named `name`. A `niceness` above 0 (at most 19) has them run when a core has nothing more
+    /// urgent to do.
+    pub fn start(name: &str, threads: usize, niceness: i32) -> std::io::Result<Pool> {
         assert!(threads > 0);
         let queue = Arc::new(Queue::default());
         for _ in 0..threads {
             let queue = Arc::clone(&queue);
-            std::thread::Builder::new().name(name.to_owned()).spawn(move || queue.work())?;
+            std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+                sys::set_niceness(niceness);
+                queue.work();
+            })?;
         }
         Ok(Pool { queue })
     }
@@ -65,7 +71,7 @@ mod tests {
 
     #[test]
     fn every_job_runs() {
-        let pool = Pool::start("test", 2).expect("threads");
+        let pool = Pool::start("test", 2, 0).expect("threads");
         let (sender, receiver) = mpsc::channel();
         for job in 0..100 {
             let sender = sender.clone();

@@ -31,7 +31,7 @@ pub fn send_slices(socket: &impl AsRawFd, slices: &[IoSlice<'_>], more: bool) ->
     check(unsafe { libc::sendmsg(socket.as_raw_fd(), &header, flags) })
 }
 
-/// Sends a file's bytes from the page cache on a non-blocking socket. Fewer when there is no room for more.
+/// Passes a file's bytes from the page cache on to a socket, or whatever else takes pages. Fewer when there is no room for more.
 pub fn send_file(socket: &impl AsRawFd, file: &File, position: u64, bytes: usize) -> io::Result<usize> {
     let mut offset = position as libc::off_t;
     // SAFETY: `offset` lives across the call; the descriptors are only numbers to the kernel.
@@ -262,6 +262,12 @@ pub fn waits_of_this_thread() -> u64 {
     unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
     // SAFETY: all-zero is valid, and the call only fills it.
     unsafe { usage.assume_init() }.ru_nvcsw as u64
+}
+
+/// Has this thread give way to others: 0 to 19. That is always allowed; where it fails all the same nothing is lost.
+pub fn set_niceness(niceness: i32) {
+    // SAFETY: no memory is passed. On Linux the call concerns the calling thread only.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness) };
 }
 
 /// How long this thread has run so far.

@@ -191,7 +191,7 @@ mod tests {
         let mailbox: Arc<Mailbox<Inbound>> = Arc::default();
         let progress = Arc::new(Progress::default());
         let runs = Arc::new(AtomicUsize::new(0));
-        let files = Pool::start("test", 1).expect("a thread");
+        let files = Pool::start("test", 1, 0).expect("a thread");
         let watched = Watched::new(progress, Arc::clone(&mailbox));
         start(Clock::start(), vec![watched], std::env::temp_dir(), files).expect("a thread");
         glommio::LocalExecutor::default().run(std::future::poll_fn(move |context| {
