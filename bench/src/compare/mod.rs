@@ -64,8 +64,9 @@ pub struct Options {
     /// Range of ports to take, first-last; without it, any.
     #[arg(long)]
     ports: Option<String>,
-    /// MiB of the topics of the tail workloads.
-    #[arg(long, default_value_t = 128)]
+    /// MiB of the topics of the tail workloads: what a consumer at the tail has not read yet, so what a broker has in
+    /// memory.
+    #[arg(long, default_value_t = 64)]
     tail_mebibytes: u64,
     /// MiB of the topics that are read from the disk.
     #[arg(long, default_value_t = 3072)]

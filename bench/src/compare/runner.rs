@@ -23,6 +23,9 @@ const COLD_TOPIC: &str = "cold";
 /// Connections that the reading workloads, but for `tail-1`, and the bulk loops have.
 const CONNECTIONS: u32 = 4;
 
+/// Runs before the measured ones, at most.
+const WARM_UPS_MAX: usize = 5;
+
 /// How much is run.
 #[derive(Clone, Debug)]
 pub struct Scale {
@@ -321,11 +324,21 @@ impl Runner {
         Contestant { name, broker, topic: topic.to_string(), configs, bytes: 0, run_bytes: 0, runs: 0 }
     }
 
-    /// Creates the topic, and runs what will be measured once without counting it.
+    /// Creates the topic, and runs what will be measured without counting it, until that becomes no faster: some brokers
+    /// are busy with a thousand new partitions for a while.
     fn fill(&mut self, contestant: &mut Contestant, load: &Load, rate: u64) -> Result<(), BenchError> {
         say(&format!("  {}: creating the topic, warming up", contestant.name));
         (contestant.bytes, contestant.runs) = (0, 0);
-        self.produced(contestant, load, rate).map(drop)
+        let mut before = 0;
+        for _ in 0..WARM_UPS_MAX {
+            self.produced(contestant, load, rate)?;
+            if contestant.run_bytes <= before * 3 / 2 {
+                break;
+            }
+            before = contestant.run_bytes;
+        }
+        contestant.runs = 1;
+        Ok(())
     }
 
     /// Starts the topic anew, if it has been measured since it was, when another run would make it too large or fill the
