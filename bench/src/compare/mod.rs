@@ -43,6 +43,9 @@ pub struct Options {
     /// Seconds before them in each run; before the first round of a workload comes a whole run that is not counted.
     #[arg(long, default_value_t = 1.0, value_parser = load::seconds)]
     warm_up: f64,
+    /// Seconds of load on each broker before everything else: a virtual machine compiles what is used often.
+    #[arg(long, default_value_t = 30.0)]
+    first_load: f64,
     /// Rounds: each broker once in each, in turn.
     #[arg(long, default_value_t = 3, value_parser = load::at_least_one)]
     rounds: usize,
@@ -138,6 +141,7 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
     let mut runner = Runner::new(brokers, &parent, placement.clone(), congestion, scale(options));
     runner.topic_configs = options.topic_configs.clone();
     runner.variants = options.variants.iter().map(|v| (v.name.clone(), v.broker.clone(), v.config.clone())).collect();
+    runner.warm_up()?;
     for workload in &workloads {
         runner.run(workload)?;
     }
@@ -164,6 +168,7 @@ fn scale(options: &Options) -> Scale {
     let asked = Scale {
         seconds: options.seconds,
         warm_up: options.warm_up,
+        first_load_seconds: options.first_load,
         rounds: options.rounds,
         tail_bytes: options.tail_mebibytes << 20,
         cold_bytes: options.cold_mebibytes << 20,
@@ -178,6 +183,7 @@ fn scale(options: &Options) -> Scale {
     Scale {
         seconds: 0.4,
         warm_up: 0.1,
+        first_load_seconds: 0.0,
         rounds: 1,
         tail_bytes: 16 << 20,
         cold_bytes: 64 << 20,

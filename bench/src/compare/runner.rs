@@ -31,6 +31,8 @@ const WARM_UPS_MAX: usize = 5;
 pub struct Scale {
     pub seconds: f64,
     pub warm_up: f64,
+    /// Load before everything else.
+    pub first_load_seconds: f64,
     pub rounds: usize,
     pub tail_bytes: u64,
     pub cold_bytes: u64,
@@ -106,6 +108,22 @@ impl Runner {
             results: Results::default(),
             notes: Vec::new(),
         }
+    }
+
+    /// Loads each broker for a while, for those that compile what is used often while they run.
+    pub fn warm_up(&mut self) -> Result<(), BenchError> {
+        let load = workload::half_rate_load();
+        let runs = (self.scale.first_load_seconds / (self.scale.seconds + self.scale.warm_up)).ceil() as usize;
+        for mut contestant in self.contestants("first-load", false) {
+            say(&format!("first load of {}", contestant.name));
+            for _ in 0..runs {
+                self.produced(&mut contestant, &load, 0)?;
+            }
+            if runs > 0 {
+                self.delete(&contestant)?;
+            }
+        }
+        Ok(())
     }
 
     pub fn run(&mut self, workload: &Workload) -> Result<(), BenchError> {
