@@ -1,5 +1,5 @@
-//! System calls that neither the standard library nor glommio offers. With [`super::ring`] the
-//! only file of this crate with `unsafe` code; every function here is safe to call with any argument.
+//! System calls that neither the standard library nor glommio offers. With [`super::ring`] the only files of this crate with
+//! `unsafe` code; every function here is safe to call with any argument.
 #![allow(unsafe_code)]
 
 use std::fs::File;

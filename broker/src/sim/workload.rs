@@ -30,6 +30,7 @@ const IN_FLIGHT_MAX: usize = 5;
 /// COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR.
 const COORDINATOR_MOVES: [i16; 3] = [14, 15, 16];
 const OFFSET_OUT_OF_RANGE: i16 = 1;
+const OFFSET_NOT_AVAILABLE: i16 = 78;
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
 const TOPIC_ALREADY_EXISTS: i16 = 36;
@@ -918,6 +919,8 @@ fn listed(body: Bytes, partition: usize) -> Result<Option<(i64, i64)>, String> {
     }
     match result.error_code {
         0 => Ok(Some((result.offset, result.timestamp))),
+        // The segment that was searched by time was removed meanwhile.
+        OFFSET_NOT_AVAILABLE => Ok(None),
         error if RETRIABLE.contains(&error) => Ok(None),
         error => Err(format!("ListOffsets: error {error}")),
     }
