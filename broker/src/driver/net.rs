@@ -331,6 +331,8 @@ impl Net {
             connection.is_readable.set(false);
             let reading = match self.read(&connection) {
                 Ok(reading) => reading,
+                // Whoever has ended has something to read, if only the end: the watch has failed, and nobody would notice.
+                Err(error) if error.kind() == ErrorKind::WouldBlock && connection.has_ended.get() => Reading::Ended,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Reading::Drained,
                 Err(error) if error.kind() == ErrorKind::Interrupted => Reading::GoesOn,
                 Err(_) => Reading::Ended,

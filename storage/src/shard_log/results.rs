@@ -27,6 +27,8 @@ impl ShardLog {
         }
         let reply = match (result, &purpose) {
             (Ok(reply), _) => reply,
+            // What cannot be filled is used as it is.
+            (Err(DiskError::NoSpace), Purpose::Fill) => DiskReply::Done,
             (Err(error), Purpose::Walk(_)) => {
                 let Purpose::Walk(walk) = purpose else { unreachable!() };
                 return self.on_walk_failed(*walk, error, ops, progress);
