@@ -264,6 +264,10 @@ impl Disk {
     /// Has the ring do something, with the file opened first if need be.
     fn begin(&self, token: DiskToken, path: FilePath, work: DiskWork) {
         let tag = u64::from(self.asked.borrow_mut().insert(Asked { token, began: Instant::now() }));
+        self.run(tag, path, work);
+    }
+
+    fn run(&self, tag: u64, path: FilePath, work: DiskWork) {
         if let Some(file) = self.open.borrow_mut().direct(&path) {
             self.ring.start(Operation { tag, file, work });
             return;
@@ -303,7 +307,16 @@ impl Disk {
             }
             Err(error) => {
                 let failure = files::failure(&error);
-                waiting.into_iter().for_each(|Unopened { tag, work }| self.end(tag, work, Err(failure.clone())));
+                // A sync that came first has created nothing for the writes behind it.
+                let is_missing = failure == DiskError::NotFound;
+                let tried_to_create = waiting.first().is_some_and(|first| !matches!(first.work, DiskWork::Sync));
+                for Unopened { tag, work } in waiting {
+                    if is_missing && !tried_to_create && !matches!(work, DiskWork::Sync) {
+                        self.run(tag, Arc::clone(path), work);
+                    } else {
+                        self.end(tag, work, Err(failure.clone()));
+                    }
+                }
             }
         }
     }
@@ -490,6 +503,21 @@ mod tests {
         assert_eq!(results[9], Err(DiskError::NotFound));
         assert_eq!(results[10], data(&[1; 3]));
         assert_eq!(std::fs::metadata(root.0.join("b")).expect("there").len(), 4096 + 8192);
+    }
+
+    #[test]
+    fn a_write_creates_its_file_though_a_sync_came_first() {
+        let root = TestDirectory::new("disk_sync_first");
+        let (mailbox, inbox) = (Arc::new(Mailbox::default()), Rc::new(Inbox::default()));
+        let ring = Rc::new(Ring::new().expect("a ring"));
+        let pools = Pools::start().expect("threads");
+        let disk = Rc::new(Disk::new(&root.0, Rc::clone(&ring), 9, pools, Arc::clone(&mailbox), Rc::clone(&inbox)));
+        disk.start(DiskToken(0), DiskOp::Sync { path: path("a") });
+        let data = vec![Bytes::from("x")];
+        disk.start(DiskToken(1), DiskOp::Write { path: path("a"), position: 0, data, durable: true });
+        let next = || next_disk_event(&disk, &ring, &mailbox, &inbox);
+        assert_eq!(next(), (DiskToken(0), Err(DiskError::NotFound)));
+        assert_eq!(next(), (DiskToken(1), Ok(DiskReply::Done)));
     }
 
     #[test]
