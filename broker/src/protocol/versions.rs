@@ -125,6 +125,8 @@ served_apis! {
     IncrementalAlterConfigs = 44, 0..=1, flexible from 1;
     OffsetDelete = 47, 0..=0, flexible from NEVER;
     DescribeCluster = 60, 0..=2, flexible from 0;
+    ConsumerGroupHeartbeat = 68, 0..=1, flexible from 0;
+    ConsumerGroupDescribe = 69, 0..=1, flexible from 0;
     DescribeTopicPartitions = 75, 0..=0, flexible from 0;
 }
 
