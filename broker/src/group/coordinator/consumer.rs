@@ -72,6 +72,8 @@ impl Coordinator {
                 if is_upgrade && has_begun {
                     self.with_classic(moment.now, &group_id, effects, |classic, cx| {
                         classic.dismiss(cx, error::REBALANCE_IN_PROGRESS);
+                        // Who waited had no deadline.
+                        classic.arm_sessions(cx);
                     });
                 }
             }
