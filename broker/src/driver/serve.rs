@@ -13,7 +13,7 @@ use millstream_storage::producer::PRODUCER_BYTES;
 use millstream_storage::recovery::{
     KnownPartition, Recovered, RecoveredShard, RecoveryError, RecoveryOptions, recover,
 };
-use millstream_storage::shard_log::ShardLogOptions;
+use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
 use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, PartitionKey, ShardLog};
 
 use super::clock::Clock;
@@ -264,6 +264,12 @@ impl Shared {
                 retention_check_interval: config.retention_check_interval,
                 producer_expiration_ms: config.producer_expiration_ms,
                 producers_max: memory.producers / PRODUCER_BYTES / shards,
+                cleaner: CleanerOptions {
+                    is_enabled: config.cleaner_enable,
+                    map_bytes_max: (config.cleaner_map_bytes / shards as u64) as usize,
+                    bytes_per_second_max: config.cleaner_bytes_per_second / shards as u64,
+                    backoff: config.cleaner_backoff,
+                },
             },
             group_bytes_max: memory.groups,
             config: config.clone(),

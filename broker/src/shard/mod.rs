@@ -78,7 +78,7 @@ pub enum EndStep {
     Checkpoint,
     /// From the journal to the segments.
     WriteBack,
-    /// A piece of retention, and what follows from it.
+    /// A piece of retention, and what follows from it; the next step of a compaction is started.
     Retention,
     /// Fetches that wait for what was committed.
     Wake,
@@ -348,7 +348,10 @@ impl Shard {
             }
             EndStep::Checkpoint => self.log.advance_checkpoint(&mut self.ops),
             EndStep::WriteBack => self.log.advance_write_back(&mut self.ops),
-            EndStep::Retention => self.log.advance_retention(now, &mut self.ops),
+            EndStep::Retention => {
+                let has_retained = self.log.advance_retention(now, &mut self.ops);
+                self.log.advance_compaction(now, &mut self.ops) || has_retained
+            }
             EndStep::Wake => {
                 // What was committed in this turn wakes each fetch once, however many partitions it came from.
                 self.tell_woken(effects);

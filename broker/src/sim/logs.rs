@@ -9,7 +9,8 @@ use millstream_storage::batch::TimestampType;
 use millstream_storage::partition_log::partition_directory;
 use millstream_storage::recovery::{KnownPartition, Recovered, RecoveryOptions, recover};
 use millstream_storage::shard_log::{
-    AppendError, LogConfig, LogId, Ops, Progress, Read, ReadPlan, ReadToken, ShardLogOptions, TimeLookup, TimeQuery,
+    AppendError, CleanerOptions, LogConfig, LogId, Ops, Progress, Read, ReadPlan, ReadToken, ShardLogOptions,
+    TimeLookup, TimeQuery,
 };
 use millstream_storage::{DiskError, DiskReply, DiskToken, PartitionKey, ShardLog, TopicId};
 
@@ -744,12 +745,23 @@ fn open_logs(partitions: &[Partition], recovered: Recovered) -> Vec<ShardLog> {
         retention_check_interval: Duration::from_millis(50),
         producer_expiration_ms: 86_400_000,
         producers_max: 1_000_000,
+        cleaner: cleaner_options(),
     };
     let config_of = |key| {
         let partition = partitions.iter().find(|each| each.key == key).expect("known");
         (TOPIC.to_string(), partition.config.clone())
     };
     recovered.shards.into_iter().map(|shard| ShardLog::new(options.clone(), shard, config_of)).collect()
+}
+
+/// So little memory and time that compactions often need several runs.
+pub fn cleaner_options() -> CleanerOptions {
+    CleanerOptions {
+        is_enabled: true,
+        map_bytes_max: 64 << 10,
+        bytes_per_second_max: u64::MAX,
+        backoff: Duration::from_millis(20),
+    }
 }
 
 fn config(random: &mut Random) -> LogConfig {
@@ -759,6 +771,7 @@ fn config(random: &mut Random) -> LogConfig {
         retention_ms: -1,
         retention_bytes: if random.one_in(3) { 500_000 } else { -1 },
         cleanup_delete: true,
+        compaction: None,
         index_interval_bytes: 4_096,
         timestamp_type: TimestampType::CreateTime,
         file_delete_delay_ms: FILE_DELETE_DELAY_MS,
