@@ -308,6 +308,11 @@ impl Walk {
             };
             self.position = Some(start.position);
             self.next_offset = start.base_offset;
+            if self.wait == Wait::Index {
+                // Another walk has brought the index meanwhile: the file that this one has read holds no batches.
+                self.buffer = Bytes::new();
+                self.asked_bytes = 0;
+            }
             return None;
         }
         if self.wait == Wait::Nothing {

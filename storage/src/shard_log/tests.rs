@@ -375,6 +375,33 @@ fn cold_offsets_are_answered_with_file_ranges_and_times_are_found() {
     assert_eq!(time_of(&mut node, TimeQuery::AtOrAfter(last.timestamp + 1)), None);
 }
 
+/// Found by the simulator, seed 3: the index file that came late was taken for batches.
+#[test]
+fn two_reads_that_load_the_same_index_do_not_disturb_each_other() {
+    let mut node = Node::start(MemoryDisk::default(), 1, 64 << 10, 1);
+    for _ in 0..600 {
+        node.append(0, &[1; 1000], 1);
+        node.settle();
+    }
+    let mut node = Node::start(node.disk, 1, 64 << 10, 2);
+    let (id, until) = (node.id(0), 600);
+    let Read::Pending(early) = node.log.read(id, 2, until, 1000, &mut node.ops) else { panic!("on disk") };
+    let Read::Pending(late) = node.log.read(id, 0, until, 1000, &mut node.ops) else { panic!("on disk") };
+    let late_index = node.ops.pop().expect("it reads the index");
+    while !node.ops.is_empty() {
+        node.execute(0);
+    }
+    node.ops.push(late_index);
+    while !node.ops.is_empty() {
+        node.execute(0);
+    }
+    for token in [early, late] {
+        let is_done = |progress: &&Progress| matches!(progress, Progress::ReadDone { token: of, .. } if *of == token);
+        let Some(Progress::ReadDone { result, .. }) = node.progress.iter().find(is_done) else { panic!("not done") };
+        assert!(result.as_ref().is_ok_and(|plan| plan.bytes > 1000), "{result:?}");
+    }
+}
+
 #[test]
 fn what_a_read_passes_over_is_checked() {
     let mut node = Node::start(MemoryDisk::default(), 1, 64 << 10, 1);
