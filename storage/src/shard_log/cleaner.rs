@@ -128,6 +128,12 @@ impl ShardLog {
                 self.cleaner = Cleaner::Waiting { log, compaction, at: now.elapsed + pause };
             }
             Step::Replaced(replacement) => {
+                if is_planted(Bug::RemoveBeforeReplaced) {
+                    let replaced = partition.segments.iter().filter(|segment| segment.base_offset < replacement.until);
+                    let paths: Vec<FilePath> = replaced.map(|segment| segment.path.clone()).collect();
+                    paths.into_iter().for_each(|path| self.removals.push_front((self.clock, path)));
+                }
+                let partition = self.log_mut(log);
                 partition.replacement = Some(replacement);
                 if !partition.is_dirty {
                     partition.is_dirty = true;
