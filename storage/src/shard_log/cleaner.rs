@@ -18,8 +18,8 @@ pub(super) enum Cleaner {
     Scanning { cursor: usize, at: Duration, best: Option<(LogId, Need)> },
     /// The next step may begin at this time.
     Waiting { log: LogId, compaction: Box<Compaction>, at: Duration },
-    /// A step is under way.
-    Working,
+    /// A step is under way; before it the compaction had so much memory.
+    Working { bytes: usize },
     /// A new segment is on its way into the journal.
     Committing { log: LogId, compaction: Box<Compaction> },
 }
@@ -45,14 +45,15 @@ impl Cleaner {
     }
 
     pub(super) fn is_working(&self) -> bool {
-        matches!(self, Cleaner::Working)
+        matches!(self, Cleaner::Working { .. })
     }
 
-    /// Memory of the compaction between its steps.
+    /// Memory of the compaction, without what a step takes while it works.
     pub(super) fn memory_bytes(&self) -> usize {
         match self {
             Cleaner::Waiting { compaction, .. } | Cleaner::Committing { compaction, .. } => compaction.memory_bytes(),
-            Cleaner::Scanning { .. } | Cleaner::Working => 0,
+            Cleaner::Working { bytes } => *bytes,
+            Cleaner::Scanning { .. } => 0,
         }
     }
 }
@@ -62,7 +63,7 @@ impl ShardLog {
         match self.cleaner {
             _ if !self.options.cleaner.is_enabled => None,
             Cleaner::Scanning { at, .. } | Cleaner::Waiting { at, .. } => Some(at),
-            Cleaner::Working | Cleaner::Committing { .. } => None,
+            Cleaner::Working { .. } | Cleaner::Committing { .. } => None,
         }
     }
 
@@ -74,7 +75,7 @@ impl ShardLog {
         match std::mem::take(&mut self.cleaner) {
             Cleaner::Scanning { cursor, best, .. } => self.scan(now, cursor, best),
             Cleaner::Waiting { log, compaction, .. } => {
-                self.cleaner = Cleaner::Working;
+                self.cleaner = Cleaner::Working { bytes: compaction.memory_bytes() };
                 self.log_mut(log).operations += 1;
                 self.submit(Purpose::Compact { log }, DiskOp::Compact(compaction), ops);
             }
