@@ -14,6 +14,7 @@ use millstream_storage::shard_log::ReadPlan;
 
 use super::ShardIndex;
 use super::session::RequestId;
+use super::survey::{SurveyCall, SurveyDone};
 use crate::group::{ClientInfo, GroupRequest};
 use crate::protocol::fetch::DivergingEpoch;
 
@@ -42,6 +43,10 @@ pub enum Message {
     Query(Query),
     /// Owner to session: its answers.
     QueryDone(QueryDone),
+    /// Session to owner: a round of a survey.
+    Survey(SurveyCall),
+    /// Owner to session: what it found.
+    Surveyed(SurveyDone),
     /// Session to owner: for coordinators of groups.
     Group(GroupCall),
     /// Owner to session: a coordinator's response, without its header.
