@@ -13,6 +13,7 @@ use millstream_storage::PartitionKey;
 use millstream_storage::shard_log::ReadPlan;
 
 use super::ShardIndex;
+use super::quotas::Used;
 use super::session::RequestId;
 use super::survey::{SurveyCall, SurveyDone};
 use crate::group::{ClientInfo, GroupRequest};
@@ -47,6 +48,8 @@ pub enum Message {
     Survey(SurveyCall),
     /// Owner to session: what it found.
     Surveyed(SurveyDone),
+    /// Session to session: what clients under quotas used.
+    QuotaUse(Arc<Vec<Used>>),
     /// Session to owner: for coordinators of groups.
     Group(GroupCall),
     /// Owner to session: a coordinator's response, without its header.

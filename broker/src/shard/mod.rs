@@ -34,6 +34,8 @@ mod partition;
 mod produce;
 mod producer_ids;
 mod query;
+mod quotas;
+mod rate;
 mod read;
 mod session;
 pub(crate) mod slab;
@@ -72,6 +74,8 @@ pub enum EndStep {
     Metadata,
     /// Requests whose time is up.
     Deadlines,
+    /// Clients that have waited for their quota are read from again.
+    Quotas,
     /// A round of a survey.
     Survey,
     /// Groups: what has fallen due, what is still loading.
@@ -90,9 +94,10 @@ pub enum EndStep {
 
 impl EndStep {
     /// All of them, in their order.
-    pub const ALL: [EndStep; 9] = [
+    pub const ALL: [EndStep; 10] = [
         EndStep::Metadata,
         EndStep::Deadlines,
+        EndStep::Quotas,
         EndStep::Survey,
         EndStep::Groups,
         EndStep::Commit,
@@ -233,6 +238,7 @@ pub struct Shard {
     cold: cold::ColdReads,
     offsets: offsets::Offsets,
     surveys: survey::Surveys,
+    quotas: quotas::Quotas,
     producer_ids: producer_ids::ProducerIds,
     groups: groups::Groups,
     controller_calls: HashMap<u64, ControllerCall>,
@@ -274,6 +280,7 @@ impl Shard {
             cold: cold::ColdReads::default(),
             offsets: offsets::Offsets::default(),
             surveys: survey::Surveys::default(),
+            quotas: quotas::Quotas::new(&options.file),
             producer_ids: producer_ids::ProducerIds::default(),
             groups: groups::Groups::default(),
             controller_calls: HashMap::new(),
@@ -292,6 +299,7 @@ impl Shard {
             has_failed: false,
             options,
         };
+        shard.quotas.changed(shard.metadata.image().quotas());
         shard.open_partitions();
         shard
     }
@@ -351,6 +359,7 @@ impl Shard {
                 }
                 any
             }
+            EndStep::Quotas => self.advance_quotas(now, effects),
             EndStep::Survey => self.advance_survey(effects),
             EndStep::Groups => self.coordinate(now, effects),
             EndStep::Commit => {
@@ -387,10 +396,8 @@ impl Shard {
     /// When `end_turn` is to be called though nothing happens; in [`Now::elapsed`]'s time.
     pub fn next_deadline(&self) -> Option<Duration> {
         let at_once = (self.has_changes() || self.surveys.is_ready()).then_some(Duration::ZERO);
-        [at_once, self.timers.next(), self.log.next_deadline(), self.coordination.next_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let parts = [self.timers.next(), self.log.next_deadline(), self.coordination.next_deadline()];
+        [at_once, self.quotas.next_deadline()].into_iter().chain(parts).flatten().min()
     }
 
     /// Stop accepting work: answer what is under way, commit it.
@@ -509,6 +516,7 @@ impl Shard {
     }
 
     fn disconnected(&mut self, connection: ConnectionId, effects: &mut Vec<Effect>) {
+        self.quotas.disconnected(connection, self.sessions.muted_until(connection));
         for request in self.sessions.disconnected(connection, effects) {
             self.cancel_produce(request);
             self.cancel_fetch(request, effects);
@@ -590,6 +598,7 @@ impl Shard {
             Message::QueryDone(done) => self.offsets_answered(done, effects),
             Message::Survey(call) => self.survey_asked(call, effects),
             Message::Surveyed(done) => self.survey_answered(done),
+            Message::QuotaUse(used) => self.quotas.told(now, &used),
             Message::Group(call) => self.ask_coordinators(now, call, effects),
             Message::GroupDone { request, slot, body } => self.group_done(request, slot, body, effects),
         }

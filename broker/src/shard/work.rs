@@ -113,7 +113,8 @@ impl Work {
                 | Message::Query(_)
                 | Message::QueryDone(_)
                 | Message::Survey(_)
-                | Message::Surveyed(_) => Work::Request,
+                | Message::Surveyed(_)
+                | Message::QuotaUse(_) => Work::Request,
                 Message::Append(_) => Work::Append,
                 Message::Appended(_) => Work::Produce,
                 Message::Read(_) | Message::Watch(_) | Message::Unwatch { .. } => Work::Read,
@@ -129,6 +130,7 @@ impl From<EndStep> for Work {
         match step {
             EndStep::Metadata => Work::Metadata,
             EndStep::Deadlines => Work::Deadlines,
+            EndStep::Quotas => Work::Deadlines,
             EndStep::Survey => Work::Request,
             EndStep::Groups => Work::Groups,
             EndStep::Commit => Work::Commit,

@@ -7,6 +7,7 @@ mod hostile;
 mod metadata;
 mod offsets;
 mod produce;
+mod quotas;
 mod survey;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
