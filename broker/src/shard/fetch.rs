@@ -121,9 +121,17 @@ impl Shard {
             return self.sessions.respond(id, Response::Parts(parts), effects);
         }
         let charge = self.quotas.charge(self.metadata.image().quotas(), Direction::Fetch, header.client_id.as_deref());
-        let in_window = charge.as_ref().map_or(usize::MAX, |charge| self.quotas.fetch_bytes_max(charge));
-        let bytes_max =
-            usize::try_from(request.max_bytes).unwrap_or(0).min(self.options.fetch_bytes_max).min(in_window);
+        let room = match charge.as_ref().map_or(Ok(usize::MAX), |charge| self.quotas.room(now, charge)) {
+            Ok(room) => room,
+            Err(wait) => {
+                let mut writer = header.response().begin_frame(32);
+                write_empty_response(&mut writer, header.api_version, ErrorCode::None.code(), throttle_time_ms(wait));
+                let parts = vec![SendPart::Memory(finish_frame(writer))];
+                self.sessions.respond(id, Response::Parts(parts), effects);
+                return self.mute(now, id.connection, wait, effects);
+            }
+        };
+        let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(self.options.fetch_bytes_max).min(room);
         let max_wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
         let slots: Vec<u32> = (0..items.len() as u32).collect();
         let pending = PendingFetch {
@@ -329,9 +337,7 @@ impl Shard {
     fn complete(&mut self, now: Now, id: RequestId, effects: &mut Vec<Effect>) {
         let pending = self.fetches.pending.get_mut(&id).expect("the fetch is under way");
         pending.limit();
-        if self.pay_for_fetch(now, id, effects) {
-            return;
-        }
+        self.pay_for_fetch(now, id, effects);
         let pending = &self.fetches.pending[&id];
         let ranges: Vec<SentRange> = pending.items.iter().flat_map(|item| file_ranges(&item.result.plan)).collect();
         if ranges.is_empty() {
@@ -343,24 +349,15 @@ impl Shard {
         self.cold.load(id, ranges, effects);
     }
 
-    /// Counts what a fetch is answered with. Returns whether it was too much: then it was answered without records.
-    fn pay_for_fetch(&mut self, now: Now, id: RequestId, effects: &mut Vec<Effect>) -> bool {
+    /// Counts what a fetch is answered with. The client waits when it is more than its quota.
+    fn pay_for_fetch(&mut self, now: Now, id: RequestId, effects: &mut Vec<Effect>) {
         let pending = self.fetches.pending.get_mut(&id).expect("the fetch is under way");
         let bytes: usize = pending.items.iter().map(|item| item.result.plan.bytes).sum();
         // It pays once, though its files were gone when it came to read them.
-        let Some(charge) = pending.charge.take().filter(|_| bytes > 0) else { return false };
-        let (may_leave, throttle) = self.quotas.fetched(now, &charge, bytes, self.options.shards);
+        let Some(charge) = pending.charge.take().filter(|_| bytes > 0) else { return };
+        let throttle = self.quotas.used(now, &charge, bytes, self.options.shards);
         pending.throttle = throttle;
-        if !may_leave {
-            let PendingFetch { header, request, .. } =
-                self.fetches.pending.remove(&id).expect("the fetch is under way");
-            let mut writer = header.begin_frame(32);
-            write_empty_response(&mut writer, request.version, ErrorCode::None.code(), throttle_time_ms(throttle));
-            let parts = vec![SendPart::Memory(finish_frame(writer))];
-            self.sessions.respond(id, Response::Parts(parts), effects);
-        }
         self.mute(now, id.connection, throttle, effects);
-        !may_leave
     }
 
     /// The file ranges of a response are in the page cache, or cannot be.

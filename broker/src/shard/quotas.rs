@@ -1,8 +1,10 @@
 //! Quotas on produced and fetched bytes (KIP-13, KIP-219): who has used how much, and who has to wait.
 //!
 //! The bytes of a client are counted over a window ([`super::rate`]). When they are too many, the response says how
-//! long the client is to wait, and its connection is not read from for that time. A fetch that would go beyond is
-//! answered at once without records, and its bytes are not counted.
+//! long the client is to wait, and its connection is not read from for that time. A fetch gets no more than the limit
+//! lets through at its time, but for its first batch; when that is nothing, it is answered at once without records.
+//! (Kafka reads up to a whole window first and throws away what turns out to be too much, which halves the rate of a
+//! client that is far behind.)
 //!
 //! **Over shards.** A connection lives on one shard, a client has connections on several. Every shard counts the whole
 //! rate of each client that it knows to be limited: what its own connections used, at once, and what those of other
@@ -182,13 +184,20 @@ impl Quotas {
         charge
     }
 
-    /// The most bytes that a fetch under this limit is answered with: what the limit lets through in a window.
-    pub fn fetch_bytes_max(&self, charge: &Charge) -> usize {
-        // A number too large for the type becomes its largest.
-        (charge.limit * self.window.least().as_secs_f64()) as usize
+    /// How many bytes a fetch under this limit may be answered with now; none: how long the client is to wait first.
+    pub fn room(&mut self, now: Now, charge: &Charge) -> Result<usize, Duration> {
+        let payer = self.payer(now.elapsed, &charge.payer);
+        let rate = &mut self.meters.entry(payer).or_default().rate;
+        let excess = rate.excess(self.window, now.elapsed, charge.limit);
+        let room = rate.room(self.window, now.elapsed, charge.limit);
+        if excess.is_zero() {
+            return Ok(usize::try_from(room).unwrap_or(usize::MAX));
+        }
+        self.count(charge.payer.direction, excess);
+        Err(excess)
     }
 
-    /// Counts what a produce request brought. Returns how long the client is to wait.
+    /// Counts what a produce request brought, or a fetch is answered with. Returns how long the client is to wait.
     pub fn used(&mut self, now: Now, charge: &Charge, bytes: usize, shards: usize) -> Duration {
         let (window, elapsed) = (self.window, now.elapsed);
         let payer = self.record(elapsed, &charge.payer, bytes as u64);
@@ -196,26 +205,6 @@ impl Quotas {
         let excess = self.meters.get_mut(&payer).expect("it was just used").rate.excess(window, elapsed, charge.limit);
         self.count(charge.payer.direction, excess);
         excess
-    }
-
-    /// Counts what a fetch is about to be answered with, unless it is too much. Returns whether the records may leave,
-    /// and how long the client is to wait.
-    pub fn fetched(&mut self, now: Now, charge: &Charge, bytes: usize, shards: usize) -> (bool, Duration) {
-        let (window, elapsed) = (self.window, now.elapsed);
-        let bytes = bytes as u64;
-        let payer = self.record(elapsed, &charge.payer, bytes);
-        let rate = &mut self.meters.get_mut(&payer).expect("it was just used").rate;
-        let excess = rate.excess(window, elapsed, charge.limit);
-        // The first batch of a response may be larger than a whole window lets through. Whoever has had nothing in a
-        // window gets it all the same: otherwise he would never.
-        let may_leave = excess.is_zero() || rate.bytes(window, elapsed) == bytes;
-        if may_leave {
-            self.tell_later(elapsed, payer, bytes, shards);
-        } else {
-            rate.take_back(bytes);
-        }
-        self.count(charge.payer.direction, excess);
-        (may_leave, excess)
     }
 
     fn count(&mut self, direction: Direction, excess: Duration) {
@@ -229,13 +218,20 @@ impl Quotas {
     /// Counts bytes; returns with whom they were counted.
     fn record(&mut self, now: Duration, payer: &Payer, bytes: u64) -> Payer {
         let window = self.window;
-        if !self.meters.contains_key(payer) {
-            self.make_room(now);
-        }
-        let has_own = self.meters.contains_key(payer) || self.meters.len() < METERS_MAX;
-        let payer = if has_own { payer.clone() } else { Payer::common(payer.direction) };
+        let payer = self.payer(now, payer);
         self.meters.entry(payer.clone()).or_default().rate.record(window, now, bytes);
         payer
+    }
+
+    /// With whom somebody's bytes are counted: by themselves, or with others when there are too many.
+    fn payer(&mut self, now: Duration, payer: &Payer) -> Payer {
+        if !self.meters.contains_key(payer) {
+            self.make_room(now);
+            if self.meters.len() >= METERS_MAX {
+                return Payer::common(payer.direction);
+            }
+        }
+        payer.clone()
     }
 
     /// When there are as many meters as there may be, those that were not used in a window go; once in a sample.

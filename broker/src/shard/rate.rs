@@ -12,12 +12,7 @@ pub struct Window {
     pub length: Duration,
 }
 
-impl Window {
-    /// The least time that a rate is taken over: all samples but the one that is being filled.
-    pub fn least(&self) -> Duration {
-        self.length * self.samples.saturating_sub(1).max(1)
-    }
-}
+impl Window {}
 
 #[derive(Clone, Copy, Debug)]
 struct Sample {
@@ -42,12 +37,6 @@ impl Rate {
         }
     }
 
-    /// Takes back what was recorded last.
-    pub fn take_back(&mut self, bytes: u64) {
-        let sample = self.samples.back_mut().expect("it was just recorded");
-        sample.bytes -= bytes;
-    }
-
     /// Bytes in the window.
     pub fn bytes(&mut self, window: Window, now: Duration) -> u64 {
         self.forget_old(window, now);
@@ -65,6 +54,14 @@ impl Rate {
         } else {
             Duration::ZERO
         })
+    }
+
+    /// How many bytes may be added now.
+    pub fn room(&mut self, window: Window, now: Duration, limit: f64) -> u64 {
+        let bytes = self.bytes(window, now);
+        // A number too large for the type becomes its largest.
+        let allowed = (limit * self.elapsed(window, now).as_secs_f64()) as u64;
+        allowed.saturating_sub(bytes)
     }
 
     /// The time that the bytes are divided by: what has passed since the oldest sample began, and as much more as is
@@ -97,15 +94,15 @@ mod tests {
     #[test]
     fn a_burst_within_the_window_is_let_through_and_more_has_to_wait() {
         let mut rate = Rate::default();
+        assert_eq!(rate.room(WINDOW, seconds(5.0), 100.0), 1000);
         rate.record(WINDOW, seconds(5.0), 1000);
         assert_eq!(rate.excess(WINDOW, seconds(5.0), 100.0), Duration::ZERO);
         rate.record(WINDOW, seconds(5.0), 200);
         // 1,200 bytes are 12 s at 100 bytes a second, and a window is 10 s at least.
         assert_eq!(rate.excess(WINDOW, seconds(5.0), 100.0), seconds(2.0));
         assert_eq!(rate.excess(WINDOW, seconds(5.5), 100.0), seconds(1.5));
-        rate.take_back(200);
-        assert_eq!(rate.excess(WINDOW, seconds(5.0), 100.0), Duration::ZERO);
-        assert_eq!(rate.bytes(WINDOW, seconds(5.0)), 1000);
+        assert_eq!(rate.room(WINDOW, seconds(5.5), 100.0), 0);
+        assert_eq!(rate.room(WINDOW, seconds(5.5), 120.0), 60);
     }
 
     #[test]
