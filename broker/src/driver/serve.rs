@@ -233,6 +233,8 @@ fn known_partitions(config: &BrokerConfig, image: &ClusterImage) -> Vec<KnownPar
 /// What every shard is made from.
 struct Shared {
     config: BrokerConfig,
+    /// The data directory, absolute.
+    root: String,
     properties: Arc<millstream_replication::config::Properties>,
     image: ClusterImage,
     log: ShardLogOptions,
@@ -272,6 +274,7 @@ impl Shared {
                 },
             },
             group_bytes_max: memory.groups,
+            root: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()).display().to_string(),
             config: config.clone(),
         })
     }
@@ -289,6 +292,7 @@ impl Shared {
             shards,
             node_id,
             file: Arc::clone(&self.properties),
+            log_dir: self.root.clone(),
             listeners: self.config.listeners.iter().map(|listener| listener.name.clone()).collect(),
             fetch_bytes_max: self.config.fetch_bytes_max,
             group_bytes_max: self.group_bytes_max,

@@ -16,6 +16,7 @@
 //! | Produce | [`produce`] | [`append`] |
 //! | Fetch | [`fetch`], [`cold`] | [`read`] |
 //! | ListOffsets, DeleteRecords, OffsetForLeaderEpoch | [`offsets`] | [`query`] |
+//! | DescribeLogDirs, DescribeProducers | [`survey`] | [`survey`] |
 //! | InitProducerId | [`producer_ids`] | the controller |
 //! | FindCoordinator, JoinGroup, ..., OffsetFetch | [`groups`] | [`coordination`], [`crate::group`] |
 //! | all others | [`crate::api`] | the controller |
@@ -33,10 +34,13 @@ mod partition;
 mod produce;
 mod producer_ids;
 mod query;
+mod quotas;
+mod rate;
 mod read;
 mod session;
 pub(crate) mod slab;
 mod stages;
+mod survey;
 mod timer;
 mod work;
 
@@ -70,6 +74,10 @@ pub enum EndStep {
     Metadata,
     /// Requests whose time is up.
     Deadlines,
+    /// Clients that have waited for their quota are read from again.
+    Quotas,
+    /// A round of a survey.
+    Survey,
     /// Groups: what has fallen due, what is still loading.
     Groups,
     /// What was appended is put into a commit group.
@@ -86,9 +94,11 @@ pub enum EndStep {
 
 impl EndStep {
     /// All of them, in their order.
-    pub const ALL: [EndStep; 8] = [
+    pub const ALL: [EndStep; 10] = [
         EndStep::Metadata,
         EndStep::Deadlines,
+        EndStep::Quotas,
+        EndStep::Survey,
         EndStep::Groups,
         EndStep::Commit,
         EndStep::Checkpoint,
@@ -130,8 +140,8 @@ pub enum Event {
     Prefetched { token: PrefetchToken, result: Result<(), DiskError> },
     /// Another shard, or the controller, says something.
     Message(Message),
-    /// Free space of the data directory's file system, about once a second.
-    FreeSpace { bytes: u64 },
+    /// Free space of the data directory's file system and its size, about once a second.
+    FreeSpace { bytes: u64, total_bytes: u64 },
 }
 
 /// Something to do.
@@ -189,6 +199,8 @@ pub struct ShardOptions {
     pub node_id: i32,
     /// What the process was configured with at its start.
     pub file: Arc<Properties>,
+    /// The data directory, as clients are told of it.
+    pub log_dir: String,
     /// The names of the listeners, in `listeners` order.
     pub listeners: Vec<String>,
     /// `fetch.max.bytes`: records in one Fetch response, but for its first batch.
@@ -225,6 +237,8 @@ pub struct Shard {
     fetches: fetch::Fetches,
     cold: cold::ColdReads,
     offsets: offsets::Offsets,
+    surveys: survey::Surveys,
+    quotas: quotas::Quotas,
     producer_ids: producer_ids::ProducerIds,
     groups: groups::Groups,
     controller_calls: HashMap<u64, ControllerCall>,
@@ -265,6 +279,8 @@ impl Shard {
             fetches: fetch::Fetches::default(),
             cold: cold::ColdReads::default(),
             offsets: offsets::Offsets::default(),
+            surveys: survey::Surveys::default(),
+            quotas: quotas::Quotas::new(&options.file),
             producer_ids: producer_ids::ProducerIds::default(),
             groups: groups::Groups::default(),
             controller_calls: HashMap::new(),
@@ -283,6 +299,7 @@ impl Shard {
             has_failed: false,
             options,
         };
+        shard.quotas.changed(shard.metadata.image().quotas());
         shard.open_partitions();
         shard
     }
@@ -311,7 +328,10 @@ impl Shard {
                 }
             }
             Event::Message(message) => self.message(now, message, effects),
-            Event::FreeSpace { bytes } => self.log.set_free_space(bytes),
+            Event::FreeSpace { bytes, total_bytes } => {
+                self.log.set_free_space(bytes);
+                self.surveys.set_space(bytes, total_bytes);
+            }
         }
     }
 
@@ -339,6 +359,8 @@ impl Shard {
                 }
                 any
             }
+            EndStep::Quotas => self.advance_quotas(now, effects),
+            EndStep::Survey => self.advance_survey(effects),
             EndStep::Groups => self.coordinate(now, effects),
             EndStep::Commit => {
                 let mut progress = Vec::new();
@@ -376,11 +398,9 @@ impl Shard {
 
     /// When `end_turn` is to be called though nothing happens; in [`Now::elapsed`]'s time.
     pub fn next_deadline(&self) -> Option<Duration> {
-        let changes = self.has_changes().then_some(Duration::ZERO);
-        [changes, self.timers.next(), self.log.next_deadline(), self.coordination.next_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let at_once = (self.has_changes() || self.surveys.is_ready()).then_some(Duration::ZERO);
+        let parts = [self.timers.next(), self.log.next_deadline(), self.coordination.next_deadline()];
+        [at_once, self.quotas.next_deadline()].into_iter().chain(parts).flatten().min()
     }
 
     /// Stop accepting work: answer what is under way, commit it.
@@ -434,6 +454,7 @@ impl Shard {
             ApiKey::ListOffsets | ApiKey::DeleteRecords | ApiKey::OffsetForLeaderEpoch => {
                 self.offsets(now, id, &header, body, effects);
             }
+            ApiKey::DescribeLogDirs | ApiKey::DescribeProducers => self.survey(id, &header, body, effects),
             ApiKey::InitProducerId => self.init_producer_id(id, &header, body, effects),
             api_key if groups::handles(api_key) => self.group(id, &header, body, effects),
             _ => self.api(id, &header, body, effects),
@@ -498,10 +519,12 @@ impl Shard {
     }
 
     fn disconnected(&mut self, connection: ConnectionId, effects: &mut Vec<Effect>) {
+        self.quotas.disconnected(connection, self.sessions.muted_until(connection));
         for request in self.sessions.disconnected(connection, effects) {
             self.cancel_produce(request);
             self.cancel_fetch(request, effects);
             self.cancel_offsets(request);
+            self.surveys.cancel(request);
             self.cancel_init_producer_id(request);
             self.cancel_group(request);
         }
@@ -576,6 +599,9 @@ impl Shard {
             Message::Wake { request, slots } => self.wake(request, slots),
             Message::Query(query) => self.query(query, effects),
             Message::QueryDone(done) => self.offsets_answered(done, effects),
+            Message::Survey(call) => self.survey_asked(call, effects),
+            Message::Surveyed(done) => self.survey_answered(done),
+            Message::QuotaUse(used) => self.quotas.told(now, &used),
             Message::Group(call) => self.ask_coordinators(now, call, effects),
             Message::GroupDone { request, slot, body } => self.group_done(request, slot, body, effects),
         }

@@ -447,7 +447,7 @@ impl Simulation {
             Event::FreeSpace => {
                 let bytes = self.disk.free_bytes();
                 for shard in 0..node.shards.len() {
-                    self.give(shard, ShardEvent::FreeSpace { bytes });
+                    self.give(shard, ShardEvent::FreeSpace { bytes, total_bytes: bytes });
                 }
                 self.schedule.after(50_000, Event::FreeSpace);
             }
@@ -538,6 +538,7 @@ impl Simulation {
                 shards,
                 node_id: NODE_ID,
                 file: Arc::clone(&self.properties),
+                log_dir: "data".to_string(),
                 listeners: vec!["PLAINTEXT".to_string()],
                 fetch_bytes_max: 1 << 20,
                 group_bytes_max: 64 << 20,

@@ -82,6 +82,7 @@ impl Node {
             shards: 1,
             node_id: 1,
             file: file.clone(),
+            log_dir: "/data".to_owned(),
             listeners: vec!["PLAINTEXT".to_owned()],
             fetch_bytes_max: 1 << 20,
             group_bytes_max: 8 << 20,

@@ -437,9 +437,9 @@ table! { BROKER_CONFIGS
         "Bytes of requests that may wait to be handled; -1 is no limit.";
     "queued.max.requests" Int Some("500"), AtLeast(1), Accepted, FIXED, [],
         "Requests that may wait to be handled. No effect: each connection has its own bound.";
-    "quota.window.num" Int Some("11"), AtLeast(1), Accepted, FIXED, [],
+    "quota.window.num" Int Some("11"), AtLeast(1), Honoured, FIXED, [],
         "Samples kept for client quotas.";
-    "quota.window.size.seconds" Int Some("1"), AtLeast(1), Accepted, FIXED, [],
+    "quota.window.size.seconds" Int Some("1"), AtLeast(1), Honoured, FIXED, [],
         "Length of one such sample in seconds.";
     "remote.fetch.max.wait.ms" Int Some("500"), AtLeast(1), Accepted, DYNAMIC, [],
         "Milliseconds a fetch waits for remote storage. No effect: there is none.";

@@ -24,6 +24,7 @@ use crate::compaction::Replacement;
 use crate::disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, DiskToken, FilePath};
 use crate::journal::{GroupBuilder, GroupPlace};
 use crate::partition_log::{FileState, PartitionLog, PartitionState, Segment, index_path};
+use crate::producer::ProducerView;
 use crate::recovery::RecoveredShard;
 use crate::walk::{Goal, Outcome, Step, Walk};
 use crate::{Now, PartitionKey};
@@ -802,6 +803,11 @@ impl ShardLog {
     /// Bytes of all the log's segments.
     pub fn log_bytes(&self, log: LogId) -> u64 {
         self.log(log).bytes()
+    }
+
+    /// The idempotent producers that the log remembers; at most [`crate::producer::PRODUCERS_MAX`].
+    pub fn producers(&self, log: LogId) -> Vec<ProducerView> {
+        self.log(log).producers.views().collect()
     }
 
     /// The free space of the file system, as the driver measures it every second or so.

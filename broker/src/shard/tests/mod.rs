@@ -7,6 +7,8 @@ mod hostile;
 mod metadata;
 mod offsets;
 mod produce;
+mod quotas;
+mod survey;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -142,6 +144,7 @@ impl Broker {
                     shards: setup.shards,
                     node_id: NODE_ID,
                     file: file.clone(),
+                    log_dir: "/data".to_string(),
                     listeners: vec![LISTENER.to_string()],
                     fetch_bytes_max: 55 << 20,
                     group_bytes_max: 64 << 20,
