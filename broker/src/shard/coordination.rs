@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -127,6 +128,12 @@ impl Coordination {
     /// Members of all groups.
     pub fn members(&self) -> usize {
         self.by_log.values().map(|led| led.coordinator.members()).sum()
+    }
+
+    /// All coordinators in order, from one on.
+    pub fn coordinators(&self, from: Option<LogId>) -> impl Iterator<Item = (LogId, &Coordinator)> {
+        let from = from.map_or(Bound::Unbounded, Bound::Included);
+        self.by_log.range((from, Bound::Unbounded)).map(|(log, led)| (*log, &led.coordinator))
     }
 
     /// When [`Shard::coordinate`] has something to do though nothing happens. Asked for several times a turn, while

@@ -252,6 +252,12 @@ impl Shard {
             ),
             sample("millstream_log_damaged_reads_total", "Reads refused: damaged.", Counter, log.damaged_reads),
             sample("millstream_log_no_space_total", "Operations that found the disk full.", Counter, log.no_space),
+            sample(
+                "millstream_log_out_of_space",
+                "1 while appends are refused for lack of space.",
+                Gauge,
+                u64::from(self.log.is_out_of_space()),
+            ),
             sample("millstream_log_producers", "Idempotent producers remembered.", Gauge, log.producers),
             sample("millstream_log_tail_bytes", "Memory of the tails.", Gauge, log.tail_bytes),
             sample(

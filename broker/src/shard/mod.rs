@@ -27,6 +27,7 @@ mod coordination;
 mod counters;
 mod fetch;
 mod groups;
+mod listing;
 mod message;
 mod metadata;
 mod offsets;
@@ -58,6 +59,7 @@ use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse
 use millstream_storage::shard_log::{Ops, Progress};
 use millstream_storage::{DiskError, DiskOp, DiskReply, DiskToken, FilePath, Now, ShardLog};
 
+pub use listing::{GroupCursor, PIECE_PLACES_MAX, PartitionRow, Piece};
 pub use message::Message;
 pub use work::Work;
 
