@@ -742,6 +742,9 @@ impl Simulation {
                     self.schedule.after(delay, Event::ToController { asker, request });
                 }
                 Effect::MetadataApplied { offset } => self.schedule.after(1, Event::Applied { shard, offset }),
+                Effect::Warn { message } => {
+                    self.trace.line(self.schedule.now_us(), format!("shard {shard} warns: {message}"));
+                }
                 Effect::Fail { reason } => self.give_up(&reason)?,
             }
         }

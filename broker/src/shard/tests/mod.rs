@@ -355,6 +355,7 @@ impl Broker {
                 self.events[shard].push_back(Event::Message(Message::Controller { token, response }));
             }
             Effect::MetadataApplied { offset } => assert!(offset <= self.image.offset()),
+            Effect::Warn { message } => panic!("nothing goes wrong here: {message}"),
             Effect::Fail { reason } => self.failure = Some(reason),
         }
     }
