@@ -10,6 +10,7 @@ pub mod group;
 pub mod histogram;
 pub mod metrics;
 pub mod protocol;
+mod rate;
 pub mod shard;
 
 #[cfg(test)]

@@ -179,7 +179,10 @@ impl Node {
             }
             Effect::ToShard { .. } => panic!("there is no other shard"),
             Effect::Fail { reason } => panic!("the log failed: {reason}"),
-            Effect::Reading { .. } | Effect::Discard { .. } | Effect::MetadataApplied { .. } => {}
+            Effect::Reading { .. }
+            | Effect::Discard { .. }
+            | Effect::ConnectionRules(_)
+            | Effect::MetadataApplied { .. } => {}
         }
     }
 
