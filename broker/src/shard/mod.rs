@@ -36,7 +36,6 @@ mod produce;
 mod producer_ids;
 mod query;
 mod quotas;
-mod rate;
 mod read;
 mod session;
 pub(crate) mod slab;
@@ -64,6 +63,7 @@ pub use message::Message;
 pub use work::Work;
 
 use crate::api;
+use crate::config::ConnectionRules;
 use crate::protocol::header::RequestHeader;
 use crate::protocol::versions::ApiKey;
 use session::{RequestId, Response, Sessions};
@@ -165,6 +165,8 @@ pub enum Effect {
     ToShard { shard: ShardIndex, message: Message },
     /// Hand a request to the controller; the answer comes as [`Message::Controller`].
     ToController { token: u64, request: ControllerRequest },
+    /// Other rules for client connections hold from now on. One shard of the process says so.
+    ConnectionRules(Arc<ConnectionRules>),
     /// This shard has applied the metadata up to and including this offset.
     MetadataApplied { offset: u64 },
     /// Something went wrong and was survived: an operator wants to know.

@@ -734,7 +734,7 @@ impl Simulation {
                     let delay = self.random.between(50, 5_000);
                     self.schedule.after(delay, Event::Prefetch { shard, token, path });
                 }
-                Effect::Discard { .. } => {}
+                Effect::Discard { .. } | Effect::ConnectionRules(_) => {}
                 Effect::ToShard { shard: to, message } => self.send(shard, to, message),
                 Effect::ToController { token, request } => {
                     let delay = self.random.below(50);
