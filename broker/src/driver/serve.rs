@@ -22,7 +22,7 @@ use super::executor::{self, ExecutorOptions, Report, ShardHandle};
 use super::http::{About, Node};
 use super::memory::{self, MemoryBudget};
 use super::net::{ConnectionLimits, NetOptions};
-use super::sys::{self, SocketBuffers};
+use super::sys::{self, SocketBuffers, Space};
 use super::watchdog::{self, Watched};
 use super::{Inbound, files, http, preflight};
 use crate::config::BrokerConfig;
@@ -57,10 +57,12 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     let memory = Arc::new(MemoryBudget::plan(&mut config, shards, memory::machine_bytes())?);
     preflight::check_locked_memory(shards)?;
     let open_files_max = preflight::check_open_files()?;
-    let directory = preflight::open_data_directory(&config.data_directory)?;
-    let listeners = preflight::bind_listeners(&config.listeners, shards)?;
+    let wait = preflight::LAST_PROCESS_WAIT;
+    let directory =
+        preflight::open_data_directory(&config.data_directory, wait).map_err(|refusal| refusal.to_string())?;
+    let listeners = preflight::bind_listeners(&config.listeners, shards, wait)?;
     let http = match &config.http_listener {
-        Some((host, port)) => Some(preflight::listen_http(host, *port)?),
+        Some((host, port)) => Some(preflight::listen_http(host, *port, wait)?),
         None => None,
     };
 
@@ -234,6 +236,12 @@ fn known_partitions(config: &BrokerConfig, image: &ClusterImage) -> Vec<KnownPar
     known
 }
 
+/// Free space below which produce requests are refused, in bytes.
+pub fn free_space_floor(config: &BrokerConfig, space: &Space) -> u64 {
+    let share = FREE_SPACE_FLOOR_BYTES.min(space.total_bytes / FREE_SPACE_FLOOR_SHARE);
+    config.free_space_floor_bytes.unwrap_or(share)
+}
+
 /// What every shard is made from.
 struct Shared {
     config: BrokerConfig,
@@ -251,19 +259,13 @@ impl Shared {
         root: &Path,
         image: &ClusterImage,
     ) -> Result<Shared, String> {
-        let floor = match config.free_space_floor_bytes {
-            Some(bytes) => bytes,
-            None => {
-                let space = sys::space(root).map_err(|error| format!("cannot measure the free space: {error}"))?;
-                FREE_SPACE_FLOOR_BYTES.min(space.total_bytes / FREE_SPACE_FLOOR_SHARE)
-            }
-        };
+        let space = sys::space(root).map_err(|error| format!("cannot measure the free space: {error}"))?;
         Ok(Shared {
             properties: Arc::new(config.properties.clone()),
             image: image.clone(),
             log: ShardLogOptions {
                 tail_memory_bytes_max: config.tail_memory_bytes,
-                free_space_floor_bytes: floor,
+                free_space_floor_bytes: free_space_floor(config, &space),
                 extent_bytes_min: config.extent_bytes,
                 retention_check_interval: config.retention_check_interval,
                 producer_expiration_ms: config.producer_expiration_ms,
