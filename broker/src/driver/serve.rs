@@ -12,7 +12,7 @@ use millstream_storage::producer::PRODUCER_BYTES;
 use millstream_storage::recovery::{
     KnownPartition, Recovered, RecoveredShard, RecoveryError, RecoveryOptions, recover,
 };
-use millstream_storage::shard_log::ShardLogOptions;
+use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
 use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, PartitionKey, ShardLog};
 
 use super::clock::Clock;
@@ -245,6 +245,8 @@ pub fn free_space_floor(config: &BrokerConfig, space: &Space) -> u64 {
 /// What every shard is made from.
 struct Shared {
     config: BrokerConfig,
+    /// The data directory, absolute.
+    root: String,
     properties: Arc<millstream_replication::config::Properties>,
     image: ClusterImage,
     log: ShardLogOptions,
@@ -270,8 +272,15 @@ impl Shared {
                 retention_check_interval: config.retention_check_interval,
                 producer_expiration_ms: config.producer_expiration_ms,
                 producers_max: memory.producers / PRODUCER_BYTES / shards,
+                cleaner: CleanerOptions {
+                    is_enabled: config.cleaner_enable,
+                    map_bytes_max: (config.cleaner_map_bytes / shards as u64) as usize,
+                    bytes_per_second_max: config.cleaner_bytes_per_second / shards as u64,
+                    backoff: config.cleaner_backoff,
+                },
             },
             group_bytes_max: memory.groups,
+            root: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()).display().to_string(),
             config: config.clone(),
         })
     }
@@ -289,6 +298,7 @@ impl Shared {
             shards,
             node_id,
             file: Arc::clone(&self.properties),
+            log_dir: self.root.clone(),
             listeners: self.config.listeners.iter().map(|listener| listener.name.clone()).collect(),
             fetch_bytes_max: self.config.fetch_bytes_max,
             group_bytes_max: self.group_bytes_max,

@@ -340,6 +340,12 @@ impl Shard {
         loading.parts.clear();
         loading.missing = 0;
         loading.failed = false;
+        if plan.bytes == 0 {
+            // Compaction has left nothing from here on.
+            loading.next_offset = loading.until_offset;
+            self.coordination.to_load.push(log);
+            return;
+        }
         for (index, part) in plan.parts.into_iter().enumerate() {
             match part {
                 ReadPart::Memory(bytes) => loading.parts.push(Some(bytes)),
@@ -393,7 +399,8 @@ impl Shard {
             // A damaged batch ends the loading, for ever if need be: a group that is served without what it committed
             // would read all over again, or skip what it has not read.
             // The checksum does not cover where it lies: only the first may begin before what is looked for.
-            let is_next = header.base_offset() == loading.next_offset
+            // Compaction leaves gaps.
+            let is_next = header.base_offset() >= loading.next_offset
                 || (loading.next_offset == log_start && header.base_offset() < log_start);
             let open = verify_crc(batch).and_then(|()| OpenBatch::new(batch));
             let (Ok(open), true) = (open, is_next) else {

@@ -246,6 +246,7 @@ impl Shard {
                     let ids: Vec<TopicId> = self.metadata.image.topics().map(|topic| topic.id).collect();
                     ids.into_iter().for_each(|id| self.update_later(id));
                 }
+                MetadataRecord::Quota { .. } => self.quotas.changed(self.metadata.image.quotas()),
                 _ => {}
             }
             match (change, self.changes.left.back_mut()) {

@@ -447,7 +447,7 @@ impl Simulation {
             Event::FreeSpace => {
                 let bytes = self.disk.free_bytes();
                 for shard in 0..node.shards.len() {
-                    self.give(shard, ShardEvent::FreeSpace { bytes });
+                    self.give(shard, ShardEvent::FreeSpace { bytes, total_bytes: bytes });
                 }
                 self.schedule.after(50_000, Event::FreeSpace);
             }
@@ -538,6 +538,7 @@ impl Simulation {
                 shards,
                 node_id: NODE_ID,
                 file: Arc::clone(&self.properties),
+                log_dir: "data".to_string(),
                 listeners: vec!["PLAINTEXT".to_string()],
                 fetch_bytes_max: 1 << 20,
                 group_bytes_max: 64 << 20,
@@ -1048,6 +1049,7 @@ fn open_logs(image: &ClusterImage, recovered: Recovered, properties: &Properties
         retention_check_interval: Duration::from_millis(50),
         producer_expiration_ms: 86_400_000,
         producers_max: 1_000_000,
+        cleaner: super::logs::cleaner_options(),
     };
     let config_of = |key: PartitionKey| {
         let topic = image.topic_by_id(key.topic_id).expect("recovery keeps only partitions of the image");

@@ -7,6 +7,8 @@ mod hostile;
 mod metadata;
 mod offsets;
 mod produce;
+mod quotas;
+mod survey;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use millstream_replication::{
 };
 use millstream_storage::batch::BatchBuilder;
 use millstream_storage::recovery::{KnownPartition, RecoveryOptions, recover};
-use millstream_storage::shard_log::ShardLogOptions;
+use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
 use millstream_storage::{DiskError, DiskReply, DiskToken, Now, PartitionKey, ShardLog, TopicId};
 
 use super::{ConnectionId, Effect, Event, Message, PrefetchToken, SendPart, Shard, ShardIndex, ShardOptions};
@@ -134,6 +136,7 @@ impl Broker {
                     retention_check_interval: Duration::from_secs(300),
                     producer_expiration_ms: 86_400_000,
                     producers_max: 1_000_000,
+                    cleaner: CleanerOptions::default(),
                 };
                 let log = ShardLog::new(options, recovered, |key| settings(key.topic_id));
                 let options = ShardOptions {
@@ -141,6 +144,7 @@ impl Broker {
                     shards: setup.shards,
                     node_id: NODE_ID,
                     file: file.clone(),
+                    log_dir: "/data".to_string(),
                     listeners: vec![LISTENER.to_string()],
                     fetch_bytes_max: 55 << 20,
                     group_bytes_max: 64 << 20,
