@@ -99,17 +99,17 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
 pub fn format(unix_ms: i64) -> String {
     let days = unix_ms.div_euclid(MS_PER_DAY);
     let ms = unix_ms.rem_euclid(MS_PER_DAY);
-    // Off by one at most, the first or the last days of a year.
-    let guess = 1970 + days.div_euclid(365);
-    let Some(year) = (1..=9999).contains(&guess).then(|| {
-        let mut year = guess;
-        while days_to_year(year) > days {
-            year -= 1;
-        }
-        year
-    }) else {
+    if !(days_to_year(1)..days_to_year(10_000)).contains(&days) {
         return unix_ms.to_string();
-    };
+    }
+    // Leap days put it off by a few years at most.
+    let mut year = 1970 + days.div_euclid(365);
+    while days_to_year(year) > days {
+        year -= 1;
+    }
+    while days_to_year(year + 1) <= days {
+        year += 1;
+    }
     let mut day = days - days_to_year(year);
     let mut month = 1;
     while day >= days_of_month(year, month) {
@@ -132,7 +132,8 @@ mod tests {
             ("2024-12-31T12:00:00.000Z", 1_735_646_400_000),
             ("2026-11-21T17:30:00.250Z", 1_795_282_200_250),
             ("1969-12-31T23:59:59.999Z", -1),
-            ("9998-12-31T23:59:59.999Z", 253_370_764_799_999),
+            ("9999-12-31T23:59:59.999Z", 253_402_300_799_999),
+            ("0001-01-01T00:00:00.000Z", -62_135_596_800_000),
         ] {
             assert_eq!(format(unix_ms), text);
             assert_eq!(parse_at(text, 0), Some(unix_ms), "{text}");
@@ -145,7 +146,9 @@ mod tests {
             assert_eq!(parse_at(&text, 0), Some(day * MS_PER_DAY));
             last = text;
         }
-        assert_eq!(format(i64::MAX), i64::MAX.to_string());
+        for out_of_range in [i64::MAX, i64::MIN, 253_402_300_800_000, -62_135_596_800_001] {
+            assert_eq!(format(out_of_range), out_of_range.to_string());
+        }
     }
 
     #[test]
