@@ -6,6 +6,7 @@ use std::sync::Arc;
 use millstream_storage::TopicId;
 
 use crate::config::{Properties, TopicSettings, topic_settings};
+use crate::quota::{ClientQuotas, QUOTA_VALUES_PER_CLUSTER_MAX, check_key};
 use crate::record::{ConfigOwner, Endpoint, MetadataRecord, Partition};
 use crate::topic_name;
 
@@ -71,6 +72,7 @@ pub struct ClusterImage {
     partition_count: usize,
     broker_configs: BTreeMap<i32, Properties>,
     cluster_configs: Properties,
+    quotas: ClientQuotas,
     next_producer_id: i64,
 }
 
@@ -148,6 +150,11 @@ impl ClusterImage {
         &self.cluster_configs
     }
 
+    /// What clients may use.
+    pub fn quotas(&self) -> &ClientQuotas {
+        &self.quotas
+    }
+
     /// Where a broker's configurations come from, the highest precedence first: its own and the cluster's dynamic
     /// ones, then those of its file.
     pub fn config_layers<'a>(&'a self, node_id: i32, file: &'a Properties) -> [&'a Properties; 3] {
@@ -218,6 +225,14 @@ impl ClusterImage {
             MetadataRecord::RemoveTopic { topic_id } => self.check_topic(*topic_id),
             MetadataRecord::Config { owner: ConfigOwner::Topic(topic_id), .. } => self.check_topic(*topic_id),
             MetadataRecord::Config { .. } => Ok(()),
+            MetadataRecord::Quota { entity, key, value } => {
+                check_key(entity, key)?;
+                let is_new = value.is_some() && self.quotas.value(entity, key).is_none();
+                if is_new && self.quotas.len() >= QUOTA_VALUES_PER_CLUSTER_MAX {
+                    return Err(format!("there are more than {QUOTA_VALUES_PER_CLUSTER_MAX} quotas"));
+                }
+                Ok(())
+            }
             MetadataRecord::ProducerIds { next } if *next < self.next_producer_id => {
                 Err(format!("producer ids go back from {} to {next}", self.next_producer_id))
             }
@@ -263,6 +278,7 @@ impl ClusterImage {
             MetadataRecord::Config { owner, name, value } => {
                 self.set_config(*owner, name, value.as_deref());
             }
+            MetadataRecord::Quota { entity, key, value } => self.quotas.set(entity, key, *value),
             MetadataRecord::ProducerIds { next } => self.next_producer_id = *next,
         }
     }
@@ -360,6 +376,13 @@ impl ClusterImage {
                 records.push(MetadataRecord::Partition { topic_id, partition, state: state.clone() });
             }
             records.extend(configs(ConfigOwner::Topic(topic_id), &topic.configs));
+        }
+        for (entity, values) in self.quotas.iter() {
+            records.extend(values.iter().map(|(key, value)| MetadataRecord::Quota {
+                entity: entity.clone(),
+                key: (*key).to_string(),
+                value: Some(*value),
+            }));
         }
         if self.next_producer_id > 0 {
             records.push(MetadataRecord::ProducerIds { next: self.next_producer_id });
@@ -487,6 +510,22 @@ mod tests {
         assert!(image.broker_configs(4).is_empty());
         assert!(!image.snapshot().contains(&set(ConfigOwner::Broker(4), "log.retention.ms", None)));
         assert_eq!(image.snapshot().len(), 3);
+    }
+
+    #[test]
+    fn quotas_are_in_the_image_and_in_its_snapshot() {
+        let records = crate::log::samples::quotas();
+        let mut image = ClusterImage::new();
+        records.iter().for_each(|record| image.replay(record));
+        assert_eq!(image.quotas().len(), 7);
+        let again = ClusterImage::from_snapshot(image.offset(), &image.snapshot()).unwrap();
+        assert_eq!(again, image);
+        let of_nobody = MetadataRecord::Quota {
+            entity: crate::quota::QuotaEntity::Ip(None),
+            key: crate::quota::PRODUCER_BYTE_RATE.into(),
+            value: None,
+        };
+        assert!(image.check(&of_nobody).is_err());
     }
 
     #[test]

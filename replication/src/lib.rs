@@ -10,6 +10,7 @@ pub mod controller;
 pub mod error;
 pub mod image;
 pub mod log;
+pub mod quota;
 mod random_id;
 pub mod record;
 pub mod topic_name;
@@ -18,4 +19,5 @@ pub use controller::{Controller, ControllerRequest, ControllerResponse, Decision
 pub use error::{ApiError, ErrorCode};
 pub use image::{Broker, ClusterImage, Topic};
 pub use log::MetadataLog;
+pub use quota::{ClientQuotas, QuotaEntity, QuotaValue};
 pub use record::{ConfigOwner, Endpoint, MetadataRecord, Partition};

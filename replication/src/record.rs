@@ -2,6 +2,8 @@
 
 use millstream_storage::TopicId;
 
+use crate::quota::{QuotaEntity, QuotaValue};
+
 /// Where a broker is reached under one of its listeners.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
@@ -56,6 +58,8 @@ pub enum MetadataRecord {
     RemoveTopic { topic_id: TopicId },
     /// A configuration was set, or removed when there is no value.
     Config { owner: ConfigOwner, name: String, value: Option<String> },
+    /// A client quota was set, or removed when there is no value.
+    Quota { entity: QuotaEntity, key: String, value: Option<QuotaValue> },
     /// All producer ids below this one were handed out.
     ProducerIds { next: i64 },
 }

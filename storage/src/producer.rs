@@ -85,6 +85,19 @@ impl Producer {
     }
 }
 
+/// What is shown of a producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerView {
+    /// The producer.
+    pub producer_id: i64,
+    /// Its newest epoch.
+    pub epoch: i16,
+    /// The sequence number of its last record.
+    pub last_sequence: i32,
+    /// When its last batch came, by the broker's clock; milliseconds.
+    pub recorded_ms: i64,
+}
+
 /// The idempotent producers of one partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProducerStates {
@@ -106,6 +119,16 @@ impl ProducerStates {
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
         self.producers.is_empty()
+    }
+
+    /// What is remembered of each producer, in the order of their ids.
+    pub fn views(&self) -> impl Iterator<Item = ProducerView> + '_ {
+        self.producers.iter().map(|(&producer_id, producer)| ProducerView {
+            producer_id,
+            epoch: producer.epoch,
+            last_sequence: producer.batches().last().map_or(-1, RememberedBatch::last_sequence),
+            recorded_ms: producer.recorded_ms,
+        })
     }
 
     /// Judges a batch that a client sent. A batch without a producer id is always to be appended.

@@ -6,11 +6,16 @@
 
 mod alter_configs;
 mod api_versions;
+mod client_quotas;
 mod cluster;
 pub(crate) mod codec;
 mod configs;
+mod elections;
+mod list_config_resources;
 mod metadata;
 mod operations;
+mod quorum;
+mod reassignments;
 mod topic_partitions;
 mod topics;
 
@@ -80,6 +85,7 @@ enum Then {
     CreatePartitions,
     AlterConfigs(alter_configs::Resources),
     IncrementalAlterConfigs(alter_configs::Resources),
+    AlterClientQuotas(Vec<client_quotas::Requested>),
 }
 
 /// Whether [`handle`] takes requests of this API.
@@ -95,6 +101,12 @@ pub fn handles(api_key: ApiKey) -> bool {
             | ApiKey::CreatePartitions
             | ApiKey::IncrementalAlterConfigs
             | ApiKey::DescribeCluster
+            | ApiKey::ElectLeaders
+            | ApiKey::ListPartitionReassignments
+            | ApiKey::DescribeClientQuotas
+            | ApiKey::AlterClientQuotas
+            | ApiKey::DescribeQuorum
+            | ApiKey::ListConfigResources
             | ApiKey::DescribeTopicPartitions
     )
 }
@@ -111,6 +123,12 @@ pub fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) -> Outc
         ApiKey::DescribeCluster => cluster::handle(context, header, body).into(),
         ApiKey::DescribeTopicPartitions => topic_partitions::handle(context, header, body).into(),
         ApiKey::DescribeConfigs => configs::handle(context, header, body).into(),
+        ApiKey::ElectLeaders => elections::handle(context, header, body).into(),
+        ApiKey::ListPartitionReassignments => reassignments::list(header, body).into(),
+        ApiKey::DescribeClientQuotas => client_quotas::describe(context, header, body).into(),
+        ApiKey::AlterClientQuotas => client_quotas::alter(header, body),
+        ApiKey::DescribeQuorum => quorum::handle(context, header, body).into(),
+        ApiKey::ListConfigResources => list_config_resources::handle(context, header, body).into(),
         ApiKey::CreateTopics => topics::create(header, body),
         ApiKey::DeleteTopics => topics::delete(header, body),
         ApiKey::CreatePartitions => topics::create_partitions(header, body),
@@ -147,6 +165,9 @@ pub fn finish(
         }
         (Then::IncrementalAlterConfigs(resources), ControllerResponse::AlterConfigs(altered)) => {
             alter_configs::finish_incremental(header, resources, altered)
+        }
+        (Then::AlterClientQuotas(requested), ControllerResponse::AlterClientQuotas(altered)) => {
+            client_quotas::finish_alter(header, requested, altered)
         }
         (then, response) => panic!("the controller answered {response:?} to {then:?}"),
     }

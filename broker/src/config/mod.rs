@@ -1,5 +1,6 @@
 //! The broker's configuration at start: `server.properties` and `--override`, by Kafka's names.
 
+mod connections;
 mod listener;
 pub mod properties;
 
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use millstream_replication::config::{Properties, broker_config, broker_configs, broker_value, nearest};
 
+pub use connections::ConnectionRules;
 pub use listener::{Listener, resolve};
 
 /// Our own defaults, where Kafka's would not do for a first try on one machine.
@@ -44,10 +46,6 @@ pub struct BrokerConfig {
     pub receive_buffer_bytes: Option<i32>,
     /// `socket.listen.backlog.size`
     pub backlog: i32,
-    /// `max.connections`
-    pub connections_max: usize,
-    /// `max.connections.per.ip`
-    pub connections_per_address_max: usize,
     /// `connections.max.idle.ms`; `None`: for ever.
     pub idle_max: Option<Duration>,
     /// `millstream.memory.bytes`; `None`: a share of the machine's.
@@ -66,6 +64,14 @@ pub struct BrokerConfig {
     pub retention_check_interval: Duration,
     /// `producer.id.expiration.ms`
     pub producer_expiration_ms: i64,
+    /// `log.cleaner.enable`
+    pub cleaner_enable: bool,
+    /// `log.cleaner.dedupe.buffer.size`: of all shards together.
+    pub cleaner_map_bytes: u64,
+    /// `log.cleaner.io.max.bytes.per.second`: of all shards together.
+    pub cleaner_bytes_per_second: u64,
+    /// `log.cleaner.backoff.ms`
+    pub cleaner_backoff: Duration,
 }
 
 /// The smallest `millstream.memory.bytes`.
@@ -144,8 +150,6 @@ impl BrokerConfig {
             send_buffer_bytes: buffer("socket.send.buffer.bytes")?,
             receive_buffer_bytes: buffer("socket.receive.buffer.bytes")?,
             backlog: number(&properties, "socket.listen.backlog.size")?,
-            connections_max: number(&properties, "max.connections")?,
-            connections_per_address_max: number(&properties, "max.connections.per.ip")?,
             idle_max: u64::try_from(idle_ms).ok().map(Duration::from_millis),
             memory_bytes: u64::try_from(memory).ok(),
             journal_bytes: number(&properties, "millstream.journal.bytes")?,
@@ -155,6 +159,12 @@ impl BrokerConfig {
             free_space_floor_bytes: u64::try_from(floor).ok(),
             retention_check_interval: Duration::from_millis(number(&properties, "log.retention.check.interval.ms")?),
             producer_expiration_ms: number(&properties, "producer.id.expiration.ms")?,
+            cleaner_enable: text(&properties, "log.cleaner.enable")
+                .is_some_and(|value| value.eq_ignore_ascii_case("true")),
+            cleaner_map_bytes: number(&properties, "log.cleaner.dedupe.buffer.size")?,
+            // What is too large for an integer is no limit.
+            cleaner_bytes_per_second: number::<f64>(&properties, "log.cleaner.io.max.bytes.per.second")? as u64,
+            cleaner_backoff: Duration::from_millis(number(&properties, "log.cleaner.backoff.ms")?),
             properties,
         })
     }
@@ -231,7 +241,6 @@ mod tests {
         assert_eq!(config.http_listener, Some(("127.0.0.1".to_owned(), 9464)));
         assert_eq!(config.send_buffer_bytes, None, "the system adapts it");
         assert_eq!(config.request_bytes_max, 104_857_600);
-        assert_eq!(config.connections_max, i32::MAX as usize);
         assert_eq!(config.idle_max, Some(Duration::from_secs(600)));
         assert_eq!(config.shards, None);
         assert_eq!(config.free_space_floor_bytes, None);
@@ -258,8 +267,8 @@ mod tests {
             "millstream.http.listener=",
             "millstream.shards = 3",
             "connections.max.idle.ms=-1",
-            "max.connections=1",
-            "max.connections=2",
+            "socket.listen.backlog.size=1",
+            "socket.listen.backlog.size=2",
         ])
         .expect("legal");
         assert_eq!(config.node_id, 7);
@@ -269,7 +278,7 @@ mod tests {
         assert_eq!(config.http_listener, None);
         assert_eq!(config.shards, Some(3));
         assert_eq!(config.idle_max, None);
-        assert_eq!(config.connections_max, 2, "the last one wins");
+        assert_eq!(config.backlog, 2, "the last one wins");
         assert_eq!(load(&["broker.id=5"]).expect("legal").node_id, 5);
     }
 

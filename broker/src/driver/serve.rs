@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -13,20 +12,22 @@ use millstream_storage::producer::PRODUCER_BYTES;
 use millstream_storage::recovery::{
     KnownPartition, Recovered, RecoveredShard, RecoveryError, RecoveryOptions, recover,
 };
-use millstream_storage::shard_log::ShardLogOptions;
+use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
 use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, PartitionKey, ShardLog};
 
 use super::clock::Clock;
 use super::controller::{self, ControllerThread, ToController};
 use super::disk::Pools;
 use super::executor::{self, ExecutorOptions, Report, ShardHandle};
-use super::http::Node;
+use super::http::{About, Node};
+use super::limits::ConnectionLimits;
 use super::memory::{self, MemoryBudget};
-use super::net::{ConnectionLimits, NetOptions};
-use super::sys::{self, SocketBuffers};
+use super::net::NetOptions;
+use super::sys::{self, SocketBuffers, Space};
 use super::watchdog::{self, Watched};
 use super::{Inbound, files, http, preflight};
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, ConnectionRules};
+use crate::rate::Window;
 use crate::shard::{Shard, ShardOptions};
 
 /// How long a stop may take before the process ends anyway; nothing acknowledged is lost by that.
@@ -58,10 +59,12 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     let memory = Arc::new(MemoryBudget::plan(&mut config, shards, memory::machine_bytes())?);
     preflight::check_locked_memory(shards)?;
     let open_files_max = preflight::check_open_files()?;
-    let directory = preflight::open_data_directory(&config.data_directory)?;
-    let listeners = preflight::bind_listeners(&config.listeners, shards)?;
+    let wait = preflight::LAST_PROCESS_WAIT;
+    let directory =
+        preflight::open_data_directory(&config.data_directory, wait).map_err(|refusal| refusal.to_string())?;
+    let listeners = preflight::bind_listeners(&config.listeners, shards, wait)?;
     let http = match &config.http_listener {
-        Some((host, port)) => Some(preflight::listen_http(host, *port)?),
+        Some((host, port)) => Some(preflight::listen_http(host, *port, wait)?),
         None => None,
     };
 
@@ -84,8 +87,12 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     let pools = Pools::start().map_err(cannot_start_threads)?;
     let files_for_data = open_files_max / 4;
     let files_for_connections = open_files_max.saturating_sub(files_for_data + OTHER_FILES);
-    let connections_max = config.connections_max.min(usize::try_from(files_for_connections).unwrap_or(usize::MAX));
-    let limits = Arc::new(ConnectionLimits::new(connections_max, config.connections_per_address_max));
+    let layers = state.image.config_layers(config.node_id, &config.properties);
+    let limits = Arc::new(ConnectionLimits::new(
+        usize::try_from(files_for_connections).unwrap_or(usize::MAX),
+        Window::configured(&config.properties),
+        ConnectionRules::new(&layers, state.image.quotas()),
+    ));
     let addresses: Vec<SocketAddr> = listeners.iter().map(|(address, _)| *address).collect();
     let mut sockets: Vec<_> = (0..shards).map(|_| Vec::new()).collect();
     for (_, of_listener) in listeners {
@@ -144,8 +151,13 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
         shard.mailbox.push(Inbound::Listen);
     }
     wait_for(&reports, |report| matches!(report, Report::Listening))?;
-    let node =
-        Arc::new(Node { shards: handles.clone(), is_stopping: AtomicBool::new(false), memory: Arc::clone(&memory) });
+    let about = About {
+        node_id: config.node_id,
+        listeners: listener_names(&config, &addresses),
+        data_directory: directory.path.clone(),
+        free_space_floor_bytes: shared.log.free_space_floor_bytes,
+    };
+    let node = Arc::new(Node::new(handles.clone(), Arc::clone(&memory), about));
     if let Some(listener) = http {
         http::start(listener, Arc::clone(&node)).map_err(cannot_start_threads)?;
     }
@@ -153,7 +165,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     println!("{}", ready_line(&config, &addresses, shards, took));
 
     while !sys::wait_for_stop_signal(Duration::MAX) {}
-    node.is_stopping.store(true, Ordering::Relaxed);
+    node.stops();
     stop(&handles, &reports);
     Ok(())
 }
@@ -230,9 +242,17 @@ fn known_partitions(config: &BrokerConfig, image: &ClusterImage) -> Vec<KnownPar
     known
 }
 
+/// Free space below which produce requests are refused, in bytes.
+pub fn free_space_floor(config: &BrokerConfig, space: &Space) -> u64 {
+    let share = FREE_SPACE_FLOOR_BYTES.min(space.total_bytes / FREE_SPACE_FLOOR_SHARE);
+    config.free_space_floor_bytes.unwrap_or(share)
+}
+
 /// What every shard is made from.
 struct Shared {
     config: BrokerConfig,
+    /// The data directory, absolute.
+    root: String,
     properties: Arc<millstream_replication::config::Properties>,
     image: ClusterImage,
     log: ShardLogOptions,
@@ -247,25 +267,26 @@ impl Shared {
         root: &Path,
         image: &ClusterImage,
     ) -> Result<Shared, String> {
-        let floor = match config.free_space_floor_bytes {
-            Some(bytes) => bytes,
-            None => {
-                let space = sys::space(root).map_err(|error| format!("cannot measure the free space: {error}"))?;
-                FREE_SPACE_FLOOR_BYTES.min(space.total_bytes / FREE_SPACE_FLOOR_SHARE)
-            }
-        };
+        let space = sys::space(root).map_err(|error| format!("cannot measure the free space: {error}"))?;
         Ok(Shared {
             properties: Arc::new(config.properties.clone()),
             image: image.clone(),
             log: ShardLogOptions {
                 tail_memory_bytes_max: config.tail_memory_bytes,
-                free_space_floor_bytes: floor,
+                free_space_floor_bytes: free_space_floor(config, &space),
                 extent_bytes_min: config.extent_bytes,
                 retention_check_interval: config.retention_check_interval,
                 producer_expiration_ms: config.producer_expiration_ms,
                 producers_max: memory.producers / PRODUCER_BYTES / shards,
+                cleaner: CleanerOptions {
+                    is_enabled: config.cleaner_enable,
+                    map_bytes_max: (config.cleaner_map_bytes / shards as u64) as usize,
+                    bytes_per_second_max: config.cleaner_bytes_per_second / shards as u64,
+                    backoff: config.cleaner_backoff,
+                },
             },
             group_bytes_max: memory.groups,
+            root: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()).display().to_string(),
             config: config.clone(),
         })
     }
@@ -283,6 +304,7 @@ impl Shared {
             shards,
             node_id,
             file: Arc::clone(&self.properties),
+            log_dir: self.root.clone(),
             listeners: self.config.listeners.iter().map(|listener| listener.name.clone()).collect(),
             fetch_bytes_max: self.config.fetch_bytes_max,
             group_bytes_max: self.group_bytes_max,
@@ -331,17 +353,17 @@ fn wait_for(reports: &[Receiver<Report>], wanted: impl Fn(&Report) -> bool) -> R
     Ok(())
 }
 
+/// Where it listens, as `listeners` would say it.
+fn listener_names(config: &BrokerConfig, addresses: &[SocketAddr]) -> Vec<String> {
+    let name = |(listener, address): (&crate::config::Listener, &SocketAddr)| format!("{}://{address}", listener.name);
+    config.listeners.iter().zip(addresses).map(name).collect()
+}
+
 fn ready_line(config: &BrokerConfig, addresses: &[SocketAddr], shards: usize, recovery: Duration) -> String {
-    let listeners: Vec<String> = config
-        .listeners
-        .iter()
-        .zip(addresses)
-        .map(|(listener, address)| format!("{}://{address}", listener.name))
-        .collect();
     format!(
         "millstream {} ready: {}, node {}, {shards} shard{}, data in {}, recovered in {} ms",
         env!("CARGO_PKG_VERSION"),
-        listeners.join(", "),
+        listener_names(config, addresses).join(", "),
         config.node_id,
         if shards == 1 { "" } else { "s" },
         config.data_directory.display(),

@@ -127,8 +127,9 @@ pub fn start(clock: Clock, mut shards: Vec<Watched>, root: PathBuf, files: Pool)
                 let root = root.clone();
                 files.run(move || {
                     if let Ok(space) = sys::space(&root) {
-                        let bytes = space.free_bytes;
-                        mailboxes.iter().for_each(|mailbox| mailbox.push(Inbound::Event(Event::FreeSpace { bytes })));
+                        let sys::Space { free_bytes: bytes, total_bytes } = space;
+                        let event = || Inbound::Event(Event::FreeSpace { bytes, total_bytes });
+                        mailboxes.iter().for_each(|mailbox| mailbox.push(event()));
                     }
                 });
             }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod consumer;
+pub mod listing;
 mod members;
 mod offsets;
 

@@ -40,6 +40,7 @@ use millstream_storage::Now;
 
 pub use config::{Assignor, GroupConfig, MigrationPolicy};
 pub use coordinator::Coordinator;
+pub use coordinator::listing::{GroupPlace, GroupRow};
 pub use error::{COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR};
 pub use record::{CommittedOffset, GroupMetadata, MemberMetadata, Record, RecordBytes, RecordError};
 pub use request::{GroupRequest, RequestKind};

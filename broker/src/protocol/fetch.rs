@@ -58,7 +58,8 @@ pub struct FetchRequest {
     pub session_id: i32,
     /// The request's number within the session.
     pub session_epoch: i32,
-    version: i16,
+    /// Its version.
+    pub version: i16,
     topic_count: usize,
     topics: Reader,
 }
@@ -250,10 +251,11 @@ pub fn part_bytes(part: &ReadPart) -> usize {
     }
 }
 
-/// A response that cannot hold partitions: an error that concerns the whole request (version 7 and above).
-pub fn write_error_response(writer: &mut Writer, version: i16, error_code: i16) {
+/// A response without partitions: an error that concerns the whole request (version 7 and above), or a client that is to
+/// wait and ask again (KIP-219).
+pub fn write_empty_response(writer: &mut Writer, version: i16, error_code: i16, throttle_time_ms: i32) {
     let flexible = version >= FLEXIBLE_FROM;
-    writer.i32(0); // throttle_time_ms
+    writer.i32(throttle_time_ms);
     if version >= SESSION_FROM {
         writer.i16(error_code);
         writer.i32(0); // session_id
@@ -270,6 +272,7 @@ pub fn response_parts(
     request: &FetchRequest,
     data: Vec<PartitionData>,
     endpoints: &[NodeEndpoint],
+    throttle_time_ms: i32,
 ) -> Vec<SendPart> {
     let version = request.version;
     let flexible = version >= FLEXIBLE_FROM;
@@ -278,7 +281,7 @@ pub fn response_parts(
     let mut records_bytes = 0;
     let mut data = data.into_iter();
 
-    writer.i32(0); // throttle_time_ms
+    writer.i32(throttle_time_ms);
     if version >= SESSION_FROM {
         writer.i16(0); // error_code
         writer.i32(0); // session_id
@@ -507,7 +510,7 @@ mod tests {
                 let mut writer = Writer::default();
                 writer.i32(0);
                 writer.i32(77); // as a response header without tags
-                let parts = response_parts(writer, &request, vec![full, failed], &endpoints);
+                let parts = response_parts(writer, &request, vec![full, failed], &endpoints, 9);
                 let shared = parts
                     .iter()
                     .any(|part| matches!(part, SendPart::Memory(bytes) if bytes.as_ptr() == memory.as_ptr()));
@@ -519,7 +522,7 @@ mod tests {
                 let mut decoder = kafka_wire_core::Decoder::new(body, DecodeLimits::default()).unwrap();
                 let response = WireResponse::decode(&mut decoder, ApiVersion::new(version)).unwrap();
                 decoder.finish().unwrap();
-                assert_eq!((response.error_code, response.session_id), (0, 0));
+                assert_eq!((response.error_code, response.session_id, response.throttle_time_ms), (0, 0, 9));
                 let [full, failed] = &response.responses[0].partitions[..] else { panic!("two partitions") };
                 assert_eq!((full.partition_index, full.error_code), (0, 0));
                 assert_eq!((full.high_watermark, full.last_stable_offset), (110, 109));
@@ -541,11 +544,12 @@ mod tests {
     fn an_error_for_the_whole_request_is_understood() {
         for version in VERSIONS {
             let mut writer = Writer::default();
-            write_error_response(&mut writer, version, 70);
+            write_empty_response(&mut writer, version, 70, 9);
             let mut decoder = kafka_wire_core::Decoder::new(writer.finish(), DecodeLimits::default()).unwrap();
             let response = WireResponse::decode(&mut decoder, ApiVersion::new(version)).unwrap();
             decoder.finish().unwrap();
             assert_eq!(response.error_code, if version >= SESSION_FROM { 70 } else { 0 });
+            assert_eq!(response.throttle_time_ms, 9);
         }
     }
 

@@ -182,6 +182,7 @@ pub fn write_response(
     request: &ProduceRequest,
     results: &[PartitionResult],
     endpoints: &[NodeEndpoint],
+    throttle_time_ms: i32,
 ) {
     let version = request.version;
     let flexible = version >= FLEXIBLE_FROM;
@@ -198,7 +199,7 @@ pub fn write_response(
         writer.no_tagged_fields(flexible);
     }
     assert!(results.next().is_none(), "a partition for each result");
-    writer.i32(0); // throttle_time_ms
+    writer.i32(throttle_time_ms);
     write_node_endpoints(writer, endpoints, flexible, version >= CURRENT_LEADER_FROM);
 }
 
@@ -320,13 +321,13 @@ mod tests {
             let endpoints =
                 [NodeEndpoint { node_id: 2, host: "other".to_string(), port: 9093, rack: Some("r".to_string()) }];
             let mut writer = Writer::default();
-            write_response(&mut writer, &request, &[accepted, refused, moved], &endpoints);
+            write_response(&mut writer, &request, &[accepted, refused, moved], &endpoints, 9);
             let mut body = writer.finish();
             let mut decoder = kafka_wire_core::Decoder::new(body.split_off(0), DecodeLimits::default()).unwrap();
             let response = WireResponse::decode(&mut decoder, ApiVersion::new(version)).unwrap();
             decoder.finish().unwrap();
 
-            assert_eq!(response.responses.len(), 2);
+            assert_eq!((response.responses.len(), response.throttle_time_ms), (2, 9));
             if version >= TOPIC_ID_FROM {
                 assert_eq!(response.responses[1].topic_id.to_bytes(), TOPIC_ID);
             } else {

@@ -120,13 +120,21 @@ served_apis! {
     OffsetForLeaderEpoch = 23, 2..=4, flexible from 4;
     DescribeConfigs = 32, 1..=4, flexible from 4;
     AlterConfigs = 33, 0..=2, flexible from 2;
+    DescribeLogDirs = 35, 1..=4, flexible from 2;
     CreatePartitions = 37, 0..=3, flexible from 2;
     DeleteGroups = 42, 0..=2, flexible from 2;
+    ElectLeaders = 43, 0..=2, flexible from 2;
     IncrementalAlterConfigs = 44, 0..=1, flexible from 1;
+    ListPartitionReassignments = 46, 0..=0, flexible from 0;
     OffsetDelete = 47, 0..=0, flexible from NEVER;
+    DescribeClientQuotas = 48, 0..=1, flexible from 1;
+    AlterClientQuotas = 49, 0..=1, flexible from 1;
+    DescribeQuorum = 55, 0..=2, flexible from 0;
     DescribeCluster = 60, 0..=2, flexible from 0;
+    DescribeProducers = 61, 0..=0, flexible from 0;
     ConsumerGroupHeartbeat = 68, 0..=1, flexible from 0;
     ConsumerGroupDescribe = 69, 0..=1, flexible from 0;
+    ListConfigResources = 74, 0..=1, flexible from 0;
     DescribeTopicPartitions = 75, 0..=0, flexible from 0;
 }
 

@@ -4,6 +4,7 @@ use crate::metrics::{Kind, Sample, Scrape};
 use crate::protocol::versions::{ApiKey, SERVED};
 
 use super::Shard;
+use super::quotas::Direction;
 
 /// API keys are below this.
 const API_KEYS: usize = 128;
@@ -77,6 +78,17 @@ impl Shard {
             sample.labels.push(("api", api_key.name()));
             samples.push(sample);
         }
+        for direction in Direction::ALL {
+            let mut of = |name, help, value| {
+                let labels = vec![("api", direction.name())];
+                samples.push(Sample { name, help, kind: Counter, labels, value });
+            };
+            let index = direction as usize;
+            let help = "Requests whose client was told to wait because of a quota.";
+            of("millstream_quota_throttled_total", help, self.quotas.throttled[index] as f64);
+            let help = "Time that clients were told to wait because of a quota.";
+            of("millstream_quota_throttled_seconds_total", help, self.quotas.throttled_time[index].as_secs_f64());
+        }
         let log = self.log.stats();
         samples.extend([
             sample(
@@ -116,6 +128,18 @@ impl Shard {
                 "Disk reads that fetches asked for: index lookups and prefetches.",
                 Counter,
                 counters.fetch_disk_reads,
+            ),
+            sample(
+                "millstream_connections_muted",
+                "Client connections that are not read from because of a quota.",
+                Gauge,
+                self.quotas.muted() as u64,
+            ),
+            sample(
+                "millstream_quota_clients",
+                "Clients and users under a quota that are counted.",
+                Gauge,
+                self.quotas.meters() as u64,
             ),
             sample("millstream_connections", "Client connections open.", Gauge, self.sessions.connections() as u64),
             sample(
@@ -181,6 +205,42 @@ impl Shard {
             ),
             sample("millstream_log_checkpoints_total", "Checkpoints published.", Counter, log.checkpoints),
             sample("millstream_log_segments_removed_total", "Segments removed.", Counter, log.segments_removed),
+            sample(
+                "millstream_compactions_total",
+                "Compactions of a partition that ended well.",
+                Counter,
+                log.compactions,
+            ),
+            sample(
+                "millstream_compactions_failed_total",
+                "Compactions that failed: the partition is left alone until the next start.",
+                Counter,
+                log.compactions_failed,
+            ),
+            sample(
+                "millstream_compaction_read_bytes_total",
+                "Bytes that compactions have read.",
+                Counter,
+                log.compaction_read_bytes,
+            ),
+            sample(
+                "millstream_compaction_written_bytes_total",
+                "Bytes that compactions have written.",
+                Counter,
+                log.compaction_written_bytes,
+            ),
+            sample(
+                "millstream_compaction_removed_records_total",
+                "Records that compactions have removed.",
+                Counter,
+                log.compaction_removed_records,
+            ),
+            sample(
+                "millstream_compaction_memory_bytes",
+                "Memory of the compaction under way.",
+                Gauge,
+                log.compaction_memory_bytes,
+            ),
             sample("millstream_log_disk_reads_total", "Disk reads that requests caused.", Counter, log.disk_reads),
             sample("millstream_log_memory_reads_total", "Reads answered from memory.", Counter, log.memory_reads),
             sample("millstream_log_file_reads_total", "Reads answered with a file range.", Counter, log.file_reads),
@@ -192,6 +252,12 @@ impl Shard {
             ),
             sample("millstream_log_damaged_reads_total", "Reads refused: damaged.", Counter, log.damaged_reads),
             sample("millstream_log_no_space_total", "Operations that found the disk full.", Counter, log.no_space),
+            sample(
+                "millstream_log_out_of_space",
+                "1 while appends are refused for lack of space.",
+                Gauge,
+                u64::from(self.log.is_out_of_space()),
+            ),
             sample("millstream_log_producers", "Idempotent producers remembered.", Gauge, log.producers),
             sample("millstream_log_tail_bytes", "Memory of the tails.", Gauge, log.tail_bytes),
             sample(

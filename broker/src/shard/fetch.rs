@@ -14,13 +14,14 @@ use millstream_storage::shard_log::{ReadPart, ReadPlan};
 use millstream_storage::{DiskError, Now, PartitionKey};
 
 use super::message::{ByOwner, Message, Read, ReadDone, ReadItem, ReadResult, Watch, WatchItem};
+use super::quotas::{Charge, Direction, throttle_time_ms};
 use super::read::{cut, has_file};
 use super::session::{RequestId, Response, SentRange};
 use super::stages::Stage;
 use super::{Effect, REQUEST_PARTITIONS_MAX, SendPart, Shard, ShardIndex};
 use crate::protocol::fetch::{
     FINAL_SESSION_EPOCH, FetchPartition, FetchRequest, INITIAL_SESSION_EPOCH, PartitionData, response_parts,
-    write_error_response,
+    write_empty_response,
 };
 use crate::protocol::header::{RequestHeader, ResponseHeader, finish_frame};
 use crate::protocol::topic::CurrentLeader;
@@ -66,6 +67,10 @@ struct PendingFetch {
     bytes_min: usize,
     bytes_max: usize,
     deadline: Duration,
+    /// The limit that the client is under.
+    charge: Option<Charge>,
+    /// How long it makes the client wait.
+    throttle: Duration,
     state: State,
     /// It is answered with whatever is read now.
     is_last_read: bool,
@@ -111,11 +116,22 @@ impl Shard {
         if !matches!(request.session_epoch, FINAL_SESSION_EPOCH | INITIAL_SESSION_EPOCH) {
             // We never gave a session: every response says 0.
             let mut writer = header.response().begin_frame(32);
-            write_error_response(&mut writer, header.api_version, ErrorCode::FetchSessionIdNotFound.code());
+            write_empty_response(&mut writer, header.api_version, ErrorCode::FetchSessionIdNotFound.code(), 0);
             let parts = vec![SendPart::Memory(finish_frame(writer))];
             return self.sessions.respond(id, Response::Parts(parts), effects);
         }
-        let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(self.options.fetch_bytes_max);
+        let charge = self.quotas.charge(self.metadata.image().quotas(), Direction::Fetch, header.client_id.as_deref());
+        let room = match charge.as_ref().map_or(Ok(usize::MAX), |charge| self.quotas.room(now, charge)) {
+            Ok(room) => room,
+            Err(wait) => {
+                let mut writer = header.response().begin_frame(32);
+                write_empty_response(&mut writer, header.api_version, ErrorCode::None.code(), throttle_time_ms(wait));
+                let parts = vec![SendPart::Memory(finish_frame(writer))];
+                self.sessions.respond(id, Response::Parts(parts), effects);
+                return self.mute(now, id.connection, wait, effects);
+            }
+        };
+        let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(self.options.fetch_bytes_max).min(room);
         let max_wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
         let slots: Vec<u32> = (0..items.len() as u32).collect();
         let pending = PendingFetch {
@@ -123,6 +139,8 @@ impl Shard {
             bytes_min: usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max),
             bytes_max,
             deadline: now.elapsed + max_wait,
+            charge,
+            throttle: Duration::ZERO,
             state: State::Reading { owners_left: 0 },
             is_last_read: max_wait.is_zero() || items.is_empty(),
             is_second_try: false,
@@ -319,14 +337,27 @@ impl Shard {
     fn complete(&mut self, now: Now, id: RequestId, effects: &mut Vec<Effect>) {
         let pending = self.fetches.pending.get_mut(&id).expect("the fetch is under way");
         pending.limit();
+        self.pay_for_fetch(now, id, effects);
+        let pending = &self.fetches.pending[&id];
         let ranges: Vec<SentRange> = pending.items.iter().flat_map(|item| file_ranges(&item.result.plan)).collect();
         if ranges.is_empty() {
             return self.send_fetched(id, effects);
         }
-        pending.state = State::Loading;
+        self.fetches.pending.get_mut(&id).expect("the fetch is under way").state = State::Loading;
         self.enter(id, Stage::Load, now.elapsed);
         self.counters.fetch_disk_reads += ranges.len() as u64;
         self.cold.load(id, ranges, effects);
+    }
+
+    /// Counts what a fetch is answered with. The client waits when it is more than its quota.
+    fn pay_for_fetch(&mut self, now: Now, id: RequestId, effects: &mut Vec<Effect>) {
+        let pending = self.fetches.pending.get_mut(&id).expect("the fetch is under way");
+        let bytes: usize = pending.items.iter().map(|item| item.result.plan.bytes).sum();
+        // It pays once, though its files were gone when it came to read them.
+        let Some(charge) = pending.charge.take().filter(|_| bytes > 0) else { return };
+        let throttle = self.quotas.used(now, &charge, bytes, self.options.shards);
+        pending.throttle = throttle;
+        self.mute(now, id.connection, throttle, effects);
     }
 
     /// The file ranges of a response are in the page cache, or cannot be.
@@ -364,7 +395,7 @@ impl Shard {
     }
 
     fn send_fetched(&mut self, id: RequestId, effects: &mut Vec<Effect>) {
-        let PendingFetch { header, request, items, .. } =
+        let PendingFetch { header, request, items, throttle, .. } =
             self.fetches.pending.remove(&id).expect("the fetch is under way");
         let leaders = items.iter().filter_map(|item| item.leader);
         let endpoints = self.metadata.endpoints(leaders, self.listener_name(id.connection));
@@ -384,7 +415,7 @@ impl Shard {
         }
         let writer = header.begin_frame(64 + PARTITION_BYTES * items.len());
         let data = items.into_iter().map(FetchItem::into_data).collect();
-        let parts = response_parts(writer, &request, data, &endpoints);
+        let parts = response_parts(writer, &request, data, &endpoints, throttle_time_ms(throttle));
         if !behind.is_empty() {
             self.sessions.discard_after_send(id.connection, behind);
         }

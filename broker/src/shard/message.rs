@@ -13,7 +13,9 @@ use millstream_storage::PartitionKey;
 use millstream_storage::shard_log::ReadPlan;
 
 use super::ShardIndex;
+use super::quotas::Used;
 use super::session::RequestId;
+use super::survey::{SurveyCall, SurveyDone};
 use crate::group::{ClientInfo, GroupRequest};
 use crate::protocol::fetch::DivergingEpoch;
 
@@ -42,6 +44,12 @@ pub enum Message {
     Query(Query),
     /// Owner to session: its answers.
     QueryDone(QueryDone),
+    /// Session to owner: a round of a survey.
+    Survey(SurveyCall),
+    /// Owner to session: what it found.
+    Surveyed(SurveyDone),
+    /// Session to session: what clients under quotas used.
+    QuotaUse(Arc<Vec<Used>>),
     /// Session to owner: for coordinators of groups.
     Group(GroupCall),
     /// Owner to session: a coordinator's response, without its header.

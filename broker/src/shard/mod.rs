@@ -16,6 +16,7 @@
 //! | Produce | [`produce`] | [`append`] |
 //! | Fetch | [`fetch`], [`cold`] | [`read`] |
 //! | ListOffsets, DeleteRecords, OffsetForLeaderEpoch | [`offsets`] | [`query`] |
+//! | DescribeLogDirs, DescribeProducers | [`survey`] | [`survey`] |
 //! | InitProducerId | [`producer_ids`] | the controller |
 //! | FindCoordinator, JoinGroup, ..., OffsetFetch | [`groups`] | [`coordination`], [`crate::group`] |
 //! | all others | [`crate::api`] | the controller |
@@ -26,6 +27,7 @@ mod coordination;
 mod counters;
 mod fetch;
 mod groups;
+mod listing;
 mod message;
 mod metadata;
 mod offsets;
@@ -33,10 +35,12 @@ mod partition;
 mod produce;
 mod producer_ids;
 mod query;
+mod quotas;
 mod read;
 mod session;
 pub(crate) mod slab;
 mod stages;
+mod survey;
 mod timer;
 mod work;
 
@@ -54,10 +58,12 @@ use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse
 use millstream_storage::shard_log::{Ops, Progress};
 use millstream_storage::{DiskError, DiskOp, DiskReply, DiskToken, FilePath, Now, ShardLog};
 
+pub use listing::{GroupCursor, PIECE_PLACES_MAX, PartitionRow, Piece};
 pub use message::Message;
 pub use work::Work;
 
 use crate::api;
+use crate::config::ConnectionRules;
 use crate::protocol::header::RequestHeader;
 use crate::protocol::versions::ApiKey;
 use session::{RequestId, Response, Sessions};
@@ -70,6 +76,10 @@ pub enum EndStep {
     Metadata,
     /// Requests whose time is up.
     Deadlines,
+    /// Clients that have waited for their quota are read from again.
+    Quotas,
+    /// A round of a survey.
+    Survey,
     /// Groups: what has fallen due, what is still loading.
     Groups,
     /// What was appended is put into a commit group.
@@ -78,7 +88,7 @@ pub enum EndStep {
     Checkpoint,
     /// From the journal to the segments.
     WriteBack,
-    /// A piece of retention, and what follows from it.
+    /// A piece of retention, and what follows from it; the next step of a compaction is started.
     Retention,
     /// Fetches that wait for what was committed.
     Wake,
@@ -86,9 +96,11 @@ pub enum EndStep {
 
 impl EndStep {
     /// All of them, in their order.
-    pub const ALL: [EndStep; 8] = [
+    pub const ALL: [EndStep; 10] = [
         EndStep::Metadata,
         EndStep::Deadlines,
+        EndStep::Quotas,
+        EndStep::Survey,
         EndStep::Groups,
         EndStep::Commit,
         EndStep::Checkpoint,
@@ -130,8 +142,8 @@ pub enum Event {
     Prefetched { token: PrefetchToken, result: Result<(), DiskError> },
     /// Another shard, or the controller, says something.
     Message(Message),
-    /// Free space of the data directory's file system, about once a second.
-    FreeSpace { bytes: u64 },
+    /// Free space of the data directory's file system and its size, about once a second.
+    FreeSpace { bytes: u64, total_bytes: u64 },
 }
 
 /// Something to do.
@@ -153,8 +165,12 @@ pub enum Effect {
     ToShard { shard: ShardIndex, message: Message },
     /// Hand a request to the controller; the answer comes as [`Message::Controller`].
     ToController { token: u64, request: ControllerRequest },
+    /// Other rules for client connections hold from now on. One shard of the process says so.
+    ConnectionRules(Arc<ConnectionRules>),
     /// This shard has applied the metadata up to and including this offset.
     MetadataApplied { offset: u64 },
+    /// Something went wrong and was survived: an operator wants to know.
+    Warn { message: String },
     /// Nothing may be acknowledged any more: print the reason and exit with an error.
     Fail { reason: String },
 }
@@ -189,6 +205,8 @@ pub struct ShardOptions {
     pub node_id: i32,
     /// What the process was configured with at its start.
     pub file: Arc<Properties>,
+    /// The data directory, as clients are told of it.
+    pub log_dir: String,
     /// The names of the listeners, in `listeners` order.
     pub listeners: Vec<String>,
     /// `fetch.max.bytes`: records in one Fetch response, but for its first batch.
@@ -225,6 +243,8 @@ pub struct Shard {
     fetches: fetch::Fetches,
     cold: cold::ColdReads,
     offsets: offsets::Offsets,
+    surveys: survey::Surveys,
+    quotas: quotas::Quotas,
     producer_ids: producer_ids::ProducerIds,
     groups: groups::Groups,
     controller_calls: HashMap<u64, ControllerCall>,
@@ -265,6 +285,8 @@ impl Shard {
             fetches: fetch::Fetches::default(),
             cold: cold::ColdReads::default(),
             offsets: offsets::Offsets::default(),
+            surveys: survey::Surveys::default(),
+            quotas: quotas::Quotas::new(&options.file),
             producer_ids: producer_ids::ProducerIds::default(),
             groups: groups::Groups::default(),
             controller_calls: HashMap::new(),
@@ -283,6 +305,7 @@ impl Shard {
             has_failed: false,
             options,
         };
+        shard.quotas.changed(shard.metadata.image().quotas());
         shard.open_partitions();
         shard
     }
@@ -311,7 +334,10 @@ impl Shard {
                 }
             }
             Event::Message(message) => self.message(now, message, effects),
-            Event::FreeSpace { bytes } => self.log.set_free_space(bytes),
+            Event::FreeSpace { bytes, total_bytes } => {
+                self.log.set_free_space(bytes);
+                self.surveys.set_space(bytes, total_bytes);
+            }
         }
     }
 
@@ -339,6 +365,8 @@ impl Shard {
                 }
                 any
             }
+            EndStep::Quotas => self.advance_quotas(now, effects),
+            EndStep::Survey => self.advance_survey(effects),
             EndStep::Groups => self.coordinate(now, effects),
             EndStep::Commit => {
                 let mut progress = Vec::new();
@@ -348,7 +376,10 @@ impl Shard {
             }
             EndStep::Checkpoint => self.log.advance_checkpoint(&mut self.ops),
             EndStep::WriteBack => self.log.advance_write_back(&mut self.ops),
-            EndStep::Retention => self.log.advance_retention(now, &mut self.ops),
+            EndStep::Retention => {
+                let has_retained = self.log.advance_retention(now, &mut self.ops);
+                self.log.advance_compaction(now, &mut self.ops) || has_retained
+            }
             EndStep::Wake => {
                 // What was committed in this turn wakes each fetch once, however many partitions it came from.
                 self.tell_woken(effects);
@@ -373,11 +404,9 @@ impl Shard {
 
     /// When `end_turn` is to be called though nothing happens; in [`Now::elapsed`]'s time.
     pub fn next_deadline(&self) -> Option<Duration> {
-        let changes = self.has_changes().then_some(Duration::ZERO);
-        [changes, self.timers.next(), self.log.next_deadline(), self.coordination.next_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let at_once = (self.has_changes() || self.surveys.is_ready()).then_some(Duration::ZERO);
+        let parts = [self.timers.next(), self.log.next_deadline(), self.coordination.next_deadline()];
+        [at_once, self.quotas.next_deadline()].into_iter().chain(parts).flatten().min()
     }
 
     /// Stop accepting work: answer what is under way, commit it.
@@ -431,6 +460,7 @@ impl Shard {
             ApiKey::ListOffsets | ApiKey::DeleteRecords | ApiKey::OffsetForLeaderEpoch => {
                 self.offsets(now, id, &header, body, effects);
             }
+            ApiKey::DescribeLogDirs | ApiKey::DescribeProducers => self.survey(id, &header, body, effects),
             ApiKey::InitProducerId => self.init_producer_id(id, &header, body, effects),
             api_key if groups::handles(api_key) => self.group(id, &header, body, effects),
             _ => self.api(id, &header, body, effects),
@@ -495,10 +525,12 @@ impl Shard {
     }
 
     fn disconnected(&mut self, connection: ConnectionId, effects: &mut Vec<Effect>) {
+        self.quotas.disconnected(connection, self.sessions.muted_until(connection));
         for request in self.sessions.disconnected(connection, effects) {
             self.cancel_produce(request);
             self.cancel_fetch(request, effects);
             self.cancel_offsets(request);
+            self.surveys.cancel(request);
             self.cancel_init_producer_id(request);
             self.cancel_group(request);
         }
@@ -541,6 +573,10 @@ impl Shard {
                     }
                     self.deletions_done(log, offset, effects);
                 }
+                Progress::CompactionFailed { why, .. } => {
+                    let message = format!("compaction leaves a partition alone until the next start: {why}");
+                    effects.push(Effect::Warn { message });
+                }
                 Progress::ReadDone { token, result } if self.coordination.is_reading(token) => {
                     self.group_read_done(now, token, result);
                 }
@@ -573,6 +609,9 @@ impl Shard {
             Message::Wake { request, slots } => self.wake(request, slots),
             Message::Query(query) => self.query(query, effects),
             Message::QueryDone(done) => self.offsets_answered(done, effects),
+            Message::Survey(call) => self.survey_asked(call, effects),
+            Message::Surveyed(done) => self.survey_answered(done),
+            Message::QuotaUse(used) => self.quotas.told(now, &used),
             Message::Group(call) => self.ask_coordinators(now, call, effects),
             Message::GroupDone { request, slot, body } => self.group_done(request, slot, body, effects),
         }

@@ -11,6 +11,7 @@ use millstream_storage::{Now, PartitionKey, records};
 
 use super::message::{Append, AppendItem, Appended, ByOwner, Message};
 use super::metadata::NotHere;
+use super::quotas::{Direction, throttle_time_ms};
 use super::session::{RequestId, Response};
 use super::stages::Stage;
 use super::{Effect, REQUEST_PARTITIONS_MAX, SendPart, Shard, ShardIndex};
@@ -33,6 +34,8 @@ struct PendingProduce {
     results: Vec<PartitionResult>,
     owners_left: usize,
     deadline: Duration,
+    /// How long a quota makes the client wait.
+    throttle: Duration,
 }
 
 /// Produce requests under way at this shard, as the session.
@@ -57,16 +60,23 @@ impl Shard {
         body: Bytes,
         effects: &mut Vec<Effect>,
     ) {
+        let bytes = body.len();
         let checked = ProduceRequest::parse(body, header.api_version)
             .and_then(|request| Ok((self.check_produce(now, &request, header.api_version)?, request)));
         let Ok((Checked { results, appends }, request)) = checked else {
             return self.close(id, effects);
         };
+        let charge =
+            self.quotas.charge(self.metadata.image().quotas(), Direction::Produce, header.client_id.as_deref());
+        let throttle =
+            charge.map_or(Duration::ZERO, |charge| self.quotas.used(now, &charge, bytes, self.options.shards));
+        // At once, so that what the client has sent behind this request stays with it; the response says for how long.
+        self.mute(now, id.connection, throttle, effects);
         let acks = request.acks;
         let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
         let deadline = now.elapsed + timeout;
         let owners_left = appends.len();
-        let pending = PendingProduce { header: header.response(), request, results, owners_left, deadline };
+        let pending = PendingProduce { header: header.response(), request, results, owners_left, deadline, throttle };
         if appends.is_empty() {
             return self.finish_produce(id, pending, effects);
         }
@@ -186,7 +196,7 @@ impl Shard {
     }
 
     fn finish_produce(&mut self, id: RequestId, pending: PendingProduce, effects: &mut Vec<Effect>) {
-        let PendingProduce { header, request, results, .. } = pending;
+        let PendingProduce { header, request, results, throttle, .. } = pending;
         let errors = results.iter().filter(|result| result.error_code != 0).count();
         self.counters.produce_errors += errors as u64;
         if request.acks == 0 {
@@ -197,7 +207,7 @@ impl Shard {
         let leaders = results.iter().filter_map(|result| result.current_leader);
         let endpoints = self.metadata.endpoints(leaders, self.listener_name(id.connection));
         let mut writer = header.begin_frame(64 + RESULT_BYTES * results.len());
-        write_response(&mut writer, &request, &results, &endpoints);
+        write_response(&mut writer, &request, &results, &endpoints, throttle_time_ms(throttle));
         let parts = vec![SendPart::Memory(finish_frame(writer))];
         self.sessions.respond(id, Response::Parts(parts), effects);
     }

@@ -80,6 +80,8 @@ struct Session {
     reading: bool,
     /// Waits in `Sessions::held` for the shard's memory.
     held: bool,
+    /// A quota keeps it from being read until then.
+    muted_until: Option<Duration>,
     /// [`Effect::Close`] was given: nothing more is sent or taken.
     closing: bool,
 }
@@ -130,6 +132,7 @@ impl Sessions {
             answered: false,
             reading: true,
             held: false,
+            muted_until: None,
             closing: false,
         };
         let previous = self.sessions.insert(connection, session);
@@ -251,6 +254,39 @@ impl Sessions {
         }
     }
 
+    /// Does not read from a connection until a time. `None`: it is gone or closing, or is not read from for longer
+    /// already; else until when it was not to be read from before.
+    pub fn mute(
+        &mut self,
+        connection: ConnectionId,
+        until: Duration,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Option<Duration>> {
+        let session = self.sessions.get_mut(&connection)?;
+        if session.closing || session.muted_until.is_some_and(|before| before >= until) {
+            return None;
+        }
+        let before = session.muted_until.replace(until);
+        if !self.shutting_down {
+            session.set_reading(connection, effects);
+        }
+        Some(before)
+    }
+
+    /// The time of [`Sessions::mute`] is over.
+    pub fn unmute(&mut self, connection: ConnectionId, effects: &mut Vec<Effect>) {
+        let session = self.sessions.get_mut(&connection).expect("a session that is gone is not muted");
+        session.muted_until = None;
+        if !session.closing && !self.shutting_down {
+            session.set_reading(connection, effects);
+        }
+    }
+
+    /// Until when a connection is not read from.
+    pub fn muted_until(&self, connection: ConnectionId) -> Option<Duration> {
+        self.sessions.get(&connection)?.muted_until
+    }
+
     /// Histograms over the requests that were answered.
     pub fn stages(&self) -> &Stages {
         &self.stages
@@ -360,6 +396,7 @@ impl Session {
     /// Switches reading on or off, as its bounds say.
     fn set_reading(&mut self, connection: ConnectionId, effects: &mut Vec<Effect>) {
         let on = !self.held
+            && self.muted_until.is_none()
             && !self.closing
             && self.in_flight.len() < REQUESTS_IN_FLIGHT_MAX
             && self.response_bytes < RESPONSE_BYTES_MAX;

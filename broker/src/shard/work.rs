@@ -109,7 +109,12 @@ impl Work {
             Event::Disk { .. } | Event::Prefetched { .. } | Event::FreeSpace { .. } => one(Work::Disk),
             Event::Message(message) => one(match message {
                 Message::Metadata { .. } => Work::Metadata,
-                Message::Controller { .. } | Message::Query(_) | Message::QueryDone(_) => Work::Request,
+                Message::Controller { .. }
+                | Message::Query(_)
+                | Message::QueryDone(_)
+                | Message::Survey(_)
+                | Message::Surveyed(_)
+                | Message::QuotaUse(_) => Work::Request,
                 Message::Append(_) => Work::Append,
                 Message::Appended(_) => Work::Produce,
                 Message::Read(_) | Message::Watch(_) | Message::Unwatch { .. } => Work::Read,
@@ -125,6 +130,8 @@ impl From<EndStep> for Work {
         match step {
             EndStep::Metadata => Work::Metadata,
             EndStep::Deadlines => Work::Deadlines,
+            EndStep::Quotas => Work::Deadlines,
+            EndStep::Survey => Work::Request,
             EndStep::Groups => Work::Groups,
             EndStep::Commit => Work::Commit,
             EndStep::Checkpoint => Work::Checkpoint,

@@ -470,7 +470,7 @@ impl Simulation {
             Event::FreeSpace => {
                 let bytes = self.disk.free_bytes();
                 for shard in 0..node.shards.len() {
-                    self.give(shard, ShardEvent::FreeSpace { bytes });
+                    self.give(shard, ShardEvent::FreeSpace { bytes, total_bytes: bytes });
                 }
                 self.schedule.after(50_000, Event::FreeSpace);
             }
@@ -561,6 +561,7 @@ impl Simulation {
                 shards,
                 node_id: NODE_ID,
                 file: Arc::clone(&self.properties),
+                log_dir: "data".to_string(),
                 listeners: vec!["PLAINTEXT".to_string()],
                 fetch_bytes_max: 1 << 20,
                 group_bytes_max: 64 << 20,
@@ -756,7 +757,7 @@ impl Simulation {
                     let delay = self.random.between(50, 5_000);
                     self.schedule.after(delay, Event::Prefetch { shard, token, path });
                 }
-                Effect::Discard { .. } => {}
+                Effect::Discard { .. } | Effect::ConnectionRules(_) => {}
                 Effect::ToShard { shard: to, message } => self.send(shard, to, message),
                 Effect::ToController { token, request } => {
                     let delay = self.random.below(50);
@@ -764,6 +765,9 @@ impl Simulation {
                     self.schedule.after(delay, Event::ToController { asker, request });
                 }
                 Effect::MetadataApplied { offset } => self.schedule.after(1, Event::Applied { shard, offset }),
+                Effect::Warn { message } => {
+                    self.trace.line(self.schedule.now_us(), format!("shard {shard} warns: {message}"));
+                }
                 Effect::Fail { reason } => self.give_up(&reason)?,
             }
         }
@@ -1009,7 +1013,7 @@ impl Simulation {
                 self.observe(partition, &Observation::Read { offset, records: &records })
             }
             Finding::Promised { partition, log_start } => self.observe(partition, &Observation::Promised(log_start)),
-            Finding::Group(finding) => return self.knowledge.group.see(finding),
+            Finding::Group(finding) => self.knowledge.group.see(finding),
             Finding::Time { partition, query, until, found } => {
                 let range = self.knowledge.partitions[partition].deleted_to..until;
                 self.observe(partition, &Observation::Time { query, range, found })
@@ -1074,6 +1078,7 @@ fn open_logs(image: &ClusterImage, recovered: Recovered, properties: &Properties
         retention_check_interval: Duration::from_millis(50),
         producer_expiration_ms: 86_400_000,
         producers_max: 1_000_000,
+        cleaner: super::logs::cleaner_options(),
     };
     let config_of = |key: PartitionKey| {
         let topic = image.topic_by_id(key.topic_id).expect("recovery keeps only partitions of the image");

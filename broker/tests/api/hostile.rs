@@ -5,6 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use bytes::{Bytes, BytesMut};
+use kafka_wire::alter_client_quotas_request::{self, AlterClientQuotasRequest};
 use kafka_wire::alter_configs_request::AlterConfigsRequest;
 use kafka_wire::api_versions_request::ApiVersionsRequest;
 use kafka_wire::create_partitions_request::{CreatePartitionsRequest, CreatePartitionsTopic};
@@ -12,11 +13,18 @@ use kafka_wire::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig, CreateTopicsRequest,
 };
 use kafka_wire::delete_topics_request::{DeleteTopicState, DeleteTopicsRequest};
+use kafka_wire::describe_client_quotas_request::{ComponentData, DescribeClientQuotasRequest};
 use kafka_wire::describe_cluster_request::DescribeClusterRequest;
 use kafka_wire::describe_configs_request::{DescribeConfigsRequest, DescribeConfigsResource};
+use kafka_wire::describe_quorum_request::{self, DescribeQuorumRequest};
 use kafka_wire::describe_topic_partitions_request::{Cursor, DescribeTopicPartitionsRequest, TopicRequest};
+use kafka_wire::elect_leaders_request::{ElectLeadersRequest, TopicPartitions};
 use kafka_wire::incremental_alter_configs_request::{
     AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequest,
+};
+use kafka_wire::list_config_resources_request::ListConfigResourcesRequest;
+use kafka_wire::list_partition_reassignments_request::{
+    ListPartitionReassignmentsRequest, ListPartitionReassignmentsTopics,
 };
 use kafka_wire::metadata_request::{MetadataRequest, MetadataRequestTopic};
 use kafka_wire_core::{ApiVersion, KafkaEncode};
@@ -195,6 +203,59 @@ fn seed(key: ApiKey, version: i16) -> Bytes {
             let mut request = DescribeTopicPartitionsRequest::default();
             request.topics = vec![topic];
             request.cursor = Some(cursor);
+            frame(version, &request)
+        }
+        ApiKey::ElectLeaders => {
+            let mut partitions = TopicPartitions::default();
+            partitions.topic = "events".into();
+            partitions.partitions = vec![0, 1];
+            let mut request = ElectLeadersRequest::default();
+            request.topic_partitions = Some(vec![partitions]);
+            frame(version, &request)
+        }
+        ApiKey::ListPartitionReassignments => {
+            let mut topic = ListPartitionReassignmentsTopics::default();
+            topic.name = "events".into();
+            topic.partition_indexes = vec![0, 1];
+            let mut request = ListPartitionReassignmentsRequest::default();
+            request.topics = Some(vec![topic]);
+            frame(version, &request)
+        }
+        ApiKey::DescribeClientQuotas => {
+            let mut component = ComponentData::default();
+            component.entity_type = "user".into();
+            component.match_ = Some("u".into());
+            let mut request = DescribeClientQuotasRequest::default();
+            request.components = vec![component];
+            frame(version, &request)
+        }
+        ApiKey::AlterClientQuotas => {
+            let mut part = alter_client_quotas_request::EntityData::default();
+            part.entity_type = "client-id".into();
+            part.entity_name = Some("c".into());
+            let mut op = alter_client_quotas_request::OpData::default();
+            op.key = "producer_byte_rate".into();
+            op.value = 1024.0;
+            let mut entry = alter_client_quotas_request::EntryData::default();
+            entry.entity = vec![part];
+            entry.ops = vec![op];
+            let mut request = AlterClientQuotasRequest::default();
+            request.entries = vec![entry];
+            frame(version, &request)
+        }
+        ApiKey::DescribeQuorum => {
+            let mut topic = describe_quorum_request::TopicData::default();
+            topic.topic_name = "__cluster_metadata".into();
+            topic.partitions = vec![describe_quorum_request::PartitionData::default()];
+            let mut request = DescribeQuorumRequest::default();
+            request.topics = vec![topic];
+            frame(version, &request)
+        }
+        ApiKey::ListConfigResources => {
+            let mut request = ListConfigResourcesRequest::default();
+            if version > 0 {
+                request.resource_types = vec![2, 4];
+            }
             frame(version, &request)
         }
         other => panic!("{other:?} is not handled here"),

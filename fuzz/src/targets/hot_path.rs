@@ -49,7 +49,7 @@ fn run_produce(version: i16, body: Bytes) {
     assert!(partitions * PRODUCE_PARTITION_BYTES_MIN <= bytes);
     bounded(BASE_BYTES + MEMORY_PER_BYTE * bytes, || {
         let results = vec![PartitionResult::error(3); partitions];
-        produce::write_response(&mut Writer::default(), &request, &results, &[]);
+        produce::write_response(&mut Writer::default(), &request, &results, &[], 0);
     });
 }
 
@@ -70,7 +70,7 @@ fn run_fetch(version: i16, body: Bytes) {
     bounded(BASE_BYTES + MEMORY_PER_BYTE * bytes, || {
         let mut writer = Writer::default();
         writer.i32(0);
-        let parts = fetch::response_parts(writer, &request, vec![PartitionData::error(3); partitions], &[]);
+        let parts = fetch::response_parts(writer, &request, vec![PartitionData::error(3); partitions], &[], 0);
         assert_eq!(parts.len(), 1, "an error carries no records");
     });
 }

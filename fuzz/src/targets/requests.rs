@@ -6,13 +6,16 @@ use kafka_wire::create_partitions_request::{CreatePartitionsAssignment, CreatePa
 use kafka_wire::create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig};
 use kafka_wire::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_wire::delete_topics_request::DeleteTopicState;
+use kafka_wire::describe_client_quotas_request::ComponentData;
 use kafka_wire::describe_configs_request::DescribeConfigsResource;
+use kafka_wire::describe_log_dirs_request::DescribableLogDirTopic;
 use kafka_wire::describe_topic_partitions_request::{Cursor, TopicRequest};
 use kafka_wire::fetch_request::{FetchPartition, FetchTopic};
 use kafka_wire::incremental_alter_configs_request as incremental;
 use kafka_wire::join_group_request::JoinGroupRequestProtocol;
 use kafka_wire::leave_group_request::MemberIdentity;
 use kafka_wire::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_wire::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
 use kafka_wire::metadata_request::MetadataRequestTopic;
 use kafka_wire::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_wire::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
@@ -20,6 +23,9 @@ use kafka_wire::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchReque
 use kafka_wire::offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic};
 use kafka_wire::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_wire::sync_group_request::SyncGroupRequestAssignment;
+use kafka_wire::{
+    alter_client_quotas_request, describe_producers_request, describe_quorum_request, elect_leaders_request,
+};
 use kafka_wire_core::{ApiVersion, KafkaEncode};
 use millstream::protocol::versions::{ApiKey, SERVED};
 use millstream_storage::batch::BatchBuilder;
@@ -311,6 +317,53 @@ pub fn sample(key: ApiKey, version: i16) -> Vec<u8> {
             let partition = make!(OffsetDeleteRequestPartition { partition_index = 0 });
             let topic = make!(OffsetDeleteRequestTopic { name = TOPIC.into(), partitions = vec![partition] });
             encoded(version, &make!(kafka_wire::OffsetDeleteRequest { group_id = GROUP.into(), topics = vec![topic] }))
+        }
+        ApiKey::ElectLeaders => {
+            let topic = make!(elect_leaders_request::TopicPartitions { topic = TOPIC.into(), partitions = vec![0] });
+            encoded(version, &make!(kafka_wire::ElectLeadersRequest { topic_partitions = Some(vec![topic]) }))
+        }
+        ApiKey::ListPartitionReassignments => {
+            let topic = make!(ListPartitionReassignmentsTopics { name = TOPIC.into(), partition_indexes = vec![0, 1] });
+            encoded(version, &make!(kafka_wire::ListPartitionReassignmentsRequest { topics = Some(vec![topic]) }))
+        }
+        ApiKey::DescribeClientQuotas => {
+            let component = make!(ComponentData { entity_type = "user".into(), match_ = Some("u".into()) });
+            encoded(version, &make!(kafka_wire::DescribeClientQuotasRequest { components = vec![component] }))
+        }
+        ApiKey::AlterClientQuotas => {
+            let part = make!(alter_client_quotas_request::EntityData {
+                entity_type = "client-id".into(),
+                entity_name = Some("c".into()),
+            });
+            let op = make!(alter_client_quotas_request::OpData { key = "producer_byte_rate".into(), value = 1024.0 });
+            let entry = make!(alter_client_quotas_request::EntryData { entity = vec![part], ops = vec![op] });
+            encoded(version, &make!(kafka_wire::AlterClientQuotasRequest { entries = vec![entry] }))
+        }
+        ApiKey::DescribeQuorum => {
+            let partition = describe_quorum_request::PartitionData::default();
+            let topic = make!(describe_quorum_request::TopicData {
+                topic_name = "__cluster_metadata".into(),
+                partitions = vec![partition],
+            });
+            encoded(version, &make!(kafka_wire::DescribeQuorumRequest { topics = vec![topic] }))
+        }
+        ApiKey::ListConfigResources => {
+            let mut request = kafka_wire::ListConfigResourcesRequest::default();
+            if version > 0 {
+                request.resource_types = vec![2, 4];
+            }
+            encoded(version, &request)
+        }
+        ApiKey::DescribeLogDirs => {
+            let topic = make!(DescribableLogDirTopic { topic = TOPIC.into(), partitions = vec![0, 1] });
+            encoded(version, &make!(kafka_wire::DescribeLogDirsRequest { topics = Some(vec![topic]) }))
+        }
+        ApiKey::DescribeProducers => {
+            let topic = make!(describe_producers_request::TopicRequest {
+                name = TOPIC.into(),
+                partition_indexes = vec![0, 1],
+            });
+            encoded(version, &make!(kafka_wire::DescribeProducersRequest { topics = vec![topic] }))
         }
         ApiKey::DescribeCluster => encoded(version, &kafka_wire::DescribeClusterRequest::default()),
         ApiKey::DescribeTopicPartitions => {

@@ -14,7 +14,7 @@ use millstream_replication::config::Properties;
 use millstream_replication::controller::NewTopic;
 use millstream_replication::{ClusterImage, Controller, ControllerRequest, Endpoint, MetadataRecord};
 use millstream_storage::recovery::{RecoveryOptions, recover};
-use millstream_storage::shard_log::ShardLogOptions;
+use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
 use millstream_storage::{Now, ShardLog};
 
 use super::requests;
@@ -74,6 +74,7 @@ impl Node {
             retention_check_interval: Duration::from_secs(300),
             producer_expiration_ms: 86_400_000,
             producers_max: 1000,
+            cleaner: CleanerOptions::default(),
         };
         let log = ShardLog::new(options, recovered.shards.remove(0), |_| unreachable!("there is no partition"));
         let options = ShardOptions {
@@ -81,6 +82,7 @@ impl Node {
             shards: 1,
             node_id: 1,
             file: file.clone(),
+            log_dir: "/data".to_owned(),
             listeners: vec!["PLAINTEXT".to_owned()],
             fetch_bytes_max: 1 << 20,
             group_bytes_max: 8 << 20,
@@ -178,7 +180,11 @@ impl Node {
             }
             Effect::ToShard { .. } => panic!("there is no other shard"),
             Effect::Fail { reason } => panic!("the log failed: {reason}"),
-            Effect::Reading { .. } | Effect::Discard { .. } | Effect::MetadataApplied { .. } => {}
+            Effect::Warn { .. }
+            | Effect::Reading { .. }
+            | Effect::Discard { .. }
+            | Effect::ConnectionRules(_)
+            | Effect::MetadataApplied { .. } => {}
         }
     }
 

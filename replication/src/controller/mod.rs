@@ -5,6 +5,7 @@
 //! before them decided.
 
 mod configs;
+mod quotas;
 mod topics;
 
 #[cfg(test)]
@@ -15,7 +16,10 @@ use millstream_storage::{Now, TopicId};
 use crate::config::{Properties, broker_value};
 use crate::error::{ApiError, ErrorCode};
 use crate::image::ClusterImage;
+use crate::quota::QuotaEntity;
 use crate::record::{Endpoint, MetadataRecord};
+
+pub use quotas::QuotaChange;
 
 /// Most partitions that one request creates.
 pub const PARTITIONS_PER_REQUEST_MAX: usize = 10_000;
@@ -112,7 +116,7 @@ pub struct ConfigChange {
 }
 
 /// What brokers ask of the controller.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ControllerRequest {
     /// A broker has started and says where it is.
     RegisterBroker { node_id: i32, endpoints: Vec<Endpoint>, rack: Option<String> },
@@ -126,6 +130,8 @@ pub enum ControllerRequest {
     IncrementalAlterConfigs { resources: Vec<(ConfigResource, Vec<ConfigChange>)>, validate_only: bool },
     /// Replace all dynamic configurations of the resources.
     AlterConfigs { resources: Vec<(ConfigResource, GivenConfigs)>, validate_only: bool },
+    /// Set and remove client quotas.
+    AlterClientQuotas { changes: Vec<QuotaChange>, validate_only: bool },
     /// A block of [`PRODUCER_ID_BLOCK`] producer ids that nobody has had.
     AllocateProducerIds,
 }
@@ -137,7 +143,8 @@ impl ControllerRequest {
             ControllerRequest::RegisterBroker { .. }
             | ControllerRequest::DeleteTopics { .. }
             | ControllerRequest::IncrementalAlterConfigs { .. }
-            | ControllerRequest::AlterConfigs { .. } => true,
+            | ControllerRequest::AlterConfigs { .. }
+            | ControllerRequest::AlterClientQuotas { .. } => true,
             ControllerRequest::CreateTopics { .. }
             | ControllerRequest::CreatePartitions { .. }
             | ControllerRequest::AllocateProducerIds => false,
@@ -182,6 +189,8 @@ pub enum ControllerResponse {
     CreatePartitions(Vec<(String, Result<(), ApiError>)>),
     /// By resource; of IncrementalAlterConfigs and AlterConfigs.
     AlterConfigs(Vec<(ConfigResource, Result<(), ApiError>)>),
+    /// By entity, duplicates included.
+    AlterClientQuotas(Vec<(QuotaEntity, Result<(), ApiError>)>),
     /// The first id of the block and how many there are.
     AllocateProducerIds(Result<(i64, i64), ApiError>),
 }
@@ -209,6 +218,9 @@ impl ControllerResponse {
                 ControllerResponse::CreatePartitions(refuse_each(items, why))
             }
             ControllerResponse::AlterConfigs(items) => ControllerResponse::AlterConfigs(refuse_each(items, why)),
+            ControllerResponse::AlterClientQuotas(items) => {
+                ControllerResponse::AlterClientQuotas(refuse_each(items, why))
+            }
             ControllerResponse::AllocateProducerIds(block) => {
                 ControllerResponse::AllocateProducerIds(refuse(block, why))
             }
@@ -265,6 +277,9 @@ impl Controller {
             }
             ControllerRequest::AlterConfigs { resources, validate_only } => {
                 configs::replace(image, resources, validate_only)
+            }
+            ControllerRequest::AlterClientQuotas { changes, validate_only } => {
+                quotas::alter(image, changes, validate_only)
             }
             ControllerRequest::AllocateProducerIds => allocate_producer_ids(image),
         }

@@ -429,3 +429,41 @@ fn producer_ids_never_repeat() {
         ControllerResponse::AllocateProducerIds(Err(_))
     ));
 }
+
+#[test]
+fn quotas_are_decided_one_by_one() {
+    let mut cluster = Cluster::new(&[], 1);
+    let client = |name: &str| QuotaEntity::Client(Some(name.to_string()));
+    let change = |entity: QuotaEntity, key: &str, value| QuotaChange { entity, values: vec![(key.to_string(), value)] };
+    let mut alter = |validate_only, changes: Vec<QuotaChange>| match cluster
+        .request(ControllerRequest::AlterClientQuotas { changes, validate_only })
+    {
+        ControllerResponse::AlterClientQuotas(outcomes) => {
+            let codes: Vec<Option<ErrorCode>> =
+                outcomes.into_iter().map(|(_, outcome)| outcome.err().map(|error| error.code)).collect();
+            (codes, cluster.image.quotas().len())
+        }
+        other => panic!("{other:?}"),
+    };
+    let key = "producer_byte_rate";
+    let refused = Some(ErrorCode::InvalidRequest);
+    let wrong = vec![
+        change(client(""), key, Some(1.0)),
+        change(client(&"x".repeat(1025)), key, Some(1.0)),
+        change(client("a"), "producer_bite_rate", Some(1.0)),
+        change(client("a"), "producer_bite_rate", None),
+        change(client("a"), key, Some(0.5)),
+        change(QuotaEntity::Ip(Some("localhost".into())), "connection_creation_rate", Some(1.0)),
+    ];
+    assert_eq!(alter(false, wrong), (vec![refused; 6], 0));
+    assert_eq!(alter(true, vec![change(client("a"), key, Some(5.0))]), (vec![None], 0));
+    let two = vec![change(client("a"), key, Some(5.0)), change(client("b"), key, None)];
+    assert_eq!(alter(false, two), (vec![None, None], 1));
+
+    let many = 1..=crate::quota::QUOTA_VALUES_PER_CLUSTER_MAX;
+    let (codes, count) = alter(false, many.map(|n| change(client(&n.to_string()), key, Some(1.0))).collect());
+    assert_eq!((codes.last().unwrap(), count), (&Some(ErrorCode::PolicyViolation), 10_000));
+    // What is there can be changed at the bound too.
+    assert_eq!(alter(false, vec![change(client("a"), key, Some(6.0))]), (vec![None], 10_000));
+    assert_eq!(alter(false, vec![change(client("a"), key, None)]), (vec![None], 9_999));
+}

@@ -5,6 +5,7 @@
 
 use millstream_storage::TopicId;
 
+use crate::quota::{EntityName, QuotaEntity, QuotaValue};
 use crate::record::{ConfigOwner, Endpoint, MetadataRecord, Partition};
 
 const CLUSTER: u8 = 1;
@@ -15,6 +16,7 @@ const PARTITION: u8 = 5;
 const REMOVE_TOPIC: u8 = 6;
 const CONFIG: u8 = 7;
 const PRODUCER_IDS: u8 = 8;
+const QUOTA: u8 = 9;
 
 /// The version that is written, of every type.
 const VERSION: u8 = 1;
@@ -22,6 +24,11 @@ const VERSION: u8 = 1;
 const OWNER_TOPIC: u8 = 1;
 const OWNER_BROKER: u8 = 2;
 const OWNER_CLUSTER: u8 = 3;
+
+const ENTITY_CLIENT: u8 = 1;
+const ENTITY_USER: u8 = 2;
+const ENTITY_USER_CLIENT: u8 = 3;
+const ENTITY_IP: u8 = 4;
 
 impl MetadataRecord {
     /// Appends the record's bytes.
@@ -85,6 +92,25 @@ impl MetadataRecord {
             MetadataRecord::ProducerIds { next } => {
                 out.extend([PRODUCER_IDS, VERSION]);
                 out.extend(next.to_le_bytes());
+            }
+            MetadataRecord::Quota { entity, key, value } => {
+                out.extend([QUOTA, VERSION]);
+                let (kind, names): (u8, &[&EntityName]) = match entity {
+                    QuotaEntity::Client(client) => (ENTITY_CLIENT, &[client]),
+                    QuotaEntity::User(user) => (ENTITY_USER, &[user]),
+                    QuotaEntity::UserClient(user, client) => (ENTITY_USER_CLIENT, &[user, client]),
+                    QuotaEntity::Ip(ip) => (ENTITY_IP, &[ip]),
+                };
+                out.push(kind);
+                names.iter().for_each(|name| put_optional_text(out, name.as_deref()));
+                put_text(out, key);
+                match value {
+                    Some(value) => {
+                        out.push(1);
+                        out.extend(value.get().to_le_bytes());
+                    }
+                    None => out.push(0),
+                }
             }
         }
     }
@@ -183,6 +209,17 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn optional_quota_value(&mut self) -> Result<Option<QuotaValue>, String> {
+        match self.byte()? {
+            0 => Ok(None),
+            1 => {
+                let value = f64::from_le_bytes(self.array()?);
+                QuotaValue::new(value).map(Some).ok_or_else(|| format!("{value} is no quota"))
+            }
+            other => Err(format!("{other} where 0 or 1 says whether a value follows")),
+        }
+    }
+
     fn numbers(&mut self) -> Result<Vec<i32>, String> {
         let count = self.count()?;
         let bytes = self.take(count.saturating_mul(4))?;
@@ -195,7 +232,7 @@ impl<'a> Reader<'a> {
 
     fn record(&mut self) -> Result<MetadataRecord, String> {
         let [kind, version] = self.array()?;
-        if !(CLUSTER..=PRODUCER_IDS).contains(&kind) || version != VERSION {
+        if !(CLUSTER..=QUOTA).contains(&kind) || version != VERSION {
             return Err(format!("type {kind} version {version} is not known to this version of Millstream"));
         }
         Ok(match kind {
@@ -236,6 +273,16 @@ impl<'a> Reader<'a> {
                 };
                 MetadataRecord::Config { owner, name: self.text()?, value: self.optional_text()? }
             }
+            QUOTA => {
+                let entity = match self.byte()? {
+                    ENTITY_CLIENT => QuotaEntity::Client(self.optional_text()?),
+                    ENTITY_USER => QuotaEntity::User(self.optional_text()?),
+                    ENTITY_USER_CLIENT => QuotaEntity::UserClient(self.optional_text()?, self.optional_text()?),
+                    ENTITY_IP => QuotaEntity::Ip(self.optional_text()?),
+                    other => return Err(format!("entity {other} of a quota is not known")),
+                };
+                MetadataRecord::Quota { entity, key: self.text()?, value: self.optional_quota_value()? }
+            }
             _ => MetadataRecord::ProducerIds { next: self.i64()? },
         })
     }
@@ -244,7 +291,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::samples::{Random, frozen, one_of_each};
+    use crate::log::samples::{Random, frozen, one_of_each, quotas};
 
     fn encode(records: &[MetadataRecord]) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -263,8 +310,21 @@ mod tests {
     }
 
     #[test]
+    fn quotas_have_the_bytes_they_always_had() {
+        let records = quotas();
+        let bytes = encode(&records);
+        frozen("quotas-v1.bin", &bytes);
+        assert_eq!(decode_records(records.len() as u32, &bytes), Ok(records));
+        for value in [0.0, -1.0, f64::NAN] {
+            let mut bytes = vec![QUOTA, VERSION, ENTITY_CLIENT, 0, 0, 0, 0, 0, 1];
+            bytes.extend(value.to_le_bytes());
+            assert!(decode_records(1, &bytes).is_err());
+        }
+    }
+
+    #[test]
     fn cut_records_are_refused() {
-        let records = one_of_each();
+        let records = [one_of_each(), quotas()].concat();
         let bytes = encode(&records);
         for length in 0..bytes.len() {
             assert!(decode_records(records.len() as u32, &bytes[..length]).is_err());
@@ -275,7 +335,7 @@ mod tests {
 
     #[test]
     fn hostile_bytes_neither_panic_nor_decode_to_something_else() {
-        let records = one_of_each();
+        let records = [one_of_each(), quotas()].concat();
         let sound = encode(&records);
         let mut random = Random(1);
         for _ in 0..20_000 {
@@ -289,7 +349,7 @@ mod tests {
             }
         }
         // Counts of four thousand million, of which nothing follows.
-        for kind in BROKER..=CONFIG {
+        for kind in (BROKER..=CONFIG).chain([QUOTA]) {
             let mut bytes = vec![kind, VERSION];
             bytes.extend([0xff; 64]);
             assert!(decode_records(u32::MAX, &bytes).is_err());

@@ -14,7 +14,7 @@
 mod codec;
 mod file;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 mod snapshot;
 #[cfg(test)]
 mod tests;

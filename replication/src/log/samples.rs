@@ -2,6 +2,7 @@
 
 use millstream_storage::TopicId;
 
+use crate::quota::{CONNECTION_CREATION_RATE, CONSUMER_BYTE_RATE, PRODUCER_BYTE_RATE, QuotaEntity, QuotaValue};
 use crate::record::{ConfigOwner, Endpoint, MetadataRecord, Partition};
 
 /// Numbers that are the same for the same seed (splitmix64).
@@ -64,6 +65,27 @@ pub(crate) fn one_of_each() -> Vec<MetadataRecord> {
         config(ConfigOwner::Cluster, "message.max.bytes", Some("")),
         config(ConfigOwner::Cluster, "log.retention.ms", None),
         MetadataRecord::ProducerIds { next: 4000 },
+    ]
+}
+
+/// Quotas of every kind of entity, with and without a name, set and removed.
+pub(crate) fn quotas() -> Vec<MetadataRecord> {
+    let quota = |entity, key: &str, value| MetadataRecord::Quota {
+        entity,
+        key: key.into(),
+        value: Option::and_then(value, QuotaValue::new),
+    };
+    let name = |text: &str| Some(text.to_string());
+    vec![
+        quota(QuotaEntity::Client(name("reports")), PRODUCER_BYTE_RATE, Some(1_048_576.0)),
+        quota(QuotaEntity::Client(None), CONSUMER_BYTE_RATE, Some(2_048.0)),
+        quota(QuotaEntity::User(name("münchen")), "request_percentage", Some(12.5)),
+        quota(QuotaEntity::User(None), PRODUCER_BYTE_RATE, Some(1.0)),
+        quota(QuotaEntity::UserClient(name("u"), None), "controller_mutation_rate", Some(0.1)),
+        quota(QuotaEntity::UserClient(None, name("c")), CONSUMER_BYTE_RATE, Some(f64::MAX)),
+        quota(QuotaEntity::Ip(name("10.0.0.1")), CONNECTION_CREATION_RATE, Some(100.0)),
+        quota(QuotaEntity::Ip(None), CONNECTION_CREATION_RATE, Some(7.0)),
+        quota(QuotaEntity::Client(None), CONSUMER_BYTE_RATE, None),
     ]
 }
 

@@ -7,6 +7,8 @@ mod hostile;
 mod metadata;
 mod offsets;
 mod produce;
+mod quotas;
+mod survey;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -22,10 +24,11 @@ use millstream_replication::{
 };
 use millstream_storage::batch::BatchBuilder;
 use millstream_storage::recovery::{KnownPartition, RecoveryOptions, recover};
-use millstream_storage::shard_log::ShardLogOptions;
+use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
 use millstream_storage::{DiskError, DiskReply, DiskToken, Now, PartitionKey, ShardLog, TopicId};
 
 use super::{ConnectionId, Effect, Event, Message, PrefetchToken, SendPart, Shard, ShardIndex, ShardOptions};
+use crate::config::ConnectionRules;
 use crate::metrics::Scrape;
 use crate::protocol::header::RequestHeader;
 use crate::sim::disk::SimDisk;
@@ -64,6 +67,8 @@ struct Broker {
     prefetched: BTreeSet<(String, u64, usize)>,
     discarded: Vec<(String, u64, usize)>,
     failure: Option<String>,
+    /// What the driver was told last.
+    connection_rules: Option<Arc<ConnectionRules>>,
     controller_requests: usize,
     next_connection: u64,
 }
@@ -134,6 +139,7 @@ impl Broker {
                     retention_check_interval: Duration::from_secs(300),
                     producer_expiration_ms: 86_400_000,
                     producers_max: 1_000_000,
+                    cleaner: CleanerOptions::default(),
                 };
                 let log = ShardLog::new(options, recovered, |key| settings(key.topic_id));
                 let options = ShardOptions {
@@ -141,6 +147,7 @@ impl Broker {
                     shards: setup.shards,
                     node_id: NODE_ID,
                     file: file.clone(),
+                    log_dir: "/data".to_string(),
                     listeners: vec![LISTENER.to_string()],
                     fetch_bytes_max: 55 << 20,
                     group_bytes_max: 64 << 20,
@@ -163,6 +170,7 @@ impl Broker {
             prefetched: BTreeSet::new(),
             discarded: Vec::new(),
             failure: None,
+            connection_rules: None,
             controller_requests: 0,
             next_connection: 0,
         }
@@ -350,7 +358,12 @@ impl Broker {
                 let response = self.decide(request);
                 self.events[shard].push_back(Event::Message(Message::Controller { token, response }));
             }
+            Effect::ConnectionRules(rules) => {
+                assert_eq!(shard, 0, "one shard says it");
+                self.connection_rules = Some(rules);
+            }
             Effect::MetadataApplied { offset } => assert!(offset <= self.image.offset()),
+            Effect::Warn { message } => panic!("nothing goes wrong here: {message}"),
             Effect::Fail { reason } => self.failure = Some(reason),
         }
     }
