@@ -12,6 +12,7 @@ pub mod histogram;
 pub mod json;
 pub mod metrics;
 pub mod protocol;
+mod rate;
 pub mod shard;
 
 #[cfg(test)]

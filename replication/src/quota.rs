@@ -203,10 +203,12 @@ impl ClientQuotas {
         Some(Limit { rate, user: None, client_id })
     }
 
-    /// The rate at which an address may open connections.
-    pub fn connection_rate(&self, address: &str) -> Option<f64> {
-        let of = |name| self.value(&QuotaEntity::Ip(name), CONNECTION_CREATION_RATE).map(QuotaValue::get);
-        of(Some(address.to_string())).or_else(|| of(None))
+    /// The rates at which addresses may open connections; without a name, the rate of each that has none of its own.
+    pub fn connection_rates(&self) -> impl Iterator<Item = (Option<&str>, f64)> + Clone {
+        self.entities.range(QuotaEntity::Ip(None)..).filter_map(|(entity, values)| match entity {
+            QuotaEntity::Ip(name) => Some((name.as_deref(), values.get(CONNECTION_CREATION_RATE)?.get())),
+            _ => None,
+        })
     }
 }
 
@@ -271,12 +273,13 @@ mod tests {
     }
 
     #[test]
-    fn addresses_have_their_own_rate_or_the_default() {
+    fn the_rates_of_addresses_are_found_among_others() {
         let mut quotas = ClientQuotas::default();
-        assert_eq!(quotas.connection_rate("10.0.0.1"), None);
+        assert_eq!(quotas.connection_rates().count(), 0);
+        quotas.set(&QuotaEntity::User(None), PRODUCER_BYTE_RATE, QuotaValue::new(1.0));
         quotas.set(&QuotaEntity::Ip(None), CONNECTION_CREATION_RATE, QuotaValue::new(9.0));
         quotas.set(&QuotaEntity::Ip(name("10.0.0.1")), CONNECTION_CREATION_RATE, QuotaValue::new(5.0));
-        assert_eq!(quotas.connection_rate("10.0.0.1"), Some(5.0));
-        assert_eq!(quotas.connection_rate("10.0.0.2"), Some(9.0));
+        let rates: Vec<_> = quotas.connection_rates().collect();
+        assert_eq!(rates, [(None, 9.0), (Some("10.0.0.1"), 5.0)]);
     }
 }

@@ -1,5 +1,6 @@
 //! The broker's configuration at start: `server.properties` and `--override`, by Kafka's names.
 
+mod connections;
 mod listener;
 pub mod properties;
 
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use millstream_replication::config::{Properties, broker_config, broker_configs, broker_value, nearest};
 
+pub use connections::ConnectionRules;
 pub use listener::{Listener, resolve};
 
 /// Our own defaults, where Kafka's would not do for a first try on one machine.
@@ -44,10 +46,6 @@ pub struct BrokerConfig {
     pub receive_buffer_bytes: Option<i32>,
     /// `socket.listen.backlog.size`
     pub backlog: i32,
-    /// `max.connections`
-    pub connections_max: usize,
-    /// `max.connections.per.ip`
-    pub connections_per_address_max: usize,
     /// `connections.max.idle.ms`; `None`: for ever.
     pub idle_max: Option<Duration>,
     /// `millstream.memory.bytes`; `None`: a share of the machine's.
@@ -151,8 +149,6 @@ impl BrokerConfig {
             send_buffer_bytes: buffer("socket.send.buffer.bytes")?,
             receive_buffer_bytes: buffer("socket.receive.buffer.bytes")?,
             backlog: number(&properties, "socket.listen.backlog.size")?,
-            connections_max: number(&properties, "max.connections")?,
-            connections_per_address_max: number(&properties, "max.connections.per.ip")?,
             idle_max: u64::try_from(idle_ms).ok().map(Duration::from_millis),
             memory_bytes: u64::try_from(memory).ok(),
             journal_bytes: number(&properties, "millstream.journal.bytes")?,
@@ -222,7 +218,6 @@ mod tests {
         assert_eq!(config.http_listener, Some(("127.0.0.1".to_owned(), 9464)));
         assert_eq!(config.send_buffer_bytes, None, "the system adapts it");
         assert_eq!(config.request_bytes_max, 104_857_600);
-        assert_eq!(config.connections_max, i32::MAX as usize);
         assert_eq!(config.idle_max, Some(Duration::from_secs(600)));
         assert_eq!(config.shards, None);
         assert_eq!(config.free_space_floor_bytes, None);
@@ -239,8 +234,8 @@ mod tests {
             "millstream.http.listener=",
             "millstream.shards = 3",
             "connections.max.idle.ms=-1",
-            "max.connections=1",
-            "max.connections=2",
+            "socket.listen.backlog.size=1",
+            "socket.listen.backlog.size=2",
         ])
         .expect("legal");
         assert_eq!(config.node_id, 7);
@@ -250,7 +245,7 @@ mod tests {
         assert_eq!(config.http_listener, None);
         assert_eq!(config.shards, Some(3));
         assert_eq!(config.idle_max, None);
-        assert_eq!(config.connections_max, 2, "the last one wins");
+        assert_eq!(config.backlog, 2, "the last one wins");
         assert_eq!(load(&["broker.id=5"]).expect("legal").node_id, 5);
     }
 

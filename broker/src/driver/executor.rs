@@ -22,10 +22,11 @@ use super::clock::Clock;
 use super::controller::ToController;
 use super::disk::{Disk, Pools};
 use super::inbox::{Happened, Inbox};
+use super::limits::ConnectionLimits;
 use super::mailbox::Mailbox;
 use super::memory::{MemoryBudget, Pressure};
 use super::meter::Meter;
-use super::net::{ConnectionLimits, Net, NetOptions};
+use super::net::{Net, NetOptions};
 use super::patience::Patience;
 use super::preflight;
 use super::put_off::PutOff;
@@ -481,9 +482,11 @@ impl Turn {
                     self.outgoing[shard].push(Inbound::Event(Event::Message(message)));
                 }
                 Effect::ToController { token, request } => self.requests.push((token, request)),
+                Effect::ConnectionRules(rules) => self.net.change_rules(rules),
                 Effect::MetadataApplied { offset } => {
                     self.to_controller(ToController::Applied { shard: self.index, offset });
                 }
+                Effect::Warn { message } => super::warn("shard", &format!("shard {}: {message}", self.index)),
                 // Nothing that was queued in this turn has been sent, and nothing will be.
                 Effect::Fail { reason } => {
                     super::log("ERROR", "shard", &format!("shard {}: {reason}; exiting", self.index));

@@ -15,6 +15,7 @@ pub mod files;
 pub mod frames;
 pub mod http;
 pub mod inbox;
+mod limits;
 pub mod mailbox;
 pub mod memory;
 pub mod meter;

@@ -3,10 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, ErrorKind, Read};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use glommio::timer::Timer;
@@ -15,11 +15,13 @@ use super::clock::Clock;
 use super::disk::Disk;
 use super::frames::{FrameReader, LINES, Line, ReadMemory};
 use super::inbox::Inbox;
+use super::limits::{Admission, ConnectionLimits};
 use super::memory::{MemoryBudget, Pressure};
 use super::output::{Output, Piece, SendCounters, Sent};
 use super::put_off::Connections;
 use super::ring::{Ring, Watch};
 use super::sys::{self, SocketBuffers};
+use crate::config::ConnectionRules;
 use crate::metrics::{Kind, Sample};
 use crate::shard::{ConnectionId, Event, SendPart, ShardIndex};
 
@@ -43,8 +45,16 @@ const SWEEP_INTERVAL_WAITING: Duration = Duration::from_millis(250);
 const LINGER: Duration = Duration::from_secs(5);
 /// A connection's name holds its shard above this bit, and below it its key on the ring.
 const SHARD_SHIFT: u32 = 48;
-/// How long accepting rests after an error, such as too many open files.
+/// How long accepting rests after an error, such as too many open files, or when there are as many connections as there
+/// may be.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// The longest that accepting rests at once because connections come too fast: the limit may change.
+const ACCEPT_REST_MAX: Duration = Duration::from_secs(1);
+/// Connections that are kept, unread, to be closed later because their address opens them too fast. More are closed at
+/// once.
+const TOO_FAST_KEPT_MAX: usize = 1024;
+/// The longest that one of them is kept.
+const TOO_FAST_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// What the configuration says of connections.
 #[derive(Clone, Debug)]
@@ -57,44 +67,6 @@ pub struct NetOptions {
     pub buffers: SocketBuffers,
     /// The process's memory.
     pub memory: Arc<MemoryBudget>,
-}
-
-/// Counts the connections of the whole process: `max.connections` and `max.connections.per.ip`.
-#[derive(Debug)]
-pub struct ConnectionLimits {
-    connections_max: usize,
-    per_address_max: usize,
-    counts: Mutex<(usize, HashMap<IpAddr, usize>)>,
-}
-
-impl ConnectionLimits {
-    /// At most so many connections, in all and from one address.
-    pub fn new(connections_max: usize, per_address_max: usize) -> ConnectionLimits {
-        ConnectionLimits { connections_max, per_address_max, counts: Mutex::default() }
-    }
-
-    fn admit(&self, address: IpAddr) -> bool {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let (all, by_address) = &mut *counts;
-        let of_address = by_address.get(&address).copied().unwrap_or(0);
-        if *all >= self.connections_max || of_address >= self.per_address_max {
-            return false;
-        }
-        *all += 1;
-        by_address.insert(address, of_address + 1);
-        true
-    }
-
-    fn leave(&self, address: IpAddr) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let (all, by_address) = &mut *counts;
-        *all -= 1;
-        let of_address = by_address.get_mut(&address).expect("it was admitted");
-        *of_address -= 1;
-        if *of_address == 0 {
-            by_address.remove(&address);
-        }
-    }
 }
 
 /// Where a connection is in its life.
@@ -188,6 +160,8 @@ pub struct Net {
     heavy: RefCell<HashSet<ConnectionId>>,
     /// Connections that are not read from because the process's memory is full.
     stopped: RefCell<Vec<Rc<Connection>>>,
+    /// Refused connections, by when they are closed.
+    too_fast: RefCell<Vec<(Instant, TcpStream)>>,
     next_connection: Cell<u64>,
     accepting: Cell<bool>,
     counters: RefCell<Counters>,
@@ -244,6 +218,7 @@ impl Net {
             memory: RefCell::new(memory),
             waiting: RefCell::default(),
             stopped: RefCell::default(),
+            too_fast: RefCell::default(),
             heavy: RefCell::default(),
             next_connection: Cell::new(0),
             accepting: Cell::new(true),
@@ -260,6 +235,11 @@ impl Net {
         self.ring.watch(&socket, Watch::Accept, listeners.len() as u64);
         listeners.push(Listener { socket, number, is_ready: false, rests_until: None });
         Ok(())
+    }
+
+    /// Other rules hold for the new connections of the whole process.
+    pub fn change_rules(&self, rules: Arc<ConnectionRules>) {
+        self.limits.change(rules);
     }
 
     /// Accepts no more connections.
@@ -356,6 +336,10 @@ impl Net {
             }
             listener.rests_until = None;
             for _ in 0..ACCEPTED_AT_ONCE_MAX {
+                if let Some(wait) = self.limits.must_wait(self.clock.elapsed()) {
+                    listener.rests_until = Some(Instant::now() + wait.clamp(ACCEPT_REST, ACCEPT_REST_MAX));
+                    break;
+                }
                 match listener.socket.accept() {
                     // After the stop the kernel may still hand out one that waited: dropping it closes it.
                     Ok((stream, peer)) if self.accepting.get() => self.accepted(listener.number, stream, peer),
@@ -392,8 +376,18 @@ impl Net {
         if sys::prepare_connection(&stream, self.options.buffers).is_err() {
             return;
         }
-        if self.options.memory.pressure() == Pressure::Full || !self.limits.admit(peer.ip()) {
+        let admission = match self.options.memory.pressure() {
+            Pressure::Full => Admission::TooMany,
+            _ => self.limits.admit(self.clock.elapsed(), peer.ip()),
+        };
+        if admission != Admission::Admitted {
             self.counters.borrow_mut().refused += 1;
+            let mut kept = self.too_fast.borrow_mut();
+            if let Admission::TooFast(wait) = admission
+                && kept.len() < TOO_FAST_KEPT_MAX
+            {
+                kept.push((Instant::now() + wait.min(TOO_FAST_TIME_MAX), stream));
+            }
             return;
         }
         self.counters.borrow_mut().accepted += 1;
@@ -683,6 +677,8 @@ impl Net {
         let pressure = self.options.memory.pressure();
         let is_waited_for = self.waiting_count() > 0;
         self.memory.borrow_mut().give_up_idle();
+        // Dropping them closes them.
+        self.too_fast.borrow_mut().retain(|(until, _)| now < *until);
         let connections: Vec<Rc<Connection>> = self.connections.borrow().values().cloned().collect();
         let (mut stuck, mut last_stuck) = (0, None);
         for connection in connections {
@@ -756,7 +752,7 @@ impl Net {
         };
         let counter = Kind::Counter;
         sample("millstream_connections_accepted_total", "Connections accepted.", counter, counters.accepted);
-        let help = "Connections closed at once: max.connections or max.connections.per.ip.";
+        let help = "Connections closed at once: max.connections.per.ip, or the connection rate of their address.";
         sample("millstream_connections_refused_total", help, counter, counters.refused);
         let help = "Connections closed for connections.max.idle.ms.";
         sample("millstream_connections_idle_closed_total", help, counter, counters.idle_closed);
@@ -787,6 +783,7 @@ mod tests {
     use super::super::Inbound;
     use super::super::disk::Pools;
     use super::super::files::tests::TestDirectory;
+    use super::super::limits::tests::{limits, rules};
     use super::super::mailbox::Mailbox;
     use super::super::ring::Completion;
     use super::super::sys::PortUse;
@@ -802,7 +799,7 @@ mod tests {
     /// Serves connections on a thread of its own with an echo for a shard: `F` is answered with the file `big`
     /// between two words, `C` with `bye` and a close, `S` stops the reading until everything is sent;
     /// anything else comes back. Ends with the first connection that ends. Returns the address and what happened.
-    fn serve(directory: &TestDirectory, limits: ConnectionLimits) -> (SocketAddr, Receiver<String>) {
+    fn serve(directory: &TestDirectory, limits: Arc<ConnectionLimits>) -> (SocketAddr, Receiver<String>) {
         let any = "127.0.0.1:0".parse().expect("an address");
         let socket = sys::bind(any, PortUse::Shared).expect("bound");
         sys::listen(&socket, 10).expect("listens");
@@ -822,7 +819,7 @@ mod tests {
                 memory: Arc::new(MemoryBudget::for_tests()),
             };
             let clock = Clock::start();
-            let net = Rc::new(Net::new(3, clock, options, Arc::new(limits), Rc::clone(&inbox), disk, Rc::clone(&ring)));
+            let net = Rc::new(Net::new(3, clock, options, limits, Rc::clone(&inbox), disk, Rc::clone(&ring)));
             net.listen(7, socket).expect("it listens");
             let (mut events, mut completions) = (VecDeque::new(), Vec::new());
             loop {
@@ -902,7 +899,7 @@ mod tests {
     fn responses_leave_in_order_however_large() {
         let directory = TestDirectory::new("net_order");
         let contents = big_file(&directory);
-        let (address, happened) = serve(&directory, ConnectionLimits::new(1, 1));
+        let (address, happened) = serve(&directory, Arc::new(limits(1, 1)));
         let mut client = TcpStream::connect(address).expect("it listens");
         assert_eq!(happened.recv().expect("served"), "connected to 7");
         let long = vec![b'x'; 90_000];
@@ -919,7 +916,7 @@ mod tests {
     #[test]
     fn an_impossible_length_closes_the_connection() {
         let directory = TestDirectory::new("net_length");
-        let (address, happened) = serve(&directory, ConnectionLimits::new(9, 9));
+        let (address, happened) = serve(&directory, Arc::new(limits(9, 9)));
         let mut client = TcpStream::connect(address).expect("it listens");
         assert_eq!(happened.recv().expect("served"), "connected to 7");
         send(&mut client, &[b"a"]);
@@ -930,16 +927,31 @@ mod tests {
     }
 
     #[test]
-    fn too_many_connections_are_closed_at_once() {
-        for limits in [ConnectionLimits::new(1, 9), ConnectionLimits::new(9, 1)] {
-            let directory = TestDirectory::new("net_limit");
-            let (address, happened) = serve(&directory, limits);
-            let first = TcpStream::connect(address).expect("it listens");
-            assert_eq!(happened.recv().expect("served"), "connected to 7");
-            let mut second = TcpStream::connect(address).expect("it listens");
-            assert_eq!(second.read(&mut [0]).expect("closed"), 0);
-            drop(first);
-            assert_eq!(happened.recv().expect("served"), "disconnected");
-        }
+    fn too_many_connections_of_an_address_are_closed_at_once() {
+        let directory = TestDirectory::new("net_limit");
+        let (address, happened) = serve(&directory, Arc::new(limits(9, 1)));
+        let first = TcpStream::connect(address).expect("it listens");
+        assert_eq!(happened.recv().expect("served"), "connected to 7");
+        let mut second = TcpStream::connect(address).expect("it listens");
+        assert_eq!(second.read(&mut [0]).expect("closed"), 0);
+        drop(first);
+        assert_eq!(happened.recv().expect("served"), "disconnected");
+    }
+
+    #[test]
+    fn too_many_connections_in_all_wait_until_there_may_be_more() {
+        let directory = TestDirectory::new("net_wait");
+        let limits = Arc::new(limits(1, 9));
+        let (address, happened) = serve(&directory, Arc::clone(&limits));
+        let _first = TcpStream::connect(address).expect("it listens");
+        assert_eq!(happened.recv().expect("served"), "connected to 7");
+        let mut second = TcpStream::connect(address).expect("the kernel takes it");
+        send(&mut second, &[b"a"]);
+        second.set_read_timeout(Some(2 * ACCEPT_REST)).expect("set");
+        assert_eq!(second.read(&mut [0]).expect_err("nobody answers").kind(), ErrorKind::WouldBlock);
+        limits.change(Arc::new(rules(2, 9)));
+        assert_eq!(happened.recv().expect("served"), "connected to 7");
+        second.set_read_timeout(None).expect("set");
+        assert_eq!(receive(&mut second, 1), b"a");
     }
 }

@@ -20,12 +20,14 @@ use super::controller::{self, ControllerThread, ToController};
 use super::disk::Pools;
 use super::executor::{self, ExecutorOptions, Report, ShardHandle};
 use super::http::{About, Node};
+use super::limits::ConnectionLimits;
 use super::memory::{self, MemoryBudget};
-use super::net::{ConnectionLimits, NetOptions};
+use super::net::NetOptions;
 use super::sys::{self, SocketBuffers, Space};
 use super::watchdog::{self, Watched};
 use super::{Inbound, files, http, preflight};
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, ConnectionRules};
+use crate::rate::Window;
 use crate::shard::{Shard, ShardOptions};
 
 /// How long a stop may take before the process ends anyway; nothing acknowledged is lost by that.
@@ -85,8 +87,12 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     let pools = Pools::start().map_err(cannot_start_threads)?;
     let files_for_data = open_files_max / 4;
     let files_for_connections = open_files_max.saturating_sub(files_for_data + OTHER_FILES);
-    let connections_max = config.connections_max.min(usize::try_from(files_for_connections).unwrap_or(usize::MAX));
-    let limits = Arc::new(ConnectionLimits::new(connections_max, config.connections_per_address_max));
+    let layers = state.image.config_layers(config.node_id, &config.properties);
+    let limits = Arc::new(ConnectionLimits::new(
+        usize::try_from(files_for_connections).unwrap_or(usize::MAX),
+        Window::configured(&config.properties),
+        ConnectionRules::new(&layers, state.image.quotas()),
+    ));
     let addresses: Vec<SocketAddr> = listeners.iter().map(|(address, _)| *address).collect();
     let mut sockets: Vec<_> = (0..shards).map(|_| Vec::new()).collect();
     for (_, of_listener) in listeners {

@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use millstream_replication::config::{Properties, TopicSettings};
 use millstream_replication::topic_name::CONSUMER_OFFSETS;
-use millstream_replication::{ClusterImage, ConfigOwner, ErrorCode, MetadataRecord, Partition, Topic};
+use millstream_replication::{ClusterImage, ConfigOwner, ErrorCode, MetadataRecord, Partition, QuotaEntity, Topic};
+
 use millstream_storage::{Now, PartitionKey, TopicId};
 
 use super::partition::Role;
 use super::{Effect, Shard};
+use crate::config::ConnectionRules;
 use crate::protocol::topic::{CurrentLeader, NodeEndpoint, TopicReference};
 
 /// Partitions that one turn opens, closes or configures.
@@ -212,6 +214,7 @@ impl Shard {
             let Some((offset, records)) = self.changes.waiting.pop_front() else { return budget < CHANGES_MAX };
             self.changes.offset = Some(offset);
             self.replay_metadata(&records);
+            self.change_connection_rules(&records, effects);
         }
     }
 
@@ -260,6 +263,21 @@ impl Shard {
                 (Some(change), _) => self.changes.left.push_back(change),
                 (None, _) => {}
             }
+        }
+    }
+
+    /// Says to the driver what the records mean for client connections: once in a process.
+    fn change_connection_rules(&self, records: &[MetadataRecord], effects: &mut Vec<Effect>) {
+        let concerns = |record: &MetadataRecord| match record {
+            MetadataRecord::Config { owner: ConfigOwner::Cluster, .. }
+            | MetadataRecord::Quota { entity: QuotaEntity::Ip(_), .. } => true,
+            MetadataRecord::Config { owner: ConfigOwner::Broker(node_id), .. } => *node_id == self.options.node_id,
+            _ => false,
+        };
+        if self.options.index == 0 && records.iter().any(concerns) {
+            let image = &self.metadata.image;
+            let layers = image.config_layers(self.options.node_id, &self.options.file);
+            effects.push(Effect::ConnectionRules(Arc::new(ConnectionRules::new(&layers, image.quotas()))));
         }
     }
 

@@ -36,7 +36,6 @@ mod produce;
 mod producer_ids;
 mod query;
 mod quotas;
-mod rate;
 mod read;
 mod session;
 pub(crate) mod slab;
@@ -64,6 +63,7 @@ pub use message::Message;
 pub use work::Work;
 
 use crate::api;
+use crate::config::ConnectionRules;
 use crate::protocol::header::RequestHeader;
 use crate::protocol::versions::ApiKey;
 use session::{RequestId, Response, Sessions};
@@ -165,8 +165,12 @@ pub enum Effect {
     ToShard { shard: ShardIndex, message: Message },
     /// Hand a request to the controller; the answer comes as [`Message::Controller`].
     ToController { token: u64, request: ControllerRequest },
+    /// Other rules for client connections hold from now on. One shard of the process says so.
+    ConnectionRules(Arc<ConnectionRules>),
     /// This shard has applied the metadata up to and including this offset.
     MetadataApplied { offset: u64 },
+    /// Something went wrong and was survived: an operator wants to know.
+    Warn { message: String },
     /// Nothing may be acknowledged any more: print the reason and exit with an error.
     Fail { reason: String },
 }
@@ -568,6 +572,10 @@ impl Shard {
                         partition.log_start_moved(offset, &mut self.reads.woken);
                     }
                     self.deletions_done(log, offset, effects);
+                }
+                Progress::CompactionFailed { why, .. } => {
+                    let message = format!("compaction leaves a partition alone until the next start: {why}");
+                    effects.push(Effect::Warn { message });
                 }
                 Progress::ReadDone { token, result } if self.coordination.is_reading(token) => {
                     self.group_read_done(now, token, result);

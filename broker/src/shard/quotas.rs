@@ -1,6 +1,6 @@
 //! Quotas on produced and fetched bytes (KIP-13, KIP-219): who has used how much, and who has to wait.
 //!
-//! The bytes of a client are counted over a window ([`super::rate`]). When they are too many, the response says how
+//! The bytes of a client are counted over a window ([`crate::rate`]). When they are too many, the response says how
 //! long the client is to wait, and its connection is not read from for that time. A fetch gets no more than the limit
 //! lets through at its time, but for its first batch; when that is nothing, it is answered at once without records.
 //! (Kafka reads up to a whole window first and throws away what turns out to be too much, which halves the rate of a
@@ -20,13 +20,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_replication::ClientQuotas;
-use millstream_replication::config::{Properties, broker_value};
+use millstream_replication::config::Properties;
 use millstream_replication::quota::{CONSUMER_BYTE_RATE, PRODUCER_BYTE_RATE};
 use millstream_storage::Now;
 
 use super::message::Message;
-use super::rate::{Rate, Window};
 use super::{ConnectionId, Effect, Shard};
+use crate::rate::{Rate, Window};
 
 /// Whoever has not authenticated: Kafka's `User:ANONYMOUS`.
 const ANONYMOUS: &str = "ANONYMOUS";
@@ -135,15 +135,8 @@ pub struct Quotas {
 impl Quotas {
     /// Nobody is limited yet, in a process that was started with this configuration.
     pub fn new(file: &Properties) -> Quotas {
-        let number = |name, default| {
-            let value = broker_value(name, &[file]).and_then(|value| value.trim().parse::<u32>().ok());
-            value.filter(|value| *value > 0).unwrap_or(default)
-        };
         Quotas {
-            window: Window {
-                samples: number("quota.window.num", 11),
-                length: Duration::from_secs(number("quota.window.size.seconds", 1).into()),
-            },
+            window: Window::configured(file),
             is_set: [false; 2],
             clients: Default::default(),
             meters: HashMap::new(),
@@ -239,7 +232,7 @@ impl Quotas {
         let window = self.window;
         if self.meters.len() >= METERS_MAX && now >= self.swept_at + window.length {
             self.swept_at = now;
-            self.meters.retain(|_, meter| meter.untold > 0 || meter.rate.bytes(window, now) > 0);
+            self.meters.retain(|_, meter| meter.untold > 0 || meter.rate.amount(window, now) > 0);
         }
     }
 
@@ -361,14 +354,6 @@ mod tests {
 
     fn at(seconds: u64) -> Now {
         Now { elapsed: Duration::from_secs(seconds), unix_ms: 0 }
-    }
-
-    #[test]
-    fn the_window_is_as_configured() {
-        let file = [("quota.window.num", "3"), ("quota.window.size.seconds", "2")];
-        let file = file.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-        assert_eq!(Quotas::new(&file).window, Window { samples: 3, length: Duration::from_secs(2) });
-        assert_eq!(Quotas::new(&Properties::new()).window, Window { samples: 11, length: Duration::from_secs(1) });
     }
 
     #[test]

@@ -734,7 +734,7 @@ impl Simulation {
                     let delay = self.random.between(50, 5_000);
                     self.schedule.after(delay, Event::Prefetch { shard, token, path });
                 }
-                Effect::Discard { .. } => {}
+                Effect::Discard { .. } | Effect::ConnectionRules(_) => {}
                 Effect::ToShard { shard: to, message } => self.send(shard, to, message),
                 Effect::ToController { token, request } => {
                     let delay = self.random.below(50);
@@ -742,6 +742,9 @@ impl Simulation {
                     self.schedule.after(delay, Event::ToController { asker, request });
                 }
                 Effect::MetadataApplied { offset } => self.schedule.after(1, Event::Applied { shard, offset }),
+                Effect::Warn { message } => {
+                    self.trace.line(self.schedule.now_us(), format!("shard {shard} warns: {message}"));
+                }
                 Effect::Fail { reason } => self.give_up(&reason)?,
             }
         }

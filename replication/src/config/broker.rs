@@ -335,14 +335,14 @@ table! { BROKER_CONFIGS
         "Default of the topic configuration segment.bytes.";
     "log.segment.delete.delay.ms" Long Some("60000"), AtLeast(0), Honoured, DYNAMIC, [],
         "Default of the topic configuration file.delete.delay.ms.";
-    "max.connection.creation.rate" Int Some("2147483647"), AtLeast(0), Accepted, FIXED, [],
-        "New connections accepted in a second.";
-    "max.connections" Int Some("2147483647"), AtLeast(0), Honoured, FIXED, [],
-        "Connections open at a time.";
-    "max.connections.per.ip" Int Some("2147483647"), AtLeast(0), Honoured, FIXED, [],
+    "max.connection.creation.rate" Int Some("2147483647"), AtLeast(0), Honoured, DYNAMIC, [],
+        "New connections accepted in a second; more wait.";
+    "max.connections" Int Some("2147483647"), AtLeast(0), Honoured, DYNAMIC, [],
+        "Connections open at a time; more wait until one has ended.";
+    "max.connections.per.ip" Int Some("2147483647"), AtLeast(0), Honoured, DYNAMIC, [],
         "Connections open at a time from one address.";
-    "max.connections.per.ip.overrides" String Some(""), Any, Accepted, FIXED, [],
-        "Other bounds for single addresses, as address:count pairs.";
+    "max.connections.per.ip.overrides" String Some(""), CountOfAddresses, Honoured, DYNAMIC, [],
+        "Other bounds for single addresses, as address:count pairs. Names of hosts are not looked up.";
     "max.incremental.fetch.session.cache.slots" Int Some("1000"), AtLeast(0), Accepted, FIXED, [],
         "Fetch sessions kept. No effect: clients are answered that there is no session.";
     "max.request.partition.size.limit" Int Some("2000"), AtLeast(1), Accepted, FIXED, [],

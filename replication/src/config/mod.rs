@@ -73,6 +73,8 @@ pub enum Valid {
     EachOf(&'static [&'static str]),
     /// A list of one item at most.
     Single,
+    /// A list of addresses, each with a count behind a colon.
+    CountOfAddresses,
 }
 
 /// One configuration.
@@ -204,6 +206,17 @@ impl ConfigDefinition {
             }
             Valid::Single if list(value).nth(1).is_some() => {
                 Err(format!("{name} can hold only one entry, not {value:?}"))
+            }
+            Valid::CountOfAddresses => {
+                let is_pair = |item: &str| {
+                    item.rsplit_once(':').is_some_and(|(address, count)| {
+                        address.trim().parse::<std::net::IpAddr>().is_ok() && count.trim().parse::<u32>().is_ok()
+                    })
+                };
+                match list(value).find(|item| !is_pair(item)) {
+                    Some(item) => Err(format!("{name} must hold pairs such as 10.0.0.1:100, not {item:?}")),
+                    None => Ok(()),
+                }
             }
             _ => Ok(()),
         }
@@ -348,6 +361,12 @@ mod tests {
         assert!(check("log.dirs", "/a,/b").is_err());
         assert_eq!(check("log.dirs", "/a"), Ok(()));
         assert!(check("millstream.journal.bytes", "1000").is_err());
+        let overrides = "max.connections.per.ip.overrides";
+        assert_eq!(check(overrides, "10.0.0.1:100, ::1:7"), Ok(()));
+        assert_eq!(check(overrides, ""), Ok(()));
+        for wrong in ["10.0.0.1", "localhost:5", "10.0.0.1:-1", "10.0.0.1:5,x"] {
+            assert!(check(overrides, wrong).is_err());
+        }
         let secret = check("delegation.token.secret.key", "hunter2").unwrap_err();
         assert!(!secret.contains("hunter2"));
     }

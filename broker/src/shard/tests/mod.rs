@@ -28,6 +28,7 @@ use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
 use millstream_storage::{DiskError, DiskReply, DiskToken, Now, PartitionKey, ShardLog, TopicId};
 
 use super::{ConnectionId, Effect, Event, Message, PrefetchToken, SendPart, Shard, ShardIndex, ShardOptions};
+use crate::config::ConnectionRules;
 use crate::metrics::Scrape;
 use crate::protocol::header::RequestHeader;
 use crate::sim::disk::SimDisk;
@@ -66,6 +67,8 @@ struct Broker {
     prefetched: BTreeSet<(String, u64, usize)>,
     discarded: Vec<(String, u64, usize)>,
     failure: Option<String>,
+    /// What the driver was told last.
+    connection_rules: Option<Arc<ConnectionRules>>,
     controller_requests: usize,
     next_connection: u64,
 }
@@ -167,6 +170,7 @@ impl Broker {
             prefetched: BTreeSet::new(),
             discarded: Vec::new(),
             failure: None,
+            connection_rules: None,
             controller_requests: 0,
             next_connection: 0,
         }
@@ -354,7 +358,12 @@ impl Broker {
                 let response = self.decide(request);
                 self.events[shard].push_back(Event::Message(Message::Controller { token, response }));
             }
+            Effect::ConnectionRules(rules) => {
+                assert_eq!(shard, 0, "one shard says it");
+                self.connection_rules = Some(rules);
+            }
             Effect::MetadataApplied { offset } => assert!(offset <= self.image.offset()),
+            Effect::Warn { message } => panic!("nothing goes wrong here: {message}"),
             Effect::Fail { reason } => self.failure = Some(reason),
         }
     }

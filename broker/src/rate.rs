@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use millstream_replication::config::{Properties, broker_value};
+
 /// The window: so many samples of this length each (`quota.window.num`, `quota.window.size.seconds`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
@@ -12,15 +14,27 @@ pub struct Window {
     pub length: Duration,
 }
 
-impl Window {}
+impl Window {
+    /// As a process was configured at its start.
+    pub fn configured(file: &Properties) -> Window {
+        let number = |name, default| {
+            let value = broker_value(name, &[file]).and_then(|value| value.trim().parse::<u32>().ok());
+            value.filter(|value| *value > 0).unwrap_or(default)
+        };
+        Window {
+            samples: number("quota.window.num", 11),
+            length: Duration::from_secs(number("quota.window.size.seconds", 1).into()),
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     began: Duration,
-    bytes: u64,
+    amount: u64,
 }
 
-/// Bytes of the last samples.
+/// What came in the last samples: bytes, or connections.
 #[derive(Clone, Debug, Default)]
 pub struct Rate {
     /// At most `Window::samples`, the oldest first.
@@ -28,25 +42,25 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Counts bytes, now.
-    pub fn record(&mut self, window: Window, now: Duration, bytes: u64) {
+    /// Counts what comes now.
+    pub fn record(&mut self, window: Window, now: Duration, amount: u64) {
         self.forget_old(window, now);
         match self.samples.back_mut() {
-            Some(sample) if now.saturating_sub(sample.began) < window.length => sample.bytes += bytes,
-            _ => self.samples.push_back(Sample { began: now, bytes }),
+            Some(sample) if now.saturating_sub(sample.began) < window.length => sample.amount += amount,
+            _ => self.samples.push_back(Sample { began: now, amount }),
         }
     }
 
-    /// Bytes in the window.
-    pub fn bytes(&mut self, window: Window, now: Duration) -> u64 {
+    /// What came in the window.
+    pub fn amount(&mut self, window: Window, now: Duration) -> u64 {
         self.forget_old(window, now);
-        self.samples.iter().map(|sample| sample.bytes).sum()
+        self.samples.iter().map(|sample| sample.amount).sum()
     }
 
-    /// How long nothing may be added until the rate is `limit` bytes a second again; zero when it is not above that.
+    /// How long nothing may be added until the rate is `limit` a second again; zero when it is not above that.
     pub fn excess(&mut self, window: Window, now: Duration, limit: f64) -> Duration {
-        let bytes = self.bytes(window, now);
-        let wanted = bytes as f64 / limit;
+        let amount = self.amount(window, now);
+        let wanted = amount as f64 / limit;
         let taken = self.elapsed(window, now).as_secs_f64();
         // Years, if the limit is one byte a second: whoever waits that long has been closed for idleness before.
         Duration::try_from_secs_f64(wanted - taken).unwrap_or(if wanted > taken {
@@ -56,15 +70,15 @@ impl Rate {
         })
     }
 
-    /// How many bytes may be added now.
+    /// How much may be added now.
     pub fn room(&mut self, window: Window, now: Duration, limit: f64) -> u64 {
-        let bytes = self.bytes(window, now);
+        let amount = self.amount(window, now);
         // A number too large for the type becomes its largest.
         let allowed = (limit * self.elapsed(window, now).as_secs_f64()) as u64;
-        allowed.saturating_sub(bytes)
+        allowed.saturating_sub(amount)
     }
 
-    /// The time that the bytes are divided by: what has passed since the oldest sample began, and as much more as is
+    /// The time that the amount is divided by: what has passed since the oldest sample began, and as much more as is
     /// missing to a whole window but one sample, so that a short burst is no high rate.
     fn elapsed(&self, window: Window, now: Duration) -> Duration {
         let passed = self.samples.front().map_or(Duration::ZERO, |sample| now.saturating_sub(sample.began));
@@ -92,6 +106,14 @@ mod tests {
     }
 
     #[test]
+    fn the_window_is_as_configured() {
+        let file = [("quota.window.num", "3"), ("quota.window.size.seconds", "2")];
+        let file = file.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        assert_eq!(Window::configured(&file), Window { samples: 3, length: seconds(2.0) });
+        assert_eq!(Window::configured(&Properties::new()), WINDOW);
+    }
+
+    #[test]
     fn a_burst_within_the_window_is_let_through_and_more_has_to_wait() {
         let mut rate = Rate::default();
         assert_eq!(rate.room(WINDOW, seconds(5.0), 100.0), 1000);
@@ -112,10 +134,10 @@ mod tests {
             rate.record(WINDOW, seconds(f64::from(second)), 100);
             assert!(rate.samples.len() <= 11);
         }
-        assert_eq!(rate.bytes(WINDOW, seconds(29.0)), 1100);
+        assert_eq!(rate.amount(WINDOW, seconds(29.0)), 1100);
         assert_eq!(rate.excess(WINDOW, seconds(29.0), 110.0), Duration::ZERO);
         assert_eq!(rate.excess(WINDOW, seconds(29.0), 100.0), seconds(1.0));
-        assert_eq!(rate.bytes(WINDOW, seconds(100.0)), 0);
+        assert_eq!(rate.amount(WINDOW, seconds(100.0)), 0);
     }
 
     #[test]
