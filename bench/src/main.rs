@@ -10,6 +10,7 @@ mod compare;
 mod connection;
 mod consume;
 mod error;
+mod keyed;
 mod limits;
 mod load;
 mod machine;
@@ -41,6 +42,11 @@ enum Command {
     ///
     /// Example: millstream-bench consume --topic bench --connections 4
     Consume(consume::Options),
+    /// Fills a topic with keys, over and over, or checks that the last value of each is there.
+    ///
+    /// Example: millstream-bench keyed fill --topic compacted --keys 1000000 --rounds 3 --topic-config cleanup.policy=compact
+    #[command(subcommand)]
+    Keyed(keyed::Command),
     /// Measures what this machine could do at best: bare loops beside which to judge a broker.
     ///
     /// Example: millstream-bench limits --directory /srv --congestion cubic
@@ -59,6 +65,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Produce(options) => produce::run(&options, |_| {}).map(print),
         Command::Consume(options) => consume::run(&options, &AtomicBool::new(false), |_| {}).map(print),
+        Command::Keyed(command) => keyed::run(&command),
         Command::Limits(options) => limits::run(&options),
         Command::Compare(options) => compare::run(&options),
         Command::CleanUp => {

@@ -209,22 +209,45 @@ pub fn batch(records: usize, record_bytes: usize) -> Bytes {
     let mut body = BytesMut::new();
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     for delta in 0..records {
-        let mut record = BytesMut::new();
-        record.put_u8(0);
-        put_varint(&mut record, 0);
-        put_varint(&mut record, delta as i64);
-        put_varint(&mut record, -1);
-        put_varint(&mut record, record_bytes as i64);
-        for _ in 0..record_bytes {
+        let next = || {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            record.put_u8(state as u8);
-        }
-        put_varint(&mut record, 0);
-        put_varint(&mut body, record.len() as i64);
-        body.put_slice(&record);
+            state as u8
+        };
+        let value: Vec<u8> = std::iter::repeat_with(next).take(record_bytes).collect();
+        put_record(&mut body, delta, None, &value);
     }
+    sealed(records, &body)
+}
+
+/// A batch of records with these keys and values.
+pub fn keyed_batch<'a>(records: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Bytes {
+    let mut body = BytesMut::new();
+    let mut count = 0;
+    for (key, value) in records {
+        put_record(&mut body, count, Some(key), value);
+        count += 1;
+    }
+    sealed(count, &body)
+}
+
+fn put_record(body: &mut BytesMut, delta: usize, key: Option<&[u8]>, value: &[u8]) {
+    let mut record = BytesMut::with_capacity(value.len() + 32);
+    record.put_u8(0);
+    put_varint(&mut record, 0);
+    put_varint(&mut record, delta as i64);
+    put_varint(&mut record, key.map_or(-1, |key| key.len() as i64));
+    record.put_slice(key.unwrap_or_default());
+    put_varint(&mut record, value.len() as i64);
+    record.put_slice(value);
+    put_varint(&mut record, 0);
+    put_varint(body, record.len() as i64);
+    body.put_slice(&record);
+}
+
+/// The records' bytes with the header before them.
+fn sealed(records: usize, body: &[u8]) -> Bytes {
     let mut batch = BytesMut::with_capacity(BATCH_HEADER_BYTES + body.len());
     batch.put_i64(0);
     batch.put_i32((BATCH_HEADER_BYTES - 12 + body.len()) as i32);
@@ -240,7 +263,7 @@ pub fn batch(records: usize, record_bytes: usize) -> Bytes {
     batch.put_i16(-1);
     batch.put_i32(-1);
     batch.put_i32(records as i32);
-    batch.put_slice(&body);
+    batch.put_slice(body);
     let crc = crc32c::crc32c(&batch[BATCH_CRC_FROM..]);
     batch[BATCH_CRC_FROM - 4..BATCH_CRC_FROM].copy_from_slice(&crc.to_be_bytes());
     batch.freeze()
@@ -371,7 +394,20 @@ pub struct Fetched {
 }
 
 /// Walks a fetch response, by the headers of its batches: calls `next` with each partition that has whole batches.
-pub fn fetched(mut response: &[u8], mut next: impl FnMut(Fetched)) -> Result<(), BenchError> {
+pub fn fetched(response: &[u8], mut next: impl FnMut(Fetched)) -> Result<(), BenchError> {
+    fetched_batches(response, |partition, batches| {
+        if let Some(fetched) = batches_of(partition, batches) {
+            next(fetched);
+        }
+        Ok(())
+    })
+}
+
+/// Walks a fetch response: calls `next` with each partition and the bytes of its batches; the last may be cut off.
+pub fn fetched_batches(
+    mut response: &[u8],
+    mut next: impl FnMut(i32, &[u8]) -> Result<(), BenchError>,
+) -> Result<(), BenchError> {
     skip(&mut response, 8)?;
     let error = response.try_get_i16()?;
     if error != NONE {
@@ -392,12 +428,61 @@ pub fn fetched(mut response: &[u8], mut next: impl FnMut(Fetched)) -> Result<(),
             let length = response.try_get_i32()?.max(0) as usize;
             let (batches, rest) = response.split_at_checked(length).ok_or(BenchError::Truncated)?;
             response = rest;
-            if let Some(fetched) = batches_of(partition, batches) {
-                next(fetched);
-            }
+            next(partition, batches)?;
         }
     }
     Ok(())
+}
+
+/// Walks the records of whole, uncompressed batches: calls `next` with each record's key and value. Returns the offset to
+/// go on from, if there was a whole batch.
+pub fn keyed_records(
+    mut batches: &[u8],
+    mut next: impl FnMut(&[u8], &[u8]) -> Result<(), BenchError>,
+) -> Result<Option<i64>, BenchError> {
+    let mut after = None;
+    while let Some(Fetched { .. }) = batches_of(0, batches) {
+        let bytes = (&batches[8..12]).get_i32() as usize + 12;
+        let (batch, rest) = batches.split_at(bytes);
+        if (&batch[21..23]).get_i16() & 7 != 0 {
+            return Err(BenchError::Response("a batch is compressed".to_string()));
+        }
+        let mut body = &batch[BATCH_HEADER_BYTES..];
+        for _ in 0..(&batch[57..61]).get_i32() {
+            let _length = varint(&mut body)?;
+            skip(&mut body, 1)?;
+            let (_timestamp, _offset) = (varint(&mut body)?, varint(&mut body)?);
+            let key = field(&mut body)?;
+            let value = field(&mut body)?;
+            for _ in 0..varint(&mut body)?.saturating_mul(2) {
+                field(&mut body)?;
+            }
+            next(key, value)?;
+        }
+        after = Some((&batch[..8]).get_i64() + i64::from((&batch[23..27]).get_i32()) + 1);
+        batches = rest;
+    }
+    Ok(after)
+}
+
+fn varint(bytes: &mut &[u8]) -> Result<i64, BenchError> {
+    let mut bits = 0u64;
+    for shift in (0..64).step_by(7) {
+        let byte = bytes.try_get_u8()?;
+        bits |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Ok((bits >> 1) as i64 ^ -((bits & 1) as i64));
+        }
+    }
+    Err(BenchError::Response("a number does not end".to_string()))
+}
+
+/// Bytes with their length before them; none are no bytes.
+fn field<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], BenchError> {
+    let length = usize::try_from(varint(bytes)?).unwrap_or(0);
+    let (field, rest) = bytes.split_at_checked(length).ok_or(BenchError::Truncated)?;
+    *bytes = rest;
+    Ok(field)
 }
 
 /// Sums up the whole batches; the last may be cut off.

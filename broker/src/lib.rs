@@ -8,6 +8,7 @@ pub mod config;
 pub mod driver;
 pub mod group;
 pub mod histogram;
+pub mod json;
 pub mod metrics;
 pub mod protocol;
 mod rate;

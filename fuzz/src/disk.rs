@@ -66,6 +66,10 @@ impl Disk {
             DiskOp::CreateDirectory { path } => self.make_directory(&path),
             DiskOp::List { path } => return Ok(DiskReply::Names(self.list(&path))),
             DiskOp::Sync { .. } => {}
+            DiskOp::Compact(mut compaction) => {
+                let step = compaction.step(&mut |op| self.execute(op))?;
+                return Ok(DiskReply::Compacted(compaction, step));
+            }
         }
         Ok(DiskReply::Done)
     }

@@ -92,6 +92,22 @@ install_node_locked() {
   stamp node "$list"
 }
 
+# What scripts/page.sh drives Chromium with.
+install_page() {
+  need node nodejs && need npm npm || return 1
+  with_lock page install_page_locked
+}
+install_page_locked() {
+  local list="$SCRIPTS/page/package.json"
+  stamped page "$list" && return 0
+  say "installing playwright-core and kafkajs"
+  rm -rf "$CACHE/page"
+  mkdir -p "$CACHE/page"
+  cp "$list" "$CACHE/page/"
+  (cd "$CACHE/page" && npm install --no-audit --no-fund --no-package-lock --loglevel=error)
+  stamp page "$list"
+}
+
 FRANZ="$CACHE/franz"
 install_franz() {
   need go golang-go || return 1

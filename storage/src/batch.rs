@@ -376,6 +376,25 @@ pub(crate) fn with_records(header: &BatchHeader, codec: Codec, records: &[u8]) -
     Some(batch)
 }
 
+/// What compaction leaves of a batch: fewer records, compressed as before. With a delete horizon (KIP-534) that takes the
+/// place of the base timestamp, and the records' timestamps are relative to it.
+pub(crate) fn with_kept_records(
+    header: &BatchHeader,
+    record_count: i32,
+    max_timestamp: i64,
+    delete_horizon: Option<i64>,
+    records: &[u8],
+) -> Option<Vec<u8>> {
+    let mut header = *header;
+    header.record_count = I32::new(record_count);
+    header.max_timestamp = I64::new(max_timestamp);
+    if let Some(horizon) = delete_horizon {
+        header.base_timestamp = I64::new(horizon);
+        header.attributes = I16::new(header.attributes.get() | DELETE_HORIZON_BIT);
+    }
+    with_records(&header, header.codec().ok()?, records)
+}
+
 /// Builds an uncompressed batch, record by record, for what the broker itself writes.
 #[derive(Clone, Debug)]
 pub struct BatchBuilder {

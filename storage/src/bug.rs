@@ -14,6 +14,10 @@ pub enum Bug {
     RetryFailedSync,
     /// Gives the last offset before a restart to another record after it.
     ReuseOffset,
+    /// Compacts away the last record of a key, too, now and then.
+    CompactLastValue,
+    /// Removes the segments that a compaction has copied before the journal says so.
+    RemoveBeforeReplaced,
 }
 
 #[cfg(feature = "simulated-bugs")]

@@ -15,7 +15,9 @@ use crate::producer::ProducerStates;
 /// `MSCP`, little-endian.
 const CHECKPOINT_MAGIC: u32 = 0x5043_534d;
 /// Version of the format.
-const CHECKPOINT_VERSION: u16 = 1;
+const CHECKPOINT_VERSION: u16 = 2;
+/// The version before compaction: no segment has a version, and nothing was compacted.
+const UNCOMPACTED_VERSION: u16 = 1;
 const HEADER_BYTES: usize = 56;
 const CRC_POSITION: usize = 8;
 const CRC_END: usize = CRC_POSITION + 4;
@@ -157,8 +159,9 @@ impl Checkpoint {
             return Err(unusable("not a checkpoint"));
         }
         let version = rest.get_u16_le();
-        if version != CHECKPOINT_VERSION {
-            return Err(unusable(&format!("format version {version}, this program knows {CHECKPOINT_VERSION}")));
+        if !(UNCOMPACTED_VERSION..=CHECKPOINT_VERSION).contains(&version) {
+            let known = format!("this program knows {UNCOMPACTED_VERSION} to {CHECKPOINT_VERSION}");
+            return Err(unusable(&format!("format version {version}, {known}")));
         }
         let owner = rest.get_u16_le();
         let crc = rest.get_u32_le();
@@ -181,8 +184,8 @@ impl Checkpoint {
         }
         let mut partitions = Vec::new();
         for index in 0..count {
-            let partition =
-                get_partition(&mut rest).ok_or_else(|| unusable(&format!("partition {index} does not parse")))?;
+            let partition = get_partition(&mut rest, version)
+                .ok_or_else(|| unusable(&format!("partition {index} does not parse")))?;
             partitions.push(partition);
         }
         if !rest.is_empty() {
@@ -196,11 +199,13 @@ fn put_partition(buffer: &mut Vec<u8>, partition: &PartitionView<'_>) {
     put_key(buffer, partition.key);
     buffer.put_i64_le(partition.log_start);
     buffer.put_i64_le(partition.log_end);
+    buffer.put_i64_le(partition.first_dirty);
     put_blob(buffer, |blob| partition.epochs.encode(blob));
     put_blob(buffer, |blob| partition.producers.encode(blob));
     buffer.put_u32_le(partition.segments.len() as u32);
     for segment in &partition.segments {
         buffer.put_i64_le(segment.base_offset);
+        buffer.put_u32_le(segment.version);
         buffer.put_u64_le(segment.bytes);
         buffer.put_u64_le(segment.synced);
         buffer.put_i64_le(segment.first_timestamp);
@@ -213,10 +218,12 @@ fn put_partition(buffer: &mut Vec<u8>, partition: &PartitionView<'_>) {
     }
 }
 
-fn get_partition(bytes: &mut Bytes) -> Option<PartitionState> {
+fn get_partition(bytes: &mut Bytes, version: u16) -> Option<PartitionState> {
+    let knows_compaction = version > UNCOMPACTED_VERSION;
     let key = get_key(bytes)?;
     let log_start = bytes.try_get_i64_le().ok()?;
     let log_end = bytes.try_get_i64_le().ok()?;
+    let first_dirty = if knows_compaction { bytes.try_get_i64_le().ok()? } else { 0 };
     let epochs = LeaderEpochs::decode(&mut &get_blob(bytes)?[..])?;
     let producers = ProducerStates::decode(&mut &get_blob(bytes)?[..])?;
     let count = bytes.try_get_u32_le().ok()?;
@@ -225,6 +232,7 @@ fn get_partition(bytes: &mut Bytes) -> Option<PartitionState> {
         let base_offset = bytes.try_get_i64_le().ok()?;
         let segment = SegmentState {
             base_offset,
+            version: if knows_compaction { bytes.try_get_u32_le().ok()? } else { 0 },
             bytes: bytes.try_get_u64_le().ok()?,
             synced: bytes.try_get_u64_le().ok()?,
             first_timestamp: bytes.try_get_i64_le().ok()?,
@@ -237,18 +245,26 @@ fn get_partition(bytes: &mut Bytes) -> Option<PartitionState> {
         };
         segments.push(segment);
     }
-    let partition = PartitionState { key, log_start, log_end, segments, epochs, producers };
+    let partition = PartitionState { key, log_start, log_end, first_dirty, segments, epochs, producers };
     is_sound(&partition).then_some(partition)
 }
 
 /// What is true of every partition that a shard writes down, and what recovery and the log rely on.
 fn is_sound(partition: &PartitionState) -> bool {
-    let PartitionState { log_start, log_end, segments, .. } = partition;
+    let PartitionState { log_start, log_end, first_dirty, segments, .. } = partition;
     let Some(last) = segments.last() else { return false };
     let is_open = last.index.as_ref().is_some_and(|index| index.covered_bytes() == last.bytes);
     let ascend = segments.windows(2).all(|pair| pair[0].base_offset < pair[1].base_offset);
     let fit = segments.iter().all(|segment| segment.synced <= segment.bytes && segment.bytes <= SEGMENT_BYTES_MAX);
-    is_open && ascend && fit && last.base_offset <= *log_end && log_start <= log_end && *log_end <= NUMBER_MAX as i64
+    // Only closed segments were compacted.
+    let is_appended = last.version == 0 && !last.closed && *first_dirty <= last.base_offset;
+    is_open
+        && is_appended
+        && ascend
+        && fit
+        && last.base_offset <= *log_end
+        && log_start <= log_end
+        && *log_end <= NUMBER_MAX as i64
 }
 
 fn put_blob(buffer: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
@@ -287,6 +303,8 @@ mod tests {
         segment.first_timestamp = 1;
         segment.max_timestamp = 2;
         let closed = SegmentState { closed: true, index: None, bytes: 9, synced: 9, ..SegmentState::empty(-1, 1) };
+        let closed = SegmentState { version: 7, ..closed };
+        partition.first_dirty = -1;
         partition.segments.insert(0, closed);
         Checkpoint { shard: 1, salt: [6; 16], sequence: 99, slots: 8, slot_bytes: 1 << 20, partitions: vec![partition] }
     }
@@ -297,7 +315,16 @@ mod tests {
         let bytes = checkpoint.encode();
         assert_eq!(Checkpoint::decode(bytes.clone(), 1), Ok(checkpoint));
         assert!(Checkpoint::decode(bytes.clone(), 2).is_err(), "another shard's");
-        frozen("checkpoint-v1.bin", &bytes);
+        frozen("checkpoint-v2.bin", &bytes);
+    }
+
+    #[test]
+    fn what_was_written_before_compaction_is_read() {
+        let bytes = std::fs::read(crate::testing::testdata("checkpoint-v1.bin")).expect("it is there");
+        let mut expected = sample();
+        expected.partitions[0].first_dirty = 0;
+        expected.partitions[0].segments[0].version = 0;
+        assert_eq!(Checkpoint::decode(bytes.into(), 1), Ok(expected));
     }
 
     /// Found by fuzzing: what recovery calculates with these overflowed.
@@ -313,6 +340,8 @@ mod tests {
         refused(&|checkpoint| checkpoint.slot_bytes = u64::MAX);
         refused(&|checkpoint| checkpoint.partitions[0].log_end = i64::MAX);
         refused(&|checkpoint| checkpoint.partitions[0].log_start = 13);
+        refused(&|checkpoint| checkpoint.partitions[0].first_dirty = 1);
+        refused(&|checkpoint| checkpoint.partitions[0].segments[1].version = 1);
         refused(&|checkpoint| checkpoint.partitions[0].segments[1].bytes += 1);
         refused(&|checkpoint| checkpoint.partitions[0].segments[0].synced = 10);
         refused(&|checkpoint| checkpoint.partitions[0].segments[0].bytes = u64::MAX);

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::compaction::{Compaction, Step};
+
 /// The unit and alignment of every direct write, in memory, position and length.
 pub const BLOCK_BYTES: usize = 4096;
 
@@ -42,6 +44,9 @@ pub enum DiskOp {
     CreateDirectory { path: FilePath },
     /// The names in a directory, in no order; none when it is missing. Reply: [`DiskReply::Names`].
     List { path: FilePath },
+    /// Takes a compaction a step further, with operations of its own, at low priority: it may take milliseconds. Reply:
+    /// [`DiskReply::Compacted`].
+    Compact(Box<Compaction>),
 }
 
 /// What an operation that succeeded brings back.
@@ -53,6 +58,8 @@ pub enum DiskReply {
     Data(Bytes),
     /// The names listed: (name, is a directory).
     Names(Vec<(String, bool)>),
+    /// The compaction, and what the step came to.
+    Compacted(Box<Compaction>, Step),
 }
 
 /// Why an operation failed.

@@ -11,6 +11,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use crate::batch::BATCH_HEADER_BYTES;
 use crate::block::{Block, BlockPool};
 use crate::bug::{Bug, is_planted};
+use crate::compaction::Replacement;
 use crate::disk::BLOCK_BYTES;
 use crate::{PartitionKey, TopicId};
 
@@ -26,6 +27,8 @@ pub const APPEND_HEADER_BYTES: usize = 1 + 20 + 8 + 8 + 8 + 4;
 const EXTENT_HEADER_BYTES: usize = 1 + 20 + 8 + 8 + 8 + 4 + 4 + 4;
 /// Bytes of an entry of a log start.
 const LOG_START_BYTES: usize = 1 + 20 + 8;
+/// Bytes of an entry of a compacted segment.
+const REPLACEMENT_BYTES: usize = 1 + 20 + 8 + 8 + 8 + 4 + 8 + 8 + 8;
 /// Where the checksum lies in the header; everything behind it is covered.
 const CRC_POSITION: usize = 8;
 const CRC_END: usize = CRC_POSITION + 4;
@@ -84,11 +87,19 @@ pub enum Entry {
         /// The first offset that may be read from now on.
         offset: i64,
     },
+    /// A compacted segment, which is durable, takes the place of others.
+    Replaced {
+        /// The partition.
+        key: PartitionKey,
+        /// Which, and of which.
+        replacement: Replacement,
+    },
 }
 
 const KIND_APPEND: u8 = 1;
 const KIND_EXTENT: u8 = 2;
 const KIND_LOG_START: u8 = 3;
+const KIND_REPLACED: u8 = 4;
 
 /// Appends up to this length are copied next to their entry; longer ones travel as slices of their own.
 const COPY_BYTES_MAX: usize = 8192;
@@ -230,6 +241,24 @@ impl GroupBuilder {
         rest.put_u8(KIND_LOG_START);
         put_key(&mut rest, key);
         rest.put_i64_le(offset);
+        assert!(rest.is_empty());
+        self.copy(&fields);
+        self.entries += 1;
+    }
+
+    /// Adds a compacted segment.
+    pub fn replaced(&mut self, key: PartitionKey, replacement: &Replacement) {
+        let mut fields = [0; REPLACEMENT_BYTES];
+        let mut rest = &mut fields[..];
+        rest.put_u8(KIND_REPLACED);
+        put_key(&mut rest, key);
+        rest.put_i64_le(replacement.from);
+        rest.put_i64_le(replacement.until);
+        rest.put_i64_le(replacement.first_dirty);
+        rest.put_u32_le(replacement.version);
+        rest.put_u64_le(replacement.bytes);
+        rest.put_i64_le(replacement.first_timestamp);
+        rest.put_i64_le(replacement.max_timestamp);
         assert!(rest.is_empty());
         self.copy(&fields);
         self.entries += 1;
@@ -402,6 +431,18 @@ fn read_entry(body: &mut Bytes) -> Option<Entry> {
             })
         }
         KIND_LOG_START => Some(Entry::LogStart { key, offset: body.try_get_i64_le().ok()? }),
+        KIND_REPLACED => {
+            let replacement = Replacement {
+                from: body.try_get_i64_le().ok()?,
+                until: body.try_get_i64_le().ok()?,
+                first_dirty: body.try_get_i64_le().ok()?,
+                version: body.try_get_u32_le().ok()?,
+                bytes: body.try_get_u64_le().ok()?,
+                first_timestamp: body.try_get_i64_le().ok()?,
+                max_timestamp: body.try_get_i64_le().ok()?,
+            };
+            Some(Entry::Replaced { key, replacement })
+        }
         _ => None,
     }
 }
@@ -442,6 +483,27 @@ mod tests {
         let bytes = group.finish(&SALT, sequence, place(position)).concat();
         assert_eq!(bytes.len(), length);
         bytes
+    }
+
+    const REPLACEMENT: Replacement = Replacement {
+        from: 3,
+        until: 90,
+        first_dirty: 80,
+        version: 2,
+        bytes: 70_000,
+        first_timestamp: 1_000,
+        max_timestamp: 2_000,
+    };
+
+    #[test]
+    fn a_replacement_comes_back_and_is_frozen() {
+        let mut group = GroupBuilder::new();
+        group.replaced(key(4), &REPLACEMENT);
+        let bytes = group.finish(&SALT, 5, place(0)).concat();
+        crate::testing::frozen("journal-replacement-v1.bin", &bytes);
+        let groups = scan(&Bytes::from(padded(bytes)), &SALT, 1, 2);
+        let entries = groups[0].entries().expect("parses");
+        assert_eq!(entries, [Entry::Replaced { key: key(4), replacement: REPLACEMENT }]);
     }
 
     fn padded(mut bytes: Vec<u8>) -> Vec<u8> {

@@ -11,6 +11,7 @@ pub mod batch;
 pub mod block;
 pub mod bug;
 pub mod checkpoint;
+pub mod compaction;
 mod crc;
 pub mod disk;
 pub mod epochs;

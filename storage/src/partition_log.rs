@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::batch::{self, BatchHeader, TimestampType};
 use crate::block::{Block, BlockPool};
 use crate::bug::{Bug, is_planted};
+use crate::compaction::Replacement;
 use crate::disk::{BLOCK_BYTES, FilePath};
 use crate::epochs::LeaderEpochs;
 use crate::index::SparseIndex;
@@ -38,14 +39,19 @@ pub fn partition_directory(topic: &str, key: PartitionKey) -> String {
     format!("topics/{topic}/{}/{}", key.topic_id.to_base64(), key.partition)
 }
 
-/// The file of a segment, named as Kafka names it.
-pub fn segment_path(directory: &str, base_offset: i64) -> FilePath {
-    format!("{directory}/{base_offset:020}.log").into()
+/// The file of a segment: named as Kafka names it, with the version if compaction has written it.
+pub fn segment_path(directory: &str, base_offset: i64, version: u32) -> FilePath {
+    format!("{directory}/{}.log", segment_name(base_offset, version)).into()
 }
 
 /// The file of a closed segment's index.
-pub fn index_path(directory: &str, base_offset: i64) -> FilePath {
-    format!("{directory}/{base_offset:020}.index").into()
+pub fn index_path(directory: &str, base_offset: i64, version: u32) -> FilePath {
+    format!("{directory}/{}.index", segment_name(base_offset, version)).into()
+}
+
+/// A segment that takes the place of others never has a file of theirs: who reads from those may go on.
+fn segment_name(base_offset: i64, version: u32) -> String {
+    if version == 0 { format!("{base_offset:020}") } else { format!("{base_offset:020}.{version}") }
 }
 
 /// Whether a segment's file is there.
@@ -60,6 +66,8 @@ pub(crate) enum FileState {
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub base_offset: i64,
+    /// 0: as it was appended. Else compaction has written it, and its offsets may have gaps.
+    pub version: u32,
     pub path: FilePath,
     pub bytes: u64,
     pub gathered: u64,
@@ -92,7 +100,8 @@ impl Segment {
     pub fn new(directory: &str, base_offset: i64, index_interval_bytes: u32) -> Segment {
         Segment {
             base_offset,
-            path: segment_path(directory, base_offset),
+            version: 0,
+            path: segment_path(directory, base_offset, 0),
             bytes: 0,
             gathered: 0,
             durable: 0,
@@ -116,6 +125,8 @@ impl Segment {
     /// A segment whose bytes are all in its file.
     pub fn recovered(directory: &str, state: &SegmentState) -> Segment {
         Segment {
+            version: state.version,
+            path: segment_path(directory, state.base_offset, state.version),
             bytes: state.bytes,
             gathered: state.bytes,
             durable: state.bytes,
@@ -158,8 +169,10 @@ impl Segment {
 /// A segment as the checkpoint keeps it and recovery rebuilds it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SegmentState {
-    /// Offset of its first record.
+    /// Offset of its first record; compaction may have removed that.
     pub base_offset: i64,
+    /// Part of its files' names: 0 as it was appended, else that of the compaction which wrote it.
+    pub version: u32,
     /// Its length.
     pub bytes: u64,
     /// How much of it is durable in its file.
@@ -183,6 +196,8 @@ pub struct PartitionState {
     pub log_start: i64,
     /// One past the last offset.
     pub log_end: i64,
+    /// Records below were compacted already.
+    pub first_dirty: i64,
     /// Oldest first; the last one is appended to. Never empty.
     pub segments: Vec<SegmentState>,
     /// Leader epochs and where each began.
@@ -200,6 +215,8 @@ pub struct PartitionView<'a> {
     pub log_start: i64,
     /// One past the last offset.
     pub log_end: i64,
+    /// Records below were compacted already.
+    pub first_dirty: i64,
     /// Oldest first.
     pub segments: Vec<SegmentView<'a>>,
     /// Leader epochs and where each began.
@@ -213,6 +230,8 @@ pub struct PartitionView<'a> {
 pub struct SegmentView<'a> {
     /// Offset of its first record.
     pub base_offset: i64,
+    /// Part of its files' names.
+    pub version: u32,
     /// Its length.
     pub bytes: u64,
     /// How much of it is durable in its file.
@@ -234,11 +253,13 @@ impl PartitionState {
             key: self.key,
             log_start: self.log_start,
             log_end: self.log_end,
+            first_dirty: self.first_dirty,
             segments: self
                 .segments
                 .iter()
                 .map(|segment| SegmentView {
                     base_offset: segment.base_offset,
+                    version: segment.version,
                     bytes: segment.bytes,
                     synced: segment.synced,
                     first_timestamp: segment.first_timestamp,
@@ -258,6 +279,7 @@ impl PartitionState {
             key,
             log_start: 0,
             log_end: 0,
+            first_dirty: 0,
             segments: vec![SegmentState::empty(0, index_interval_bytes)],
             epochs: LeaderEpochs::default(),
             producers: ProducerStates::default(),
@@ -266,10 +288,25 @@ impl PartitionState {
 }
 
 impl SegmentState {
+    /// What compaction has made of some segments.
+    pub fn compacted(replacement: &Replacement) -> SegmentState {
+        SegmentState {
+            base_offset: replacement.from,
+            version: replacement.version,
+            bytes: replacement.bytes,
+            synced: replacement.bytes,
+            first_timestamp: replacement.first_timestamp,
+            max_timestamp: replacement.max_timestamp,
+            closed: true,
+            index: None,
+        }
+    }
+
     /// A segment with nothing in it.
     pub fn empty(base_offset: i64, index_interval_bytes: u32) -> SegmentState {
         SegmentState {
             base_offset,
+            version: 0,
             bytes: 0,
             synced: 0,
             first_timestamp: -1,
@@ -294,6 +331,14 @@ pub(crate) struct PartitionLog {
     pub log_start_wanted: i64,
     pub log_start_gathered: i64,
     pub log_end: i64,
+    /// Records below were compacted already.
+    pub first_dirty: i64,
+    /// A compacted segment that is to take the place of others with the next commit group.
+    pub replacement: Option<Replacement>,
+    /// No file of this partition has this version yet.
+    pub next_version: u32,
+    /// Compacting it failed: it is not tried again by this process.
+    pub is_uncleanable: bool,
     /// Offset of the first batch not yet handed to a commit group, and how many such batches there are.
     pub gathered_end: i64,
     pub ungathered_batches: usize,
@@ -334,6 +379,10 @@ impl PartitionLog {
             segments,
             directory,
             tail: Tail::default(),
+            first_dirty: state.first_dirty,
+            replacement: None,
+            next_version: state.segments.iter().map(|segment| segment.version).max().unwrap_or(0) + 1,
+            is_uncleanable: false,
             log_start: state.log_start,
             log_start_wanted: state.log_start,
             log_start_gathered: state.log_start,
@@ -360,11 +409,13 @@ impl PartitionLog {
             key: self.key,
             log_start: self.log_start,
             log_end: self.log_end,
+            first_dirty: self.first_dirty,
             segments: self
                 .segments
                 .iter()
                 .map(|segment| SegmentView {
                     base_offset: segment.base_offset,
+                    version: segment.version,
                     bytes: segment.bytes,
                     synced: segment.synced.max(segment.drain_to),
                     first_timestamp: segment.first_timestamp,
@@ -490,7 +541,7 @@ impl PartitionLog {
         let last_relative = self.log_end + i64::from(last_offset_delta) - active.base_offset;
         active.bytes + bytes > self.config.segment_bytes.min(SEGMENT_BYTES_LIMIT)
             || last_relative > i64::from(u32::MAX)
-            || (active.first_timestamp >= 0 && max_timestamp - active.first_timestamp > self.config.segment_ms)
+            || (active.first_timestamp >= 0 && max_timestamp - active.first_timestamp > self.config.roll_ms())
     }
 
     /// Starts a new segment at the log's end; the one before is closed when it has been written back.
@@ -555,20 +606,33 @@ impl PartitionLog {
     }
 
     /// Removes segments that lie wholly below the log start; never the active one. Returns their base offsets.
-    pub fn drop_segments_below_start(&mut self) -> Vec<i64> {
+    pub fn drop_segments_below_start(&mut self) -> Vec<Segment> {
         let mut dropped = Vec::new();
         while self.has_segments_below_start() {
-            let segment = self.segments.pop_front().expect("there are two");
-            dropped.push(segment.base_offset);
+            dropped.push(self.segments.pop_front().expect("there are two"));
         }
         dropped
     }
 
-    /// Frees tail blocks of segments that are gone. Returns the capacity freed.
-    pub fn drop_stale_blocks(&mut self, pool: &mut BlockPool) -> usize {
-        let first = self.segments[0].base_offset;
+    /// Puts a compacted segment in the place of those that it was made from. Returns what is left of these.
+    pub fn replace(&mut self, replacement: &Replacement) -> Vec<Segment> {
+        let from = self.segments.partition_point(|segment| segment.base_offset < replacement.from);
+        let until = self.segments.partition_point(|segment| segment.base_offset < replacement.until);
+        let new =
+            (replacement.bytes > 0).then(|| Segment::recovered(&self.directory, &SegmentState::compacted(replacement)));
+        let replaced: Vec<Segment> = self.segments.drain(from..until).collect();
+        assert!(replaced.iter().all(|segment| segment.closed && !segment.is_busy()), "only closed ones are compacted");
+        if let Some(new) = new {
+            self.segments.insert(from, new);
+        }
+        self.first_dirty = replacement.first_dirty;
+        replaced
+    }
+
+    /// Frees tail blocks of segments before the one with this base offset. Returns the capacity freed.
+    pub fn drop_blocks_before(&mut self, segment: i64, pool: &mut BlockPool) -> usize {
         let mut freed = 0;
-        while self.tail.blocks.front().is_some_and(|block| block.segment < first) {
+        while self.tail.blocks.front().is_some_and(|block| block.segment < segment) {
             let front = self.tail.blocks.pop_front().expect("seen above");
             freed += front.block.capacity();
             self.tail.capacity -= front.block.capacity();

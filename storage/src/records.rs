@@ -40,6 +40,9 @@ pub struct Record<'a> {
     /// How many headers follow.
     pub header_count: i32,
     headers: &'a [u8],
+    attributes: u8,
+    /// Everything behind the timestamp.
+    after_timestamp: &'a [u8],
 }
 
 impl<'a> Record<'a> {
@@ -62,6 +65,11 @@ impl<'a> Records<'a> {
     /// The records in `body`, of which the batch's header says that there are `count`.
     pub fn new(body: &'a [u8], count: i32) -> Records<'a> {
         Records { cursor: Cursor { rest: body }, left: count }
+    }
+
+    /// The bytes of the records still to come.
+    pub fn rest(&self) -> &'a [u8] {
+        self.cursor.rest
     }
 }
 
@@ -254,7 +262,7 @@ fn snappy_block(block: &[u8], body: &mut Vec<u8>, bytes_max: usize) -> Result<()
     Ok(())
 }
 
-fn compress(codec: Codec, level: Option<i32>, body: &[u8]) -> Result<Vec<u8>, BatchError> {
+pub(crate) fn compress(codec: Codec, level: Option<i32>, body: &[u8]) -> Result<Vec<u8>, BatchError> {
     match codec {
         Codec::None => Ok(body.to_vec()),
         Codec::Gzip => {
@@ -364,8 +372,9 @@ fn read_record<'a>(cursor: &mut Cursor<'a>) -> Result<Record<'a>, BatchError> {
     let length = usize::try_from(cursor.varint()?).map_err(|_| BatchError::Record("a record has a negative length"))?;
     let mut inside = Cursor { rest: cursor.take(length)? };
     // The record's own attributes have no meaning yet.
-    inside.byte()?;
+    let attributes = inside.byte()?;
     let timestamp_delta = inside.varlong()?;
+    let after_timestamp = inside.rest;
     let offset_delta = inside.varint()?;
     let key = inside.nullable()?;
     let value = inside.nullable()?;
@@ -380,7 +389,7 @@ fn read_record<'a>(cursor: &mut Cursor<'a>) -> Result<Record<'a>, BatchError> {
     if !inside.rest.is_empty() {
         return Err(BatchError::Record("a record is longer than its fields"));
     }
-    Ok(Record { timestamp_delta, offset_delta, key, value, header_count, headers })
+    Ok(Record { timestamp_delta, offset_delta, key, value, header_count, headers, attributes, after_timestamp })
 }
 
 fn read_header<'a>(cursor: &mut Cursor<'a>) -> Result<(&'a [u8], Option<&'a [u8]>), BatchError> {
@@ -405,6 +414,16 @@ fn put_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
             out.extend_from_slice(bytes);
         }
     }
+}
+
+/// Appends a record that was read, as it is but for its timestamp: later by `shift_ms`.
+pub(crate) fn put_shifted(out: &mut Vec<u8>, record: &Record<'_>, shift_ms: i64) {
+    let mut front = vec![record.attributes];
+    put_varlong(&mut front, record.timestamp_delta.wrapping_add(shift_ms));
+    let bytes = front.len() + record.after_timestamp.len();
+    put_varlong(out, i64::try_from(bytes).expect("a slice is shorter than i64::MAX"));
+    out.extend_from_slice(&front);
+    out.extend_from_slice(record.after_timestamp);
 }
 
 /// Appends one record to a body.

@@ -16,10 +16,11 @@ use crate::PartitionKey;
 use crate::batch::{BATCH_HEADER_BYTES, BatchHeader, Batches, NO_PRODUCER_ID};
 use crate::bug::{Bug, is_planted};
 use crate::checkpoint::{Checkpoint, checkpoint_path, generation_directory, journal_path, shard_directory};
+use crate::compaction::Replacement;
 use crate::disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, FilePath};
 use crate::index::SEGMENT_BYTES_MAX;
 use crate::journal::{self, Entry, Group, Salt};
-use crate::partition_log::{PartitionState, SegmentState, partition_directory, segment_path};
+use crate::partition_log::{PartitionState, SegmentState, index_path, partition_directory, segment_path};
 use crate::zeros::zeros;
 
 /// One read of a checkpoint or journal slot.
@@ -315,7 +316,39 @@ impl Replay<'_> {
                 }
                 Ok(())
             }
+            Entry::Replaced { key, replacement } => self.replace(key, &replacement),
         }
+    }
+
+    /// A compacted segment takes the place of others. Their bytes are all in their files, or were.
+    fn replace(&mut self, key: PartitionKey, replacement: &Replacement) -> Result<(), RecoveryError> {
+        let Some(known) = self.known.get(&key) else { return Ok(()) };
+        let index_interval_bytes = known.index_interval_bytes;
+        let Some(partition) = self.partition(key) else { return Ok(()) };
+        let ReplayedPartition { state, bytes } = partition;
+        let mut open = state.segments.last().expect("never empty").base_offset;
+        if replacement.until > open && replacement.until == state.log_end {
+            // A new segment was begun, but nothing appended to it yet.
+            state.segments.push(SegmentState::empty(state.log_end, index_interval_bytes));
+            open = state.log_end;
+        }
+        let is_possible = replacement.from < replacement.until
+            && replacement.until <= open
+            && replacement.first_dirty <= open
+            && replacement.version > 0
+            && replacement.bytes <= SEGMENT_BYTES_MAX;
+        if !is_possible {
+            return Err(malformed(key));
+        }
+        let replaced = replacement.from..replacement.until;
+        bytes.retain(|(segment, ..)| !replaced.contains(segment));
+        state.segments.retain(|segment| !replaced.contains(&segment.base_offset));
+        if replacement.bytes > 0 {
+            let at = state.segments.partition_point(|segment| segment.base_offset < replacement.from);
+            state.segments.insert(at, SegmentState::compacted(replacement));
+        }
+        state.first_dirty = replacement.first_dirty;
+        Ok(())
     }
 
     /// Replays all but the payload of batches that lie at `position` of a segment. What the checkpoint knows already
@@ -404,7 +437,7 @@ fn write_back(
         }
     }
     for (base, position, run) in runs {
-        let path = segment_path(directory, base);
+        let path = segment_path(directory, base, 0);
         if touched.last() != Some(&path) {
             touched.push(path.clone());
             let state = partition.state.segments.iter().find(|state| state.base_offset == base).expect("kept above");
@@ -456,12 +489,14 @@ fn remove_strays(
     }
     for state in states {
         let directory = partition_directory(&known[&state.key].topic, state.key);
-        let bases: HashSet<String> =
-            state.segments.iter().map(|segment| format!("{:020}", segment.base_offset)).collect();
+        let paths = |segment: &SegmentState| {
+            let (base, version) = (segment.base_offset, segment.version);
+            [segment_path(&directory, base, version), index_path(&directory, base, version)]
+        };
+        let expected: HashSet<FilePath> = state.segments.iter().flat_map(paths).collect();
         for (name, _) in disk.list(&directory)? {
-            let stem = name.split('.').next().unwrap_or_default();
-            if !bases.contains(stem) {
-                let path = format!("{directory}/{name}");
+            let path = format!("{directory}/{name}");
+            if !expected.contains(path.as_str()) {
                 disk.run("removing a segment that was given up", DiskOp::Remove { path: path.into() })?;
             }
         }
@@ -566,7 +601,7 @@ impl Disk<'_, '_> {
         for entry in entries {
             let Entry::Extent { key, segment, position, bytes, crc, .. } = entry else { continue };
             let Some(known) = replay.known.get(key) else { continue };
-            let path = segment_path(&partition_directory(&known.topic, *key), *segment);
+            let path = segment_path(&partition_directory(&known.topic, *key), *segment, 0);
             let op = DiskOp::Read { path: path.clone(), position: *position, bytes: *bytes as usize };
             match (self.io)(op) {
                 Ok(DiskReply::Data(data))

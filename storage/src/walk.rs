@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::batch::{BatchError, BatchHeader, verify_crc};
 use crate::disk::{DiskError, DiskOp, FilePath};
 use crate::index::SparseIndex;
-use crate::partition_log::{PartitionLog, index_path};
+use crate::partition_log::{PartitionLog, Segment, index_path};
 use crate::records;
 use crate::shard_log::{LogId, Progress, ReadPart, ReadPlan, ReadToken, TimeFound, TimeQuery};
 
@@ -75,6 +75,7 @@ pub(crate) struct Walk {
     goal: Goal,
     /// Base offset of the segment walked, where the next batch begins in it, and that batch's base offset.
     segment: i64,
+    version: u32,
     position: Option<u64>,
     next_offset: i64,
     /// Bytes read, where they lie in the segment, and how many were asked for.
@@ -125,6 +126,7 @@ impl Walk {
             loaded_index: None,
             goal,
             segment: partition.segments[first].base_offset,
+            version: partition.segments[first].version,
             position: None,
             next_offset: 0,
             buffer: Bytes::new(),
@@ -137,8 +139,9 @@ impl Walk {
     }
 
     /// Goes on at the beginning of a segment.
-    fn enter(&mut self, segment: i64) {
-        self.segment = segment;
+    fn enter(&mut self, segment: &Segment) {
+        self.segment = segment.base_offset;
+        self.version = segment.version;
         self.position = None;
         self.buffer = Bytes::new();
         self.asked_bytes = 0;
@@ -174,17 +177,22 @@ impl Walk {
             return Step::Done(Outcome::Time(None));
         }
         loop {
-            // The segment may have been removed by retention since the last step.
-            let Some(segment) = partition.segment(self.segment) else {
+            // The segment may have been removed by retention, or compacted, since the last step.
+            let is_same = |segment: &&Segment| segment.version == self.version;
+            let Some(segment) = partition.segment(self.segment).filter(is_same) else {
                 match self.goal {
                     Goal::Time { query, .. } => match segment_for_time(partition, query) {
                         Some(first) => {
                             self.scan = None;
-                            self.enter(partition.segments[first].base_offset);
+                            self.enter(&partition.segments[first]);
                             continue;
                         }
                         None => return self.not_found(),
                     },
+                    Goal::Offset { offset, .. } if offset >= partition.log_start => {
+                        self.enter(&partition.segments[partition.segment_containing(offset)]);
+                        continue;
+                    }
                     Goal::Offset { .. } => return self.not_found(),
                 }
             };
@@ -198,7 +206,7 @@ impl Walk {
             if position >= bytes {
                 let index = partition.segment_containing(self.segment);
                 match self.segment_from(partition, index + 1) {
-                    Some(next) => self.enter(next),
+                    Some(next) => self.enter(&partition.segments[next]),
                     None if self.must_scan() => self.begin_scan(partition),
                     None => return self.not_found(),
                 }
@@ -216,7 +224,7 @@ impl Walk {
             if position + batch_bytes as u64 > bytes {
                 return self.corrupt(&path, position, "a batch reaches past the end of its segment");
             }
-            if header.base_offset() != self.next_offset {
+            if !follows(header, self.next_offset, self.version) {
                 return self.corrupt(&path, position, "a batch does not follow the one before");
             }
             match self.goal {
@@ -300,11 +308,16 @@ impl Walk {
             };
             self.position = Some(start.position);
             self.next_offset = start.base_offset;
+            if self.wait == Wait::Index {
+                // Another walk has brought the index meanwhile: the file that this one has read holds no batches.
+                self.buffer = Bytes::new();
+                self.asked_bytes = 0;
+            }
             return None;
         }
         if self.wait == Wait::Nothing {
             self.wait = Wait::Index;
-            let path = index_path(&directory, self.segment);
+            let path = index_path(&directory, self.segment, self.version);
             return Some(Step::Read(DiskOp::Read { path, position: 0, bytes: INDEX_FILE_BYTES_MAX }));
         }
         if self.wait == Wait::Index {
@@ -344,7 +357,7 @@ impl Walk {
                 wanted = wanted.max(bytes);
                 break;
             };
-            if header.base_offset() != index.last_offset() + 1 {
+            if !follows(header, index.last_offset() + 1, self.version) {
                 return Some(self.corrupt(&path, position, "a batch does not follow the one before"));
             }
             if verify_crc(batch).is_err() {
@@ -370,13 +383,13 @@ impl Walk {
     }
 
     /// The first segment from this index on in which the search may go on.
-    fn segment_from(&self, partition: &PartitionLog, index: usize) -> Option<i64> {
+    fn segment_from(&self, partition: &PartitionLog, index: usize) -> Option<usize> {
         let (Goal::Offset { until_offset, .. } | Goal::Time { until_offset, .. }) = self.goal;
-        let next = partition.segments.iter().skip(index).find(|segment| {
+        let (index, next) = partition.segments.iter().enumerate().skip(index).find(|(_, segment)| {
             segment.base_offset >= until_offset
                 || self.scan.as_ref().is_none_or(|scan| scan.is_beaten_by(segment.max_timestamp))
         })?;
-        (next.base_offset < until_offset).then_some(next.base_offset)
+        (next.base_offset < until_offset).then_some(index)
     }
 
     /// Whether what was not found by its segment's largest timestamp may be found by looking at every batch.
@@ -386,7 +399,7 @@ impl Walk {
 
     fn begin_scan(&mut self, partition: &PartitionLog) {
         self.scan = Some(Scan::default());
-        self.enter(partition.segments[partition.segment_containing(partition.log_start)].base_offset);
+        self.enter(&partition.segments[partition.segment_containing(partition.log_start)]);
     }
 
     fn bytes_at(&self, partition: &PartitionLog, position: u64) -> Option<Bytes> {
@@ -445,6 +458,11 @@ fn first_at_or_after(batch: &[u8], timestamp: i64, log_start: i64) -> Result<Opt
         }
         found => Ok(found),
     }
+}
+
+/// Whether a batch may come next, where its segment's offsets have come to `next_offset`. Only compaction leaves gaps.
+fn follows(header: &BatchHeader, next_offset: i64, version: u32) -> bool {
+    if version == 0 { header.base_offset() == next_offset } else { header.base_offset() >= next_offset }
 }
 
 /// The first segment that can hold the record looked for.

@@ -64,6 +64,14 @@ pub struct BrokerConfig {
     pub retention_check_interval: Duration,
     /// `producer.id.expiration.ms`
     pub producer_expiration_ms: i64,
+    /// `log.cleaner.enable`
+    pub cleaner_enable: bool,
+    /// `log.cleaner.dedupe.buffer.size`: of all shards together.
+    pub cleaner_map_bytes: u64,
+    /// `log.cleaner.io.max.bytes.per.second`: of all shards together.
+    pub cleaner_bytes_per_second: u64,
+    /// `log.cleaner.backoff.ms`
+    pub cleaner_backoff: Duration,
 }
 
 /// The smallest `millstream.memory.bytes`.
@@ -150,6 +158,12 @@ impl BrokerConfig {
             free_space_floor_bytes: u64::try_from(floor).ok(),
             retention_check_interval: Duration::from_millis(number(&properties, "log.retention.check.interval.ms")?),
             producer_expiration_ms: number(&properties, "producer.id.expiration.ms")?,
+            cleaner_enable: text(&properties, "log.cleaner.enable")
+                .is_some_and(|value| value.eq_ignore_ascii_case("true")),
+            cleaner_map_bytes: number(&properties, "log.cleaner.dedupe.buffer.size")?,
+            // What is too large for an integer is no limit.
+            cleaner_bytes_per_second: number::<f64>(&properties, "log.cleaner.io.max.bytes.per.second")? as u64,
+            cleaner_backoff: Duration::from_millis(number(&properties, "log.cleaner.backoff.ms")?),
             properties,
         })
     }

@@ -39,6 +39,12 @@ const FILE_THREADS: usize = 32;
 /// Backfills take what producers and consumers at the tail leave of the cores.
 const READ_AHEAD_NICENESS: i32 = 19;
 
+/// Kafka's `log.cleaner.threads`.
+const CLEANER_THREADS: usize = 1;
+
+/// Compaction takes what is left, too.
+const CLEANER_NICENESS: i32 = 19;
+
 /// The thread pools that all shards share.
 #[derive(Clone)]
 pub struct Pools {
@@ -46,6 +52,8 @@ pub struct Pools {
     pub files: Pool,
     /// Bringing cold ranges into the page cache. Apart, so that a backfill delays no journal file.
     pub read_ahead: Pool,
+    /// Compacting logs.
+    pub cleaner: Pool,
 }
 
 impl Pools {
@@ -54,6 +62,7 @@ impl Pools {
         Ok(Pools {
             files: Pool::start("files", FILE_THREADS, 0)?,
             read_ahead: Pool::start("read-ahead", 2, READ_AHEAD_NICENESS)?,
+            cleaner: Pool::start("cleaner", CLEANER_THREADS, CLEANER_NICENESS)?,
         })
     }
 }
@@ -153,6 +162,14 @@ impl Disk {
                 self.begin(token, path, DiskWork::Sync);
             }
             DiskOp::Read { path, position, bytes } => self.read(token, path, position, bytes),
+            DiskOp::Compact(compaction) => {
+                let root = self.root.clone();
+                let mailbox = Arc::clone(&self.mailbox);
+                self.pools.cleaner.run(move || {
+                    let result = files::compact(&root, compaction);
+                    mailbox.push(Inbound::Event(Event::Disk { token, result }));
+                });
+            }
             other => {
                 match &other {
                     DiskOp::Rename { from, to } => {

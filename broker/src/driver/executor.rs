@@ -392,6 +392,8 @@ impl Turn {
                 }
                 // Whoever asked may have given up.
                 Inbound::Samples(reply) => drop(reply.try_send(self.scrape())),
+                Inbound::Partitions { from, reply } => drop(reply.try_send(self.shard.list_partitions(from))),
+                Inbound::Groups { from, reply } => drop(reply.try_send(self.shard.list_groups(&from))),
                 Inbound::Ping(reply) => drop(reply.try_send(())),
                 Inbound::Listen => self.listen(),
                 Inbound::ShutDown => {

@@ -7,6 +7,8 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 
 use bytes::Bytes;
+use millstream_storage::block::Block;
+use millstream_storage::compaction::Compaction;
 use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply};
 
 use super::sys::{self, Advice};
@@ -28,7 +30,36 @@ pub fn execute(root: &Path, operation: &DiskOp) -> Result<DiskReply, DiskError> 
         DiskOp::Remove { path } => done(remove(&resolve(root, path))),
         DiskOp::CreateDirectory { path } => done(create_directory(root, &resolve(root, path))),
         DiskOp::List { path } => list(&resolve(root, path)).map(DiskReply::Names).map_err(|error| failure(&error)),
+        DiskOp::Compact(_) => unreachable!("compactions are taken further by `compact`"),
     }
+}
+
+/// Takes a compaction a step further. What it reads and writes does not stay in the page cache, which belongs to
+/// consumers.
+pub fn compact(root: &Path, mut compaction: Box<Compaction>) -> Result<DiskReply, DiskError> {
+    let step = compaction.step(&mut |operation| match &operation {
+        DiskOp::Read { path, position, bytes } => File::open(resolve(root, path))
+            .and_then(|file| {
+                let data = read(&file, *position, *bytes)?;
+                sys::advise(&file, *position, *bytes, Advice::DontNeed);
+                Ok(DiskReply::Data(data))
+            })
+            .map_err(|error| failure(&error)),
+        DiskOp::Write { path, position, data, durable: false } => write_direct(&resolve(root, path), *position, data)
+            .map(|()| DiskReply::Done)
+            .map_err(|error| failure(&error)),
+        other => execute(root, other),
+    })?;
+    Ok(DiskReply::Compacted(compaction, step))
+}
+
+/// Writes past the page cache, padded to the end of the last block. The file exists.
+fn write_direct(path: &Path, position: u64, data: &[Bytes]) -> io::Result<()> {
+    let bytes: usize = data.iter().map(Bytes::len).sum();
+    let mut block = Block::new(bytes.next_multiple_of(BLOCK_BYTES));
+    data.iter().for_each(|part| block.append(part));
+    block.append(&[0; BLOCK_BYTES][..bytes.next_multiple_of(BLOCK_BYTES) - bytes]);
+    open_direct(path)?.write_all_at(block.filled(), position)
 }
 
 /// What an error means to the log.

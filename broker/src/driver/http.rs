@@ -1,9 +1,18 @@
-//! A tiny HTTP server for `/metrics` and `/healthz`: one request a connection, everything bounded.
+//! A tiny HTTP server for `/metrics`, `/healthz` and a page for people with its data: one request a connection,
+//! everything bounded.
 //!
 //! It must answer when the shards do not, so it runs on threads of its own and asks the shards through their mailboxes.
+//! The page (`/`, `/page.css`, `/page.js`) is embedded in the program and loads nothing from elsewhere; it asks for
+//! `/status.json` ([`status`]), `/partitions.json` and `/groups.json` ([`overview`]) every few seconds.
 
+mod overview;
+mod request;
+mod status;
+
+use std::borrow::Cow;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -12,62 +21,69 @@ use std::time::{Duration, Instant};
 use super::Inbound;
 use super::executor::ShardHandle;
 use super::memory::MemoryBudget;
-use super::process;
-use crate::metrics;
+use super::{process, sys};
+use crate::json::Json;
+use crate::metrics::{self, Kind, Sample, Scrape};
+use overview::Overviews;
+pub use request::{Refusal, Request, parse};
 
-/// The longest request head, in bytes.
-const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// Connections served at a time; more are closed at once.
 const CONNECTIONS_MAX: usize = 8;
 /// How long a client may take to send its request, and each piece of the response to leave.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the shards may take to answer. A shard that takes longer to come to a turn is not healthy.
 const SHARDS_TIMEOUT: Duration = Duration::from_secs(3);
+/// What the page may load and do: only what comes from this port.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+                                       img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// How long accepting rests after an error, such as too many open files.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
-/// What a client asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
-    /// `/metrics`
-    Metrics,
-    /// `/healthz`
-    Health,
+/// What does not change while the process runs.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// `node.id`
+    pub node_id: i32,
+    /// Where clients connect: `PLAINTEXT://127.0.0.1:9092`.
+    pub listeners: Vec<String>,
+    /// Where the data is.
+    pub data_directory: PathBuf,
+    /// Free space below which produce requests are refused, in bytes.
+    pub free_space_floor_bytes: u64,
 }
 
-/// Why a request gets no answer but an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// It is not HTTP/1.
-    BadRequest,
-    /// Nothing is served under this path.
-    NotFound,
-    /// Only GET is served.
-    MethodNotAllowed,
-    /// Its head is too long.
-    TooLarge,
-}
-
-impl Refusal {
-    fn status(self) -> &'static str {
-        match self {
-            Refusal::BadRequest => "400 Bad Request",
-            Refusal::NotFound => "404 Not Found",
-            Refusal::MethodNotAllowed => "405 Method Not Allowed",
-            Refusal::TooLarge => "431 Request Header Fields Too Large",
+impl About {
+    #[cfg(test)]
+    fn for_tests() -> About {
+        About {
+            node_id: 1,
+            listeners: vec!["PLAINTEXT://127.0.0.1:9092".to_owned()],
+            data_directory: PathBuf::from("/"),
+            free_space_floor_bytes: 0,
         }
     }
 }
 
-/// What is asked for its health.
+/// What is asked for its health and shown.
 #[derive(Debug)]
 pub struct Node {
-    /// The shards of the process.
-    pub shards: Vec<ShardHandle>,
-    /// The process is told to stop.
-    pub is_stopping: AtomicBool,
-    /// The process's memory.
-    pub memory: Arc<MemoryBudget>,
+    shards: Vec<ShardHandle>,
+    is_stopping: AtomicBool,
+    memory: Arc<MemoryBudget>,
+    about: About,
+    overviews: Overviews,
+}
+
+impl Node {
+    /// A process with these shards.
+    pub fn new(shards: Vec<ShardHandle>, memory: Arc<MemoryBudget>, about: About) -> Node {
+        Node { shards, is_stopping: AtomicBool::new(false), memory, about, overviews: Overviews::default() }
+    }
+
+    /// The process is told to stop: it is not healthy any more.
+    pub fn stops(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Serves on a listening socket for as long as the process lives.
@@ -118,44 +134,92 @@ fn answer(mut stream: TcpStream, node: &Node) -> io::Result<()> {
             bytes => head.extend(&buffer[..bytes]),
         }
     };
-    let (status, body) = match request {
-        Err(refusal) => (refusal.status(), format!("{}\n", refusal.status())),
-        Ok(Request::Metrics) => ("200 OK", metrics_text(node)),
-        Ok(Request::Health) => match unhealthy(node) {
-            None => ("200 OK", "ok\n".to_owned()),
-            Some(reason) => ("503 Service Unavailable", format!("{reason}\n")),
-        },
-    };
+    let Response { status, content_type, body } = respond(request, node);
     let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n",
+        "HTTP/1.1 {status}\r\nContent-Type: {content_type}; charset=utf-8\r\nContent-Length: {}\r\n\
+         Cache-Control: no-store\r\nContent-Security-Policy: {CONTENT_SECURITY_POLICY}\r\n\
+         X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\nConnection: close\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes())?;
     stream.write_all(body.as_bytes())
 }
 
+/// What is sent.
+struct Response {
+    status: &'static str,
+    content_type: &'static str,
+    body: Cow<'static, str>,
+}
+
+fn respond(request: Result<Request, Refusal>, node: &Node) -> Response {
+    let ok = |content_type, body| Response { status: "200 OK", content_type, body };
+    let text = |status, body: String| Response { status, content_type: "text/plain", body: body.into() };
+    let data = |json: Json| ok("application/json", json.to_string().into());
+    match request {
+        Err(refusal) => text(refusal.status(), format!("{}\n", refusal.status())),
+        Ok(Request::Metrics) => ok("text/plain; version=0.0.4", metrics_text(node).into()),
+        Ok(Request::Health) => match unhealthy(node, ask(&node.shards, Inbound::Ping)) {
+            None => text("200 OK", "ok\n".to_owned()),
+            Some(reason) => text("503 Service Unavailable", format!("{reason}\n")),
+        },
+        Ok(Request::Page) => ok("text/html", include_str!("http/page.html").into()),
+        Ok(Request::Style) => ok("text/css", include_str!("http/page.css").into()),
+        Ok(Request::Script) => ok("text/javascript", include_str!("http/page.js").into()),
+        Ok(Request::Status) => data(status_json(node)),
+        Ok(Request::Partitions(selection)) => data(node.overviews.get(&node.shards).partitions(&selection)),
+        Ok(Request::Groups(selection)) => data(node.overviews.get(&node.shards).groups(&selection)),
+    }
+}
+
+fn status_json(node: &Node) -> Json {
+    let answers = ask(&node.shards, Inbound::Samples);
+    let trouble = unhealthy(node, answers.iter().map(|answer| answer.as_ref().map(drop)).collect());
+    let process = process_scrape(node, answers.iter().flatten().count());
+    status::status(&node.about, trouble.as_deref(), &process, &answers)
+}
+
 fn metrics_text(node: &Node) -> String {
     let answers = ask(&node.shards, Inbound::Samples);
     let shards: Vec<_> =
         (0..).zip(answers).filter_map(|(index, scrape)| Some((usize::to_string(&index), scrape?))).collect();
-    let mut process = process::scrape(shards.len());
-    node.memory.samples(&mut process.samples);
-    metrics::render(&process, &shards)
+    metrics::render(&process_scrape(node, shards.len()), &shards)
 }
 
-/// Why this node should get no traffic, if so.
-fn unhealthy(node: &Node) -> Option<String> {
+/// What the process shows of itself; `shards`: how many of them answered.
+fn process_scrape(node: &Node, shards: usize) -> Scrape {
+    let mut process = process::scrape(shards);
+    node.memory.samples(&mut process.samples);
+    let mut sample = |name, help, bytes: u64| {
+        process.samples.push(Sample { name, help, kind: Kind::Gauge, labels: Vec::new(), value: bytes as f64 });
+    };
+    if let Ok(space) = sys::space(&node.about.data_directory) {
+        sample("millstream_data_free_bytes", "Free space of the data directory's file system.", space.free_bytes);
+        sample("millstream_data_total_bytes", "Size of the data directory's file system.", space.total_bytes);
+    }
+    let help = "Free space below which produce requests are refused.";
+    sample("millstream_data_free_floor_bytes", help, node.about.free_space_floor_bytes);
+    process
+}
+
+/// Why this node should get no traffic, if so. `answers`: which shards came to a turn.
+fn unhealthy(node: &Node, answers: Vec<Option<()>>) -> Option<String> {
     if node.is_stopping.load(Ordering::Relaxed) {
         return Some("shutting down".to_owned());
     }
-    let answers = ask(&node.shards, Inbound::Ping);
     let silent: Vec<String> =
         (0..).zip(&answers).filter(|(_, answer)| answer.is_none()).map(|(index, _)| usize::to_string(&index)).collect();
     (!silent.is_empty()).then(|| {
         let plural = if silent.len() == 1 { "" } else { "s" };
         format!("shard{plural} {} did not come to a turn within {} s", silent.join(", "), SHARDS_TIMEOUT.as_secs())
     })
+}
+
+/// Asks one shard; `None` if it gives no answer in time.
+fn ask_one<T>(shard: &ShardHandle, deadline: Instant, question: impl FnOnce(SyncSender<T>) -> Inbound) -> Option<T> {
+    let (sender, receiver) = sync_channel(1);
+    shard.mailbox.push(question(sender));
+    receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
 }
 
 /// Asks all shards at once: the answers in their order, `None` for those that give none in time.
@@ -175,53 +239,9 @@ fn ask<T>(shards: &[ShardHandle], question: impl Fn(SyncSender<T>) -> Inbound) -
     replies.iter().map(answer).collect()
 }
 
-/// Understands a request once its head is complete; `None` before.
-pub fn parse(head: &[u8]) -> Result<Option<Request>, Refusal> {
-    let end = head.windows(4).position(|window| window == b"\r\n\r\n");
-    if end.unwrap_or(head.len()) > HEAD_BYTES_MAX {
-        return Err(Refusal::TooLarge);
-    }
-    let Some(end) = end else { return Ok(None) };
-    let head = std::str::from_utf8(&head[..end]).map_err(|_| Refusal::BadRequest)?;
-    let mut line = head.lines().next().unwrap_or_default().split(' ');
-    let (method, target, version) = (line.next(), line.next(), line.next());
-    if line.next().is_some() || !version.is_some_and(|version| version.starts_with("HTTP/1.")) {
-        return Err(Refusal::BadRequest);
-    }
-    if method != Some("GET") {
-        return Err(Refusal::MethodNotAllowed);
-    }
-    match target.unwrap_or_default().split('?').next() {
-        Some("/metrics") => Ok(Some(Request::Metrics)),
-        Some("/healthz") => Ok(Some(Request::Health)),
-        _ => Err(Refusal::NotFound),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Kind, Sample, Scrape};
-
-    #[test]
-    fn requests_are_understood_when_they_are_complete() {
-        let whole = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
-        for end in 0..whole.len() {
-            assert_eq!(parse(&whole[..end]), Ok(None));
-        }
-        assert_eq!(parse(whole), Ok(Some(Request::Metrics)));
-        assert_eq!(parse(b"GET /healthz?x=1 HTTP/1.0\r\n\r\n"), Ok(Some(Request::Health)));
-        assert_eq!(parse(b"POST /metrics HTTP/1.1\r\n\r\n"), Err(Refusal::MethodNotAllowed));
-        assert_eq!(parse(b"GET / HTTP/1.1\r\n\r\n"), Err(Refusal::NotFound));
-        for broken in
-            ["\r\n\r\n", "GET /metrics\r\n\r\n", "GET /metrics HTTP/1.1 x\r\n\r\n", "GET /metrics HTTP/2\r\n\r\n"]
-        {
-            assert_eq!(parse(broken.as_bytes()), Err(Refusal::BadRequest), "{broken:?}");
-        }
-        assert_eq!(parse(b"GET /\xff HTTP/1.1\r\n\r\n"), Err(Refusal::BadRequest));
-        assert_eq!(parse(&[b'a'; HEAD_BYTES_MAX]), Ok(None));
-        assert_eq!(parse(&[b'a'; HEAD_BYTES_MAX + 1]), Err(Refusal::TooLarge));
-    }
 
     fn get(port: u16, path: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
@@ -242,8 +262,7 @@ mod tests {
     fn serve(shards: Vec<ShardHandle>) -> (u16, Arc<Node>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("bound").port();
-        let node =
-            Arc::new(Node { shards, is_stopping: AtomicBool::new(false), memory: Arc::new(MemoryBudget::for_tests()) });
+        let node = Arc::new(Node::new(shards, Arc::new(MemoryBudget::for_tests()), About::for_tests()));
         start(listener, Arc::clone(&node)).expect("a thread");
         (port, node)
     }
@@ -289,9 +308,34 @@ mod tests {
         let metrics = get(port, "/metrics");
         assert!(metrics.contains("# TYPE index gauge\nindex{shard=\"0\"} 0\nindex{shard=\"1\"} 1\n"), "{metrics}");
         assert!(get(port, "/elsewhere").starts_with("HTTP/1.1 404 "));
-        node.is_stopping.store(true, Ordering::Relaxed);
+        let status = get(port, "/status.json");
+        assert!(status.contains("\r\nContent-Type: application/json; charset=utf-8\r\n"), "{status}");
+        assert!(status.contains("\"trouble\":null,") && status.contains("\"shards\":{\"index\":[0,1]}"), "{status}");
+        node.stops();
         let health = get(port, "/healthz");
         assert!(health.starts_with("HTTP/1.1 503 ") && health.ends_with("\nshutting down\n"), "{health}");
+    }
+
+    #[test]
+    fn the_page_loads_only_what_this_port_serves() {
+        let (port, _) = serve(answering(1));
+        let page = get(port, "/");
+        assert!(page.contains("\r\nContent-Security-Policy: default-src 'none'; script-src 'self'; "), "{page}");
+        let links = page.split(['"', '\'']).filter(|part| part.starts_with('/') && part.contains('.'));
+        let links: Vec<&str> = links.collect();
+        assert_eq!(links, ["/page.css", "/page.js"]);
+        for (link, content_type) in links.iter().zip(["text/css", "text/javascript"]) {
+            let part = get(port, link);
+            assert!(part.starts_with("HTTP/1.1 200 OK\r\n"), "{part}");
+            assert!(part.contains(&format!("\r\nContent-Type: {content_type}; charset=utf-8\r\n")), "{part}");
+        }
+    }
+
+    #[test]
+    fn lists_name_the_shards_that_do_not_answer() {
+        let (port, _) = serve(vec![ShardHandle::default()]);
+        let list = get(port, "/groups.json");
+        assert!(list.contains("\"total\":0,") && list.ends_with("\"silent_shards\":[0],\"rows\":[]}"), "{list}");
     }
 
     #[test]

@@ -30,6 +30,8 @@ const RECEIVING_BYTES: std::ops::RangeInclusive<u64> = (2 << 20)..=(64 << 20);
 const JOURNAL_BYTES_MIN: u64 = 16 << 20;
 /// nor the memory for the newest records than this,
 const TAIL_BYTES_MIN: u64 = 4 << 20;
+/// nor what compactions remember than this,
+const CLEANER_MAP_BYTES_MIN: u64 = 4 << 20;
 /// nor the largest request than this.
 const REQUEST_BYTES_MIN: u64 = 4 << 20;
 
@@ -78,8 +80,8 @@ impl MemoryBudget {
                     budget.parts.iter().map(|(name, bytes)| format!("{name} {} MiB", bytes >> 20)).collect();
                 return Err(format!(
                     "millstream.memory.bytes is {} MiB, three quarters of it must hold {}: raise it, or lower \
-                     socket.request.max.bytes, millstream.journal.bytes, millstream.tail.memory.bytes or \
-                     millstream.shards",
+                     socket.request.max.bytes, millstream.journal.bytes, millstream.tail.memory.bytes, \
+                     log.cleaner.dedupe.buffer.size or millstream.shards",
                     total >> 20,
                     parts.join(", ")
                 ));
@@ -111,6 +113,8 @@ impl MemoryBudget {
                 ("largest requests", 2 * shards * config.request_bytes_max as u64),
                 ("groups", state),
                 ("producers", state),
+                // The keys that compactions remember.
+                ("compaction", config.cleaner_map_bytes),
             ],
         }
     }
@@ -189,7 +193,9 @@ fn shrink(config: &mut BrokerConfig, shards: u64) -> bool {
     let journal = shards * config.journal_bytes;
     let tail = shards * config.tail_memory_bytes as u64;
     let requests = 2 * shards * config.request_bytes_max as u64;
+    let map = config.cleaner_map_bytes;
     let candidates = [
+        (map, map, CLEANER_MAP_BYTES_MIN, "log.cleaner.dedupe.buffer.size"),
         (requests, config.request_bytes_max as u64, REQUEST_BYTES_MIN, "socket.request.max.bytes"),
         (journal, config.journal_bytes, JOURNAL_BYTES_MIN, "millstream.journal.bytes"),
         (tail, config.tail_memory_bytes as u64, TAIL_BYTES_MIN, "millstream.tail.memory.bytes"),
@@ -200,6 +206,7 @@ fn shrink(config: &mut BrokerConfig, shards: u64) -> bool {
         .max_by_key(|(part, ..)| *part);
     match largest {
         Some((_, bytes, _, "millstream.journal.bytes")) => config.journal_bytes = bytes / 2,
+        Some((_, bytes, _, "log.cleaner.dedupe.buffer.size")) => config.cleaner_map_bytes = bytes / 2,
         Some((_, bytes, _, "millstream.tail.memory.bytes")) => config.tail_memory_bytes = (bytes / 2) as usize,
         Some((_, bytes, ..)) => config.request_bytes_max = (bytes / 2) as usize,
         None => return false,

@@ -39,8 +39,9 @@ use std::sync::mpsc::SyncSender;
 
 use millstream_storage::FilePath;
 
+use crate::group::GroupRow;
 use crate::metrics::Scrape;
-use crate::shard::Event;
+use crate::shard::{Event, GroupCursor, PartitionRow, Piece};
 
 /// What other threads say to a shard's executor.
 #[derive(Debug)]
@@ -53,6 +54,10 @@ pub enum Inbound {
     OpenedDirect { generation: u64, path: FilePath, result: io::Result<Arc<File>> },
     /// Somebody wants the shard's samples.
     Samples(SyncSender<Scrape>),
+    /// Somebody wants a piece of the list of partitions.
+    Partitions { from: usize, reply: SyncSender<Piece<PartitionRow, usize>> },
+    /// Somebody wants a piece of the list of groups.
+    Groups { from: GroupCursor, reply: SyncSender<Piece<GroupRow, GroupCursor>> },
     /// Somebody wants to know whether the shard comes to a turn.
     Ping(SyncSender<()>),
     /// Begin to listen on the sockets.

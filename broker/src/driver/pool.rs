@@ -2,8 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::sys;
+
+/// How long a thread that gives way to others keeps them waiting when it runs all the same.
+const NICE_SLICE: Duration = Duration::from_micros(100);
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -29,7 +33,9 @@ impl Pool {
         for _ in 0..threads {
             let queue = Arc::clone(&queue);
             std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-                sys::set_niceness(niceness);
+                if niceness > 0 {
+                    sys::set_niceness(niceness, NICE_SLICE);
+                }
                 queue.work();
             })?;
         }

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -13,14 +12,14 @@ use millstream_storage::producer::PRODUCER_BYTES;
 use millstream_storage::recovery::{
     KnownPartition, Recovered, RecoveredShard, RecoveryError, RecoveryOptions, recover,
 };
-use millstream_storage::shard_log::ShardLogOptions;
+use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
 use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, PartitionKey, ShardLog};
 
 use super::clock::Clock;
 use super::controller::{self, ControllerThread, ToController};
 use super::disk::Pools;
 use super::executor::{self, ExecutorOptions, Report, ShardHandle};
-use super::http::Node;
+use super::http::{About, Node};
 use super::limits::ConnectionLimits;
 use super::memory::{self, MemoryBudget};
 use super::net::NetOptions;
@@ -150,8 +149,13 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
         shard.mailbox.push(Inbound::Listen);
     }
     wait_for(&reports, |report| matches!(report, Report::Listening))?;
-    let node =
-        Arc::new(Node { shards: handles.clone(), is_stopping: AtomicBool::new(false), memory: Arc::clone(&memory) });
+    let about = About {
+        node_id: config.node_id,
+        listeners: listener_names(&config, &addresses),
+        data_directory: directory.path.clone(),
+        free_space_floor_bytes: shared.log.free_space_floor_bytes,
+    };
+    let node = Arc::new(Node::new(handles.clone(), Arc::clone(&memory), about));
     if let Some(listener) = http {
         http::start(listener, Arc::clone(&node)).map_err(cannot_start_threads)?;
     }
@@ -159,7 +163,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     println!("{}", ready_line(&config, &addresses, shards, took));
 
     while !sys::wait_for_stop_signal(Duration::MAX) {}
-    node.is_stopping.store(true, Ordering::Relaxed);
+    node.stops();
     stop(&handles, &reports);
     Ok(())
 }
@@ -272,6 +276,12 @@ impl Shared {
                 retention_check_interval: config.retention_check_interval,
                 producer_expiration_ms: config.producer_expiration_ms,
                 producers_max: memory.producers / PRODUCER_BYTES / shards,
+                cleaner: CleanerOptions {
+                    is_enabled: config.cleaner_enable,
+                    map_bytes_max: (config.cleaner_map_bytes / shards as u64) as usize,
+                    bytes_per_second_max: config.cleaner_bytes_per_second / shards as u64,
+                    backoff: config.cleaner_backoff,
+                },
             },
             group_bytes_max: memory.groups,
             root: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()).display().to_string(),
@@ -341,17 +351,17 @@ fn wait_for(reports: &[Receiver<Report>], wanted: impl Fn(&Report) -> bool) -> R
     Ok(())
 }
 
+/// Where it listens, as `listeners` would say it.
+fn listener_names(config: &BrokerConfig, addresses: &[SocketAddr]) -> Vec<String> {
+    let name = |(listener, address): (&crate::config::Listener, &SocketAddr)| format!("{}://{address}", listener.name);
+    config.listeners.iter().zip(addresses).map(name).collect()
+}
+
 fn ready_line(config: &BrokerConfig, addresses: &[SocketAddr], shards: usize, recovery: Duration) -> String {
-    let listeners: Vec<String> = config
-        .listeners
-        .iter()
-        .zip(addresses)
-        .map(|(listener, address)| format!("{}://{address}", listener.name))
-        .collect();
     format!(
         "millstream {} ready: {}, node {}, {shards} shard{}, data in {}, recovered in {} ms",
         env!("CARGO_PKG_VERSION"),
-        listeners.join(", "),
+        listener_names(config, addresses).join(", "),
         config.node_id,
         if shards == 1 { "" } else { "s" },
         config.data_directory.display(),

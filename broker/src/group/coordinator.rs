@@ -1,6 +1,7 @@
 //! The coordinator of the groups of one partition of `__consumer_offsets`.
 
 mod admin;
+pub mod listing;
 mod members;
 mod offsets;
 

@@ -36,6 +36,7 @@ use bytes::Bytes;
 
 pub use config::GroupConfig;
 pub use coordinator::Coordinator;
+pub use coordinator::listing::{GroupPlace, GroupRow};
 pub use error::{COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR};
 pub use record::{CommittedOffset, GroupMetadata, MemberMetadata, Record, RecordBytes, RecordError};
 pub use request::{GroupRequest, RequestKind};

@@ -1,6 +1,7 @@
 //! The committed offsets of one group.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::record::CommittedOffset;
@@ -24,6 +25,14 @@ impl Offsets {
     /// Topics with the offsets of their partitions, in order.
     pub fn topics(&self) -> impl Iterator<Item = (&Arc<str>, &BTreeMap<i32, CommittedOffset>)> + '_ {
         self.topics.iter()
+    }
+
+    /// The same from a topic on.
+    pub fn topics_from(
+        &self,
+        first: Option<Arc<str>>,
+    ) -> impl Iterator<Item = (&Arc<str>, &BTreeMap<i32, CommittedOffset>)> + '_ {
+        self.topics.range::<Arc<str>, _>((first.map_or(Bound::Unbounded, Bound::Included), Bound::Unbounded))
     }
 
     /// All topics, partitions and offsets, in order.

@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -127,6 +128,12 @@ impl Coordination {
     /// Members of all groups.
     pub fn members(&self) -> usize {
         self.by_log.values().map(|led| led.coordinator.members()).sum()
+    }
+
+    /// All coordinators in order, from one on.
+    pub fn coordinators(&self, from: Option<LogId>) -> impl Iterator<Item = (LogId, &Coordinator)> {
+        let from = from.map_or(Bound::Unbounded, Bound::Included);
+        self.by_log.range((from, Bound::Unbounded)).map(|(log, led)| (*log, &led.coordinator))
     }
 
     /// When [`Shard::coordinate`] has something to do though nothing happens. Asked for several times a turn, while
@@ -333,6 +340,12 @@ impl Shard {
         loading.parts.clear();
         loading.missing = 0;
         loading.failed = false;
+        if plan.bytes == 0 {
+            // Compaction has left nothing from here on.
+            loading.next_offset = loading.until_offset;
+            self.coordination.to_load.push(log);
+            return;
+        }
         for (index, part) in plan.parts.into_iter().enumerate() {
             match part {
                 ReadPart::Memory(bytes) => loading.parts.push(Some(bytes)),
@@ -386,7 +399,8 @@ impl Shard {
             // A damaged batch ends the loading, for ever if need be: a group that is served without what it committed
             // would read all over again, or skip what it has not read.
             // The checksum does not cover where it lies: only the first may begin before what is looked for.
-            let is_next = header.base_offset() == loading.next_offset
+            // Compaction leaves gaps.
+            let is_next = header.base_offset() >= loading.next_offset
                 || (loading.next_offset == log_start && header.base_offset() < log_start);
             let open = verify_crc(batch).and_then(|()| OpenBatch::new(batch));
             let (Ok(open), true) = (open, is_next) else {

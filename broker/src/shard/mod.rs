@@ -27,6 +27,7 @@ mod coordination;
 mod counters;
 mod fetch;
 mod groups;
+mod listing;
 mod message;
 mod metadata;
 mod offsets;
@@ -57,6 +58,7 @@ use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse
 use millstream_storage::shard_log::{Ops, Progress};
 use millstream_storage::{DiskError, DiskOp, DiskReply, DiskToken, FilePath, Now, ShardLog};
 
+pub use listing::{GroupCursor, PIECE_PLACES_MAX, PartitionRow, Piece};
 pub use message::Message;
 pub use work::Work;
 
@@ -86,7 +88,7 @@ pub enum EndStep {
     Checkpoint,
     /// From the journal to the segments.
     WriteBack,
-    /// A piece of retention, and what follows from it.
+    /// A piece of retention, and what follows from it; the next step of a compaction is started.
     Retention,
     /// Fetches that wait for what was committed.
     Wake,
@@ -372,7 +374,10 @@ impl Shard {
             }
             EndStep::Checkpoint => self.log.advance_checkpoint(&mut self.ops),
             EndStep::WriteBack => self.log.advance_write_back(&mut self.ops),
-            EndStep::Retention => self.log.advance_retention(now, &mut self.ops),
+            EndStep::Retention => {
+                let has_retained = self.log.advance_retention(now, &mut self.ops);
+                self.log.advance_compaction(now, &mut self.ops) || has_retained
+            }
             EndStep::Wake => {
                 // What was committed in this turn wakes each fetch once, however many partitions it came from.
                 self.tell_woken(effects);

@@ -169,6 +169,16 @@ impl Partitions {
         self.by_key.len()
     }
 
+    /// The partitions in some places, from one on, and whether these places are the last.
+    pub fn places(&self, from: usize, count: usize) -> (impl Iterator<Item = (LogId, &Partition)>, bool) {
+        let end = from.saturating_add(count).min(self.by_log.len());
+        let places = (from..end).filter_map(|place| {
+            let partition = self.by_log[place].as_ref()?;
+            Some((LogId(u32::try_from(place).expect("places are 32 bits wide")), partition))
+        });
+        (places, end == self.by_log.len())
+    }
+
     /// The place of a partition, if it is here.
     pub fn find(&self, key: PartitionKey) -> Option<LogId> {
         self.by_key.get(&key).copied()

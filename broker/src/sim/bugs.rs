@@ -63,6 +63,16 @@ fn retrying_a_failed_sync_is_noticed() {
 }
 
 #[test]
+fn compacting_a_last_value_away_is_noticed() {
+    logs_notice(Bug::CompactLastValue);
+}
+
+#[test]
+fn removing_segments_before_their_replacement_is_noticed() {
+    logs_notice(Bug::RemoveBeforeReplaced);
+}
+
+#[test]
 fn reusing_an_offset_is_noticed() {
     logs_notice(Bug::ReuseOffset);
     the_node_notices(Bug::ReuseOffset);

@@ -7,6 +7,8 @@ use super::record::{Found, RecordId};
 /// Something that a client learnt about a partition.
 #[derive(Clone, Debug)]
 pub enum Observation<'a> {
+    /// The broker took these records at these offsets; they may not survive a crash.
+    Appended(&'a [Found]),
     /// The broker acknowledged these records at these offsets, durably.
     Acknowledged(&'a [Found]),
     /// A consumer asked for `offset` and got these.
@@ -54,6 +56,64 @@ impl NothingAcknowledgedIsLost {
                 }
             }
             _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Compaction keeps the last value of every key, and brings no older one back.
+#[derive(Clone, Default)]
+struct LastValuesStay {
+    /// What may lie at an offset: a crash gives some offsets to others.
+    appended: BTreeMap<i64, HashSet<RecordId>>,
+    /// What is known to lie there, or to have lain.
+    known: BTreeMap<i64, RecordId>,
+}
+
+impl LastValuesStay {
+    fn see(&mut self, observation: &Observation<'_>) -> Result<(), String> {
+        match observation {
+            Observation::Appended(records) => {
+                for record in *records {
+                    self.appended.entry(record.offset).or_default().insert(record.id);
+                }
+            }
+            Observation::Acknowledged(records) | Observation::Read { records, .. } => self.learn(records),
+            Observation::Whole { log_start, log_end, records } => {
+                self.learn(records);
+                self.appended.retain(|offset, _| offset < log_end);
+                return self.judge(*log_start, records);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn learn(&mut self, records: &[Found]) {
+        self.known.extend(records.iter().map(|record| (record.offset, record.id)));
+    }
+
+    fn judge(&self, log_start: i64, records: &[Found]) -> Result<(), String> {
+        let last = |records: &mut dyn Iterator<Item = (i64, RecordId)>| -> HashMap<u8, (i64, RecordId)> {
+            records.map(|(offset, id)| (id.key(), (offset, id))).collect()
+        };
+        let found = last(&mut records.iter().map(|record| (record.offset, record.id)));
+        let known = last(&mut self.known.range(log_start..).map(|(offset, id)| (*offset, *id)));
+        for (key, (offset, id)) in known {
+            let later = self.appended.range(offset + 1..).flat_map(|(_, ids)| ids);
+            if later.into_iter().any(|later| later.key() == key) {
+                // That one may have taken its place, and is perhaps not known to.
+                continue;
+            }
+            match found.get(&key) {
+                Some((last, _)) if *last < offset => {
+                    return Err(format!(
+                        "key {key}: the last record is {id:?} at offset {offset}, found one at {last}"
+                    ));
+                }
+                None if !id.is_tombstone() => return Err(format!("key {key}: its last value, {id:?}, is lost")),
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -117,12 +177,12 @@ impl NoDuplicates {
 struct InOrder;
 
 impl InOrder {
-    fn see(&mut self, idempotent: &HashSet<u32>, observation: &Observation<'_>) -> Result<(), String> {
+    fn see(&mut self, idempotent: &HashSet<u32>, has_gaps: bool, observation: &Observation<'_>) -> Result<(), String> {
         let Observation::Whole { records, .. } = observation else { return Ok(()) };
         let mut last: HashMap<u32, Found> = HashMap::new();
         for record in records.iter().filter(|record| idempotent.contains(&record.id.client)) {
             if let Some(before) = last.insert(record.id.client, *record)
-                && before.id.number + 1 != record.id.number
+                && (before.id.number >= record.id.number || !has_gaps && before.id.number + 1 != record.id.number)
             {
                 return Err(format!("{before:?} and {record:?} do not follow each other"));
             }
@@ -131,17 +191,24 @@ impl InOrder {
     }
 }
 
-/// Offsets have no gaps.
+/// Offsets ascend, without gaps but for those that compaction leaves.
 #[derive(Clone, Default)]
 struct Dense;
 
 impl Dense {
-    fn see(&mut self, observation: &Observation<'_>) -> Result<(), String> {
+    fn see(&mut self, has_gaps: bool, observation: &Observation<'_>) -> Result<(), String> {
         let (from, to, records) = match observation {
             Observation::Read { offset, records } => (*offset, offset + records.len() as i64, *records),
             Observation::Whole { log_start, log_end, records } => (*log_start, *log_end, *records),
             _ => return Ok(()),
         };
+        if has_gaps {
+            let least = std::iter::once(from - 1).chain(records.iter().map(|record| record.offset));
+            return match least.zip(records.iter()).find(|(before, record)| record.offset <= *before) {
+                Some((before, record)) => Err(format!("offset {} behind {before}", record.offset)),
+                None => Ok(()),
+            };
+        }
         if let Some((expected, found)) =
             (from..).zip(records.iter()).find(|(expected, found)| *expected != found.offset)
         {
@@ -183,7 +250,7 @@ struct Times {
 }
 
 impl Times {
-    fn see(&mut self, observation: &Observation<'_>) -> Result<(), String> {
+    fn see(&mut self, has_gaps: bool, observation: &Observation<'_>) -> Result<(), String> {
         match observation {
             Observation::Acknowledged(records)
             | Observation::Read { records, .. }
@@ -200,7 +267,7 @@ impl Times {
                             (None, None) => true,
                         }
                     });
-                if let Some((offset, id)) = missed.next() {
+                if let Some((offset, id)) = missed.next().filter(|_| !has_gaps) {
                     return Err(format!(
                         "asked for time {query:?}, found {found:?}, but offset {offset} has {}",
                         id.timestamp()
@@ -213,7 +280,7 @@ impl Times {
                     return Err(format!("asked for time {query:?}, found offset {offset} with time {time}"));
                 }
             }
-            Observation::LogStart(_) | Observation::Promised(_) => {}
+            Observation::Appended(_) | Observation::LogStart(_) | Observation::Promised(_) => {}
         }
         Ok(())
     }
@@ -222,6 +289,8 @@ impl Times {
 /// The checkers of one partition.
 #[derive(Clone, Default)]
 pub struct Checkers {
+    is_compacted: bool,
+    last_values: LastValuesStay,
     lost: NothingAcknowledgedIsLost,
     changes: NothingSeenChanges,
     duplicates: NoDuplicates,
@@ -232,20 +301,34 @@ pub struct Checkers {
 }
 
 impl Checkers {
+    /// Those of a partition that is compacted.
+    pub fn of_compacted() -> Checkers {
+        Checkers { is_compacted: true, ..Checkers::default() }
+    }
+
+    /// Whether the partition is compacted.
+    pub fn is_compacted(&self) -> bool {
+        self.is_compacted
+    }
+
     /// Shows an observation to every checker. `idempotent` are the clients that are idempotent producers.
     pub fn see(&mut self, idempotent: &HashSet<u32>, observation: &Observation<'_>) -> Result<(), String> {
         self.log_start.see(observation)?;
-        self.dense.see(observation)?;
-        self.lost.see(observation)?;
+        self.dense.see(self.is_compacted, observation)?;
+        if self.is_compacted {
+            self.last_values.see(observation)?;
+        } else {
+            self.lost.see(observation)?;
+        }
         self.changes.see(observation)?;
         self.duplicates.see(idempotent, observation)?;
-        self.order.see(idempotent, observation)?;
-        self.times.see(observation)
+        self.order.see(idempotent, self.is_compacted, observation)?;
+        self.times.see(self.is_compacted, observation)
     }
 
     /// Records acknowledged so far.
     pub fn acknowledged(&self) -> usize {
-        self.lost.acknowledged.len()
+        self.lost.acknowledged.len() + self.last_values.known.len()
     }
 
     /// Records seen by consumers so far.

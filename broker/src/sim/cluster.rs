@@ -1049,6 +1049,7 @@ fn open_logs(image: &ClusterImage, recovered: Recovered, properties: &Properties
         retention_check_interval: Duration::from_millis(50),
         producer_expiration_ms: 86_400_000,
         producers_max: 1_000_000,
+        cleaner: super::logs::cleaner_options(),
     };
     let config_of = |key: PartitionKey| {
         let topic = image.topic_by_id(key.topic_id).expect("recovery keeps only partitions of the image");

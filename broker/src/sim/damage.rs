@@ -309,7 +309,7 @@ fn last_groups(disk: &SimDisk) -> Vec<(FilePath, Range<u64>)> {
         places.push((journal, start..start + last.padded_bytes()));
         for entry in last.entries().expect("it was not damaged yet") {
             if let Entry::Extent { key, segment, position, bytes, .. } = entry {
-                let path = segment_path(&partition_directory(TOPIC, key), segment);
+                let path = segment_path(&partition_directory(TOPIC, key), segment, 0);
                 places.push((path, position..position + u64::from(bytes)));
             }
         }

@@ -504,8 +504,21 @@ impl SimDisk {
                 }
             }
             DiskOp::List { path } => return Ok(DiskReply::Names(self.list(&path))),
+            DiskOp::Compact(mut compaction) => {
+                let step = compaction.step(&mut |op| self.compacting(op))?;
+                return Ok(DiskReply::Compacted(compaction, step));
+            }
         }
         Ok(DiskReply::Done)
+    }
+
+    /// An operation of a compaction: a thread of its own waits for it. It may fail as others do, but that is no reason for
+    /// the process to end.
+    fn compacting(&mut self, op: DiskOp) -> Result<DiskReply, DiskError> {
+        if matches!(op, DiskOp::Write { .. } | DiskOp::Truncate { .. }) && self.random.one_in(self.faults.fail_one_in) {
+            return Err(DiskError::Failed("input/output error (simulated)".to_string()));
+        }
+        self.apply(op, self.writes)
     }
 
     fn rename(&mut self, from: &FilePath, to: &FilePath) -> Result<(), DiskError> {
@@ -565,6 +578,7 @@ fn path_of(op: &DiskOp) -> &FilePath {
         | DiskOp::Remove { path }
         | DiskOp::CreateDirectory { path }
         | DiskOp::List { path } => path,
+        DiskOp::Compact(compaction) => compaction.directory(),
     }
 }
 

@@ -9,7 +9,8 @@ use millstream_storage::batch::TimestampType;
 use millstream_storage::partition_log::partition_directory;
 use millstream_storage::recovery::{KnownPartition, Recovered, RecoveryOptions, recover};
 use millstream_storage::shard_log::{
-    AppendError, LogConfig, LogId, Ops, Progress, Read, ReadPlan, ReadToken, ShardLogOptions, TimeLookup, TimeQuery,
+    AppendError, CleanerOptions, CompactionConfig, LogConfig, LogId, Ops, Progress, Read, ReadPlan, ReadToken,
+    ShardLogOptions, TimeLookup, TimeQuery,
 };
 use millstream_storage::{DiskError, DiskReply, DiskToken, PartitionKey, ShardLog, TopicId};
 
@@ -17,7 +18,7 @@ use super::checker::{Checkers, Observation};
 use super::damage::{DAMAGED_COPIES_MAX, Damage, Inspected, Verdicts};
 use super::disk::{DiskFaults, Operation, SimDisk};
 use super::random::Random;
-use super::record::{Found, RecordId, batch_of, records_in};
+use super::record::{Found, RecordId, batch_of, keyed_batch_of, records_in};
 use super::restart::{Whole, fetch, inspect, until_recovered};
 use super::schedule::{Schedule, Trace, fingerprint};
 
@@ -182,13 +183,18 @@ impl Simulation {
             disk.faults.fail_sync_one_in = random.between(2, 20);
         }
         let count = random.between(1, 6) as usize;
+        let is_damaged_at_rest = random.one_in(4);
         let partitions = (0..count)
-            .map(|index| Partition {
-                key: PartitionKey { topic_id: TopicId([index as u8 % 3; 16]), partition: index as i32 },
-                config: config(&mut random),
-                checkers: Checkers::default(),
-                position: 0,
-                is_start_moving: None,
+            .map(|index| {
+                // What damage does to offsets with gaps cannot always be told.
+                let is_compacted = !is_damaged_at_rest && random.one_in(3);
+                Partition {
+                    key: PartitionKey { topic_id: TopicId([index as u8 % 3; 16]), partition: index as i32 },
+                    config: if is_compacted { compacted_config(&mut random) } else { config(&mut random) },
+                    checkers: if is_compacted { Checkers::of_compacted() } else { Checkers::default() },
+                    position: 0,
+                    is_start_moving: None,
+                }
             })
             .collect();
         let producers: Vec<Producer> = (0..random.between(1, 8) as u32)
@@ -206,7 +212,7 @@ impl Simulation {
             trace: Trace::new(options.is_verbose),
             idempotent: producers.iter().filter(|each| each.is_idempotent).map(|each| each.client).collect(),
             end_us: random.between(200_000, 2_000_000),
-            is_damaged_at_rest: random.one_in(4),
+            is_damaged_at_rest,
             random,
             schedule: Schedule::new(),
             disk,
@@ -556,14 +562,15 @@ impl Simulation {
             let sequence = producer.next_sequence;
             let id = RecordId { client: producer.client, number: first };
             let identity = producer.is_idempotent.then_some((i64::from(producer.client), 0, sequence));
-            let bytes = batch_of(id, count, identity);
+            let is_compacted = self.partitions[producer.partition].checkers.is_compacted();
+            let bytes = if is_compacted { keyed_batch_of } else { batch_of }(id, count, identity);
             producer.in_flight.push_back(Batch { first, count, sequence, bytes });
             producer.next_number += count;
             producer.next_sequence += count as i32;
         }
         let batch = &producer.in_flight[producer.sent];
         let (first, count, sequence, bytes) = (batch.first, batch.count, batch.sequence, batch.bytes.clone());
-        let partition = producer.partition;
+        let (client, partition) = (producer.client, producer.partition);
         let key = self.partitions[partition].key;
         let node = self.node.as_mut().expect("the node is up");
         let shard = key.shard(node.logs.len());
@@ -578,6 +585,13 @@ impl Simulation {
                 if appended.last_offset - appended.base_offset != i64::from(count) - 1 {
                     return Err(format!("{count} records of {index} got {appended:?}"));
                 }
+                let records: Vec<Found> = (0..count)
+                    .map(|index| Found {
+                        offset: appended.base_offset + i64::from(index),
+                        id: RecordId { client, number: first + index },
+                    })
+                    .collect();
+                self.partitions[partition].checkers.see(&self.idempotent, &Observation::Appended(&records))?;
                 let append = Waiting {
                     end: appended.last_offset + 1,
                     base_offset: appended.base_offset,
@@ -744,12 +758,23 @@ fn open_logs(partitions: &[Partition], recovered: Recovered) -> Vec<ShardLog> {
         retention_check_interval: Duration::from_millis(50),
         producer_expiration_ms: 86_400_000,
         producers_max: 1_000_000,
+        cleaner: cleaner_options(),
     };
     let config_of = |key| {
         let partition = partitions.iter().find(|each| each.key == key).expect("known");
         (TOPIC.to_string(), partition.config.clone())
     };
     recovered.shards.into_iter().map(|shard| ShardLog::new(options.clone(), shard, config_of)).collect()
+}
+
+/// So little memory and time that compactions often need several runs.
+pub fn cleaner_options() -> CleanerOptions {
+    CleanerOptions {
+        is_enabled: true,
+        map_bytes_max: 64 << 10,
+        bytes_per_second_max: u64::MAX,
+        backoff: Duration::from_millis(20),
+    }
 }
 
 fn config(random: &mut Random) -> LogConfig {
@@ -759,9 +784,25 @@ fn config(random: &mut Random) -> LogConfig {
         retention_ms: -1,
         retention_bytes: if random.one_in(3) { 500_000 } else { -1 },
         cleanup_delete: true,
+        compaction: None,
         index_interval_bytes: 4_096,
         timestamp_type: TimestampType::CreateTime,
         file_delete_delay_ms: FILE_DELETE_DELAY_MS,
+    }
+}
+
+/// Segments so short that several are closed and compacted in the time that a simulation takes.
+fn compacted_config(random: &mut Random) -> LogConfig {
+    LogConfig {
+        segment_bytes: random.between(16, 60) * 1_000,
+        cleanup_delete: random.one_in(4),
+        compaction: Some(CompactionConfig {
+            min_cleanable_dirty_ratio: random.below(50) as f64 / 100.0,
+            min_lag_ms: 0,
+            max_lag_ms: if random.one_in(4) { 1 } else { i64::MAX },
+            delete_retention_ms: random.below(400) as i64,
+        }),
+        ..config(random)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use millstream_storage::batch::{BatchBuilder, BatchError, Batches, verify_crc};
-use millstream_storage::records::{OpenBatch, recode};
+use millstream_storage::records::{OpenBatch, Record, recode};
 
 use super::random::Random;
 use super::schedule::EPOCH_MS;
@@ -22,6 +22,16 @@ impl RecordId {
     /// The record's timestamp in milliseconds: within ten minutes before the simulation began, in no order.
     pub fn timestamp(self) -> i64 {
         EPOCH_MS - Random::new(self.seed()).below(600_000) as i64
+    }
+
+    /// The record's key in a compacted topic: one of few, whichever client writes it.
+    pub fn key(self) -> u8 {
+        Random::new(self.seed() ^ 0x6b6b).below(KEYS) as u8
+    }
+
+    /// Whether the record deletes its key, in a compacted topic.
+    pub fn is_tombstone(self) -> bool {
+        Random::new(self.seed() ^ 0x7474).one_in(6)
     }
 
     fn seed(self) -> u64 {
@@ -45,23 +55,61 @@ impl RecordId {
         value
     }
 
-    /// The record that this value belongs to, if it is exactly that.
-    fn of_value(value: &[u8]) -> Option<RecordId> {
-        let seed = u64::from_be_bytes(*value.first_chunk::<8>()?);
-        let id = RecordId { client: (seed >> 32) as u32, number: seed as u32 };
-        (id.value() == value).then_some(id)
+    fn of_seed(seed: &[u8]) -> Option<RecordId> {
+        let seed = u64::from_be_bytes(*seed.first_chunk::<8>()?);
+        Some(RecordId { client: (seed >> 32) as u32, number: seed as u32 })
+    }
+
+    /// Which record this is, if it is exactly that.
+    fn of(record: &Record<'_>) -> Option<RecordId> {
+        match record.key {
+            None => RecordId::of_seed(record.value?).filter(|id| record.value == Some(&id.value())),
+            Some(key) => {
+                let (name, seed) = record.headers().next()?;
+                let id = RecordId::of_seed(seed?).filter(|id| name == ID_HEADER.as_bytes() && key == [id.key()])?;
+                (record.value == id.keyed_value().as_deref()).then_some(id)
+            }
+        }
+    }
+
+    /// The record's value in a compacted topic.
+    fn keyed_value(self) -> Option<Vec<u8>> {
+        let mut value = self.value();
+        value.truncate(KEYED_VALUE_BYTES_MAX);
+        (!self.is_tombstone()).then_some(value)
     }
 }
 
+/// Keys of a compacted topic.
+const KEYS: u64 = 24;
+/// The largest value in a compacted topic, so that several segments are filled in a short time.
+const KEYED_VALUE_BYTES_MAX: usize = 1_000;
+/// Tells which record one in a compacted topic is.
+const ID_HEADER: &str = "id";
+
 /// A batch of records of one client, consecutive from `first`; with a producer id it is an idempotent producer's.
 pub fn batch_of(first: RecordId, count: u32, producer: Option<(i64, i16, i32)>) -> Bytes {
+    batch(first, count, producer, false)
+}
+
+/// The same for a compacted topic.
+pub fn keyed_batch_of(first: RecordId, count: u32, producer: Option<(i64, i16, i32)>) -> Bytes {
+    batch(first, count, producer, true)
+}
+
+fn batch(first: RecordId, count: u32, producer: Option<(i64, i16, i32)>, is_keyed: bool) -> Bytes {
     let mut builder = BatchBuilder::new();
     if let Some((id, epoch, sequence)) = producer {
         builder = builder.producer(id, epoch, sequence);
     }
     for index in 0..count {
         let id = RecordId { number: first.number + index, ..first };
-        builder = builder.record(id.timestamp(), None, Some(&id.value()), &[]);
+        builder = if is_keyed {
+            let headers = [(ID_HEADER, Some(&id.seed().to_be_bytes()[..]))];
+            builder.record(id.timestamp(), Some(&[id.key()]), id.keyed_value().as_deref(), &headers)
+        } else {
+            builder.record(id.timestamp(), None, Some(&id.value()), &[])
+        };
     }
     let batch = builder.build();
     match first.number % 5 {
@@ -117,7 +165,7 @@ pub fn records_in(bytes: &[u8], offset: i64) -> Result<(Vec<Found>, i64), Unread
             let record = record.map_err(wrong)?;
             let at = open.offset(&record);
             let nobodys = || Unreadable::Wrong(format!("offset {at} holds a record that nobody wrote"));
-            let id = record.value.and_then(RecordId::of_value).ok_or_else(nobodys)?;
+            let id = RecordId::of(&record).ok_or_else(nobodys)?;
             if at >= offset {
                 found.push(Found { offset: at, id });
             }

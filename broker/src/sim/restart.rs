@@ -90,7 +90,7 @@ pub fn inspect(
     checkers: &mut Checkers,
     idempotent: &HashSet<u32>,
 ) -> Result<Whole, ReadFailure> {
-    let whole = read_whole(disk, log, id, now)?;
+    let whole = read_whole(disk, log, id, now, checkers.is_compacted())?;
     let Whole { log_start, log_end, ref records } = whole;
     let mut see = |observation| checkers.see(idempotent, &observation).map_err(ReadFailure::Wrong);
     see(Observation::Whole { log_start, log_end, records })?;
@@ -102,7 +102,13 @@ pub fn inspect(
     Ok(whole)
 }
 
-fn read_whole(disk: &mut SimDisk, log: &mut ShardLog, id: LogId, now: Now) -> Result<Whole, ReadFailure> {
+fn read_whole(
+    disk: &mut SimDisk,
+    log: &mut ShardLog,
+    id: LogId,
+    now: Now,
+    is_compacted: bool,
+) -> Result<Whole, ReadFailure> {
     let (log_start, log_end) = (log.log_start(id), log.log_end(id));
     if log.durable_end(id) != log_end {
         let why = format!("after recovery {} of {log_end} is durable", log.durable_end(id));
@@ -121,6 +127,10 @@ fn read_whole(disk: &mut SimDisk, log: &mut ShardLog, id: LogId, now: Now) -> Re
                 other => return Err(ReadFailure::Wrong(format!("a read ends with {other:?}"))),
             },
         };
+        if is_compacted && plan.bytes == 0 {
+            // Nothing is left of what lay before the log's end.
+            break;
+        }
         let bytes = fetch(disk, &plan).map_err(ReadFailure::Wrong)?;
         let (found, next) = records_in(&bytes, offset)?;
         if next == offset {

@@ -11,7 +11,7 @@ use millstream_storage::checkpoint::{
 use millstream_storage::journal::{Entry, GroupBuilder, GroupPlace, Salt, claimed_bytes, first, scan};
 use millstream_storage::partition_log::{PartitionState, partition_directory, segment_path};
 use millstream_storage::recovery::{KnownPartition, Recovered, RecoveryError, RecoveryOptions, recover};
-use millstream_storage::shard_log::ShardLogOptions;
+use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
 use millstream_storage::{BLOCK_BYTES, PartitionKey, ShardLog, TopicId};
 
 use super::checkpoint;
@@ -150,7 +150,7 @@ fn recovery(checkpoint: Vec<u8>, mut input: Input<'_>) {
     disk.put(&journal_path(&directory), journal);
     for partition in 0..2 {
         let directory = partition_directory("t", key(partition));
-        disk.put(&segment_path(&directory, 0), vec![0; BLOCK_BYTES]);
+        disk.put(&segment_path(&directory, 0, 0), vec![0; BLOCK_BYTES]);
     }
     bounded(RECOVERY_BYTES_MAX, || {
         let Ok(recovered) = start(&mut disk) else { return };
@@ -165,6 +165,7 @@ fn recovery(checkpoint: Vec<u8>, mut input: Input<'_>) {
             retention_check_interval: Duration::from_secs(300),
             producer_expiration_ms: 86_400_000,
             producers_max: 1000,
+            cleaner: CleanerOptions::default(),
         };
         for shard in again.shards {
             drop(ShardLog::new(options.clone(), shard, |_| {

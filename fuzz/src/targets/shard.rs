@@ -14,7 +14,7 @@ use millstream_replication::config::Properties;
 use millstream_replication::controller::NewTopic;
 use millstream_replication::{ClusterImage, Controller, ControllerRequest, Endpoint, MetadataRecord};
 use millstream_storage::recovery::{RecoveryOptions, recover};
-use millstream_storage::shard_log::ShardLogOptions;
+use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
 use millstream_storage::{Now, ShardLog};
 
 use super::requests;
@@ -74,6 +74,7 @@ impl Node {
             retention_check_interval: Duration::from_secs(300),
             producer_expiration_ms: 86_400_000,
             producers_max: 1000,
+            cleaner: CleanerOptions::default(),
         };
         let log = ShardLog::new(options, recovered.shards.remove(0), |_| unreachable!("there is no partition"));
         let options = ShardOptions {

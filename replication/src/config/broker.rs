@@ -251,25 +251,25 @@ table! { BROKER_CONFIGS
         "The security protocol of each listener name.";
     "listeners" List Some("PLAINTEXT://:9092"), Any, Honoured, FIXED, [],
         "The endpoints to open, as NAME://host:port. Only PLAINTEXT can be served yet.";
-    "log.cleaner.backoff.ms" Long Some("15000"), AtLeast(0), Accepted, DYNAMIC, [],
+    "log.cleaner.backoff.ms" Long Some("15000"), AtLeast(0), Honoured, DYNAMIC, [],
         "Milliseconds the log cleaner sleeps when nothing is to be cleaned.";
-    "log.cleaner.dedupe.buffer.size" Long Some("134217728"), Any, Accepted, DYNAMIC, [],
+    "log.cleaner.dedupe.buffer.size" Long Some("134217728"), Any, Honoured, DYNAMIC, [],
         "Bytes for the log cleaner's map of keys.";
-    "log.cleaner.delete.retention.ms" Long Some("86400000"), AtLeast(0), Accepted, DYNAMIC, [],
+    "log.cleaner.delete.retention.ms" Long Some("86400000"), AtLeast(0), Honoured, DYNAMIC, [],
         "Default of the topic configuration delete.retention.ms.";
-    "log.cleaner.enable" Boolean Some("true"), Any, Accepted, FIXED, [],
+    "log.cleaner.enable" Boolean Some("true"), Any, Honoured, FIXED, [],
         "Whether compacted topics are compacted.";
     "log.cleaner.io.buffer.load.factor" Double Some("0.9"), Any, Accepted, DYNAMIC, [],
         "How full the log cleaner's map of keys may get.";
     "log.cleaner.io.buffer.size" Int Some("524288"), AtLeast(0), Accepted, DYNAMIC, [],
         "Bytes for the log cleaner's reads and writes.";
-    "log.cleaner.io.max.bytes.per.second" Double Some("1.7976931348623157E308"), Any, Accepted, DYNAMIC, [],
+    "log.cleaner.io.max.bytes.per.second" Double Some("1.7976931348623157E308"), Any, Honoured, DYNAMIC, [],
         "Most bytes a second the log cleaner reads and writes.";
-    "log.cleaner.max.compaction.lag.ms" Long Some("9223372036854775807"), AtLeast(1), Accepted, DYNAMIC, [],
+    "log.cleaner.max.compaction.lag.ms" Long Some("9223372036854775807"), AtLeast(1), Honoured, DYNAMIC, [],
         "Default of the topic configuration max.compaction.lag.ms.";
-    "log.cleaner.min.cleanable.ratio" Double Some("0.5"), Fraction, Accepted, DYNAMIC, [],
+    "log.cleaner.min.cleanable.ratio" Double Some("0.5"), Fraction, Honoured, DYNAMIC, [],
         "Default of the topic configuration min.cleanable.dirty.ratio.";
-    "log.cleaner.min.compaction.lag.ms" Long Some("0"), AtLeast(0), Accepted, DYNAMIC, [],
+    "log.cleaner.min.compaction.lag.ms" Long Some("0"), AtLeast(0), Honoured, DYNAMIC, [],
         "Default of the topic configuration min.compaction.lag.ms.";
     "log.cleaner.threads" Int Some("1"), AtLeast(0), Accepted, DYNAMIC, [],
         "Threads of the log cleaner. No effect: work runs on the shards.";

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use millstream_storage::batch::TimestampType;
-use millstream_storage::shard_log::LogConfig;
+use millstream_storage::shard_log::{CompactionConfig, LogConfig};
 
 use super::{ConfigDefinition, Properties, broker_config, list, topic_config};
 
@@ -150,6 +150,12 @@ pub fn topic_settings(topic: &Properties, brokers: &[&Properties]) -> TopicSetti
             retention_ms: number("retention.ms", topic, brokers),
             retention_bytes: number("retention.bytes", topic, brokers),
             cleanup_delete: list(&cleanup).any(|policy| policy == "delete"),
+            compaction: list(&cleanup).any(|policy| policy == "compact").then(|| CompactionConfig {
+                min_cleanable_dirty_ratio: number("min.cleanable.dirty.ratio", topic, brokers),
+                min_lag_ms: number("min.compaction.lag.ms", topic, brokers),
+                max_lag_ms: number("max.compaction.lag.ms", topic, brokers),
+                delete_retention_ms: number("delete.retention.ms", topic, brokers),
+            }),
             index_interval_bytes: bytes("index.interval.bytes"),
             timestamp_type: match text("message.timestamp.type", topic, brokers).as_str() {
                 "LogAppendTime" => TimestampType::LogAppendTime,
@@ -202,6 +208,7 @@ mod tests {
                 retention_ms: 604_800_000,
                 retention_bytes: -1,
                 cleanup_delete: true,
+                compaction: None,
                 index_interval_bytes: 4096,
                 timestamp_type: TimestampType::CreateTime,
                 file_delete_delay_ms: 60_000,
@@ -216,10 +223,12 @@ mod tests {
             ("log.retention.minutes", "3"),
             ("log.roll.hours", "1"),
             ("log.cleanup.policy", "compact,delete"),
+            ("log.cleaner.max.compaction.lag.ms", "7000"),
         ]);
         let cluster = properties(&[("log.segment.bytes", "2000000")]);
         let broker = properties(&[("log.segment.bytes", "3000000")]);
-        let topic = properties(&[("retention.ms", "5"), ("compression.type", "zstd")]);
+        let topic =
+            properties(&[("retention.ms", "5"), ("compression.type", "zstd"), ("min.cleanable.dirty.ratio", "0.25")]);
         let layers = [&broker, &cluster, &file];
 
         let settings = topic_settings(&topic, &layers);
@@ -228,6 +237,13 @@ mod tests {
         assert_eq!(settings.log.segment_ms, 3_600_000);
         assert_eq!(settings.compression, TopicCompression::Zstd);
         assert!(settings.compacted && settings.log.cleanup_delete);
+        let compaction = CompactionConfig {
+            min_cleanable_dirty_ratio: 0.25,
+            min_lag_ms: 0,
+            max_lag_ms: 7_000,
+            delete_retention_ms: 86_400_000,
+        };
+        assert_eq!(settings.log.compaction, Some(compaction));
         assert_eq!(topic_settings(&Properties::new(), &layers).log.retention_ms, 180_000);
 
         let retention = topic_config("retention.ms").unwrap();

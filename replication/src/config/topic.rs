@@ -13,7 +13,7 @@ table! { TOPIC_CONFIGS
         "How records are stored: producer keeps the producer's codec, any other value is the codec batches are stored in.";
     "compression.zstd.level" Int Some("3"), Range(-131072, 22), Accepted, DYNAMIC, ["compression.zstd.level"],
         "Level for zstd where the broker compresses.";
-    "delete.retention.ms" Long Some("86400000"), AtLeast(0), Accepted, DYNAMIC, ["log.cleaner.delete.retention.ms"],
+    "delete.retention.ms" Long Some("86400000"), AtLeast(0), Honoured, DYNAMIC, ["log.cleaner.delete.retention.ms"],
         "How long a compacted topic keeps a tombstone after its key was compacted, in milliseconds.";
     "file.delete.delay.ms" Long Some("60000"), AtLeast(0), Honoured, DYNAMIC, ["log.segment.delete.delay.ms"],
         "How long the files of a removed segment stay on disk for reads under way, in milliseconds.";
@@ -31,7 +31,7 @@ table! { TOPIC_CONFIGS
         "Bytes kept locally when remote storage is on; -2 means retention.bytes. No effect: there is no remote storage.";
     "local.retention.ms" Long Some("-2"), AtLeast(-2), Accepted, DYNAMIC, ["log.local.retention.ms"],
         "Milliseconds kept locally when remote storage is on; -2 means retention.ms. No effect: there is no remote storage.";
-    "max.compaction.lag.ms" Long Some("9223372036854775807"), AtLeast(1), Accepted, DYNAMIC, ["log.cleaner.max.compaction.lag.ms"],
+    "max.compaction.lag.ms" Long Some("9223372036854775807"), AtLeast(1), Honoured, DYNAMIC, ["log.cleaner.max.compaction.lag.ms"],
         "Longest time a record may stay uncompacted, in milliseconds.";
     "max.message.bytes" Int Some("1048588"), AtLeast(0), Honoured, DYNAMIC, ["message.max.bytes"],
         "Largest record batch accepted, in bytes, as it comes over the wire (compressed).";
@@ -47,9 +47,9 @@ table! { TOPIC_CONFIGS
         "Removed in Kafka 4.0, where the before and after bounds replaced it. No effect.";
     "message.timestamp.type" String Some("CreateTime"), OneOf(&["CreateTime", "LogAppendTime"]), Honoured, DYNAMIC, ["log.message.timestamp.type"],
         "Whose clock stamps the records: CreateTime is the producer's, LogAppendTime the broker's.";
-    "min.cleanable.dirty.ratio" Double Some("0.5"), Fraction, Accepted, DYNAMIC, ["log.cleaner.min.cleanable.ratio"],
+    "min.cleanable.dirty.ratio" Double Some("0.5"), Fraction, Honoured, DYNAMIC, ["log.cleaner.min.cleanable.ratio"],
         "Share of a compacted log that must be uncompacted before it is compacted again.";
-    "min.compaction.lag.ms" Long Some("0"), AtLeast(0), Accepted, DYNAMIC, ["log.cleaner.min.compaction.lag.ms"],
+    "min.compaction.lag.ms" Long Some("0"), AtLeast(0), Honoured, DYNAMIC, ["log.cleaner.min.compaction.lag.ms"],
         "Shortest time a record stays uncompacted, in milliseconds.";
     "min.insync.replicas" Int Some("1"), AtLeast(1), Honoured, DYNAMIC, ["min.insync.replicas"],
         "In-sync replicas that a write with acks=all needs to be accepted.";

@@ -81,7 +81,8 @@ impl ShardLog {
     }
 
     fn fill_group(&mut self, builder: &mut GroupBuilder, ops: &mut Ops, progress: &mut Vec<Progress>) {
-        let mut group = Group { outstanding: 1, bytes: 0, ends: Vec::new(), log_starts: Vec::new() };
+        let mut group =
+            Group { outstanding: 1, bytes: 0, ends: Vec::new(), log_starts: Vec::new(), replacements: Vec::new() };
         loop {
             let room = (self.slot_bytes - self.position).min(GROUP_BYTES_MAX as u64) as usize;
             let mut extents = 0;
@@ -159,12 +160,18 @@ impl ShardLog {
         }
         let inline_bytes_max = (GROUP_BYTES_MAX as u64).min(self.slot_bytes) / INLINE_SHARE;
         let key = partition.key;
-        // Headers and padding of the group itself, and a possible log start entry.
+        // Headers and padding of the group itself, and entries of a log start and a compacted segment.
         const RESERVE_BYTES: usize = BLOCK_BYTES;
-        if partition.log_start_gathered < partition.log_start_wanted {
-            if builder.bytes() + RESERVE_BYTES > group_bytes_max {
-                return Gathered::NoRoom;
-            }
+        let has_log_start = partition.log_start_gathered < partition.log_start_wanted;
+        if (has_log_start || partition.replacement.is_some()) && builder.bytes() + RESERVE_BYTES > group_bytes_max {
+            return Gathered::NoRoom;
+        }
+        if let Some(replacement) = partition.replacement.take() {
+            builder.replaced(key, &replacement);
+            group.replacements.push((log, replacement));
+            partition.in_group = true;
+        }
+        if has_log_start {
             builder.log_start(key, partition.log_start_wanted);
             group.log_starts.push((log, partition.log_start_wanted));
             partition.in_group = true;
@@ -269,6 +276,14 @@ impl ShardLog {
             self.evictable.extend(std::iter::repeat_n(log, evictable));
             if wants_write_back {
                 self.enqueue(log);
+            }
+        }
+        for (log, replacement) in group.replacements {
+            if self.logs[log.0 as usize].is_some() {
+                self.encode_log(log);
+            }
+            if self.out_of_group(log).is_some() {
+                self.replace(log, &replacement);
             }
         }
         for (log, offset) in group.log_starts {

@@ -6,6 +6,7 @@
 //! exit.
 
 mod checkpoints;
+mod cleaner;
 mod commit;
 mod results;
 mod write_back;
@@ -19,13 +20,15 @@ use crate::batch::{BATCH_HEADER_BYTES, Batches, TimestampType};
 use crate::block::BlockPool;
 use crate::bug::{Bug, is_planted};
 use crate::checkpoint::{CheckpointBuilder, CheckpointHeader, checkpoint_path, journal_path};
+use crate::compaction::Replacement;
 use crate::disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, DiskToken, FilePath};
 use crate::journal::{GroupBuilder, GroupPlace};
-use crate::partition_log::{FileState, PartitionLog, PartitionState, index_path};
+use crate::partition_log::{FileState, PartitionLog, PartitionState, Segment, index_path};
 use crate::producer::ProducerView;
 use crate::recovery::RecoveredShard;
 use crate::walk::{Goal, Outcome, Step, Walk};
 use crate::{Now, PartitionKey};
+use cleaner::Cleaner;
 
 /// Disk operations to execute, each with the token under which its result is to come back.
 pub type Ops = Vec<(DiskToken, DiskOp)>;
@@ -51,12 +54,36 @@ pub struct LogConfig {
     pub retention_bytes: i64,
     /// `cleanup.policy` contains `delete`: retention applies.
     pub cleanup_delete: bool,
+    /// `cleanup.policy` contains `compact`.
+    pub compaction: Option<CompactionConfig>,
     /// `index.interval.bytes`
     pub index_interval_bytes: u32,
     /// `message.timestamp.type`
     pub timestamp_type: TimestampType,
     /// `file.delete.delay.ms`
     pub file_delete_delay_ms: i64,
+}
+
+/// What a compacted topic's configuration says about compaction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CompactionConfig {
+    /// `min.cleanable.dirty.ratio`: from which share of bytes that were not compacted yet on it pays.
+    pub min_cleanable_dirty_ratio: f64,
+    /// `min.compaction.lag.ms`: records stay untouched for so long.
+    pub min_lag_ms: i64,
+    /// `max.compaction.lag.ms`: after so long they are compacted whatever the ratio.
+    pub max_lag_ms: i64,
+    /// `delete.retention.ms`: how long tombstones stay after the compaction that meets them first.
+    pub delete_retention_ms: i64,
+}
+
+impl Eq for CompactionConfig {}
+
+impl LogConfig {
+    /// After how long a segment is closed, in milliseconds: what is never closed is never compacted.
+    pub(crate) fn roll_ms(&self) -> i64 {
+        self.compaction.map_or(i64::MAX, |compaction| compaction.max_lag_ms).min(self.segment_ms)
+    }
 }
 
 /// Where an append landed.
@@ -178,6 +205,33 @@ pub struct ShardLogOptions {
     /// Idempotent producers remembered in all partitions together, besides the last one of each: a new one takes the
     /// place of the one that was silent for the longest in its partition.
     pub producers_max: usize,
+    /// How the shard compacts.
+    pub cleaner: CleanerOptions,
+}
+
+/// How a shard compacts: one partition at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CleanerOptions {
+    /// `log.cleaner.enable`
+    pub is_enabled: bool,
+    /// Memory for the last offsets of keys, in bytes: this shard's part of `log.cleaner.dedupe.buffer.size`.
+    pub map_bytes_max: usize,
+    /// Read and written together, in bytes a second: this shard's part of `log.cleaner.io.max.bytes.per.second`.
+    pub bytes_per_second_max: u64,
+    /// `log.cleaner.backoff.ms`: how long to wait when there is nothing to do.
+    pub backoff: Duration,
+}
+
+/// Kafka's defaults, for a single shard.
+impl Default for CleanerOptions {
+    fn default() -> CleanerOptions {
+        CleanerOptions {
+            is_enabled: true,
+            map_bytes_max: 128 << 20,
+            bytes_per_second_max: u64::MAX,
+            backoff: Duration::from_secs(15),
+        }
+    }
 }
 
 /// How long after the start what recovery left over is removed.
@@ -242,6 +296,18 @@ pub struct LogStats {
     pub pending_bytes: u64,
     /// Gauge: partitions.
     pub partitions: u64,
+    /// Compactions of a partition that came to their end.
+    pub compactions: u64,
+    /// Compactions that failed; their partitions are left alone until the next start.
+    pub compactions_failed: u64,
+    /// Bytes that compactions have read.
+    pub compaction_read_bytes: u64,
+    /// Bytes that compactions have written.
+    pub compaction_written_bytes: u64,
+    /// Records that compactions have removed.
+    pub compaction_removed_records: u64,
+    /// Gauge: memory of the compaction under way, in bytes.
+    pub compaction_memory_bytes: u64,
 }
 
 /// What an operation under way is for.
@@ -260,6 +326,7 @@ enum Purpose {
     Walk(Box<Walk>),
     Checkpoint,
     Remove,
+    Compact { log: LogId },
 }
 
 /// The commit group under way; there is at most one.
@@ -271,6 +338,7 @@ struct Group {
     /// What becomes durable with it: segment and position, and the offset it ends at.
     ends: Vec<(LogId, i64, u64, i64)>,
     log_starts: Vec<(LogId, i64)>,
+    replacements: Vec<(LogId, Replacement)>,
 }
 
 /// Fills the journal with zeros ahead of its first use: see [`crate::zeros`]. Space that was never written reads as zeros
@@ -352,6 +420,7 @@ pub struct ShardLog {
     evictable: VecDeque<LogId>,
     /// Idempotent producers remembered, over all partitions.
     producers: usize,
+    cleaner: Cleaner,
     loaded_indexes: VecDeque<(LogId, i64, usize)>,
     loaded_index_bytes: usize,
 
@@ -418,6 +487,7 @@ impl ShardLog {
             tail_bytes: 0,
             evictable: VecDeque::new(),
             producers: 0,
+            cleaner: Cleaner::default(),
             loaded_indexes: VecDeque::new(),
             loaded_index_bytes: 0,
             purposes: HashMap::new(),
@@ -498,6 +568,7 @@ impl ShardLog {
         partition.removing = true;
         let key = partition.key;
         self.by_key.remove(&key);
+        self.leave_uncompacted(log);
         self.finish_removal(log);
     }
 
@@ -760,6 +831,7 @@ impl ShardLog {
             blocks_reused: self.pool.stats().reused,
             partitions: self.by_key.len() as u64,
             producers: self.producers as u64,
+            compaction_memory_bytes: self.cleaner.memory_bytes() as u64,
             ..self.stats
         }
     }
@@ -776,6 +848,7 @@ impl ShardLog {
         self.advance_checkpoint(ops);
         self.advance_write_back(ops);
         self.advance_retention(now, ops);
+        self.advance_compaction(now, ops);
     }
 
     /// The first part of [`ShardLog::end_turn`]: starts the commit of what was appended. Like the other parts, returns
@@ -830,13 +903,15 @@ impl ShardLog {
             matches!(self.checkpoint, Some(PendingCheckpoint { stage: CheckpointStage::Encoding { .. }, .. }));
         let encoding = is_encoding.then(|| self.clock + checkpoints::ENCODE_INTERVAL);
         let pool = (self.kept_bytes() > 0).then_some(self.pool_at);
-        [retry, removal, encoding, pool, Some(self.sweep_at)].into_iter().flatten().min()
+        [retry, removal, encoding, pool, self.compaction_deadline(), Some(self.sweep_at)].into_iter().flatten().min()
     }
 
     /// Whether everything appended is durable and no operation is under way: the process may exit. What waits for room on
     /// the disk is not waited for; recovery does it.
     pub fn is_idle(&self) -> bool {
-        let waits = self.purposes.len() > self.retries.len() || !self.gone_directories.is_empty();
+        // Nor is a compaction: what it has not finished is done again.
+        let operations = self.purposes.len() - usize::from(self.cleaner.is_working());
+        let waits = operations > self.retries.len() || !self.gone_directories.is_empty();
         self.group.is_none() && self.dirty.is_empty() && !waits
     }
 
@@ -846,6 +921,7 @@ impl ShardLog {
         // Kept for another try when the disk is full. The journal is preallocated and reads need no room.
         let kept = match purpose {
             Purpose::Group | Purpose::Fill | Purpose::Walk(_) | Purpose::LoadRemainder { .. } => None,
+            Purpose::Compact { .. } => None,
             _ => Some(op.clone()),
         };
         self.purposes.insert(token, (purpose, kept));

@@ -29,6 +29,10 @@ impl ShardLog {
             (Ok(reply), _) => reply,
             // What cannot be filled is used as it is.
             (Err(DiskError::NoSpace), Purpose::Fill) => DiskReply::Done,
+            (Err(error), Purpose::Compact { log }) => {
+                self.on_compaction_failed(now, *log, error);
+                return Ok(());
+            }
             (Err(error), Purpose::Walk(_)) => {
                 let Purpose::Walk(walk) = purpose else { unreachable!() };
                 return self.on_walk_failed(*walk, error, ops, progress);
@@ -109,7 +113,7 @@ impl ShardLog {
             Purpose::CloseTruncate { log, segment: base } => {
                 let partition = self.log_mut(log);
                 let key = partition.key;
-                let path = index_path(&partition.directory, base);
+                let path = index_path(&partition.directory, base, 0);
                 let segment = partition.segment_mut(base).expect("a closing segment is not dropped");
                 segment.synced = segment.bytes;
                 let data = segment.index.as_ref().expect("an open segment's index is in memory").encode(key);
@@ -150,6 +154,10 @@ impl ShardLog {
                 }
             }
             Purpose::Remove => self.removing -= 1,
+            Purpose::Compact { log } => {
+                let DiskReply::Compacted(compaction, step) = reply else { unreachable!("it answers with itself") };
+                self.on_compacted(now, log, compaction, step);
+            }
         }
         Ok(())
     }

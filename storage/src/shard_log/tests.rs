@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+mod compaction;
+
 use super::*;
 use crate::TopicId;
 use crate::batch::{BatchBuilder, Batches};
@@ -83,6 +85,10 @@ impl MemoryDisk {
                 }
                 return Ok(DiskReply::Names(names.into_iter().collect()));
             }
+            DiskOp::Compact(mut compaction) => {
+                let step = compaction.step(&mut |op| self.execute(op))?;
+                return Ok(DiskReply::Compacted(compaction, step));
+            }
         }
         Ok(DiskReply::Done)
     }
@@ -95,6 +101,7 @@ fn config() -> LogConfig {
         retention_ms: -1,
         retention_bytes: -1,
         cleanup_delete: true,
+        compaction: None,
         index_interval_bytes: 4096,
         timestamp_type: TimestampType::CreateTime,
         file_delete_delay_ms: 1000,
@@ -121,7 +128,11 @@ struct Node {
 const SLOTS: u32 = 8;
 
 impl Node {
-    fn start(mut disk: MemoryDisk, partitions: i32, slot_bytes: u64, salt: u8) -> Node {
+    fn start(disk: MemoryDisk, partitions: i32, slot_bytes: u64, salt: u8) -> Node {
+        Node::start_with(disk, partitions, slot_bytes, salt, config())
+    }
+
+    fn start_with(mut disk: MemoryDisk, partitions: i32, slot_bytes: u64, salt: u8, config: LogConfig) -> Node {
         let known: Vec<KnownPartition> = (0..partitions)
             .map(|index| KnownPartition { key: key(index), topic: "t".into(), index_interval_bytes: 4096 })
             .collect();
@@ -142,10 +153,15 @@ impl Node {
             retention_check_interval: Duration::from_secs(1),
             producer_expiration_ms: i64::MAX,
             producers_max: 1_000_000,
+            cleaner: CleanerOptions {
+                is_enabled: config.compaction.is_some(),
+                backoff: Duration::from_millis(1),
+                ..CleanerOptions::default()
+            },
         };
-        let mut log = ShardLog::new(options, recovered.shards.remove(0), |_| ("t".to_string(), config()));
+        let mut log = ShardLog::new(options, recovered.shards.remove(0), |_| ("t".to_string(), config.clone()));
         for index in 0..partitions {
-            let id = log.create_partition(key(index), "t", config());
+            let id = log.create_partition(key(index), "t", config.clone());
             log.lead(id, i32::from(salt));
         }
         Node { disk, log, ops: Vec::new(), progress: Vec::new(), time: 0 }
@@ -357,6 +373,33 @@ fn cold_offsets_are_answered_with_file_ranges_and_times_are_found() {
     assert!(middle.offset > 0 && middle.offset <= 599 && middle.timestamp >= last.timestamp - 1);
     assert_eq!(time_of(&mut node, TimeQuery::AtOrAfter(0)).expect("found").offset, 0);
     assert_eq!(time_of(&mut node, TimeQuery::AtOrAfter(last.timestamp + 1)), None);
+}
+
+/// Found by the simulator, seed 3: the index file that came late was taken for batches.
+#[test]
+fn two_reads_that_load_the_same_index_do_not_disturb_each_other() {
+    let mut node = Node::start(MemoryDisk::default(), 1, 64 << 10, 1);
+    for _ in 0..600 {
+        node.append(0, &[1; 1000], 1);
+        node.settle();
+    }
+    let mut node = Node::start(node.disk, 1, 64 << 10, 2);
+    let (id, until) = (node.id(0), 600);
+    let Read::Pending(early) = node.log.read(id, 2, until, 1000, &mut node.ops) else { panic!("on disk") };
+    let Read::Pending(late) = node.log.read(id, 0, until, 1000, &mut node.ops) else { panic!("on disk") };
+    let late_index = node.ops.pop().expect("it reads the index");
+    while !node.ops.is_empty() {
+        node.execute(0);
+    }
+    node.ops.push(late_index);
+    while !node.ops.is_empty() {
+        node.execute(0);
+    }
+    for token in [early, late] {
+        let is_done = |progress: &&Progress| matches!(progress, Progress::ReadDone { token: of, .. } if *of == token);
+        let Some(Progress::ReadDone { result, .. }) = node.progress.iter().find(is_done) else { panic!("not done") };
+        assert!(result.as_ref().is_ok_and(|plan| plan.bytes > 1000), "{result:?}");
+    }
 }
 
 #[test]

@@ -56,14 +56,10 @@ impl ShardLog {
         let partition = self.logs[log.0 as usize].as_mut().expect("seen above");
         let dropped = partition.drop_segments_below_start();
         if !dropped.is_empty() {
-            self.tail_bytes -= partition.drop_stale_blocks(&mut self.pool);
-            let delay = Duration::from_millis(partition.config.file_delete_delay_ms.max(0) as u64);
-            let directory = partition.directory.clone();
-            for base in dropped {
-                self.stats.segments_removed += 1;
-                self.remove_later(delay, crate::partition_log::segment_path(&directory, base));
-                self.remove_later(delay, index_path(&directory, base));
-            }
+            let first = partition.segments[0].base_offset;
+            self.tail_bytes -= partition.drop_blocks_before(first, &mut self.pool);
+            self.stats.segments_removed += dropped.len() as u64;
+            self.remove_segments(log, dropped);
         }
         let partition = self.logs[log.0 as usize].as_mut().expect("seen above");
         let last = partition.segments.len() - 1;
@@ -151,7 +147,18 @@ impl ShardLog {
         self.submit(purpose, op, ops);
     }
 
-    pub(super) fn remove_later(&mut self, delay: Duration, path: FilePath) {
+    /// Has the files of segments that a partition does not have any more removed, when nobody reads them any more.
+    pub(super) fn remove_segments(&mut self, log: LogId, segments: Vec<Segment>) {
+        let partition = self.log(log);
+        let delay = Duration::from_millis(partition.config.file_delete_delay_ms.max(0) as u64);
+        let directory = partition.directory.clone();
+        for segment in segments {
+            self.remove_later(delay, index_path(&directory, segment.base_offset, segment.version));
+            self.remove_later(delay, segment.path);
+        }
+    }
+
+    fn remove_later(&mut self, delay: Duration, path: FilePath) {
         // Due times are relative to the last sweep's clock reading; all delays of a broker are nearly the same, so the
         // queue stays in order well enough.
         self.removals.push_back((self.clock + delay, path));

@@ -24,7 +24,7 @@ use millstream_replication::{
 };
 use millstream_storage::batch::BatchBuilder;
 use millstream_storage::recovery::{KnownPartition, RecoveryOptions, recover};
-use millstream_storage::shard_log::ShardLogOptions;
+use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
 use millstream_storage::{DiskError, DiskReply, DiskToken, Now, PartitionKey, ShardLog, TopicId};
 
 use super::{ConnectionId, Effect, Event, Message, PrefetchToken, SendPart, Shard, ShardIndex, ShardOptions};
@@ -139,6 +139,7 @@ impl Broker {
                     retention_check_interval: Duration::from_secs(300),
                     producer_expiration_ms: 86_400_000,
                     producers_max: 1_000_000,
+                    cleaner: CleanerOptions::default(),
                 };
                 let log = ShardLog::new(options, recovered, |key| settings(key.topic_id));
                 let options = ShardOptions {
