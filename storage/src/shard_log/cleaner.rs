@@ -239,7 +239,7 @@ impl PartitionLog {
         let count = self.cleanable_segments(&compaction, now.unix_ms);
         let version = self.next_version;
         self.next_version += 1;
-        let sources = self.segments.iter().take(count);
+        let sources = self.segments.iter().take(count).filter(|segment| segment.bytes > 0);
         Some(Plan {
             key: self.key,
             directory: self.directory.clone(),
