@@ -179,7 +179,7 @@ impl ShardLog {
     pub(super) fn replace(&mut self, log: LogId, replacement: &Replacement) {
         let partition = self.logs[log.0 as usize].as_mut().expect("the caller holds a live LogId");
         let replaced = partition.replace(replacement);
-        self.tail_bytes -= partition.drop_blocks_before(replacement.until, &mut self.pool);
+        self.tail_bytes -= partition.tail.drop_before(replacement.until, &mut self.pool);
         self.remove_segments(log, replaced);
         if let Cleaner::Committing { log: of, .. } = &self.cleaner
             && *of == log
