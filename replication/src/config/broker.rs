@@ -345,8 +345,8 @@ table! { BROKER_CONFIGS
         "Other bounds for single addresses, as address:count pairs. Names of hosts are not looked up.";
     "max.incremental.fetch.session.cache.slots" Int Some("1000"), AtLeast(0), Accepted, FIXED, [],
         "Fetch sessions kept. No effect: clients are answered that there is no session.";
-    "max.request.partition.size.limit" Int Some("2000"), AtLeast(1), Accepted, FIXED, [],
-        "Most partitions one DescribeTopicPartitions request may ask for.";
+    "max.request.partition.size.limit" Int Some("2000"), AtLeast(1), Honoured, FIXED, [],
+        "Most partitions in one answer to DescribeTopicPartitions.";
     "message.max.bytes" Int Some("1048588"), AtLeast(0), Honoured, DYNAMIC, [],
         "Default of the topic configuration max.message.bytes.";
     "metadata.log.dir" String None, Any, Accepted, FIXED, [],

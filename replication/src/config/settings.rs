@@ -185,6 +185,7 @@ fn number<T: FromStr>(name: &str, topic: &Properties, brokers: &[&Properties]) -
 
 #[cfg(test)]
 mod tests {
+    use super::super::Served;
     use super::*;
 
     fn properties(pairs: &[(&str, &str)]) -> Properties {
@@ -260,6 +261,41 @@ mod tests {
                 ("log.retention.hours", "604800000".to_string(), Layer::Default),
             ]
         );
+    }
+
+    /// Every honoured configuration, of a topic and of a broker, means something else than its default.
+    #[test]
+    fn each_honoured_configuration_changes_what_a_topic_means() {
+        let other_value = |name: &str| match name {
+            "cleanup.policy" | "log.cleanup.policy" => "compact,delete",
+            "compression.type" => "zstd",
+            name if name.ends_with("message.timestamp.type") => "LogAppendTime",
+            "unclean.leader.election.enable" => "true",
+            name if name.ends_with(".ratio") => "0.25",
+            name if name.ends_with("segment.bytes") => "1048577",
+            _ => "7",
+        };
+        // What compaction's configurations mean shows where a topic is compacted only.
+        let compacted = properties(&[("cleanup.policy", "compact")]);
+        let delete = Properties::new();
+        let mut checked = 0;
+        for definition in
+            super::super::topic_configs().iter().filter(|definition| definition.served == Served::Honoured)
+        {
+            let name = definition.name;
+            let base = if name == "cleanup.policy" { &delete } else { &compacted };
+            let default = topic_settings(base, &[]);
+            let mut topic = base.clone();
+            topic.insert(name.to_string(), other_value(name).to_string());
+            assert_ne!(topic_settings(&topic, &[]), default, "{name}");
+            for synonym in definition.synonyms {
+                let broker = properties(&[(synonym, other_value(synonym))]);
+                assert_ne!(topic_settings(base, &[&broker]), default, "{synonym}");
+                assert_ne!(topic_settings(base, &[&delete, &broker]), default, "{synonym}");
+                checked += 1;
+            }
+        }
+        assert!(checked >= 20, "{checked} configurations of brokers");
     }
 
     #[test]
