@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Compacts a topic while another takes records: the last value of every key must be there afterwards, memory must stay within
-# log.cleaner.dedupe.buffer.size and a few MiB, and the latency of the other topic is shown before, during and after.
+# log.cleaner.dedupe.buffer.size and a few MiB, and the latency of the other topic is shown before, during and after. Then
+# librdkafka writes and reads compacted topics in every codec.
 #   scripts/compaction.sh [--keys 10000000] [--rounds 2] [--rate 20000] [--seconds 10]
 # The load is millstream-bench. With 10 million keys it needs 6 GB of disk for a while.
 set -euo pipefail
 source "$(dirname "$0")/lib/common.sh"
+source "$SCRIPTS/lib/install.sh"
 
 KEYS=10000000 ROUNDS=2 RATE=20000 SECONDS_LOAD=10
 while [ $# -gt 0 ]; do
@@ -13,10 +15,11 @@ while [ $# -gt 0 ]; do
     --rounds) ROUNDS=$2; shift 2 ;;
     --rate) RATE=$2; shift 2 ;;
     --seconds) SECONDS_LOAD=$2; shift 2 ;;
-    *) sed -n '2,5s/^# \{0,1\}//p' "$0" && exit 2 ;;
+    *) sed -n '2,6s/^# \{0,1\}//p' "$0" && exit 2 ;;
   esac
 done
 
+install_python || die "python3 is needed"
 build_broker
 (cd "$ROOT" && cargo build --release -p millstream-bench)
 BENCH="${CARGO_TARGET_DIR:-$ROOT/target}/release/millstream-bench"
@@ -90,6 +93,9 @@ stop_broker
 start true
 "$BENCH" keyed verify --bootstrap "127.0.0.1:$port" --keys "$KEYS" --rounds "$ROUNDS" || verified=0
 check "and after a restart" "$verified"
+clients=1
+"$CACHE/python/bin/python" "$SCRIPTS/clients/python/with_compaction.py" "127.0.0.1:$port" || clients=0
+check "librdkafka in every codec" "$clients"
 stop_broker
 say "$passed passed, $failed failed"
 ((failed == 0))

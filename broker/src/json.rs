@@ -117,19 +117,24 @@ impl Display for Json {
 }
 
 fn write_text(text: &str, formatter: &mut Formatter<'_>) -> fmt::Result {
+    // Line separators end a line in some readers of one document a line.
+    let is_special = |character| matches!(character, '"' | '\\' | '\0'..='\x1f' | '\x7f' | '\u{2028}' | '\u{2029}');
     formatter.write_char('"')?;
-    for character in text.chars() {
+    let mut rest = text;
+    while let Some(at) = rest.find(is_special) {
+        formatter.write_str(&rest[..at])?;
+        let character = rest[at..].chars().next().expect("it was found");
         match character {
             '"' => formatter.write_str("\\\"")?,
             '\\' => formatter.write_str("\\\\")?,
             '\n' => formatter.write_str("\\n")?,
             '\r' => formatter.write_str("\\r")?,
             '\t' => formatter.write_str("\\t")?,
-            // Line separators end a line in some readers of one document a line.
-            '\0'..='\x1f' | '\x7f' | '\u{2028}' | '\u{2029}' => write!(formatter, "\\u{:04x}", u32::from(character))?,
-            _ => formatter.write_char(character)?,
+            character => write!(formatter, "\\u{:04x}", u32::from(character))?,
         }
+        rest = &rest[at + character.len_utf8()..];
     }
+    formatter.write_str(rest)?;
     formatter.write_char('"')
 }
 

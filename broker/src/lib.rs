@@ -1,9 +1,10 @@
 //! The Millstream broker: a pure core ([`shard`]) that speaks the Kafka protocol ([`protocol`], [`api`], [`group`]) and
-//! a thin driver ([`driver`]) that runs it, one glommio executor a core.
+//! a thin driver ([`driver`]) that runs it, one glommio executor a core; and a command line for clusters ([`cli`]).
 
 #![deny(unsafe_code)]
 
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod driver;
 pub mod group;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use millstream::cli;
 use millstream::config::BrokerConfig;
 use millstream::driver::allocator::CountingAllocator;
 use millstream::driver::serve;
@@ -30,16 +31,22 @@ enum Command {
         #[arg(long = "override", value_name = "NAME=VALUE")]
         overrides: Vec<String>,
     },
+    #[command(flatten)]
+    Cluster(cli::Command),
 }
 
 fn main() -> ExitCode {
-    let Command::Serve { properties, overrides } = Arguments::parse().command;
-    let result = BrokerConfig::load(properties.as_deref(), &overrides).and_then(serve::serve);
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("millstream: {message}");
-            ExitCode::FAILURE
+    match Arguments::parse().command {
+        Command::Serve { properties, overrides } => {
+            let result = BrokerConfig::load(properties.as_deref(), &overrides).and_then(serve::serve);
+            match result {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(message) => {
+                    eprintln!("millstream: {message}");
+                    ExitCode::FAILURE
+                }
+            }
         }
+        Command::Cluster(command) => cli::run(command),
     }
 }

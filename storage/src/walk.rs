@@ -197,6 +197,7 @@ impl Walk {
                 }
             };
             let (path, bytes, readable) = (segment.path.clone(), segment.bytes, segment.readable());
+            let end_offset = partition.segment_end_offset(partition.segment_containing(self.segment));
             let Some(position) = self.position else {
                 match self.start_position(partition) {
                     Some(step) => return step,
@@ -224,7 +225,7 @@ impl Walk {
             if position + batch_bytes as u64 > bytes {
                 return self.corrupt(&path, position, "a batch reaches past the end of its segment");
             }
-            if !follows(header, self.next_offset, self.version) {
+            if !follows(header, self.next_offset, self.version, end_offset) {
                 return self.corrupt(&path, position, "a batch does not follow the one before");
             }
             match self.goal {
@@ -340,6 +341,7 @@ impl Walk {
 
     /// Feeds the batches just read to the index being rebuilt, and reads on.
     fn rebuild(&mut self, partition: &mut PartitionLog) -> Option<Step> {
+        let end_offset = partition.segment_end_offset(partition.segment_containing(self.segment));
         let segment = partition.segment_mut(self.segment).expect("checked by the caller");
         let index = self.rebuilding.as_mut().expect("a rebuild is under way");
         let path = segment.path.clone();
@@ -357,7 +359,7 @@ impl Walk {
                 wanted = wanted.max(bytes);
                 break;
             };
-            if !follows(header, index.last_offset() + 1, self.version) {
+            if !follows(header, index.last_offset() + 1, self.version, end_offset) {
                 return Some(self.corrupt(&path, position, "a batch does not follow the one before"));
             }
             if verify_crc(batch).is_err() {
@@ -460,9 +462,14 @@ fn first_at_or_after(batch: &[u8], timestamp: i64, log_start: i64) -> Result<Opt
     }
 }
 
-/// Whether a batch may come next, where its segment's offsets have come to `next_offset`. Only compaction leaves gaps.
-fn follows(header: &BatchHeader, next_offset: i64, version: u32) -> bool {
-    if version == 0 { header.base_offset() == next_offset } else { header.base_offset() >= next_offset }
+/// Whether a batch may come next, where its segment's offsets have come to `next_offset` and end at `end_offset`. Only
+/// compaction leaves gaps.
+fn follows(header: &BatchHeader, next_offset: i64, version: u32, end_offset: i64) -> bool {
+    if version == 0 {
+        header.base_offset() == next_offset
+    } else {
+        header.base_offset() >= next_offset && header.last_offset() < end_offset
+    }
 }
 
 /// The first segment that can hold the record looked for.

@@ -130,6 +130,7 @@ impl BrokerConfig {
             return Err(format!("millstream.memory.bytes must be -1 or at least {MEMORY_BYTES_MIN}, not {memory}"));
         }
         let floor: i64 = number(&properties, "millstream.free.space.floor.bytes")?;
+        check_consumer_groups(&properties)?;
         Ok(BrokerConfig {
             node_id,
             rack: text(&properties, "broker.rack").filter(|rack| !rack.is_empty()),
@@ -199,6 +200,28 @@ fn number_of(name: &str, value: &str, min: i32, max: i32) -> Result<i32, String>
     parsed.ok_or_else(|| format!("{name} must be from {min} to {max}, not {value}"))
 }
 
+/// What Kafka refuses of the consumer group protocol's times: outside their own bounds, and a heartbeat that is not more
+/// frequent than the session is long.
+fn check_consumer_groups(properties: &Properties) -> Result<(), String> {
+    let of = |name: &str| number::<i64>(properties, &format!("group.consumer.{name}"));
+    for name in ["session.timeout.ms", "heartbeat.interval.ms"] {
+        let (value, least, most) = (of(name)?, of(&format!("min.{name}"))?, of(&format!("max.{name}"))?);
+        if !(least..=most).contains(&value) {
+            return Err(format!(
+                "group.consumer.{name} is {value}, but group.consumer.min.{name} {least} and group.consumer.max.{name} {most}"
+            ));
+        }
+    }
+    let (session, heartbeat) = (of("session.timeout.ms")?, of("heartbeat.interval.ms")?);
+    if heartbeat >= session {
+        return Err(format!(
+            "group.consumer.heartbeat.interval.ms must be less than group.consumer.session.timeout.ms, but is {heartbeat} \
+             of {session}"
+        ));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,6 +245,16 @@ mod tests {
         assert_eq!(config.shards, None);
         assert_eq!(config.free_space_floor_bytes, None);
         assert_eq!(config.properties["listeners"], "PLAINTEXT://127.0.0.1:9092");
+    }
+
+    #[test]
+    fn times_of_consumer_groups_lie_within_their_bounds() {
+        let error = load(&["group.consumer.session.timeout.ms=6000"]).expect_err("the least is 45000");
+        assert!(error.contains("group.consumer.min.session.timeout.ms 45000"), "{error}");
+        let short = ["group.consumer.session.timeout.ms=6000", "group.consumer.min.session.timeout.ms=6000"];
+        load(&short).expect("legal");
+        let error = load(&[&short[..], &["group.consumer.heartbeat.interval.ms=6000"]].concat());
+        assert!(error.expect_err("too slow").contains("must be less than"));
     }
 
     #[test]

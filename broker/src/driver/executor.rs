@@ -486,6 +486,7 @@ impl Turn {
                 Effect::MetadataApplied { offset } => {
                     self.to_controller(ToController::Applied { shard: self.index, offset });
                 }
+                Effect::Warn { message } => super::warn("shard", &format!("shard {}: {message}", self.index)),
                 // Nothing that was queued in this turn has been sent, and nothing will be.
                 Effect::Fail { reason } => {
                     super::log("ERROR", "shard", &format!("shard {}: {reason}; exiting", self.index));

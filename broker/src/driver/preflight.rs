@@ -1,5 +1,6 @@
 //! What must be true before the broker starts, each with one clear line that names the fix where it is not.
 
+use std::fmt::{self, Display, Formatter};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -25,7 +26,7 @@ const EXECUTOR_RINGS_BYTES: u64 = 192 << 10;
 const PROBE_FILE: &str = ".probe";
 /// How long a process that was killed may take to let go of its data directory and its ports: the kernel first ends what
 /// its rings have under way.
-const LAST_PROCESS_WAIT: Duration = Duration::from_secs(3);
+pub const LAST_PROCESS_WAIT: Duration = Duration::from_secs(3);
 /// How often it is tried meanwhile.
 const LAST_PROCESS_RETRY: Duration = Duration::from_millis(10);
 /// Open files below which a broker with a few hundred connections would fail.
@@ -95,24 +96,50 @@ pub struct DataDirectory {
     _lock: File,
 }
 
-/// Creates the data directory if need be, locks it, and writes to it directly.
-pub fn open_data_directory(path: &Path) -> Result<DataDirectory, String> {
+/// Why a data directory cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DirectoryRefusal {
+    /// This process uses it.
+    InUse { shown: String, process: String },
+    /// Anything else: one line for people.
+    Unusable(String),
+}
+
+impl Display for DirectoryRefusal {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            DirectoryRefusal::InUse { shown, process } => {
+                write!(formatter, "the data directory {shown} is in use by process {process}")
+            }
+            DirectoryRefusal::Unusable(why) => formatter.write_str(why),
+        }
+    }
+}
+
+/// Creates the data directory if need be, locks it, and writes to it directly. A process that has it gets this long to
+/// let go of it.
+pub fn open_data_directory(path: &Path, wait: Duration) -> Result<DataDirectory, DirectoryRefusal> {
     let shown = path.display();
-    fs::create_dir_all(path)
-        .map_err(|error| format!("cannot create the data directory {shown}: {error}; give another with log.dirs"))?;
-    let path = path.canonicalize().map_err(|error| format!("cannot use the data directory {shown}: {error}"))?;
-    let lock = retry(ErrorKind::WouldBlock, || lock(&path)).map_err(|error| match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => disk_full(&path),
-        ErrorKind::WouldBlock => format!("the data directory {shown} is in use by process {error}"),
-        _ => format!("cannot write to the data directory {shown}: {error}; check its owner and mode"),
+    let unusable = DirectoryRefusal::Unusable;
+    fs::create_dir_all(path).map_err(|error| {
+        unusable(format!("cannot create the data directory {shown}: {error}; give another with log.dirs"))
     })?;
-    write_directly(&path.join(PROBE_FILE)).map_err(|error| match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => disk_full(&path),
-        ErrorKind::InvalidInput => format!(
-            "the file system of {shown} cannot write directly (O_DIRECT); put log.dirs on ext4 or xfs, \
-             not on tmpfs or an overlay"
-        ),
-        _ => format!("cannot write to the data directory {shown}: {error}"),
+    let path =
+        path.canonicalize().map_err(|error| unusable(format!("cannot use the data directory {shown}: {error}")))?;
+    let lock = retry(ErrorKind::WouldBlock, wait, || lock(&path)).map_err(|error| match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => unusable(disk_full(&path)),
+        ErrorKind::WouldBlock => DirectoryRefusal::InUse { shown: shown.to_string(), process: error.to_string() },
+        _ => unusable(format!("cannot write to the data directory {shown}: {error}; check its owner and mode")),
+    })?;
+    write_directly(&path.join(PROBE_FILE)).map_err(|error| {
+        unusable(match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => disk_full(&path),
+            ErrorKind::InvalidInput => format!(
+                "the file system of {shown} cannot write directly (O_DIRECT); put log.dirs on ext4 or xfs, \
+                 not on tmpfs or an overlay"
+            ),
+            _ => format!("cannot write to the data directory {shown}: {error}"),
+        })
     })?;
     Ok(DataDirectory { path, _lock: lock })
 }
@@ -122,8 +149,8 @@ fn disk_full(path: &Path) -> String {
 }
 
 /// Tries something again for as long as it fails in this way and the process before us may still be ending.
-fn retry<T>(kind: ErrorKind, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    let deadline = Instant::now() + LAST_PROCESS_WAIT;
+fn retry<T>(kind: ErrorKind, wait: Duration, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let deadline = Instant::now() + wait;
     loop {
         match attempt() {
             Err(error) if error.kind() == kind && Instant::now() < deadline => std::thread::sleep(LAST_PROCESS_RETRY),
@@ -158,8 +185,13 @@ fn write_directly(path: &Path) -> io::Result<()> {
     file.write_all_at(block.filled(), 0)
 }
 
-/// Binds every listener once for each shard. Nothing listens yet.
-pub fn bind_listeners(listeners: &[Listener], shards: usize) -> Result<Vec<(SocketAddr, Vec<OwnedFd>)>, String> {
+/// Binds every listener once for each shard. Nothing listens yet. A process that has a port gets this long to let go of
+/// it.
+pub fn bind_listeners(
+    listeners: &[Listener],
+    shards: usize,
+    wait: Duration,
+) -> Result<Vec<(SocketAddr, Vec<OwnedFd>)>, String> {
     listeners
         .iter()
         .map(|listener| {
@@ -168,7 +200,7 @@ pub fn bind_listeners(listeners: &[Listener], shards: usize) -> Result<Vec<(Sock
                 listener.address().map_err(|error| format!("listeners: cannot resolve {shown}: {error}"))?;
             // Our own sockets share the port, and so would those of another broker: an exclusive one notices it.
             let refused = |error: &io::Error| bind_message("listeners", &shown, error);
-            let exclusive = retry(ErrorKind::AddrInUse, || sys::bind(address, PortUse::Exclusive));
+            let exclusive = retry(ErrorKind::AddrInUse, wait, || sys::bind(address, PortUse::Exclusive));
             drop(exclusive.map_err(|error| refused(&error))?);
             let mut sockets = Vec::new();
             for _ in 0..shards {
@@ -181,13 +213,13 @@ pub fn bind_listeners(listeners: &[Listener], shards: usize) -> Result<Vec<(Sock
         .collect()
 }
 
-/// Listens for HTTP.
-pub fn listen_http(host: &str, port: u16) -> Result<TcpListener, String> {
+/// Listens for HTTP. A process that has the port gets this long to let go of it.
+pub fn listen_http(host: &str, port: u16, wait: Duration) -> Result<TcpListener, String> {
     let shown = format!("{host}:{port}");
     let host = if host.is_empty() { "0.0.0.0" } else { host };
     let address = config::resolve(host, port);
     let address = address.map_err(|error| format!("millstream.http.listener: cannot resolve {shown}: {error}"))?;
-    retry(ErrorKind::AddrInUse, || TcpListener::bind(address))
+    retry(ErrorKind::AddrInUse, wait, || TcpListener::bind(address))
         .map_err(|error| bind_message("millstream.http.listener", &shown, &error))
 }
 
@@ -209,18 +241,21 @@ mod tests {
     use super::super::files::tests::TestDirectory;
     use super::*;
 
+    /// Whoever has it keeps it.
+    const WAIT: Duration = Duration::ZERO;
+
     #[test]
     fn a_data_directory_belongs_to_one() {
         let root = TestDirectory::new("preflight");
         let path = root.0.join("a/b");
-        let first = open_data_directory(&path).expect("created");
+        let first = open_data_directory(&path, WAIT).expect("created");
         assert_eq!(fs::metadata(first.path.join(PROBE_FILE)).expect("there").len(), BLOCK_BYTES as u64);
-        let error = open_data_directory(&path).expect_err("locked");
+        let error = open_data_directory(&path, WAIT).expect_err("locked").to_string();
         assert!(error.ends_with(&format!("is in use by process {}", std::process::id())), "{error}");
         drop(first);
-        open_data_directory(&path).expect("free again");
+        open_data_directory(&path, WAIT).expect("free again");
         fs::write(root.0.join("file"), "").expect("written");
-        let error = open_data_directory(&root.0.join("file")).expect_err("not a directory");
+        let error = open_data_directory(&root.0.join("file"), WAIT).expect_err("not a directory").to_string();
         assert!(error.contains("cannot create the data directory") && error.contains("log.dirs"), "{error}");
     }
 
@@ -235,14 +270,14 @@ mod tests {
             advertised_host: host.to_owned(),
             advertised_port: port,
         };
-        let error = bind_listeners(&[listener("127.0.0.1", port)], 2).expect_err("taken");
+        let error = bind_listeners(&[listener("127.0.0.1", port)], 2, WAIT).expect_err("taken");
         assert!(error.starts_with(&format!("listeners: 127.0.0.1:{port} is taken by another process")), "{error}");
-        let error = listen_http("127.0.0.1", port).expect_err("taken");
+        let error = listen_http("127.0.0.1", port, WAIT).expect_err("taken");
         assert!(error.starts_with("millstream.http.listener: "), "{error}");
-        let error = bind_listeners(&[listener("192.0.2.1", 1)], 1).expect_err("a documentation address");
+        let error = bind_listeners(&[listener("192.0.2.1", 1)], 1, WAIT).expect_err("a documentation address");
         assert!(error.ends_with("is not an address of this machine"), "{error}");
 
-        let bound = bind_listeners(&[listener("127.0.0.1", 0)], 3).expect("bound");
+        let bound = bind_listeners(&[listener("127.0.0.1", 0)], 3, WAIT).expect("bound");
         let (address, sockets) = &bound[0];
         assert_ne!(address.port(), 0);
         assert_eq!(sockets.len(), 3);

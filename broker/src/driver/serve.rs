@@ -23,7 +23,7 @@ use super::http::{About, Node};
 use super::limits::ConnectionLimits;
 use super::memory::{self, MemoryBudget};
 use super::net::NetOptions;
-use super::sys::{self, SocketBuffers};
+use super::sys::{self, SocketBuffers, Space};
 use super::watchdog::{self, Watched};
 use super::{Inbound, files, http, preflight};
 use crate::config::{BrokerConfig, ConnectionRules};
@@ -59,10 +59,12 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     let memory = Arc::new(MemoryBudget::plan(&mut config, shards, memory::machine_bytes())?);
     preflight::check_locked_memory(shards)?;
     let open_files_max = preflight::check_open_files()?;
-    let directory = preflight::open_data_directory(&config.data_directory)?;
-    let listeners = preflight::bind_listeners(&config.listeners, shards)?;
+    let wait = preflight::LAST_PROCESS_WAIT;
+    let directory =
+        preflight::open_data_directory(&config.data_directory, wait).map_err(|refusal| refusal.to_string())?;
+    let listeners = preflight::bind_listeners(&config.listeners, shards, wait)?;
     let http = match &config.http_listener {
-        Some((host, port)) => Some(preflight::listen_http(host, *port)?),
+        Some((host, port)) => Some(preflight::listen_http(host, *port, wait)?),
         None => None,
     };
 
@@ -240,6 +242,12 @@ fn known_partitions(config: &BrokerConfig, image: &ClusterImage) -> Vec<KnownPar
     known
 }
 
+/// Free space below which produce requests are refused, in bytes.
+pub fn free_space_floor(config: &BrokerConfig, space: &Space) -> u64 {
+    let share = FREE_SPACE_FLOOR_BYTES.min(space.total_bytes / FREE_SPACE_FLOOR_SHARE);
+    config.free_space_floor_bytes.unwrap_or(share)
+}
+
 /// What every shard is made from.
 struct Shared {
     config: BrokerConfig,
@@ -259,19 +267,13 @@ impl Shared {
         root: &Path,
         image: &ClusterImage,
     ) -> Result<Shared, String> {
-        let floor = match config.free_space_floor_bytes {
-            Some(bytes) => bytes,
-            None => {
-                let space = sys::space(root).map_err(|error| format!("cannot measure the free space: {error}"))?;
-                FREE_SPACE_FLOOR_BYTES.min(space.total_bytes / FREE_SPACE_FLOOR_SHARE)
-            }
-        };
+        let space = sys::space(root).map_err(|error| format!("cannot measure the free space: {error}"))?;
         Ok(Shared {
             properties: Arc::new(config.properties.clone()),
             image: image.clone(),
             log: ShardLogOptions {
                 tail_memory_bytes_max: config.tail_memory_bytes,
-                free_space_floor_bytes: floor,
+                free_space_floor_bytes: free_space_floor(config, &space),
                 extent_bytes_min: config.extent_bytes,
                 retention_check_interval: config.retention_check_interval,
                 producer_expiration_ms: config.producer_expiration_ms,

@@ -351,6 +351,16 @@ pub fn page_bytes() -> f64 {
     unsafe { libc::sysconf(libc::_SC_PAGESIZE) as f64 }
 }
 
+/// Whether the system's clock is kept in step with others, as NTP daemons tell the kernel (adjtimex(2)). `None` when the
+/// kernel does not say.
+pub fn clock_is_synchronised() -> Option<bool> {
+    // SAFETY: all-zero asks for nothing to be changed.
+    let mut state: libc::timex = unsafe { mem::zeroed() };
+    // SAFETY: the structure lives across the call.
+    let result = unsafe { libc::adjtimex(&mut state) };
+    (result >= 0).then_some(result != libc::TIME_ERROR && state.status & libc::STA_UNSYNC == 0)
+}
+
 /// Whether the limit on locked memory does not apply to this process (`CAP_IPC_LOCK`).
 pub fn may_lock_memory() -> bool {
     const CAP_IPC_LOCK: u32 = 14;

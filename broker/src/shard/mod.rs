@@ -169,6 +169,8 @@ pub enum Effect {
     ConnectionRules(Arc<ConnectionRules>),
     /// This shard has applied the metadata up to and including this offset.
     MetadataApplied { offset: u64 },
+    /// Something went wrong and was survived: an operator wants to know.
+    Warn { message: String },
     /// Nothing may be acknowledged any more: print the reason and exit with an error.
     Fail { reason: String },
 }
@@ -570,6 +572,10 @@ impl Shard {
                         partition.log_start_moved(offset, &mut self.reads.woken);
                     }
                     self.deletions_done(log, offset, effects);
+                }
+                Progress::CompactionFailed { why, .. } => {
+                    let message = format!("compaction leaves a partition alone until the next start: {why}");
+                    effects.push(Effect::Warn { message });
                 }
                 Progress::ReadDone { token, result } if self.coordination.is_reading(token) => {
                     self.group_read_done(now, token, result);

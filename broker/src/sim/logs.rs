@@ -487,6 +487,11 @@ impl Simulation {
                 self.partitions[at].is_start_moving.take_if(|promised| *promised <= offset);
                 self.observe(at, &Observation::LogStart(offset))?;
             }
+            Progress::CompactionFailed { why, .. } => {
+                if self.disk.faults.fail_one_in == 0 {
+                    return Err(format!("a compaction failed on a good disk: {why}"));
+                }
+            }
             Progress::ReadDone { token, result } => {
                 match (node.reading[shard].remove(&token), result) {
                     (Some(Reading::Read { partition, offset }), Ok(plan)) => self.will_receive(partition, offset, plan),

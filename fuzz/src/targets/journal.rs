@@ -108,6 +108,7 @@ fn add(builder: &mut GroupBuilder, entry: Entry) {
             builder.extent(key, segment, position, base_offset, bytes, crc, &headers);
         }
         Entry::LogStart { key, offset } => builder.log_start(key, offset),
+        Entry::Replaced { key, replacement } => builder.replaced(key, &replacement),
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod batch;
 pub mod checkpoint;
+pub mod compaction;
 pub mod frames;
 pub mod groups;
 pub mod hot_path;
@@ -16,10 +17,11 @@ pub mod text;
 use crate::Target;
 
 /// All of them.
-pub const ALL: [Target; 11] = [
+pub const ALL: [Target; 12] = [
     api::TARGET,
     batch::TARGET,
     checkpoint::TARGET,
+    compaction::TARGET,
     frames::TARGET,
     groups::TARGET,
     hot_path::TARGET,

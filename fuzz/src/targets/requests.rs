@@ -14,8 +14,8 @@ use kafka_wire::fetch_request::{FetchPartition, FetchTopic};
 use kafka_wire::incremental_alter_configs_request as incremental;
 use kafka_wire::join_group_request::JoinGroupRequestProtocol;
 use kafka_wire::leave_group_request::MemberIdentity;
-use kafka_wire::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
 use kafka_wire::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_wire::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
 use kafka_wire::metadata_request::MetadataRequestTopic;
 use kafka_wire::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_wire::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
@@ -298,6 +298,21 @@ pub fn sample(key: ApiKey, version: i16) -> Vec<u8> {
             });
             encoded(version, &make!(kafka_wire::IncrementalAlterConfigsRequest { resources = vec![resource] }))
         }
+        ApiKey::ConsumerGroupHeartbeat => {
+            let mut beat = kafka_wire::ConsumerGroupHeartbeatRequest::default();
+            beat.group_id = GROUP.into();
+            beat.member_id = "member".into();
+            beat.rebalance_timeout_ms = 10_000;
+            beat.subscribed_topic_names = Some(vec![TOPIC.into()]);
+            if version >= 1 {
+                beat.subscribed_topic_regex = Some("o.*".into());
+            }
+            beat.topic_partitions = Some(Vec::new());
+            encoded(version, &beat)
+        }
+        ApiKey::ConsumerGroupDescribe => {
+            encoded(version, &make!(kafka_wire::ConsumerGroupDescribeRequest { group_ids = vec![GROUP.into()] }))
+        }
         ApiKey::OffsetDelete => {
             let partition = make!(OffsetDeleteRequestPartition { partition_index = 0 });
             let topic = make!(OffsetDeleteRequestTopic { name = TOPIC.into(), partitions = vec![partition] });
@@ -308,8 +323,7 @@ pub fn sample(key: ApiKey, version: i16) -> Vec<u8> {
             encoded(version, &make!(kafka_wire::ElectLeadersRequest { topic_partitions = Some(vec![topic]) }))
         }
         ApiKey::ListPartitionReassignments => {
-            let topic =
-                make!(ListPartitionReassignmentsTopics { name = TOPIC.into(), partition_indexes = vec![0, 1] });
+            let topic = make!(ListPartitionReassignmentsTopics { name = TOPIC.into(), partition_indexes = vec![0, 1] });
             encoded(version, &make!(kafka_wire::ListPartitionReassignmentsRequest { topics = Some(vec![topic]) }))
         }
         ApiKey::DescribeClientQuotas => {

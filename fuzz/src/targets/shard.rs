@@ -180,7 +180,8 @@ impl Node {
             }
             Effect::ToShard { .. } => panic!("there is no other shard"),
             Effect::Fail { reason } => panic!("the log failed: {reason}"),
-            Effect::Reading { .. }
+            Effect::Warn { .. }
+            | Effect::Reading { .. }
             | Effect::Discard { .. }
             | Effect::ConnectionRules(_)
             | Effect::MetadataApplied { .. } => {}

@@ -385,6 +385,7 @@ impl Compaction {
         let path = segment_path(&self.plan.directory, source.base_offset, source.version);
         let left = usize::try_from(source.bytes - self.position).expect("a segment is smaller than 4 GiB");
         let mut wanted = STEP_BYTES.min(left);
+        let end_offset = self.plan.sources.get(self.source + 1).map_or(self.plan.end_offset, |next| next.base_offset);
         loop {
             let op = DiskOp::Read { path: path.clone(), position: self.position, bytes: wanted };
             let DiskReply::Data(data) = io(op)? else { unreachable!("a read answers with data") };
@@ -398,10 +399,14 @@ impl Compaction {
                     Some(Err(error)) => break Some(error),
                     Some(Ok((header, batch))) => {
                         verify_crc(batch).map_err(|error| self.damaged(source, &error))?;
-                        if header.base_offset() < next_offset || header.last_offset() < header.base_offset() {
+                        let last_offset = header.last_offset();
+                        if header.base_offset() < next_offset || last_offset < header.base_offset() {
                             return Err(self.damaged(source, &"a batch does not follow the one before"));
                         }
-                        next_offset = header.last_offset() + 1;
+                        if last_offset >= end_offset {
+                            return Err(self.damaged(source, &"a batch has offsets of the next segment"));
+                        }
+                        next_offset = last_offset + 1;
                         whole += batch.len();
                     }
                 }

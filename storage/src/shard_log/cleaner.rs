@@ -151,13 +151,22 @@ impl ShardLog {
 
     /// A step has failed: nothing has changed. Without room, or when what it read has been removed meanwhile, it is tried
     /// again later.
-    pub(super) fn on_compaction_failed(&mut self, now: Now, log: LogId, error: DiskError) {
+    pub(super) fn on_compaction_failed(
+        &mut self,
+        now: Now,
+        log: LogId,
+        error: DiskError,
+        progress: &mut Vec<Progress>,
+    ) {
         self.cleaner = Cleaner::scan_at(now.elapsed + self.options.cleaner.backoff);
         let partition = self.log_mut(log);
         partition.operations -= 1;
         match error {
-            DiskError::Failed(_) => {
+            DiskError::Failed(why) => {
                 partition.is_uncleanable = true;
+                if !partition.removing {
+                    progress.push(Progress::CompactionFailed { log, why });
+                }
                 self.stats.compactions_failed += 1;
             }
             DiskError::NoSpace => self.stats.no_space += 1,

@@ -182,6 +182,8 @@ pub enum Progress {
     ReadDone { token: ReadToken, result: Result<ReadPlan, DiskError> },
     /// A pending time query finished.
     TimeDone { token: ReadToken, result: Result<Option<TimeFound>, DiskError> },
+    /// Compacting a partition failed: its records are all there, and it is left alone until the next start.
+    CompactionFailed { log: LogId, why: String },
 }
 
 /// The log cannot go on: a write or sync failed. Acknowledge nothing more; exit; restart recovers from the journal.

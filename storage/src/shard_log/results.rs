@@ -30,7 +30,7 @@ impl ShardLog {
             // What cannot be filled is used as it is.
             (Err(DiskError::NoSpace), Purpose::Fill) => DiskReply::Done,
             (Err(error), Purpose::Compact { log }) => {
-                self.on_compaction_failed(now, *log, error);
+                self.on_compaction_failed(now, *log, error, progress);
                 return Ok(());
             }
             (Err(error), Purpose::Walk(_)) => {

@@ -363,6 +363,7 @@ impl Broker {
                 self.connection_rules = Some(rules);
             }
             Effect::MetadataApplied { offset } => assert!(offset <= self.image.offset()),
+            Effect::Warn { message } => panic!("nothing goes wrong here: {message}"),
             Effect::Fail { reason } => self.failure = Some(reason),
         }
     }
