@@ -2,7 +2,8 @@
 # Unmodified Kafka clients and Kafka's own tools against a broker: every record compared, every tool's output looked at.
 #   scripts/clients.sh [--bootstrap HOST:PORT] [--data DIRECTORY] [--quick] [NAME...]
 # NAME: kcat confluent-kafka kafka-python kafkajs franz-go java (each: codecs × acks, a group, admin calls),
-#       cross (each client reads what each other wrote), tools (Kafka's command line). Without names: all of them.
+#       cross (each client reads what each other wrote), tools (Kafka's command line), monitor (kafkatop: what it says of
+#       topics, groups and lag). Without names: all of them.
 # Without --bootstrap it builds Millstream and starts it on a free port with a data directory of its own.
 # --data names the data directory of a broker that --bootstrap names, for kafka-dump-log.
 # --quick: a few thousand records instead of millions.
@@ -18,13 +19,13 @@ while (($#)); do
     --bootstrap) BOOTSTRAP="$2" && shift ;;
     --data) DATA="$2" && shift ;;
     --quick) QUICK=1 ;;
-    kcat | confluent-kafka | kafka-python | kafkajs | franz-go | java | cross | tools) NAMES+=("$1") ;;
-    *) sed -n '2,9s/^# \{0,1\}//p' "$0" && exit 2 ;;
+    kcat | confluent-kafka | kafka-python | kafkajs | franz-go | java | cross | tools | monitor) NAMES+=("$1") ;;
+    *) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 2 ;;
   esac
   shift
 done
 CLIENTS=(kcat confluent-kafka kafka-python kafkajs franz-go java)
-((${#NAMES[@]})) || NAMES=("${CLIENTS[@]}" cross tools)
+((${#NAMES[@]})) || NAMES=("${CLIENTS[@]}" cross tools monitor)
 # `cross` pairs the clients that are named beside it; alone, all of them.
 ONLY_CROSS=1
 for name in "${NAMES[@]}"; do
@@ -82,14 +83,15 @@ install_client() {
     kafkajs) install_node ;;
     franz-go) install_franz ;;
     java | tools) install_java ;;
+    monitor) install_monitor ;;
   esac
 }
 
 # A client whose runtime is missing and cannot be installed fails its scenario; the others go on.
 say "== installing"
 USABLE=()
-for name in "${CLIENTS[@]}" tools; do
-  wanted "$name" || { ((ONLY_CROSS)) && [[ $name != tools ]]; } || continue
+for name in "${CLIENTS[@]}" tools monitor; do
+  wanted "$name" || { ((ONLY_CROSS)) && [[ " ${CLIENTS[*]} " == *" $name "* ]]; } || continue
   # In a shell of its own, with set -e: inside a condition bash would run on after a failed command.
   set +e
   (
@@ -370,6 +372,10 @@ if wanted tools && usable tools; then
     skip "tools: kafka-dump-log (--data says where the broker's data is)"
   fi
   scenario 60 "tools: kafka-delete-records" strict tool_delete_records
+fi
+
+if wanted monitor && usable monitor; then
+  scenario 120 "monitor: kafkatop's topics, groups and lag" "$PYTHON" "$SCRIPTS/clients/python/monitor.py" "$BOOTSTRAP" "$RUN-monitor" "$MONITOR"
 fi
 
 finish_scenarios

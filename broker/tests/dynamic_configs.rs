@@ -1,4 +1,5 @@
-//! What is configured at run time: it takes effect at once, survives a kill, and goes before what the file says.
+//! What is configured, in the file and at run time, and what the process then does: what is set at run time takes effect at
+//! once, survives a kill, and goes before what the file says.
 
 mod process;
 
@@ -8,11 +9,15 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use kafka_wire::alter_client_quotas_request::{EntityData, EntryData, OpData};
+use kafka_wire::create_topics_request::CreatableTopic;
+use kafka_wire::delete_topics_request::DeleteTopicState;
 use kafka_wire::describe_configs_request::DescribeConfigsResource;
 use kafka_wire::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafka_wire::metadata_request::MetadataRequestTopic;
 use kafka_wire::{
-    AlterClientQuotasRequest, DescribeClientQuotasRequest, DescribeConfigsRequest, IncrementalAlterConfigsRequest,
-    KafkaRequest, OutboundFrameLimits, RequestResponsePair,
+    AlterClientQuotasRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeClientQuotasRequest,
+    DescribeConfigsRequest, IncrementalAlterConfigsRequest, KafkaRequest, MetadataRequest, OutboundFrameLimits,
+    RequestResponsePair,
 };
 use kafka_wire_core::{ApiVersion, DecodeLimits, Decoder, KafkaDecode, StrBytes};
 use process::{Broker, Data};
@@ -125,4 +130,51 @@ fn limits_on_connections_change_at_once_and_outlive_the_process() {
     let quotas = call(&mut admin, 1, &DescribeClientQuotasRequest::default());
     let entries = quotas.entries.expect("no error");
     assert_eq!((entries.len(), entries[0].values[0].value), (1, 1024.0));
+}
+
+/// The error of a topic's metadata, which may create it.
+fn metadata(stream: &mut TcpStream, name: &str) -> (i16, usize) {
+    let mut topic = MetadataRequestTopic::default();
+    topic.name = Some(name.into());
+    let mut request = MetadataRequest::default();
+    request.topics = Some(vec![topic]);
+    request.allow_auto_topic_creation = true;
+    let response = call(stream, 12, &request);
+    (response.topics[0].error_code, response.topics[0].partitions.len())
+}
+
+#[test]
+fn what_the_file_says_of_topics_and_sockets_is_kept_to() {
+    const UNKNOWN_TOPIC: i16 = 3;
+    const TOPIC_DELETION_DISABLED: i16 = 73;
+    let data = Data::new("kept");
+    let broker = Broker::start(&[
+        &data.log_dirs(),
+        "auto.create.topics.enable=false",
+        "delete.topic.enable=false",
+        "num.partitions=3",
+        "socket.request.max.bytes=1000",
+        "connections.max.idle.ms=1500",
+    ]);
+    let mut client = connect(&broker);
+    assert_eq!(metadata(&mut client, "t").0, UNKNOWN_TOPIC);
+    let mut topic = CreatableTopic::default();
+    topic.name = "t".into();
+    topic.num_partitions = -1;
+    topic.replication_factor = -1;
+    let mut create = CreateTopicsRequest::default();
+    create.topics = vec![topic];
+    assert_eq!(call(&mut client, 7, &create).topics[0].error_code, 0);
+    assert_eq!(metadata(&mut client, "t"), (0, 3));
+    let mut topic = DeleteTopicState::default();
+    topic.name = Some("t".into());
+    let mut delete = DeleteTopicsRequest::default();
+    delete.topics = vec![topic];
+    assert_eq!(call(&mut client, 6, &delete).responses[0].error_code, TOPIC_DELETION_DISABLED);
+
+    let mut large = connect(&broker);
+    large.write_all(&1001i32.to_be_bytes()).expect("sent");
+    assert_eq!(large.read(&mut [0]).expect("closed"), 0, "a request of more than socket.request.max.bytes");
+    // Nothing more is said; the timeout of the read is longer than the broker's.
+    assert_eq!(client.read(&mut [0]).expect("closed"), 0, "the connection is idle for too long");
 }

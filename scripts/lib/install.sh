@@ -77,6 +77,21 @@ install_python_locked() {
   stamp python "$list"
 }
 
+# A monitor of lag, in an environment of its own.
+MONITOR="$CACHE/monitor/bin/kafkatop"
+install_monitor() {
+  install_python && with_lock monitor install_monitor_locked
+}
+install_monitor_locked() {
+  local list="$SCRIPTS/clients/python/monitor.txt"
+  stamped monitor "$list" && return 0
+  say "installing kafkatop"
+  rm -rf "$CACHE/monitor"
+  python3 -m venv "$CACHE/monitor" >"$CACHE/monitor.log" 2>&1
+  "$CACHE/monitor/bin/pip" install --quiet --disable-pip-version-check -r "$list"
+  stamp monitor "$list"
+}
+
 install_node() {
   need node nodejs && need npm npm || return 1
   with_lock node install_node_locked

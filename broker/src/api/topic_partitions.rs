@@ -9,6 +9,7 @@ use kafka_wire::describe_topic_partitions_response::{
     DescribeTopicPartitionsResponseTopic,
 };
 use kafka_wire_core::Uuid;
+use millstream_replication::config::broker_value;
 use millstream_replication::image::Topic;
 use millstream_replication::{ErrorCode, topic_name};
 
@@ -16,7 +17,7 @@ use super::metadata::PartitionView;
 use super::{ApiContext, CloseReason, codec, operations};
 use crate::protocol::header::RequestHeader;
 
-/// Most partitions in one reply: Kafka's default of `max.request.partition.size.limit`.
+/// Most partitions in one reply, unless `max.request.partition.size.limit` says another number: its default in Kafka.
 pub const PARTITIONS_PER_REPLY_MAX: i32 = 2000;
 
 pub(super) fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) -> Result<Bytes, CloseReason> {
@@ -41,7 +42,11 @@ pub(super) fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) 
         request.topics.iter().map(|topic| topic.name.as_str()).collect()
     };
 
-    let mut room = request.response_partition_limit.clamp(1, PARTITIONS_PER_REPLY_MAX) as usize;
+    let layers = context.image.config_layers(context.node_id, context.file);
+    let most = broker_value("max.request.partition.size.limit", &layers)
+        .and_then(|value| value.trim().parse().ok())
+        .unwrap_or(PARTITIONS_PER_REPLY_MAX);
+    let mut room = request.response_partition_limit.clamp(1, most.max(1)) as usize;
     for name in names.range(first_name..) {
         if room == 0 {
             response.next_cursor = Some(cursor_at(name, 0));

@@ -508,3 +508,32 @@ fn unique(now: Now, shard: ShardIndex, request: u64) -> u64 {
     }
     mixed ^ (mixed >> 33)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn coordinators_are_configured_by_the_file() {
+        let file = [
+            ("group.initial.rebalance.delay.ms", "11"),
+            ("group.min.session.timeout.ms", "12"),
+            ("group.max.session.timeout.ms", "13"),
+            ("group.max.size", "14"),
+            ("offset.metadata.max.bytes", "15"),
+            ("offsets.retention.minutes", "16"),
+            ("offsets.retention.check.interval.ms", "17"),
+            ("offsets.topic.num.partitions", "4"),
+        ];
+        let file = file.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let config = group_config(&file, 64 << 20);
+        assert_eq!(config.initial_rebalance_delay, Duration::from_millis(11));
+        assert_eq!((config.session_timeout_min_ms, config.session_timeout_max_ms), (12, 13));
+        assert_eq!((config.members_max, config.offset_metadata_max), (14, 15));
+        assert_eq!(config.offsets_retention_ms, 16 * 60_000);
+        assert_eq!(config.expiry_interval, Duration::from_millis(17));
+        assert_eq!(config.state_bytes_max, 16 << 20);
+        let default = GroupConfig { state_bytes_max: 50 << 20, ..GroupConfig::default() };
+        assert_eq!(group_config(&Properties::new(), 50 * (50 << 20)), default);
+    }
+}

@@ -228,7 +228,7 @@ fn check_records(records: Bytes, rules: &BatchRules, settings: &TopicSettings) -
     if header.codec() == Ok(wanted) {
         return Ok(records);
     }
-    Ok(Bytes::from(records::recode(&records, wanted, None)?))
+    Ok(Bytes::from(records::recode(&records, wanted, settings.compression_level)?))
 }
 
 fn not_here_result(not_here: NotHere) -> PartitionResult {

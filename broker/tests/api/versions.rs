@@ -209,6 +209,13 @@ fn describe_topic_partitions_in_pages() {
         request.cursor = Some(cursor);
     }
     assert_eq!(pages, [("events".into(), vec![0, 1]), ("events".into(), vec![2]), ("other".into(), vec![0])]);
+
+    // The broker's own limit goes before the client's.
+    cluster.file.insert("max.request.partition.size.limit".into(), "1".into());
+    request.cursor = None;
+    let response = cluster.call(0, &request);
+    assert_eq!((response.topics.len(), response.topics[0].partitions.len()), (1, 1));
+    assert_eq!(response.next_cursor.map(|cursor| cursor.partition_index), Some(1));
 }
 
 #[test]

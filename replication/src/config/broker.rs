@@ -39,13 +39,13 @@ table! { BROKER_CONFIGS
         "Milliseconds without heartbeat after which a broker counts as gone.";
     "client.quota.callback.class" Class None, Any, Refused("Java plug-ins cannot be loaded: a quota that is not enforced would mislead"), FIXED, [],
         "A class that computes client quotas.";
-    "compression.gzip.level" Int Some("-1"), GzipLevel, Accepted, DYNAMIC, [],
+    "compression.gzip.level" Int Some("-1"), GzipLevel, Honoured, DYNAMIC, [],
         "Default of the topic configuration of this name.";
     "compression.lz4.level" Int Some("9"), Range(1, 17), Accepted, DYNAMIC, [],
         "Default of the topic configuration of this name.";
     "compression.type" String Some("producer"), OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]), Honoured, DYNAMIC, [],
         "Default of the topic configuration of this name.";
-    "compression.zstd.level" Int Some("3"), Range(-131072, 22), Accepted, DYNAMIC, [],
+    "compression.zstd.level" Int Some("3"), Range(-131072, 22), Honoured, DYNAMIC, [],
         "Default of the topic configuration of this name.";
     "config.providers" List Some(""), Any, Refused("values are taken as they stand: no provider can be loaded to replace them"), FIXED, [],
         "Names of providers that replace ${...} in values.";
@@ -345,8 +345,8 @@ table! { BROKER_CONFIGS
         "Other bounds for single addresses, as address:count pairs. Names of hosts are not looked up.";
     "max.incremental.fetch.session.cache.slots" Int Some("1000"), AtLeast(0), Accepted, FIXED, [],
         "Fetch sessions kept. No effect: clients are answered that there is no session.";
-    "max.request.partition.size.limit" Int Some("2000"), AtLeast(1), Accepted, FIXED, [],
-        "Most partitions one DescribeTopicPartitions request may ask for.";
+    "max.request.partition.size.limit" Int Some("2000"), AtLeast(1), Honoured, FIXED, [],
+        "Most partitions in one answer to DescribeTopicPartitions.";
     "message.max.bytes" Int Some("1048588"), AtLeast(0), Honoured, DYNAMIC, [],
         "Default of the topic configuration max.message.bytes.";
     "metadata.log.dir" String None, Any, Accepted, FIXED, [],

@@ -47,6 +47,9 @@ pub enum TopicCompression {
     Zstd,
 }
 
+/// Higher levels of zstd are taken for this one: they need hundreds of megabytes for each batch.
+const ZSTD_LEVEL_MAX: i32 = 19;
+
 /// What a topic's configuration means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicSettings {
@@ -54,6 +57,8 @@ pub struct TopicSettings {
     pub max_message_bytes: usize,
     /// `compression.type`
     pub compression: TopicCompression,
+    /// `compression.gzip.level` or `compression.zstd.level`, by `compression.type`; `None`: the codec's own.
+    pub compression_level: Option<i32>,
     /// `message.timestamp.before.max.ms`
     pub timestamp_before_max_ms: i64,
     /// `message.timestamp.after.max.ms`
@@ -128,16 +133,24 @@ pub fn broker_value<'a>(name: &str, brokers: &[&'a Properties]) -> Option<&'a st
 /// dynamic ones of this broker, dynamic ones of all brokers, those of the file.
 pub fn topic_settings(topic: &Properties, brokers: &[&Properties]) -> TopicSettings {
     let cleanup = text("cleanup.policy", topic, brokers);
+    let compression = match text("compression.type", topic, brokers).as_str() {
+        "uncompressed" => TopicCompression::Uncompressed,
+        "gzip" => TopicCompression::Gzip,
+        "snappy" => TopicCompression::Snappy,
+        "lz4" => TopicCompression::Lz4,
+        "zstd" => TopicCompression::Zstd,
+        _ => TopicCompression::Producer,
+    };
     let bytes = |name| u32::try_from(number::<i64>(name, topic, brokers)).unwrap_or(0);
     TopicSettings {
         max_message_bytes: bytes("max.message.bytes") as usize,
-        compression: match text("compression.type", topic, brokers).as_str() {
-            "uncompressed" => TopicCompression::Uncompressed,
-            "gzip" => TopicCompression::Gzip,
-            "snappy" => TopicCompression::Snappy,
-            "lz4" => TopicCompression::Lz4,
-            "zstd" => TopicCompression::Zstd,
-            _ => TopicCompression::Producer,
+        compression,
+        compression_level: match compression {
+            TopicCompression::Gzip => Some(number("compression.gzip.level", topic, brokers)).filter(|level| *level > 0),
+            TopicCompression::Zstd => {
+                Some(number("compression.zstd.level", topic, brokers)).map(|level: i32| level.min(ZSTD_LEVEL_MAX))
+            }
+            _ => None,
         },
         timestamp_before_max_ms: number("message.timestamp.before.max.ms", topic, brokers),
         timestamp_after_max_ms: number("message.timestamp.after.max.ms", topic, brokers),
@@ -185,6 +198,7 @@ fn number<T: FromStr>(name: &str, topic: &Properties, brokers: &[&Properties]) -
 
 #[cfg(test)]
 mod tests {
+    use super::super::Served;
     use super::*;
 
     fn properties(pairs: &[(&str, &str)]) -> Properties {
@@ -260,6 +274,48 @@ mod tests {
                 ("log.retention.hours", "604800000".to_string(), Layer::Default),
             ]
         );
+    }
+
+    /// Every honoured configuration, of a topic and of a broker, means something else than its default.
+    #[test]
+    fn each_honoured_configuration_changes_what_a_topic_means() {
+        let other_value = |name: &str| match name {
+            "cleanup.policy" | "log.cleanup.policy" => "compact,delete",
+            "compression.type" => "zstd",
+            name if name.ends_with("message.timestamp.type") => "LogAppendTime",
+            "unclean.leader.election.enable" => "true",
+            name if name.ends_with(".ratio") => "0.25",
+            name if name.ends_with("segment.bytes") => "1048577",
+            _ => "7",
+        };
+        // What compaction's configurations mean shows where a topic is compacted only; levels, where their codec is used.
+        let compacted = properties(&[("cleanup.policy", "compact")]);
+        let gzip = properties(&[("compression.type", "gzip")]);
+        let zstd = properties(&[("compression.type", "zstd")]);
+        let delete = Properties::new();
+        let mut checked = 0;
+        for definition in
+            super::super::topic_configs().iter().filter(|definition| definition.served == Served::Honoured)
+        {
+            let name = definition.name;
+            let base = match name {
+                "cleanup.policy" => &delete,
+                "compression.gzip.level" => &gzip,
+                "compression.zstd.level" => &zstd,
+                _ => &compacted,
+            };
+            let default = topic_settings(base, &[]);
+            let mut topic = base.clone();
+            topic.insert(name.to_string(), other_value(name).to_string());
+            assert_ne!(topic_settings(&topic, &[]), default, "{name}");
+            for synonym in definition.synonyms {
+                let broker = properties(&[(synonym, other_value(synonym))]);
+                assert_ne!(topic_settings(base, &[&broker]), default, "{synonym}");
+                assert_ne!(topic_settings(base, &[&delete, &broker]), default, "{synonym}");
+                checked += 1;
+            }
+        }
+        assert!(checked >= 20, "{checked} configurations of brokers");
     }
 
     #[test]

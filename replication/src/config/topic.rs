@@ -5,14 +5,14 @@ use super::{ConfigDefinition, ConfigType::*, DYNAMIC, Served::*, Valid::*, table
 table! { TOPIC_CONFIGS
     "cleanup.policy" List Some("delete"), EachOf(&["compact", "delete"]), Honoured, DYNAMIC, ["log.cleanup.policy"],
         "What happens to old segments: delete removes them by age and size, compact keeps the newest record of each key; both may be given.";
-    "compression.gzip.level" Int Some("-1"), GzipLevel, Accepted, DYNAMIC, ["compression.gzip.level"],
+    "compression.gzip.level" Int Some("-1"), GzipLevel, Honoured, DYNAMIC, ["compression.gzip.level"],
         "Level for gzip where the broker compresses.";
     "compression.lz4.level" Int Some("9"), Range(1, 17), Accepted, DYNAMIC, ["compression.lz4.level"],
         "Level for lz4 where the broker compresses.";
     "compression.type" String Some("producer"), OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]), Honoured, DYNAMIC, ["compression.type"],
         "How records are stored: producer keeps the producer's codec, any other value is the codec batches are stored in.";
-    "compression.zstd.level" Int Some("3"), Range(-131072, 22), Accepted, DYNAMIC, ["compression.zstd.level"],
-        "Level for zstd where the broker compresses.";
+    "compression.zstd.level" Int Some("3"), Range(-131072, 22), Honoured, DYNAMIC, ["compression.zstd.level"],
+        "Level for zstd where the broker compresses; from 19 on they are the same.";
     "delete.retention.ms" Long Some("86400000"), AtLeast(0), Honoured, DYNAMIC, ["log.cleaner.delete.retention.ms"],
         "How long a compacted topic keeps a tombstone after its key was compacted, in milliseconds.";
     "file.delete.delay.ms" Long Some("60000"), AtLeast(0), Honoured, DYNAMIC, ["log.segment.delete.delay.ms"],

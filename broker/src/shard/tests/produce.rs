@@ -245,6 +245,26 @@ fn a_topics_codec_is_applied() {
 }
 
 #[test]
+fn a_topics_level_of_compression_is_applied() {
+    // Words that follow no pattern: what a higher level finds in them, a lower one does not look for.
+    let words: Vec<String> = (0..4000u32).map(|n| format!("w{}", n.wrapping_mul(2_654_435_761) >> 20)).collect();
+    let value = words.join(" ");
+    for codec in ["gzip", "zstd"] {
+        let mut broker = Broker::new(Setup::default());
+        let client = broker.connect(0);
+        let mut sizes = Vec::new();
+        for level in ["1", "9"] {
+            let name = format!("compression.{codec}.level");
+            broker.create_topic(level, 1, &[("compression.type", codec), (&name, level)]);
+            let before = broker.sample("millstream_produced_bytes_total");
+            assert_eq!(broker.produce(client, level, 0, batch(&[&value])).error_code, 0);
+            sizes.push(broker.sample("millstream_produced_bytes_total") - before);
+        }
+        assert!(sizes[1] < sizes[0], "{codec}: {sizes:?}");
+    }
+}
+
+#[test]
 fn producer_ids_are_fresh_and_blocks_are_asked_for_ahead() {
     let mut broker = Broker::new(Setup { shards: 2, ..Setup::default() });
     let clients = [broker.connect(0), broker.connect(1)];
