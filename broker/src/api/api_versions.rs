@@ -2,12 +2,17 @@
 
 use bytes::Bytes;
 use kafka_wire::api_versions_request::ApiVersionsRequest;
-use kafka_wire::api_versions_response::{ApiVersion, ApiVersionsResponse};
+use kafka_wire::api_versions_response::{ApiVersion, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey};
+use kafka_wire_core::StrBytes;
 use millstream_replication::ErrorCode;
 
 use super::{ApiContext, CloseReason, codec};
 use crate::protocol::header::RequestHeader;
 use crate::protocol::versions::{ApiKey, SERVED};
+
+/// The feature by which brokers agree on the consumer group protocol (KIP-848).
+const GROUP_VERSION: &str = "group.version";
+const GROUP_VERSION_MAX: i16 = 1;
 
 /// Answers in any version that is asked for: in one that is not served with an error, in version 0, which every client
 /// can read, and with the list, so that it knows what to ask next (KIP-511).
@@ -28,9 +33,20 @@ pub(super) fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) 
     }
     response.api_keys = served();
     if header.api_version >= 3 {
-        // No feature is finalized: a client that finds `transaction.version` or `group.version` here uses what is not
-        // served.
+        // What is finalized is used: `transaction.version` is not served and not here.
+        let mut group_version = FinalizedFeatureKey::default();
+        group_version.name = StrBytes::from(GROUP_VERSION);
+        group_version.min_version_level = GROUP_VERSION_MAX;
+        group_version.max_version_level = GROUP_VERSION_MAX;
+        response.finalized_features.push(group_version);
         response.finalized_features_epoch = i64::try_from(context.image.offset()).unwrap_or(i64::MAX);
+    }
+    // Clients before version 4 cannot read a range that begins with 0 (KAFKA-17011).
+    if header.api_version >= 4 {
+        let mut group_version = SupportedFeatureKey::default();
+        group_version.name = StrBytes::from(GROUP_VERSION);
+        group_version.max_version = GROUP_VERSION_MAX;
+        response.supported_features.push(group_version);
     }
     codec::encode(header, &response)
 }

@@ -2,6 +2,7 @@
 
 mod connections;
 mod listener;
+mod log;
 pub mod properties;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use millstream_replication::config::{Properties, broker_config, broker_configs, 
 
 pub use connections::ConnectionRules;
 pub use listener::{Listener, resolve};
+pub use log::LogRules;
 
 /// Our own defaults, where Kafka's would not do for a first try on one machine.
 const DEFAULTS: [(&str, &str); 2] = [("listeners", "PLAINTEXT://127.0.0.1:9092"), ("log.dirs", "./data")];
@@ -62,16 +64,10 @@ pub struct BrokerConfig {
     pub free_space_floor_bytes: Option<u64>,
     /// `log.retention.check.interval.ms`
     pub retention_check_interval: Duration,
-    /// `producer.id.expiration.ms`
-    pub producer_expiration_ms: i64,
     /// `log.cleaner.enable`
     pub cleaner_enable: bool,
     /// `log.cleaner.dedupe.buffer.size`: of all shards together.
     pub cleaner_map_bytes: u64,
-    /// `log.cleaner.io.max.bytes.per.second`: of all shards together.
-    pub cleaner_bytes_per_second: u64,
-    /// `log.cleaner.backoff.ms`
-    pub cleaner_backoff: Duration,
 }
 
 /// The smallest `millstream.memory.bytes`.
@@ -130,6 +126,7 @@ impl BrokerConfig {
             return Err(format!("millstream.memory.bytes must be -1 or at least {MEMORY_BYTES_MIN}, not {memory}"));
         }
         let floor: i64 = number(&properties, "millstream.free.space.floor.bytes")?;
+        check_consumer_groups(&properties)?;
         Ok(BrokerConfig {
             node_id,
             rack: text(&properties, "broker.rack").filter(|rack| !rack.is_empty()),
@@ -157,13 +154,9 @@ impl BrokerConfig {
             extent_bytes: number(&properties, "millstream.extent.bytes")?,
             free_space_floor_bytes: u64::try_from(floor).ok(),
             retention_check_interval: Duration::from_millis(number(&properties, "log.retention.check.interval.ms")?),
-            producer_expiration_ms: number(&properties, "producer.id.expiration.ms")?,
             cleaner_enable: text(&properties, "log.cleaner.enable")
                 .is_some_and(|value| value.eq_ignore_ascii_case("true")),
             cleaner_map_bytes: number(&properties, "log.cleaner.dedupe.buffer.size")?,
-            // What is too large for an integer is no limit.
-            cleaner_bytes_per_second: number::<f64>(&properties, "log.cleaner.io.max.bytes.per.second")? as u64,
-            cleaner_backoff: Duration::from_millis(number(&properties, "log.cleaner.backoff.ms")?),
             properties,
         })
     }
@@ -199,6 +192,28 @@ fn number_of(name: &str, value: &str, min: i32, max: i32) -> Result<i32, String>
     parsed.ok_or_else(|| format!("{name} must be from {min} to {max}, not {value}"))
 }
 
+/// What Kafka refuses of the consumer group protocol's times: outside their own bounds, and a heartbeat that is not more
+/// frequent than the session is long.
+fn check_consumer_groups(properties: &Properties) -> Result<(), String> {
+    let of = |name: &str| number::<i64>(properties, &format!("group.consumer.{name}"));
+    for name in ["session.timeout.ms", "heartbeat.interval.ms"] {
+        let (value, least, most) = (of(name)?, of(&format!("min.{name}"))?, of(&format!("max.{name}"))?);
+        if !(least..=most).contains(&value) {
+            return Err(format!(
+                "group.consumer.{name} is {value}, but group.consumer.min.{name} {least} and group.consumer.max.{name} {most}"
+            ));
+        }
+    }
+    let (session, heartbeat) = (of("session.timeout.ms")?, of("heartbeat.interval.ms")?);
+    if heartbeat >= session {
+        return Err(format!(
+            "group.consumer.heartbeat.interval.ms must be less than group.consumer.session.timeout.ms, but is {heartbeat} \
+             of {session}"
+        ));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,6 +237,16 @@ mod tests {
         assert_eq!(config.shards, None);
         assert_eq!(config.free_space_floor_bytes, None);
         assert_eq!(config.properties["listeners"], "PLAINTEXT://127.0.0.1:9092");
+    }
+
+    #[test]
+    fn times_of_consumer_groups_lie_within_their_bounds() {
+        let error = load(&["group.consumer.session.timeout.ms=6000"]).expect_err("the least is 45000");
+        assert!(error.contains("group.consumer.min.session.timeout.ms 45000"), "{error}");
+        let short = ["group.consumer.session.timeout.ms=6000", "group.consumer.min.session.timeout.ms=6000"];
+        load(&short).expect("legal");
+        let error = load(&[&short[..], &["group.consumer.heartbeat.interval.ms=6000"]].concat());
+        assert!(error.expect_err("too slow").contains("must be less than"));
     }
 
     #[test]

@@ -30,7 +30,7 @@ use super::write::Writes;
 use super::{GroupEffect, WriteId, error};
 
 /// The protocol type of consumers; their subscriptions can be read.
-const CONSUMER_PROTOCOL_TYPE: &str = "consumer";
+pub const CONSUMER_PROTOCOL_TYPE: &str = "consumer";
 
 /// Where a group is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +77,7 @@ pub struct Context<'a> {
     pub config: &'a GroupConfig,
     pub group_id: &'a Arc<str>,
     pub in_flight: &'a mut Option<WriteId>,
+    pub classic_write: &'a mut Option<WriteId>,
     pub timers: &'a mut Timers,
     pub writes: &'a mut Writes,
     pub effects: &'a mut Vec<GroupEffect>,
@@ -90,6 +91,7 @@ impl Context<'_> {
     pub fn write(&mut self, records: Vec<Record>) -> WriteId {
         let write = self.writes.start(records, self.effects);
         *self.in_flight = Some(write);
+        *self.classic_write = Some(write);
         write
     }
 
@@ -175,6 +177,24 @@ impl ClassicGroup {
         }
         group.subscribed = group.subscribed_topics();
         group
+    }
+
+    /// A stable group of consumers at this generation, which had no leader yet.
+    pub fn of_consumers(generation: i32, members: impl Iterator<Item = Member>, now_ms: i64) -> Self {
+        let mut group = ClassicGroup::new(now_ms);
+        group.generation = generation;
+        group.protocol_type = Some(CONSUMER_PROTOCOL_TYPE.into());
+        members.for_each(|member| group.put_in(member));
+        group.leader = group.members.keys().next().cloned();
+        group.protocol = group.select_protocol();
+        group.state = State::Stable;
+        group.subscribed = group.subscribed_topics();
+        group
+    }
+
+    /// The generation of the last rebalance that began.
+    pub fn generation(&self) -> i32 {
+        self.generation
     }
 
     /// The record of the group as it is, with these assignments.

@@ -2,6 +2,33 @@
 
 use std::time::Duration;
 
+pub use super::consumer::Assignor;
+
+/// Whether groups change between the classic and the consumer protocol while they have members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MigrationPolicy {
+    /// Never.
+    Disabled,
+    /// From classic to consumer, when a member of the consumer protocol joins.
+    Upgrade,
+    /// From consumer to classic, when the last member of the consumer protocol leaves.
+    Downgrade,
+    /// Both.
+    Bidirectional,
+}
+
+impl MigrationPolicy {
+    /// Whether classic groups may become consumer groups.
+    pub fn allows_upgrade(self) -> bool {
+        matches!(self, MigrationPolicy::Upgrade | MigrationPolicy::Bidirectional)
+    }
+
+    /// Whether consumer groups may become classic groups.
+    pub fn allows_downgrade(self) -> bool {
+        matches!(self, MigrationPolicy::Downgrade | MigrationPolicy::Bidirectional)
+    }
+}
+
 /// Settings of one coordinator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupConfig {
@@ -13,6 +40,18 @@ pub struct GroupConfig {
     pub session_timeout_max_ms: i32,
     /// `group.max.size`: members of one group.
     pub members_max: usize,
+    /// `group.coordinator.rebalance.protocols` names `consumer`.
+    pub serves_consumer_protocol: bool,
+    /// `group.consumer.session.timeout.ms`: how long a member of the consumer protocol may be silent.
+    pub consumer_session_timeout: Duration,
+    /// `group.consumer.heartbeat.interval.ms`: how often it is asked to be heard of.
+    pub consumer_heartbeat_interval_ms: i32,
+    /// `group.consumer.max.size`: members of one group of the consumer protocol.
+    pub consumer_members_max: usize,
+    /// `group.consumer.assignors`: those that members may prefer, the first for those that do not.
+    pub consumer_assignors: Vec<Assignor>,
+    /// `group.consumer.migration.policy`
+    pub migration: MigrationPolicy,
     /// `offset.metadata.max.bytes`: length of the text committed with an offset, in UTF-16 units as Kafka counts.
     pub offset_metadata_max: usize,
     /// `offsets.retention.minutes`, in milliseconds: how long the offsets of a group that became empty are kept.
@@ -39,6 +78,12 @@ impl Default for GroupConfig {
             session_timeout_min_ms: 6_000,
             session_timeout_max_ms: 1_800_000,
             members_max: i32::MAX as usize,
+            serves_consumer_protocol: true,
+            consumer_session_timeout: Duration::from_millis(45_000),
+            consumer_heartbeat_interval_ms: 5_000,
+            consumer_members_max: i32::MAX as usize,
+            consumer_assignors: vec![Assignor::Uniform, Assignor::Range],
+            migration: MigrationPolicy::Bidirectional,
             offset_metadata_max: 4096,
             offsets_retention_ms: 10_080 * 60_000,
             expiry_interval: Duration::from_millis(600_000),
@@ -75,3 +120,10 @@ pub const REBALANCE_RETRY_MIN: Duration = Duration::from_millis(100);
 
 /// What a group takes beside its members and offsets, in a coordinator's count of its memory.
 pub const GROUP_BYTES: usize = 512;
+
+/// The least time between two searches for the topics that a group's regular expressions match, as long as those stay the
+/// same.
+pub const REGEX_REFRESH_MIN: Duration = Duration::from_secs(1);
+
+/// Between two steps of one search.
+pub const REGEX_STEP_INTERVAL: Duration = Duration::from_millis(1);

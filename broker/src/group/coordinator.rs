@@ -1,6 +1,7 @@
 //! The coordinator of the groups of one partition of `__consumer_offsets`.
 
 mod admin;
+mod consumer;
 pub mod listing;
 mod members;
 mod offsets;
@@ -12,28 +13,54 @@ use std::time::Duration;
 use kafka_wire::DescribeGroupsResponse;
 use millstream_storage::Now;
 
-use super::classic::{ClassicGroup, Context};
+use super::classic::{ClassicGroup, Context, State};
 use super::config::{GROUP_BYTES, GroupConfig};
-use super::member::Parked;
+use super::consumer::{ConsumerGroup, Resolution, of_group};
+use super::member::{Member, Parked};
 use super::offsets::Offsets;
-use super::record::{CommittedOffset, Record, RecordError};
+use super::record::{CommittedOffset, ConsumerRecord, Record, RecordError};
 use super::request::{self, GroupRequest, RequestKind, encode};
 use super::timer::{TimerKey, Timers};
-use super::write::{Then, Writes};
-use super::{ClientInfo, GroupEffect, RequestRef, WriteId, error};
+use super::write::{Answer, Then, Writes};
+use super::{ClientInfo, GroupEffect, Moment, RequestRef, WriteId, error};
 
 /// Bytes that a record takes in a batch beside its key and value, at most.
 const RECORD_OVERHEAD_BYTES: usize = 32;
 
+/// How the members of a group are coordinated.
+#[derive(Debug)]
+enum Kind {
+    /// By the classic protocol.
+    Classic(Box<ClassicGroup>),
+    /// By the consumer protocol (KIP-848).
+    Consumer(Box<ConsumerGroup>),
+}
+
+impl Kind {
+    fn classic(classic: ClassicGroup) -> Kind {
+        Kind::Classic(Box::new(classic))
+    }
+}
+
 /// One group: how its members are coordinated, and the offsets it committed.
 #[derive(Debug)]
 struct Group {
-    classic: ClassicGroup,
+    kind: Kind,
     offsets: Offsets,
-    /// The log holds a record of the group, which a tombstone has to delete.
+    /// The log holds a record of it as a classic group, which a tombstone has to delete.
     recorded: bool,
     /// The last write that concerns it, while it is under way.
     in_flight: Option<WriteId>,
+    /// The last write that concerns its members as those of a classic group.
+    classic_write: Option<WriteId>,
+    /// The last write that concerns its members as those of a consumer group.
+    consumer_write: Option<WriteId>,
+    /// The offset of the metadata that is known to agree with its epoch, of a consumer group.
+    topics_checked: Option<u64>,
+    /// The offset of the metadata in which its regular expressions were looked for last.
+    regexes_checked: Option<u64>,
+    /// The search for what they match.
+    resolution: Option<Resolution>,
     /// Its part in the coordinator's count of bytes.
     counted: usize,
 }
@@ -41,27 +68,117 @@ struct Group {
 impl Group {
     fn new(now_ms: i64) -> Self {
         Group {
-            classic: ClassicGroup::new(now_ms),
+            kind: Kind::classic(ClassicGroup::new(now_ms)),
             offsets: Offsets::default(),
             recorded: false,
             in_flight: None,
+            classic_write: None,
+            consumer_write: None,
+            topics_checked: None,
+            regexes_checked: None,
+            resolution: None,
             counted: 0,
         }
     }
 
     /// Whether nothing would be lost with it.
     fn is_void(&self) -> bool {
-        self.classic.is_deserted() && !self.recorded && self.in_flight.is_none() && self.offsets.is_empty()
+        let is_needed = match &self.kind {
+            Kind::Classic(classic) => self.recorded || !classic.is_deserted(),
+            Kind::Consumer(_) => true,
+        };
+        !is_needed && self.in_flight.is_none() && self.offsets.is_empty()
+    }
+
+    /// Whether it has neither members nor any that are about to join.
+    fn is_deserted(&self) -> bool {
+        match &self.kind {
+            Kind::Classic(classic) => classic.is_deserted(),
+            Kind::Consumer(consumer) => consumer.is_deserted(),
+        }
+    }
+
+    /// Whether it has no members.
+    fn is_empty(&self) -> bool {
+        match &self.kind {
+            Kind::Classic(classic) => *classic.state() == State::Empty,
+            Kind::Consumer(consumer) => consumer.is_deserted(),
+        }
+    }
+
+    fn members(&self) -> usize {
+        match &self.kind {
+            Kind::Classic(classic) => classic.members().len(),
+            Kind::Consumer(consumer) => consumer.members().len(),
+        }
+    }
+
+    /// The memory that a member takes, if it is here.
+    fn member_bytes(&self, member_id: &str) -> usize {
+        match &self.kind {
+            Kind::Classic(classic) => classic.members().get(member_id).map_or(0, Member::bytes),
+            Kind::Consumer(consumer) => consumer.members().get(member_id).map_or(0, |member| member.bytes(member_id)),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let members = match &self.kind {
+            Kind::Classic(classic) => classic.bytes(),
+            Kind::Consumer(consumer) => consumer.bytes(),
+        };
+        members + self.offsets.bytes()
+    }
+
+    /// Whether a committed offset has outlived its use.
+    fn has_expired(&self, topic: &str, committed: &CommittedOffset, now_ms: i64, retention_ms: i64) -> bool {
+        match &self.kind {
+            Kind::Classic(classic) => classic.has_expired(topic, committed, now_ms, retention_ms),
+            Kind::Consumer(consumer) => consumer.has_expired(topic, committed, now_ms, retention_ms),
+        }
+    }
+
+    /// The records that make it, without its offsets.
+    fn records(&self, group_id: &Arc<str>) -> Vec<Record> {
+        match &self.kind {
+            Kind::Classic(classic) if self.recorded => vec![classic.record(group_id)],
+            Kind::Classic(_) => Vec::new(),
+            Kind::Consumer(consumer) => of_group(group_id, consumer.records()),
+        }
     }
 
     /// The records that delete everything about it, the group itself last.
     fn tombstones(&self, group_id: &Arc<str>) -> Vec<Record> {
         let mut records: Vec<Record> =
             self.offsets.iter().map(|(topic, partition, _)| offset_tombstone(group_id, topic, partition)).collect();
-        if self.recorded {
-            records.push(Record::GroupMetadata { group: group_id.clone(), value: None });
+        match &self.kind {
+            Kind::Classic(_) if self.recorded => records.push(classic_tombstone(group_id)),
+            Kind::Classic(_) => {}
+            Kind::Consumer(consumer) => records.extend(of_group(group_id, consumer.tombstones())),
         }
         records
+    }
+
+    /// Takes a part of a consumer group that is durable. The first makes the group one.
+    fn replay_consumer(&mut self, part: ConsumerRecord, now_ms: i64) {
+        if matches!(part, ConsumerRecord::Epoch(None)) {
+            if matches!(self.kind, Kind::Consumer(_)) {
+                self.kind = Kind::classic(ClassicGroup::new(now_ms));
+            }
+            return;
+        }
+        if matches!(self.kind, Kind::Classic(_)) {
+            if part.is_tombstone() {
+                return;
+            }
+            self.kind = Kind::Consumer(Box::default());
+            self.topics_checked = None;
+            self.recorded = false;
+        }
+        let Kind::Consumer(consumer) = &mut self.kind else { unreachable!("it was just made one") };
+        consumer.replay(part);
+        if consumer.has_unresolved_regexes() {
+            self.regexes_checked = None;
+        }
     }
 }
 
@@ -108,21 +225,29 @@ impl Coordinator {
             Record::GroupMetadata { value, .. } => {
                 let group = self.group_or_new(&group_id, 0);
                 group.recorded = value.is_some();
-                group.classic = value.map_or_else(|| ClassicGroup::new(0), ClassicGroup::from_record);
+                match value {
+                    Some(value) => group.kind = Kind::classic(ClassicGroup::from_record(value)),
+                    // The group may be a consumer group since.
+                    None if matches!(group.kind, Kind::Consumer(_)) => {}
+                    None => group.kind = Kind::classic(ClassicGroup::new(0)),
+                }
             }
+            Record::Consumer { part, .. } if part.is_tombstone() && !self.groups.contains_key(&group_id) => {}
+            Record::Consumer { part, .. } => self.group_or_new(&group_id, 0).replay_consumer(part, 0),
         }
         self.settle(&group_id);
         Ok(())
     }
 
     /// The log has been replayed: requests are served from now on, and sessions begin anew.
-    pub fn loaded(&mut self, now: Now) {
+    pub fn loaded(&mut self, moment: Moment<'_>) {
         self.is_loaded = true;
-        self.expiry_due = now.elapsed + self.config.expiry_interval;
+        self.expiry_due = moment.now.elapsed + self.config.expiry_interval;
         let mut effects = Vec::new();
         let group_ids: Vec<Arc<str>> = self.groups.keys().cloned().collect();
         for group_id in &group_ids {
-            self.with_group(now, group_id, &mut effects, |group, cx| group.arm_sessions(cx));
+            self.with_classic(moment.now, group_id, &mut effects, |group, cx| group.arm_sessions(cx));
+            self.arm_consumers(moment, group_id);
         }
         assert!(effects.is_empty(), "to arm a session asks for nothing");
     }
@@ -130,13 +255,14 @@ impl Coordinator {
     /// Handles a request. `random` makes the id of a new member, and has to differ from request to request.
     pub fn handle(
         &mut self,
-        now: Now,
+        moment: Moment<'_>,
         request: GroupRequest,
         reference: RequestRef,
         client: &ClientInfo,
         random: u64,
         effects: &mut Vec<GroupEffect>,
     ) {
+        let now = moment.now;
         if !self.is_loaded {
             let error_code = match request.kind {
                 // The session will begin when the group is loaded.
@@ -147,17 +273,22 @@ impl Coordinator {
             return effects.push(GroupEffect::Reply { reference, body });
         }
         if let Some(write) = self.has_to_wait_for(&request) {
-            let then = Then::Handle { reference, request: Box::new(request), client: client.clone() };
+            let then = Then::Handle { reference, request: Box::new(request), client: client.clone(), random };
             return self.writes.then(write, then);
         }
         let version = request.version;
         let parked = Parked { reference, version };
         let reply = |body| GroupEffect::Reply { reference, body };
         match request.kind {
+            RequestKind::Join(_) | RequestKind::Sync(_) | RequestKind::Heartbeat(_) | RequestKind::Leave(_)
+                if request.group_id().is_some_and(|group_id| self.is_consumer_group(group_id)) =>
+            {
+                self.classic_request(moment, request, reference, client, random, effects);
+            }
             RequestKind::Join(request) => self.join(now, &request, parked, client, random, effects),
             RequestKind::Sync(sync) => {
                 let group_id = sync.group_id.clone();
-                let found = self.with_group(now, &group_id, effects, |group, cx| group.sync(cx, &sync, parked));
+                let found = self.with_classic(now, &group_id, effects, |group, cx| group.sync(cx, &sync, parked));
                 if found.is_none() {
                     let error_code = no_such_group(&group_id, error::UNKNOWN_MEMBER_ID);
                     effects.push(reply(request::sync_error(version, error_code)));
@@ -167,13 +298,19 @@ impl Coordinator {
                 let instance_id = heartbeat.group_instance_id.as_deref();
                 let generation = heartbeat.generation_id;
                 let error_code = self
-                    .with_group(now, &heartbeat.group_id, effects, |group, cx| {
+                    .with_classic(now, &heartbeat.group_id, effects, |group, cx| {
                         group.heartbeat(cx, &heartbeat.member_id, instance_id, generation)
                     })
                     .unwrap_or_else(|| no_such_group(&heartbeat.group_id, error::UNKNOWN_MEMBER_ID));
                 effects.push(reply(request::heartbeat(version, error_code)));
             }
             RequestKind::Leave(_) => self.leave(now, request, reference, effects),
+            RequestKind::ConsumerHeartbeat(_) => {
+                self.consumer_heartbeat(moment, request, reference, client, random, effects);
+            }
+            RequestKind::ConsumerDescribe(describe) => {
+                effects.push(reply(self.describe_consumers(moment, version, &describe)));
+            }
             RequestKind::OffsetCommit { .. } => self.commit_offsets(now, request, reference, effects),
             RequestKind::OffsetFetch { groups, .. } => {
                 effects.push(reply(self.fetch_offsets(version, &groups)));
@@ -194,18 +331,31 @@ impl Coordinator {
     }
 
     /// Does what has fallen due.
-    pub fn expire(&mut self, now: Now, effects: &mut Vec<GroupEffect>) {
-        while let Some(key) = self.timers.pop_due(now.elapsed) {
-            match &key {
-                TimerKey::Rebalance(id) => self.with_group(now, id, effects, |group, cx| group.rebalance_due(cx)),
-                TimerKey::Sync(id) => self.with_group(now, id, effects, |group, cx| group.sync_due(cx)),
-                TimerKey::Session(id, member) => {
-                    self.with_group(now, id, effects, |group, cx| group.session_due(cx, member))
-                }
-            };
+    pub fn expire(&mut self, moment: Moment<'_>, effects: &mut Vec<GroupEffect>) {
+        while let Some(key) = self.timers.pop_due(moment.now.elapsed) {
+            self.due(moment, key, effects);
         }
-        if self.is_loaded && self.expiry_due <= now.elapsed {
-            self.expire_offsets(now, effects);
+        if self.is_loaded && self.expiry_due <= moment.now.elapsed {
+            self.expire_offsets(moment.now, effects);
+        }
+    }
+
+    fn due(&mut self, moment: Moment<'_>, key: TimerKey, effects: &mut Vec<GroupEffect>) {
+        if self.is_consumer_group(key.group()) {
+            return self.consumer_due(moment, key, effects);
+        }
+        match &key {
+            TimerKey::Rebalance(id) => {
+                self.with_classic(moment.now, id, effects, |group, cx| group.rebalance_due(cx));
+            }
+            TimerKey::Sync(id) => {
+                self.with_classic(moment.now, id, effects, |group, cx| group.sync_due(cx));
+            }
+            TimerKey::Session(id, member) => {
+                self.with_classic(moment.now, id, effects, |group, cx| group.session_due(cx, member));
+            }
+            // The group was a consumer group.
+            TimerKey::Reconciliation(..) | TimerKey::Downgrade(_) | TimerKey::Regexes(_) => {}
         }
     }
 
@@ -216,8 +366,10 @@ impl Coordinator {
     }
 
     /// A write is durable: its records are replayed, and requests that waited for it answered.
-    pub fn committed(&mut self, now: Now, write: WriteId, effects: &mut Vec<GroupEffect>) {
+    pub fn committed(&mut self, moment: Moment<'_>, write: WriteId, effects: &mut Vec<GroupEffect>) {
+        let now_ms = moment.now.unix_ms;
         let ended = self.writes.end(write);
+        let mut concerned: Vec<Arc<str>> = Vec::new();
         for record in ended.records {
             let group_id = record.group().clone();
             match record {
@@ -228,29 +380,45 @@ impl Coordinator {
                     // The members are here already. But if the group was deleted and nobody has come since, it is
                     // gone.
                     let is_deleted = value.is_none();
-                    let group = self.group_or_new(&group_id, now.unix_ms);
+                    let group = self.group_or_new(&group_id, now_ms);
                     group.recorded = !is_deleted;
-                    if is_deleted && group.classic.is_deserted() {
-                        group.classic = ClassicGroup::new(now.unix_ms);
+                    if is_deleted && matches!(&group.kind, Kind::Classic(classic) if classic.is_deserted()) {
+                        group.kind = Kind::classic(ClassicGroup::new(now_ms));
                     }
                 }
+                Record::Consumer { part, .. } => {
+                    if let ConsumerRecord::Member(member, None) = &part {
+                        self.timers.cancel(&TimerKey::Session(group_id.clone(), member.clone()));
+                        self.timers.cancel(&TimerKey::Reconciliation(group_id.clone(), member.clone()));
+                    }
+                    self.group_or_new(&group_id, now_ms).replay_consumer(part, now_ms);
+                }
             }
-            self.landed(write, &group_id);
+            if concerned.last() != Some(&group_id) {
+                concerned.push(group_id);
+            }
         }
+        concerned.iter().for_each(|group_id| self.landed(write, group_id));
         for then in ended.then {
-            self.proceed(now, then, error::NONE, effects);
+            self.proceed(moment, then, error::NONE, effects);
         }
     }
 
     /// A write failed with this error code of Kafka's and left nothing behind.
-    pub fn write_failed(&mut self, now: Now, write: WriteId, error_code: i16, effects: &mut Vec<GroupEffect>) {
+    pub fn write_failed(
+        &mut self,
+        moment: Moment<'_>,
+        write: WriteId,
+        error_code: i16,
+        effects: &mut Vec<GroupEffect>,
+    ) {
         assert_ne!(error_code, error::NONE, "a failure has an error code");
         let ended = self.writes.end(write);
         for record in &ended.records {
             self.landed(write, record.group());
         }
         for then in ended.then {
-            self.proceed(now, then, error::for_failed_write(error_code), effects);
+            self.proceed(moment, then, error::for_failed_write(error_code), effects);
         }
     }
 
@@ -267,10 +435,13 @@ impl Coordinator {
     pub fn resign(&mut self, now: Now, effects: &mut Vec<GroupEffect>) {
         let group_ids: Vec<Arc<str>> = self.groups.keys().cloned().collect();
         for group_id in &group_ids {
-            self.with_group(now, group_id, effects, |group, cx| group.resign(cx));
+            self.with_classic(now, group_id, effects, |group, cx| group.dismiss(cx, error::NOT_COORDINATOR));
         }
         for then in self.writes.take_waiting() {
-            if let Then::Reply { reference, request, .. } | Then::Handle { reference, request, .. } = then {
+            if let Then::Reply { reference, request, .. }
+            | Then::Handle { reference, request, .. }
+            | Then::Consumer { answer: Some(Answer { reference, request, .. }), .. } = then
+            {
                 let body = request.error_reply(error::NOT_COORDINATOR);
                 effects.push(GroupEffect::Reply { reference, body });
             }
@@ -284,7 +455,7 @@ impl Coordinator {
 
     /// How many members all groups have.
     pub fn members(&self) -> usize {
-        self.groups.values().map(|group| group.classic.members().len()).sum()
+        self.groups.values().map(Group::members).sum()
     }
 
     /// The memory the groups take, in the count that [`GroupConfig::state_bytes_max`] bounds.
@@ -301,9 +472,7 @@ impl Coordinator {
     pub fn snapshot(&self) -> Vec<Record> {
         let mut records = Vec::new();
         for (group_id, group) in &self.groups {
-            if group.recorded {
-                records.push(group.classic.record(group_id));
-            }
+            records.extend(group.records(group_id));
             for (topic, partition, committed) in group.offsets.iter() {
                 records.push(Record::OffsetCommit {
                     group: group_id.clone(),
@@ -320,10 +489,15 @@ impl Coordinator {
     pub fn check_invariants(&self) {
         let mut bytes = 0;
         for (group_id, group) in &self.groups {
-            assert_eq!(group.classic.bytes(), group.classic.recount(), "{group_id}");
             assert!(!group.is_void(), "{group_id} is kept for nothing");
-            group.classic.check_invariants();
-            bytes += GROUP_BYTES + group_id.len() + group.classic.bytes() + group.offsets.bytes();
+            match &group.kind {
+                Kind::Classic(classic) => {
+                    assert_eq!(classic.bytes(), classic.recount(), "{group_id}");
+                    classic.check_invariants();
+                }
+                Kind::Consumer(consumer) => consumer.check_invariants(),
+            }
+            bytes += GROUP_BYTES + group_id.len() + group.bytes();
         }
         assert_eq!(bytes, self.bytes);
     }
@@ -332,17 +506,18 @@ impl Coordinator {
     #[cfg(test)]
     pub fn is_settled(&self, group_id: &str) -> bool {
         self.groups.get(group_id).is_none_or(|group| {
-            group.in_flight.is_none() && {
-                use super::classic::State;
-                matches!(group.classic.state(), State::Empty | State::Stable)
-            }
+            group.in_flight.is_none()
+                && match &group.kind {
+                    Kind::Classic(classic) => matches!(classic.state(), State::Empty | State::Stable),
+                    Kind::Consumer(_) => true,
+                }
         })
     }
 
     // ---- Groups ----
 
-    /// Works on a group's members, if there is such a group.
-    fn with_group<R>(
+    /// Works on a classic group's members, if there is such a group.
+    fn with_classic<R>(
         &mut self,
         now: Now,
         group_id: &str,
@@ -352,16 +527,18 @@ impl Coordinator {
         let (id, _) = self.groups.get_key_value(group_id)?;
         let id = id.clone();
         let group = self.groups.get_mut(&id)?;
+        let Kind::Classic(classic) = &mut group.kind else { return None };
         let mut cx = Context {
             now,
             config: &self.config,
             group_id: &id,
             in_flight: &mut group.in_flight,
+            classic_write: &mut group.classic_write,
             timers: &mut self.timers,
             writes: &mut self.writes,
             effects,
         };
-        let result = work(&mut group.classic, &mut cx);
+        let result = work(classic, &mut cx);
         self.settle(&id);
         Some(result)
     }
@@ -380,7 +557,7 @@ impl Coordinator {
             self.groups.remove(group_id);
             return;
         }
-        group.counted = GROUP_BYTES + group_id.len() + group.classic.bytes() + group.offsets.bytes();
+        group.counted = GROUP_BYTES + group_id.len() + group.bytes();
         self.bytes += group.counted;
     }
 
@@ -407,16 +584,17 @@ impl Coordinator {
 
     /// A write has ended as far as this group is concerned.
     fn landed(&mut self, write: WriteId, group_id: &str) {
-        if let Some(group) = self.groups.get_mut(group_id)
-            && group.in_flight == Some(write)
-        {
-            group.in_flight = None;
+        if let Some(group) = self.groups.get_mut(group_id) {
+            for under_way in [&mut group.in_flight, &mut group.classic_write, &mut group.consumer_write] {
+                under_way.take_if(|under_way| *under_way == write);
+            }
         }
         self.settle(group_id);
     }
 
     /// Does what was to follow a write, which ended with this error code.
-    fn proceed(&mut self, now: Now, then: Then, error_code: i16, effects: &mut Vec<GroupEffect>) {
+    fn proceed(&mut self, moment: Moment<'_>, then: Then, error_code: i16, effects: &mut Vec<GroupEffect>) {
+        let now = moment.now;
         match then {
             Then::Reply { reference, body, request } => {
                 let body = match (error_code, &request.kind) {
@@ -428,14 +606,27 @@ impl Coordinator {
                 };
                 effects.push(GroupEffect::Reply { reference, body });
             }
-            Then::Handle { reference, request, client } => self.handle(now, *request, reference, &client, 0, effects),
+            Then::Handle { reference, request, client, random } => {
+                self.handle(moment, *request, reference, &client, random, effects);
+            }
+            Then::Consumer { group, follow, answer } => {
+                self.consumer_changed(moment, &group, &follow, error_code);
+                if let Some(Answer { reference, body, request }) = answer {
+                    let body = if error_code == error::NONE { body } else { request.error_reply(error_code) };
+                    effects.push(GroupEffect::Reply { reference, body });
+                }
+            }
+            Then::Downgraded { group, classic } => self.downgraded(moment, &group, classic, error_code, effects),
+            // What is due may have been put off since.
+            Then::Due(key) if self.timers.is_scheduled(&key) => {}
+            Then::Due(key) => self.due(moment, key, effects),
             Then::Assign { group, generation, assignments } => {
-                self.with_group(now, &group, effects, |group, cx| {
+                self.with_classic(now, &group, effects, |group, cx| {
                     group.assigned(cx, generation, assignments, error_code)
                 });
             }
             Then::StaticJoin { group, member, parked, leader_before } => {
-                self.with_group(now, &group, effects, |group, cx| {
+                self.with_classic(now, &group, effects, |group, cx| {
                     group.static_joined(cx, &member, parked, leader_before, error_code)
                 });
             }
@@ -453,6 +644,8 @@ impl Coordinator {
         let mut last = None;
         let mut part = Vec::new();
         let mut bytes = 0;
+        let is_classic = records.iter().any(|record| matches!(record, Record::GroupMetadata { .. }));
+        let is_consumer = records.iter().any(|record| matches!(record, Record::Consumer { .. }));
         for record in records {
             let length = record_bytes(&record);
             if bytes + length > self.config.write_bytes_max && !part.is_empty() {
@@ -469,15 +662,28 @@ impl Coordinator {
             && last.is_some()
         {
             group.in_flight = last;
+            if is_classic {
+                group.classic_write = last;
+            }
+            if is_consumer {
+                group.consumer_write = last;
+            }
         }
         last
     }
 
     /// The write that has to end before a request can be handled: one that deletes has to see what is being committed,
-    /// and so has a fetch that asks for stable offsets.
+    /// and so has a fetch that asks for stable offsets. The members of a consumer group change by one decision at a time.
     fn has_to_wait_for(&self, request: &GroupRequest) -> Option<WriteId> {
         let in_flight = |group_id: &str| self.groups.get(group_id)?.in_flight;
         match &request.kind {
+            RequestKind::ConsumerHeartbeat(beat) => {
+                let group = self.groups.get(beat.group_id.as_str())?;
+                group.classic_write.max(group.consumer_write)
+            }
+            RequestKind::Join(_) | RequestKind::Sync(_) | RequestKind::Heartbeat(_) | RequestKind::Leave(_) => {
+                self.groups.get(request.group_id()?)?.consumer_write
+            }
             RequestKind::OffsetFetch { groups, require_stable: true } => {
                 groups.iter().filter_map(|group| in_flight(&group.group_id)).max()
             }
@@ -494,6 +700,10 @@ fn offset_tombstone(group_id: &Arc<str>, topic: &Arc<str>, partition: i32) -> Re
     Record::OffsetCommit { group: group_id.clone(), topic: topic.clone(), partition, value: None }
 }
 
+fn classic_tombstone(group_id: &Arc<str>) -> Record {
+    Record::GroupMetadata { group: group_id.clone(), value: None }
+}
+
 /// An upper bound of what a committed offset, or a tombstone, takes in a batch.
 fn record_bytes(record: &Record) -> usize {
     let payload = match record {
@@ -504,6 +714,7 @@ fn record_bytes(record: &Record) -> usize {
         Record::GroupMetadata { group, value } => {
             4 + group.len() + value.as_ref().map_or(0, |value| value.encoded_bytes())
         }
+        Record::Consumer { group, part } => group.len() + part.encoded_bytes_max(),
     };
     RECORD_OVERHEAD_BYTES + payload
 }

@@ -31,6 +31,12 @@ pub const GROUP_ID_NOT_FOUND: i16 = ErrorCode::GroupIdNotFound as i16;
 pub const MEMBER_ID_REQUIRED: i16 = ErrorCode::MemberIdRequired as i16;
 pub const GROUP_MAX_SIZE_REACHED: i16 = ErrorCode::GroupMaxSizeReached as i16;
 pub const FENCED_INSTANCE_ID: i16 = ErrorCode::FencedInstanceId as i16;
+pub const UNSUPPORTED_VERSION: i16 = ErrorCode::UnsupportedVersion as i16;
+pub const FENCED_MEMBER_EPOCH: i16 = ErrorCode::FencedMemberEpoch as i16;
+pub const UNRELEASED_INSTANCE_ID: i16 = ErrorCode::UnreleasedInstanceId as i16;
+pub const UNSUPPORTED_ASSIGNOR: i16 = ErrorCode::UnsupportedAssignor as i16;
+pub const STALE_MEMBER_EPOCH: i16 = ErrorCode::StaleMemberEpoch as i16;
+pub const INVALID_REGULAR_EXPRESSION: i16 = ErrorCode::InvalidRegularExpression as i16;
 pub const GROUP_SUBSCRIBED_TO_TOPIC: i16 = ErrorCode::GroupSubscribedToTopic as i16;
 
 /// What a client is told when appending to `__consumer_offsets` failed with `append_error`. Clients know these answers

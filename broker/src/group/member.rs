@@ -7,6 +7,7 @@ use bytes::Bytes;
 use kafka_wire::join_group_request::JoinGroupRequestProtocol;
 
 use super::RequestRef;
+use super::config::CLIENT_ID_BYTES_MAX;
 use super::record::MemberMetadata;
 
 /// What a member takes beside its texts, in a coordinator's count of its memory.
@@ -49,6 +50,8 @@ pub struct Member {
     pub protocols: Vec<Protocol>,
     /// What the leader gave it in this generation.
     pub assignment: Bytes,
+    /// What it was given last, and may go on with while it joins again (KIP-429).
+    pub held: Bytes,
     /// Its JoinGroup request that waits for the rebalance.
     pub awaiting_join: Option<Parked>,
     /// Its SyncGroup request that waits for the leader's.
@@ -99,7 +102,7 @@ impl Member {
             + self.client_id.len()
             + self.client_host.len()
             + protocols
-            + self.assignment.len()
+            + self.held.len()
     }
 
     /// Its part of the group's record, with the assignment it is to have.
@@ -129,6 +132,7 @@ impl Member {
                 .map(|name| Protocol { name: name.clone(), metadata: metadata.subscription })
                 .into_iter()
                 .collect(),
+            held: metadata.assignment.clone(),
             assignment: metadata.assignment,
             awaiting_join: None,
             awaiting_sync: None,
@@ -147,4 +151,43 @@ pub fn copy_protocols(protocols: &[JoinGroupRequestProtocol]) -> Vec<Protocol> {
             metadata: Bytes::copy_from_slice(&protocol.metadata),
         })
         .collect()
+}
+
+/// A member id: `prefix` and a random (version 4) UUID drawn from `random`.
+pub fn new_member_id(prefix: &str, random: u64) -> Arc<str> {
+    let mut end = prefix.len().min(CLIENT_ID_BYTES_MAX);
+    while !prefix.is_char_boundary(end) {
+        end -= 1;
+    }
+    // The second half: one step of SplitMix64 from the first.
+    let mut low = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    low = (low ^ (low >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    low = (low ^ (low >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    low ^= low >> 31;
+    format!(
+        "{}-{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+        &prefix[..end],
+        random >> 32,
+        (random >> 16) & 0xffff,
+        random & 0xfff,
+        0x8000 | ((low >> 48) & 0x3fff),
+        low & 0xffff_ffff_ffff,
+    )
+    .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn member_ids_are_a_short_prefix_and_a_uuid() {
+        let id = new_member_id("app", 0x0123_4567_89ab_cdef);
+        let uuid = id.strip_prefix("app-").unwrap();
+        assert_eq!(uuid.len(), 36);
+        assert_eq!(&uuid[..18], "01234567-89ab-4def");
+        assert_ne!(id, new_member_id("app", 0x0123_4567_89ab_cdee));
+        let long = "ü".repeat(CLIENT_ID_BYTES_MAX);
+        assert_eq!(new_member_id(&long, 1).len(), CLIENT_ID_BYTES_MAX + 37);
+    }
 }

@@ -15,15 +15,17 @@
 
 mod classic;
 mod config;
+mod consumer;
 mod coordinator;
+mod embedded;
 mod error;
 mod member;
 mod offsets;
+mod partitions;
 mod record;
 mod reply;
 mod request;
 pub mod route;
-mod subscription;
 mod timer;
 mod write;
 
@@ -33,8 +35,10 @@ mod tests;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use millstream_replication::ClusterImage;
+use millstream_storage::Now;
 
-pub use config::GroupConfig;
+pub use config::{Assignor, GroupConfig, MigrationPolicy};
 pub use coordinator::Coordinator;
 pub use coordinator::listing::{GroupPlace, GroupRow};
 pub use error::{COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR};
@@ -48,6 +52,15 @@ pub struct RequestRef(pub u64);
 /// Names a write of one coordinator until it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WriteId(pub u64);
+
+/// When something happens, and in which cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment<'a> {
+    /// The time.
+    pub now: Now,
+    /// The topics there are: groups of the consumer protocol are assigned their partitions.
+    pub cluster: &'a ClusterImage,
+}
 
 /// Who sends a request.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The records of `__consumer_offsets`, in Kafka's own formats, so that tools that read the topic go on working.
 //!
-//! A key starts with an `int16` that names its kind: 0 and 1 a committed offset, 2 a classic group. A value starts with
-//! an `int16` version. All numbers are big-endian; strings carry an `int16` length and bytes an `int32` one, or in
+//! A key starts with an `int16` that names its kind: 0 and 1 a committed offset, 2 a classic group, 3 and 5 to 8 and 16
+//! the parts of a group of the consumer protocol ([`consumer`]). A value starts with an `int16` version. All numbers are big-endian; strings carry an `int16` length and bytes an `int32` one, or in
 //! versions from 4 (flexible) a varint of the length plus one, and tagged fields close each structure. Written: key
 //! versions 1 and 2; value version 3, but 1 for an offset with an expiry of its own (OffsetCommit v2-4 with a retention
 //! time). Read: all versions up to 4. A missing value deletes what the key names.
@@ -10,13 +10,22 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+mod codec;
+mod consumer;
+
+use codec::{put_bytes, put_nullable_string};
+
+pub use codec::{Reader, put_string};
+
+pub use consumer::{
+    ClassicProtocols, ConsumerMemberMetadata, ConsumerRecord, CurrentAssignment, MemberState, ResolvedRegex,
+};
+
 const OFFSET_COMMIT_KEY_VERSION: i16 = 1;
 const GROUP_METADATA_KEY_VERSION: i16 = 2;
 const OFFSET_COMMIT_VALUE_VERSION: i16 = 3;
 const OFFSET_COMMIT_EXPIRING_VALUE_VERSION: i16 = 1;
 const GROUP_METADATA_VALUE_VERSION: i16 = 3;
-const VALUE_VERSION_MAX: i16 = 4;
-const FLEXIBLE_VERSION: i16 = 4;
 
 /// One record of `__consumer_offsets`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +47,13 @@ pub enum Record {
         group: Arc<str>,
         /// `None`: the group is gone.
         value: Option<GroupMetadata>,
+    },
+    /// A part of a group of the consumer protocol.
+    Consumer {
+        /// The group's id.
+        group: Arc<str>,
+        /// Which part, and what it is now.
+        part: ConsumerRecord,
     },
 }
 
@@ -124,7 +140,9 @@ impl Record {
     /// The group it is about.
     pub fn group(&self) -> &Arc<str> {
         match self {
-            Record::OffsetCommit { group, .. } | Record::GroupMetadata { group, .. } => group,
+            Record::OffsetCommit { group, .. }
+            | Record::GroupMetadata { group, .. }
+            | Record::Consumer { group, .. } => group,
         }
     }
 
@@ -145,13 +163,14 @@ impl Record {
                 put_string(&mut key, group);
                 (key.freeze(), value.as_ref().map(GroupMetadata::encode))
             }
+            Record::Consumer { group, part } => part.encode(group),
         }
     }
 
     /// Decodes a record. `Ok(None)`: a kind that this release does not know and has to leave alone.
     pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Option<Record>, RecordError> {
-        let mut key = Reader { bytes: key, flexible: false };
-        match key.int16()? {
+        let (mut key, kind) = Reader::key(key)?;
+        match kind {
             0 | OFFSET_COMMIT_KEY_VERSION => Ok(Some(Record::OffsetCommit {
                 group: key.string()?,
                 topic: key.string()?,
@@ -162,7 +181,7 @@ impl Record {
                 group: key.string()?,
                 value: value.map(GroupMetadata::decode).transpose()?,
             })),
-            _ => Ok(None),
+            kind => ConsumerRecord::decode(kind, key, value),
         }
     }
 }
@@ -294,129 +313,6 @@ impl MemberMetadata {
             subscription,
             assignment,
         })
-    }
-}
-
-fn put_string(buffer: &mut BytesMut, text: &str) {
-    let length = i16::try_from(text.len()).expect("requests are decoded with this limit on text");
-    buffer.put_i16(length);
-    buffer.put_slice(text.as_bytes());
-}
-
-fn put_nullable_string(buffer: &mut BytesMut, text: Option<&str>) {
-    match text {
-        Some(text) => put_string(buffer, text),
-        None => buffer.put_i16(-1),
-    }
-}
-
-fn put_bytes(buffer: &mut BytesMut, bytes: &[u8]) {
-    buffer.put_i32(bytes.len() as i32);
-    buffer.put_slice(bytes);
-}
-
-/// Reads primitives; each takes no more than is there.
-struct Reader<'a> {
-    bytes: &'a [u8],
-    flexible: bool,
-}
-
-impl<'a> Reader<'a> {
-    /// The reader of a value, behind its version.
-    fn value(bytes: &'a [u8]) -> Result<(Self, i16), RecordError> {
-        let mut reader = Reader { bytes, flexible: false };
-        let version = reader.int16()?;
-        if !(0..=VALUE_VERSION_MAX).contains(&version) {
-            return Err(RecordError::UnknownVersion(version));
-        }
-        reader.flexible = version >= FLEXIBLE_VERSION;
-        Ok((reader, version))
-    }
-
-    fn take(&mut self, length: usize) -> Result<&'a [u8], RecordError> {
-        let (taken, rest) = self.bytes.split_at_checked(length).ok_or(RecordError::Truncated)?;
-        self.bytes = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], RecordError> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N)?);
-        Ok(array)
-    }
-
-    fn int16(&mut self) -> Result<i16, RecordError> {
-        self.array().map(i16::from_be_bytes)
-    }
-
-    fn int32(&mut self) -> Result<i32, RecordError> {
-        self.array().map(i32::from_be_bytes)
-    }
-
-    fn int64(&mut self) -> Result<i64, RecordError> {
-        self.array().map(i64::from_be_bytes)
-    }
-
-    fn varint(&mut self) -> Result<u32, RecordError> {
-        let mut value = 0u64;
-        for shift in (0..35).step_by(7) {
-            let byte = self.take(1)?[0];
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return u32::try_from(value).map_err(|_| RecordError::Truncated);
-            }
-        }
-        Err(RecordError::Truncated)
-    }
-
-    /// A length or count; `None` is null.
-    fn length(&mut self, wide: bool) -> Result<Option<usize>, RecordError> {
-        let length = match (self.flexible, wide) {
-            (true, _) => i64::from(self.varint()?) - 1,
-            (false, true) => i64::from(self.int32()?),
-            (false, false) => i64::from(self.int16()?),
-        };
-        match length {
-            -1 => Ok(None),
-            length => usize::try_from(length).map(Some).map_err(|_| RecordError::Truncated),
-        }
-    }
-
-    fn nullable_string(&mut self) -> Result<Option<Arc<str>>, RecordError> {
-        let Some(length) = self.length(false)? else {
-            return Ok(None);
-        };
-        if length > i16::MAX as usize {
-            return Err(RecordError::Truncated);
-        }
-        let text = std::str::from_utf8(self.take(length)?).map_err(|_| RecordError::InvalidText)?;
-        Ok(Some(text.into()))
-    }
-
-    fn string(&mut self) -> Result<Arc<str>, RecordError> {
-        self.nullable_string()?.ok_or(RecordError::Truncated)
-    }
-
-    fn byte_field(&mut self) -> Result<Bytes, RecordError> {
-        let length = self.length(true)?.ok_or(RecordError::Truncated)?;
-        Ok(Bytes::copy_from_slice(self.take(length)?))
-    }
-
-    fn array_len(&mut self) -> Result<usize, RecordError> {
-        self.length(true)?.ok_or(RecordError::Truncated)
-    }
-
-    /// Passes over tagged fields: none are known yet.
-    fn tagged_fields(&mut self) -> Result<(), RecordError> {
-        if !self.flexible {
-            return Ok(());
-        }
-        for _ in 0..self.varint()? {
-            self.varint()?;
-            let length = self.varint()? as usize;
-            self.take(length)?;
-        }
-        Ok(())
     }
 }
 
@@ -557,7 +453,7 @@ mod tests {
 
     #[test]
     fn unknown_kinds_are_left_alone_and_damage_is_an_error() {
-        assert_eq!(Record::decode(&[0, 3, 0, 1, b'g'], None), Ok(None));
+        assert_eq!(Record::decode(&[0, 4, 0, 1, b'g'], None), Ok(None));
         assert_eq!(Record::decode(&[0], None), Err(RecordError::Truncated));
         let (key, value) = group().encode();
         let value = value.unwrap();

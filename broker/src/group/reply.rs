@@ -73,8 +73,20 @@ pub fn fetched_group(asked: &OffsetFetchRequestGroup, offsets: Option<&Offsets>)
     response
 }
 
+/// One group's part of an OffsetFetch response that refuses the whole group.
+pub fn failed_group(version: i16, asked: &OffsetFetchRequestGroup, error_code: i16) -> OffsetFetchResponseGroup {
+    let mut response = OffsetFetchResponseGroup::default();
+    response.group_id = asked.group_id.clone();
+    response.error_code = error_code;
+    // Versions below 2 have no place for the error but the partitions.
+    if version < 2 {
+        response.topics = failed_topics(asked, error_code);
+    }
+    response
+}
+
 /// All the partitions asked for, with an error each.
-pub fn failed_topics(asked: &OffsetFetchRequestGroup, error_code: i16) -> Vec<OffsetFetchResponseTopics> {
+fn failed_topics(asked: &OffsetFetchRequestGroup, error_code: i16) -> Vec<OffsetFetchResponseTopics> {
     let mut topics = fetched_group(asked, None).topics;
     for topic in &mut topics {
         for partition in &mut topic.partitions {

@@ -4,17 +4,19 @@
 use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
+use kafka_wire::consumer_group_describe_response::DescribedGroup as DescribedConsumerGroup;
 use kafka_wire::delete_groups_response::DeletableGroupResult;
 use kafka_wire::describe_groups_response::DescribedGroup;
 use kafka_wire::leave_group_request::MemberIdentity;
 use kafka_wire::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
 use kafka_wire::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
-use kafka_wire::offset_fetch_response::OffsetFetchResponseGroup;
 use kafka_wire::{
-    DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse, HeartbeatRequest,
-    HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, ListGroupsRequest,
-    ListGroupsResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
-    OffsetFetchRequest, SyncGroupRequest, SyncGroupResponse,
+    ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, ConsumerGroupHeartbeatRequest,
+    ConsumerGroupHeartbeatResponse, DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest,
+    DescribeGroupsResponse, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse,
+    LeaveGroupRequest, LeaveGroupResponse, ListGroupsRequest, ListGroupsResponse, OffsetCommitRequest,
+    OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, OffsetFetchRequest, SyncGroupRequest,
+    SyncGroupResponse,
 };
 use kafka_wire_core::{ApiVersion, DecodeError, DecodeLimits, Decoder, KafkaDecode, KafkaEncode, StrBytes};
 
@@ -59,6 +61,10 @@ pub enum RequestKind {
     List(ListGroupsRequest),
     /// DeleteGroups
     Delete(DeleteGroupsRequest),
+    /// ConsumerGroupHeartbeat
+    ConsumerHeartbeat(ConsumerGroupHeartbeatRequest),
+    /// ConsumerGroupDescribe
+    ConsumerDescribe(ConsumerGroupDescribeRequest),
 }
 
 /// Bytes of one group request. Its decoded form takes up to some thirty times as much memory.
@@ -117,6 +123,20 @@ impl GroupRequest {
             RequestKind::Describe(_) => ApiKey::DescribeGroups,
             RequestKind::List(_) => ApiKey::ListGroups,
             RequestKind::Delete(_) => ApiKey::DeleteGroups,
+            RequestKind::ConsumerHeartbeat(_) => ApiKey::ConsumerGroupHeartbeat,
+            RequestKind::ConsumerDescribe(_) => ApiKey::ConsumerGroupDescribe,
+        }
+    }
+
+    /// The group of a request by which members join, stay and leave.
+    pub fn group_id(&self) -> Option<&str> {
+        match &self.kind {
+            RequestKind::Join(request) => Some(&request.group_id),
+            RequestKind::Sync(request) => Some(&request.group_id),
+            RequestKind::Heartbeat(request) => Some(&request.group_id),
+            RequestKind::Leave(request) => Some(&request.group_id),
+            RequestKind::ConsumerHeartbeat(request) => Some(&request.group_id),
+            _ => None,
         }
     }
 
@@ -165,19 +185,8 @@ impl GroupRequest {
                 offset_commit(version, request, |topic, at| refused.get(&(topic, at)).copied().unwrap_or(error_code))
             }
             RequestKind::OffsetFetch { groups, .. } => {
-                let groups = groups
-                    .iter()
-                    .map(|group| {
-                        let mut response = OffsetFetchResponseGroup::default();
-                        response.group_id = group.group_id.clone();
-                        response.error_code = error_code;
-                        // Versions below 2 have no place for the error but the partitions.
-                        if version < 2 {
-                            response.topics = super::reply::failed_topics(group, error_code);
-                        }
-                        response
-                    })
-                    .collect();
+                let groups =
+                    groups.iter().map(|group| super::reply::failed_group(version, group, error_code)).collect();
                 super::reply::offset_fetch(version, groups)
             }
             RequestKind::OffsetDelete { .. } => {
@@ -198,6 +207,17 @@ impl GroupRequest {
             RequestKind::List(_) => {
                 let mut response = ListGroupsResponse::default();
                 response.error_code = error_code;
+                encode(version, &response)
+            }
+            RequestKind::ConsumerHeartbeat(_) => consumer_heartbeat_error(version, error_code, None),
+            RequestKind::ConsumerDescribe(request) => {
+                let mut response = ConsumerGroupDescribeResponse::default();
+                for group_id in &request.group_ids {
+                    let mut group = DescribedConsumerGroup::default();
+                    group.group_id = group_id.clone();
+                    group.error_code = error_code;
+                    response.groups.push(group);
+                }
                 encode(version, &response)
             }
             RequestKind::Delete(request) => {
@@ -259,6 +279,12 @@ impl RequestKind {
                 once(&mut request.groups, StrBytes::clone);
                 RequestKind::Describe(request)
             }
+            ApiKey::ConsumerGroupHeartbeat => RequestKind::ConsumerHeartbeat(decode(version, body)?),
+            ApiKey::ConsumerGroupDescribe => {
+                let mut request: ConsumerGroupDescribeRequest = decode(version, body)?;
+                once(&mut request.group_ids, StrBytes::clone);
+                RequestKind::ConsumerDescribe(request)
+            }
             ApiKey::ListGroups => RequestKind::List(decode(version, body)?),
             ApiKey::DeleteGroups => RequestKind::Delete(decode(version, body)?),
             other => unreachable!("{} is not a coordinator's", other.name()),
@@ -298,6 +324,14 @@ pub(super) fn join_error(version: i16, error_code: i16, member_id: StrBytes) -> 
     if version >= 7 {
         response.protocol_name = None;
     }
+    encode(version, &response)
+}
+
+/// The body of a ConsumerGroupHeartbeat response that carries an error.
+pub(super) fn consumer_heartbeat_error(version: i16, error_code: i16, message: Option<String>) -> Bytes {
+    let mut response = ConsumerGroupHeartbeatResponse::default();
+    response.error_code = error_code;
+    response.error_message = message.map(StrBytes::from);
     encode(version, &response)
 }
 

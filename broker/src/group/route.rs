@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use kafka_wire::find_coordinator_response::Coordinator as FoundCoordinator;
 use kafka_wire::{
-    DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse, FindCoordinatorRequest,
-    FindCoordinatorResponse, ListGroupsResponse, OffsetFetchResponse,
+    ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, DeleteGroupsRequest, DeleteGroupsResponse,
+    DescribeGroupsRequest, DescribeGroupsResponse, FindCoordinatorRequest, FindCoordinatorResponse, ListGroupsResponse,
+    OffsetFetchResponse,
 };
 use kafka_wire_core::{DecodeError, StrBytes};
 
@@ -76,6 +77,18 @@ pub fn route(request: GroupRequest, partitions: i32) -> Route {
                 RequestKind::Delete(part)
             },
         ),
+        RequestKind::ConsumerHeartbeat(ref beat) => Route::One(partition(&beat.group_id), request),
+        RequestKind::ConsumerDescribe(describe) => parts(
+            version,
+            describe.group_ids,
+            |group_id| partition(group_id),
+            |group_ids| {
+                let mut part = ConsumerGroupDescribeRequest::default();
+                part.group_ids = group_ids;
+                part.include_authorized_operations = describe.include_authorized_operations;
+                RequestKind::ConsumerDescribe(part)
+            },
+        ),
         RequestKind::List(_) => Route::All(request),
     }
 }
@@ -112,6 +125,14 @@ pub fn merge(request: &GroupRequest, parts: Vec<Bytes>) -> Result<Bytes, DecodeE
             let mut whole = DescribeGroupsResponse::default();
             for part in parts {
                 let part: DescribeGroupsResponse = decode_response(version, part)?;
+                whole.groups.extend(part.groups);
+            }
+            encode(version, &whole)
+        }
+        RequestKind::ConsumerDescribe(_) => {
+            let mut whole = ConsumerGroupDescribeResponse::default();
+            for part in parts {
+                let part: ConsumerGroupDescribeResponse = decode_response(version, part)?;
                 whole.groups.extend(part.groups);
             }
             encode(version, &whole)

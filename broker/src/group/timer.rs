@@ -13,9 +13,30 @@ pub enum TimerKey {
     Sync(Arc<str>),
     /// The session of a member of a group: no heartbeat came in time.
     Session(Arc<str>, Arc<str>),
+    /// A member of a consumer group had time enough to give partitions back, or of the classic protocol to join again or to
+    /// ask for its assignment.
+    Reconciliation(Arc<str>, Arc<str>),
+    /// A consumer group may have become one of classic members only.
+    Downgrade(Arc<str>),
+    /// The next step of the search for topics that the regular expressions of a group match.
+    Regexes(Arc<str>),
 }
 
-/// Deadlines by key. As many as there are groups and members, twice.
+impl TimerKey {
+    /// The group that it is about.
+    pub fn group(&self) -> &Arc<str> {
+        match self {
+            TimerKey::Rebalance(group)
+            | TimerKey::Sync(group)
+            | TimerKey::Session(group, _)
+            | TimerKey::Reconciliation(group, _)
+            | TimerKey::Downgrade(group)
+            | TimerKey::Regexes(group) => group,
+        }
+    }
+}
+
+/// Deadlines by key. As many as there are groups four times, and members twice.
 #[derive(Debug, Default)]
 pub struct Timers {
     queue: BTreeSet<(Duration, TimerKey)>,
@@ -32,6 +53,18 @@ impl Timers {
             self.queue.remove(&(previous, key.clone()));
         }
         self.queue.insert((at, key));
+    }
+
+    /// Sets the deadline of a key that has none.
+    pub fn schedule_if_absent(&mut self, key: TimerKey, at: Duration) {
+        if !self.is_scheduled(&key) {
+            self.schedule(key, at);
+        }
+    }
+
+    /// Whether a key has a deadline.
+    pub fn is_scheduled(&self, key: &TimerKey) -> bool {
+        self.due.contains_key(key)
     }
 
     /// Forgets the deadline of a key, if it has one.

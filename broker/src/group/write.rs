@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::classic::ClassicGroup;
 use super::member::Parked;
 use super::record::Record;
 use super::request::GroupRequest;
+use super::timer::TimerKey;
 use super::{ClientInfo, GroupEffect, RequestRef, WriteId};
 
 /// What follows a write.
@@ -16,7 +18,13 @@ pub enum Then {
     /// Answer a request: with `body`, or if the write failed with the request's own error response.
     Reply { reference: RequestRef, body: Bytes, request: Box<GroupRequest> },
     /// Handle a request that had to wait because it depends on what was being written.
-    Handle { reference: RequestRef, request: Box<GroupRequest>, client: ClientInfo },
+    Handle { reference: RequestRef, request: Box<GroupRequest>, client: ClientInfo, random: u64 },
+    /// A decision about the members of a consumer group has come true.
+    Consumer { group: Arc<str>, follow: FollowUp, answer: Option<Answer> },
+    /// A consumer group has become a classic one.
+    Downgraded { group: Arc<str>, classic: Box<ClassicGroup> },
+    /// Do what had fallen due while it could not be done.
+    Due(TimerKey),
     /// The leader's assignments are recorded: hand them out.
     Assign { group: Arc<str>, generation: i32, assignments: BTreeMap<Arc<str>, Bytes> },
     /// A static member's new id is recorded: tell it.
@@ -30,6 +38,34 @@ pub enum Then {
     },
     /// Topics were deleted while offsets of the group were being written: forget those of the topics.
     ForgetTopics { group: Arc<str>, topics: Arc<[Arc<str>]> },
+}
+
+/// An answer to a request that waits for what it says to be durable.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The request.
+    pub reference: RequestRef,
+    /// The response.
+    pub body: Bytes,
+    /// For the response if the write fails.
+    pub request: Box<GroupRequest>,
+}
+
+/// What follows a change of a consumer group's members beside the answer.
+#[derive(Clone, Debug, Default)]
+pub struct FollowUp {
+    /// The member that it is about, if it stays in the group.
+    pub member: Option<Arc<str>>,
+    /// The member was heard of.
+    pub is_heard_of: bool,
+    /// The member's current assignment changed.
+    pub reconciles: bool,
+    /// The member joined by the classic protocol and is to ask for its assignment.
+    pub awaits_sync: bool,
+    /// The metadata in which the group's topics were looked at.
+    pub topics_checked: Option<u64>,
+    /// What had fallen due, to be tried again if the write fails.
+    pub retry: Option<TimerKey>,
 }
 
 /// A write that is under way.

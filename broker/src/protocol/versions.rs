@@ -132,6 +132,8 @@ served_apis! {
     DescribeQuorum = 55, 0..=2, flexible from 0;
     DescribeCluster = 60, 0..=2, flexible from 0;
     DescribeProducers = 61, 0..=0, flexible from 0;
+    ConsumerGroupHeartbeat = 68, 0..=1, flexible from 0;
+    ConsumerGroupDescribe = 69, 0..=1, flexible from 0;
     ListConfigResources = 74, 0..=1, flexible from 0;
     DescribeTopicPartitions = 75, 0..=0, flexible from 0;
 }

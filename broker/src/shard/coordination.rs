@@ -21,7 +21,10 @@ use super::partition::Waiter;
 use super::session::RequestId;
 use super::slab::Slab;
 use super::{Effect, Shard, ShardIndex};
-use crate::group::{Coordinator, GroupConfig, GroupEffect, NOT_COORDINATOR, RecordBytes, RequestRef, WriteId};
+use crate::group::{
+    Assignor, Coordinator, GroupConfig, GroupEffect, MigrationPolicy, Moment, NOT_COORDINATOR, RecordBytes, RequestRef,
+    WriteId,
+};
 
 /// Bytes of a log that are read at once to load its groups.
 const LOAD_BYTES_MAX: usize = 1 << 20;
@@ -90,7 +93,24 @@ fn group_config(file: &Properties, group_bytes_max: usize) -> GroupConfig {
         |name, default| number(name).map_or(default, |value| Duration::from_millis(u64::try_from(value).unwrap_or(0)));
     let size = |name, default| number(name).map_or(default, |value| usize::try_from(value).unwrap_or(0));
     let int = |name, default| number(name).map_or(default, |value| value.clamp(0, i64::from(i32::MAX)) as i32);
+    let text = |name| broker_value(name, &[file]).unwrap_or_default();
+    let list = |name| text(name).split(',').map(str::trim);
+    let assignors: Vec<Assignor> = list("group.consumer.assignors").filter_map(Assignor::named).collect();
     GroupConfig {
+        serves_consumer_protocol: list("group.coordinator.rebalance.protocols").any(|protocol| protocol == "consumer"),
+        consumer_session_timeout: millis("group.consumer.session.timeout.ms", default.consumer_session_timeout),
+        consumer_heartbeat_interval_ms: int(
+            "group.consumer.heartbeat.interval.ms",
+            default.consumer_heartbeat_interval_ms,
+        ),
+        consumer_members_max: size("group.consumer.max.size", default.consumer_members_max),
+        consumer_assignors: if assignors.is_empty() { default.consumer_assignors } else { assignors },
+        migration: match text("group.consumer.migration.policy").to_ascii_lowercase().as_str() {
+            "disabled" => MigrationPolicy::Disabled,
+            "upgrade" => MigrationPolicy::Upgrade,
+            "downgrade" => MigrationPolicy::Downgrade,
+            _ => MigrationPolicy::Bidirectional,
+        },
         initial_rebalance_delay: millis("group.initial.rebalance.delay.ms", default.initial_rebalance_delay),
         session_timeout_min_ms: int("group.min.session.timeout.ms", default.session_timeout_min_ms),
         session_timeout_max_ms: int("group.max.session.timeout.ms", default.session_timeout_max_ms),
@@ -206,7 +226,8 @@ impl Shard {
             let asker = Asker { from, request, slot: item.slot };
             let reference = RequestRef(u64::from(self.coordination.askers.insert(asker)));
             let mut asked = Vec::new();
-            led.coordinator.handle(now, item.request, reference, &client, random, &mut asked);
+            let moment = Moment { now, cluster: self.metadata.image() };
+            led.coordinator.handle(moment, item.request, reference, &client, random, &mut asked);
             self.do_for_group(now, log, asked, effects);
         }
     }
@@ -226,7 +247,7 @@ impl Shard {
                     let outcome = self.append_group_records(now, log, write, records).err();
                     let led = self.coordination.by_log.get_mut(&log).expect("who writes is there");
                     led.writes.push_back((write, outcome));
-                    asked.extend(led.end_writes(now));
+                    asked.extend(led.end_writes(Moment { now, cluster: self.metadata.image() }));
                 }
             }
         }
@@ -268,7 +289,7 @@ impl Shard {
         let Some(led) = self.coordination.by_log.get_mut(&log) else { return };
         let Some(written) = led.writes.iter_mut().find(|(waiting, _)| *waiting == write) else { return };
         written.1 = Some(error);
-        let asked = led.end_writes(now);
+        let asked = led.end_writes(Moment { now, cluster: self.metadata.image() });
         self.do_for_group(now, log, asked, effects);
     }
 
@@ -290,7 +311,7 @@ impl Shard {
                     }
                     None if is_due(led.coordinator.next_deadline()) => {
                         let mut asked = Vec::new();
-                        led.coordinator.expire(now, &mut asked);
+                        led.coordinator.expire(Moment { now, cluster: self.metadata.image() }, &mut asked);
                         self.do_for_group(now, log, asked, effects);
                     }
                     _ => {}
@@ -312,7 +333,7 @@ impl Shard {
         loading.next_offset = loading.next_offset.max(self.log.log_start(log));
         if loading.next_offset >= loading.until_offset {
             led.loading = None;
-            led.coordinator.loaded(now);
+            led.coordinator.loaded(Moment { now, cluster: self.metadata.image() });
             return;
         }
         let (from, until) = (loading.next_offset, loading.until_offset);
@@ -464,13 +485,13 @@ impl Shard {
 
 impl Led {
     /// Tells the coordinator how its writes ended, in their order.
-    fn end_writes(&mut self, now: Now) -> Vec<GroupEffect> {
+    fn end_writes(&mut self, moment: Moment<'_>) -> Vec<GroupEffect> {
         let mut asked = Vec::new();
         while let Some(&(write, Some(outcome))) = self.writes.front() {
             self.writes.pop_front();
             match outcome {
-                ErrorCode::None => self.coordinator.committed(now, write, &mut asked),
-                error => self.coordinator.write_failed(now, write, error.code(), &mut asked),
+                ErrorCode::None => self.coordinator.committed(moment, write, &mut asked),
+                error => self.coordinator.write_failed(moment, write, error.code(), &mut asked),
             }
         }
         asked

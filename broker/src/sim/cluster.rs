@@ -21,6 +21,7 @@ use millstream_storage::{DiskError, DiskOp, DiskToken, PartitionKey, ShardLog};
 use super::checker::{Checkers, Observation};
 use super::damage::{DAMAGED_COPIES_MAX, Damage, Inspected, UNCOVERED_BYTES, Verdicts};
 use super::disk::{DiskFaults, Operation, SimDisk};
+use super::group_member;
 use super::logs::{brief, brief_op};
 use super::random::Random;
 use super::restart::{ReadFailure, Whole, inspect, until_recovered};
@@ -58,6 +59,8 @@ pub struct Outcome {
     pub acknowledged: usize,
     /// Records that consumers saw.
     pub seen: usize,
+    /// Times that a member of the group was told what to read, and commits of members that were acknowledged.
+    pub group: (usize, usize),
     /// Times the node went down, gracefully or not.
     pub stops: u64,
     /// What starts on damaged disks came to.
@@ -149,6 +152,22 @@ struct Node {
     is_stopping: bool,
 }
 
+/// What the broker is started with: little of everything, and sessions short enough to end.
+fn properties() -> Properties {
+    let session = group_member::SESSION_MS.to_string();
+    [
+        ("offsets.topic.num.partitions", "3"),
+        // What groups commit is compacted all the time: its segments are closed as soon as they are so old.
+        ("log.cleaner.max.compaction.lag.ms", "30"),
+        ("group.min.session.timeout.ms", "1"),
+        ("group.initial.rebalance.delay.ms", "5"),
+        ("group.consumer.min.session.timeout.ms", "1"),
+        ("group.consumer.session.timeout.ms", &session),
+    ]
+    .map(|(name, value)| (name.to_string(), value.to_string()))
+    .into()
+}
+
 /// One node, its disk and its clients.
 pub struct Simulation {
     random: Random,
@@ -186,6 +205,7 @@ impl Simulation {
             trace: simulation.trace.finish(),
             acknowledged: simulation.checkers.iter().map(Checkers::acknowledged).sum(),
             seen: simulation.checkers.iter().map(Checkers::seen).sum(),
+            group: simulation.knowledge.group.counts(),
             stops: simulation.stops,
             verdicts: simulation.verdicts,
         })
@@ -226,6 +246,11 @@ impl Simulation {
             clients.push(Client::committer(clients.len() as u32));
             clients.push(Client::committer(clients.len() as u32));
         }
+        let members = if random.one_in(3) { random.between(2, 5) } else { 0 };
+        for _ in 0..members {
+            let is_classic = random.coin();
+            clients.push(Client::member(clients.len() as u32, is_classic));
+        }
         if random.one_in(4) {
             clients.push(Client::hostile(clients.len() as u32));
             clients.push(Client::hostile(clients.len() as u32));
@@ -257,7 +282,7 @@ impl Simulation {
             schedule: Schedule::new(),
             disk,
             node: None,
-            properties: Arc::new([("offsets.topic.num.partitions".to_string(), "3".to_string())].into()),
+            properties: Arc::new(properties()),
             topic_exists: false,
             producer_ids: HashSet::new(),
             next_connection: 0,
@@ -472,7 +497,7 @@ impl Simulation {
         self.schedule.retain(Event::is_of_the_world);
         for (client, connection) in self.clients.iter_mut().zip(&mut self.connected) {
             if connection.take().is_some() {
-                client.disconnected();
+                client.disconnected(&mut self.knowledge);
             }
         }
         self.waits_since_us.fill(None);
@@ -885,6 +910,7 @@ impl Simulation {
                 connection
             }
         };
+        self.knowledge.group.now_us = now_us;
         let Some(frame) = self.clients[client].act(&mut self.random, &mut self.knowledge) else { return Ok(()) };
         if self.clients[client].waits_impatiently() {
             self.waits_since_us[client].get_or_insert(now_us);
@@ -905,7 +931,7 @@ impl Simulation {
         let Some(Connection { client, shard, .. }) = node.connections.remove(&connection) else { return };
         self.line(|| format!("client {client} is disconnected"));
         self.connected[client] = None;
-        self.clients[client].disconnected();
+        self.clients[client].disconnected(&mut self.knowledge);
         self.waits_since_us[client] = None;
         self.give(shard, ShardEvent::Disconnected { connection });
     }
@@ -938,6 +964,7 @@ impl Simulation {
         }
         let print = fingerprint([&bytes[..]]);
         self.line(|| format!("client {client} gets {} bytes ({print:016x})", bytes.len()));
+        self.knowledge.group.now_us = self.schedule.now_us();
         let Reaction { findings, reconnect } = self.clients[client].receive(&bytes, &self.knowledge)?;
         if !self.clients[client].waits_impatiently() {
             self.waits_since_us[client] = None;
@@ -988,6 +1015,7 @@ impl Simulation {
                 self.observe(partition, &Observation::Read { offset, records: &records })
             }
             Finding::Promised { partition, log_start } => self.observe(partition, &Observation::Promised(log_start)),
+            Finding::Group(finding) => self.knowledge.group.see(finding),
             Finding::Time { partition, query, until, found } => {
                 let range = self.knowledge.partitions[partition].deleted_to..until;
                 self.observe(partition, &Observation::Time { query, range, found })
@@ -1093,10 +1121,13 @@ mod tests {
             total.acknowledged += outcome.acknowledged;
             total.seen += outcome.seen;
             total.stops += outcome.stops;
+            total.group = (total.group.0 + outcome.group.0, total.group.1 + outcome.group.1);
             total.verdicts.add_all(outcome.verdicts);
             Ok(())
         });
         println!("{total:?}");
+        let is_part = ["MILLSTREAM_SIM_SEED", "MILLSTREAM_SIM_SEEDS"].map(std::env::var_os).iter().any(Option::is_some);
+        assert!(is_part || (total.group.0 > 100 && total.group.1 > 100), "the group did next to nothing");
     }
 
     #[test]

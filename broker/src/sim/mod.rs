@@ -5,6 +5,8 @@ pub mod checker;
 pub mod cluster;
 pub mod damage;
 pub mod disk;
+pub mod group_checker;
+pub mod group_member;
 pub mod logs;
 pub mod random;
 pub mod record;

@@ -28,6 +28,18 @@ pub const OFFSET_COMMIT: Api = Api { key: 8, version: 8 };
 pub const OFFSET_FETCH: Api = Api { key: 9, version: 8 };
 /// FindCoordinator
 pub const FIND_COORDINATOR: Api = Api { key: 10, version: 4 };
+/// OffsetCommit, as members of the consumer protocol have to speak it
+pub const OFFSET_COMMIT_AS_MEMBER: Api = Api { key: 8, version: 9 };
+/// JoinGroup
+pub const JOIN_GROUP: Api = Api { key: 11, version: 9 };
+/// Heartbeat
+pub const HEARTBEAT: Api = Api { key: 12, version: 4 };
+/// LeaveGroup
+pub const LEAVE_GROUP: Api = Api { key: 13, version: 5 };
+/// SyncGroup
+pub const SYNC_GROUP: Api = Api { key: 14, version: 5 };
+/// ConsumerGroupHeartbeat
+pub const CONSUMER_GROUP_HEARTBEAT: Api = Api { key: 68, version: 1 };
 /// CreateTopics
 pub const CREATE_TOPICS: Api = Api { key: 19, version: 7 };
 /// DeleteTopics

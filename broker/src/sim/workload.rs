@@ -19,6 +19,8 @@ use kafka_wire::{
 };
 use kafka_wire_core::StrBytes;
 
+use super::group_checker::{GroupChecker, GroupFinding};
+use super::group_member::{Member, MemberAsked};
 use super::random::Random;
 use super::record::{Found, RecordId, Unreadable, batch_of, records_in};
 use super::schedule::EPOCH_MS;
@@ -38,6 +40,11 @@ const TOPIC_ALREADY_EXISTS: i16 = 36;
 /// UNKNOWN_TOPIC_OR_PARTITION, LEADER_NOT_AVAILABLE, NOT_LEADER_OR_FOLLOWER, REQUEST_TIMED_OUT, KAFKA_STORAGE_ERROR: what
 /// clients try again after.
 const RETRIABLE: [i16; 5] = [3, 5, 6, 7, 56];
+
+/// Whether a client asks the same again after this error, perhaps of another coordinator.
+pub fn is_retriable(error: i16) -> bool {
+    RETRIABLE.contains(&error) || COORDINATOR_MOVES.contains(&error)
+}
 
 /// What all clients know of a partition.
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,6 +70,8 @@ pub struct Knowledge {
     pub intruded: Option<u32>,
     /// No new work: what is under way is to be finished.
     pub is_ending: bool,
+    /// The group of the [`Role::Member`]s.
+    pub group: GroupChecker,
 }
 
 /// What a client learnt.
@@ -80,6 +89,8 @@ pub enum Finding {
     Read { partition: usize, offset: i64, records: Vec<Found> },
     /// The log starts at this offset or later.
     Promised { partition: usize, log_start: i64 },
+    /// A member of the group learnt this.
+    Group(GroupFinding),
     /// The record found by time, among those below `until`.
     Time { partition: usize, query: Option<i64>, until: i64, found: Option<(i64, i64)> },
 }
@@ -130,6 +141,8 @@ enum Asked {
         offset: i64,
     },
     Committed,
+    /// Something as a member of the group.
+    Member(MemberAsked),
     /// A record that goes into the doomed topic, if it is there.
     Intrude {
         number: u32,
@@ -223,6 +236,8 @@ enum Role {
     },
     /// Commits offsets of a group, each larger than the one before, and asks for them.
     Committer(Commits),
+    /// A member of a group that several clients are in.
+    Member(Member),
     /// Sends what no client sends: damaged requests, nonsense.
     Hostile,
 }
@@ -300,6 +315,11 @@ impl Client {
         Client::new(number, Role::Committer(Commits::default()))
     }
 
+    /// A member of the group, of the classic or the consumer protocol.
+    pub fn member(number: u32, is_classic: bool) -> Client {
+        Client::new(number, Role::Member(Member::new(is_classic)))
+    }
+
     /// Sends what no client sends.
     pub fn hostile(number: u32) -> Client {
         Client::new(number, Role::Hostile)
@@ -338,13 +358,23 @@ impl Client {
             Role::Recreator(_) => random.between(500, 10_000),
             Role::Intruder { .. } => random.between(500, 5_000),
             Role::Committer(_) => random.between(1_000, 20_000),
+            Role::Member(_) => random.between(500, 8_000),
             Role::Hostile => random.between(200, 5_000),
         }
     }
 
     /// The connection is gone: what was not answered must be asked again.
-    pub fn disconnected(&mut self) {
+    pub fn disconnected(&mut self, knowledge: &mut Knowledge) {
         let unanswered: Vec<(i32, Asked)> = self.outstanding.drain(..).collect();
+        if let Role::Member(member) = &mut self.role {
+            let asked = unanswered.first().and_then(|(_, asked)| match asked {
+                Asked::Member(asked) => Some(asked.clone()),
+                _ => None,
+            });
+            if let Some((partition, offset)) = member.disconnected(asked) {
+                knowledge.group.lose(partition, offset);
+            }
+        }
         if let (Role::Committer(commits), Some((_, Asked::Commit { offset }))) = (&mut self.role, unanswered.first()) {
             commits.lost.push(*offset);
         }
@@ -363,6 +393,12 @@ impl Client {
             _ if !self.outstanding.is_empty() => return None,
             Role::Recreator(doom) => doom.next(self.number, knowledge)?,
             Role::Committer(commits) => commits.next(self.number, random),
+            Role::Member(_) if knowledge.is_ending => return None,
+            Role::Member(member) => {
+                let partitions = knowledge.partitions.len();
+                let (api, asked, body) = member.next(self.number, partitions, random, &mut knowledge.group);
+                (api, Some(Asked::Member(asked)), body)
+            }
             Role::Intruder { next_number } => {
                 if knowledge.is_ending {
                     return None;
@@ -509,6 +545,10 @@ impl Client {
             (asked @ (Asked::Coordinator | Asked::Commit { .. } | Asked::Committed), Role::Committer(commits)) => {
                 commits.answered(asked, body)?;
             }
+            (Asked::Member(asked), Role::Member(member)) => {
+                let findings = member.answered(self.number, asked, body)?;
+                reaction.findings.extend(findings.into_iter().map(Finding::Group));
+            }
             (Asked::Doomed, Role::Recreator(doom)) => doom.answered(self.number, body)?,
             (Asked::Intrude { number }, Role::Intruder { .. }) => {
                 let response: ProduceResponse = wire::response(wire::PRODUCE, body)?;
@@ -525,10 +565,11 @@ impl Client {
 }
 
 /// A request's body, to be given its header.
-struct Encoded(Box<dyn FnOnce(Api, i32) -> Bytes>);
+pub struct Encoded(Box<dyn FnOnce(Api, i32) -> Bytes>);
 
 impl Encoded {
-    fn of(body: impl kafka_wire_core::KafkaEncode + 'static) -> Encoded {
+    /// This one.
+    pub fn of(body: impl kafka_wire_core::KafkaEncode + 'static) -> Encoded {
         Encoded(Box::new(move |api, correlation| wire::request(api, correlation, &body)))
     }
 
@@ -652,13 +693,12 @@ impl Commits {
     }
 
     fn answered(&mut self, asked: Asked, body: Bytes) -> Result<(), String> {
-        let retriable = |error: i16| RETRIABLE.contains(&error) || COORDINATOR_MOVES.contains(&error);
         match asked {
             Asked::Coordinator => {
                 let response: FindCoordinatorResponse = wire::response(wire::FIND_COORDINATOR, body)?;
                 match response.coordinators[0].error_code {
                     0 => self.has_coordinator = true,
-                    error if retriable(error) => {}
+                    error if is_retriable(error) => {}
                     error => return Err(format!("FindCoordinator: error {error}")),
                 }
             }
@@ -666,14 +706,14 @@ impl Commits {
                 let response: OffsetCommitResponse = wire::response(wire::OFFSET_COMMIT, body)?;
                 match response.topics[0].partitions[0].error_code {
                     0 => self.acknowledged = offset,
-                    error if retriable(error) => {}
+                    error if is_retriable(error) => {}
                     error => return Err(format!("OffsetCommit: error {error}")),
                 }
             }
             _ => {
                 let response: OffsetFetchResponse = wire::response(wire::OFFSET_FETCH, body)?;
                 let group = &response.groups[0];
-                if retriable(group.error_code) {
+                if is_retriable(group.error_code) {
                     return Ok(());
                 }
                 let found = &group.topics[0].partitions[0];

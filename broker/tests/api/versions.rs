@@ -46,7 +46,12 @@ fn api_versions() {
             assert_eq!(served.min_version, lowest);
         }
         assert_eq!(response.finalized_features_epoch >= 0, version >= 3);
-        assert!(response.supported_features.is_empty() && response.finalized_features.is_empty());
+        let finalized = response.finalized_features.iter().map(|feature| (&*feature.name, feature.max_version_level));
+        let expected = (version >= 3).then_some(("group.version", 1));
+        assert_eq!(finalized.collect::<Vec<_>>(), expected.into_iter().collect::<Vec<_>>());
+        let supported = response.supported_features.iter().map(|feature| (&*feature.name, feature.max_version));
+        let expected = (version >= 4).then_some(("group.version", 1));
+        assert_eq!(supported.collect::<Vec<_>>(), expected.into_iter().collect::<Vec<_>>());
     }
 }
 

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use millstream::group::route::{Node, Route, find_coordinator, merge, route};
 use millstream::group::{
     ClientInfo, CommittedOffset, Coordinator, GroupConfig, GroupEffect, GroupMetadata, GroupRequest, MemberMetadata,
-    Record, RequestKind, RequestRef,
+    Moment, Record, RequestKind, RequestRef,
 };
 use millstream::protocol::versions::{ApiKey, SERVED};
-use millstream_storage::Now;
+use millstream_replication::{ClusterImage, MetadataRecord, Partition};
+use millstream_storage::{Now, TopicId};
 
 use super::requests;
 use crate::Target;
@@ -44,6 +45,8 @@ fn keys() -> Vec<ApiKey> {
         DescribeGroups,
         ListGroups,
         DeleteGroups,
+        ConsumerGroupHeartbeat,
+        ConsumerGroupDescribe,
     ];
     SERVED.iter().copied().filter(|key| group.contains(key)).collect()
 }
@@ -88,8 +91,8 @@ fn record(key: &[u8], value: Option<&[u8]>) {
     loaded.expect("what can be decoded can be loaded");
     let (key, value) = record.encode();
     assert_eq!(Record::decode(&key, value.as_deref()), Ok(Some(record)));
-    let now = now(0);
-    coordinator.loaded(now);
+    let cluster = ClusterImage::new();
+    coordinator.loaded(Moment { now: now(0), cluster: &cluster });
     // A record that is read back from what was loaded gives the same state.
     let mut again = Coordinator::new(GroupConfig::default());
     for record in coordinator.snapshot() {
@@ -98,11 +101,25 @@ fn record(key: &[u8], value: Option<&[u8]>) {
     }
     assert_eq!(again.snapshot(), coordinator.snapshot());
     let far = Now { elapsed: Duration::from_secs(1 << 32), unix_ms: i64::MAX };
-    coordinator.expire(far, &mut Vec::new());
+    coordinator.expire(Moment { now: far, cluster: &cluster }, &mut Vec::new());
 }
 
 fn now(seconds: u64) -> Now {
     Now { elapsed: Duration::from_secs(seconds), unix_ms: 1_700_000_000_000 + seconds as i64 * 1000 }
+}
+
+/// Two topics to be assigned.
+fn cluster() -> ClusterImage {
+    let mut cluster = ClusterImage::new();
+    for (id, name) in [(1, requests::TOPIC), (2, "other")] {
+        let topic_id = TopicId([id; 16]);
+        cluster.replay(&MetadataRecord::Topic { topic_id, name: name.to_owned() });
+        for partition in 0..2 {
+            let state = Partition { replicas: vec![1], isr: vec![1], leader: 1, leader_epoch: 0, partition_epoch: 0 };
+            cluster.replay(&MetadataRecord::Partition { topic_id, partition, state });
+        }
+    }
+    cluster
 }
 
 /// Requests to one coordinator that leads all partitions. Each is answered once, if only because it resigns at the end.
@@ -112,7 +129,9 @@ fn conversation(mut input: Input<'_>) {
         let (key, value) = (input.piece(), input.piece());
         let _ = coordinator.load(key, Some(value));
     }
-    coordinator.loaded(now(0));
+    let cluster = cluster();
+    let at = |seconds| Moment { now: now(seconds), cluster: &cluster };
+    coordinator.loaded(at(0));
     let keys = keys();
     let client = ClientInfo { client_id: "c".into(), client_host: "/127.0.0.1".into() };
     let (mut asked, mut answered, mut seconds) = (0u64, 0, 0);
@@ -133,7 +152,7 @@ fn conversation(mut input: Input<'_>) {
             Route::One(partition, request) => {
                 assert!((0..50).contains(&partition));
                 asked += 1;
-                coordinator.handle(now(seconds), request, RequestRef(asked), &client, asked, &mut effects);
+                coordinator.handle(at(seconds), request, RequestRef(asked), &client, asked, &mut effects);
                 None
             }
             Route::All(request) => Some((request.clone(), vec![(0, request)])),
@@ -142,9 +161,9 @@ fn conversation(mut input: Input<'_>) {
         let mut bodies = Vec::new();
         for (_, part) in whole.iter().flat_map(|(_, parts)| parts) {
             asked += 1;
-            coordinator.handle(now(seconds), part.clone(), RequestRef(asked), &client, asked, &mut effects);
+            coordinator.handle(at(seconds), part.clone(), RequestRef(asked), &client, asked, &mut effects);
         }
-        answered += settle(&mut coordinator, now(seconds), &mut effects, choice & 16 == 0, &mut bodies);
+        answered += settle(&mut coordinator, at(seconds), &mut effects, choice & 16 == 0, &mut bodies);
         if let Some((whole, parts)) = whole
             && bodies.len() == parts.len()
             && !matches!(whole.kind, RequestKind::Join(_))
@@ -152,8 +171,8 @@ fn conversation(mut input: Input<'_>) {
             merge(&whole, bodies).expect("responses of ours");
         }
         seconds += u64::from(choice >> 5);
-        coordinator.expire(now(seconds), &mut effects);
-        answered += settle(&mut coordinator, now(seconds), &mut effects, true, &mut Vec::new());
+        coordinator.expire(at(seconds), &mut effects);
+        answered += settle(&mut coordinator, at(seconds), &mut effects, true, &mut Vec::new());
     }
     let mut effects = Vec::new();
     coordinator.resign(now(seconds), &mut effects);
@@ -165,7 +184,7 @@ fn conversation(mut input: Input<'_>) {
 /// Ends writes until there are none, and returns how many replies there were. Records that are written can be read.
 fn settle(
     coordinator: &mut Coordinator,
-    now: Now,
+    moment: Moment<'_>,
     effects: &mut Vec<GroupEffect>,
     well: bool,
     bodies: &mut Vec<Bytes>,
@@ -185,9 +204,9 @@ fn settle(
                         assert_eq!(record.encode(), (key, value));
                     }
                     if well {
-                        coordinator.committed(now, write, effects);
+                        coordinator.committed(moment, write, effects);
                     } else {
-                        coordinator.write_failed(now, write, 56, effects);
+                        coordinator.write_failed(moment, write, 56, effects);
                     }
                 }
             }

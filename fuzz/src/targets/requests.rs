@@ -298,6 +298,21 @@ pub fn sample(key: ApiKey, version: i16) -> Vec<u8> {
             });
             encoded(version, &make!(kafka_wire::IncrementalAlterConfigsRequest { resources = vec![resource] }))
         }
+        ApiKey::ConsumerGroupHeartbeat => {
+            let mut beat = kafka_wire::ConsumerGroupHeartbeatRequest::default();
+            beat.group_id = GROUP.into();
+            beat.member_id = "member".into();
+            beat.rebalance_timeout_ms = 10_000;
+            beat.subscribed_topic_names = Some(vec![TOPIC.into()]);
+            if version >= 1 {
+                beat.subscribed_topic_regex = Some("o.*".into());
+            }
+            beat.topic_partitions = Some(Vec::new());
+            encoded(version, &beat)
+        }
+        ApiKey::ConsumerGroupDescribe => {
+            encoded(version, &make!(kafka_wire::ConsumerGroupDescribeRequest { group_ids = vec![GROUP.into()] }))
+        }
         ApiKey::OffsetDelete => {
             let partition = make!(OffsetDeleteRequestPartition { partition_index = 0 });
             let topic = make!(OffsetDeleteRequestTopic { name = TOPIC.into(), partitions = vec![partition] });

@@ -123,27 +123,27 @@ table! { BROKER_CONFIGS
         "Bytes a second a follower takes for throttled replicas.";
     "group.consumer.assignment.interval.ms" Int Some("1000"), AtLeast(0), Accepted, DYNAMIC, [],
         "Shortest time between assignments of one consumer group, in milliseconds.";
-    "group.consumer.assignors" List Some("uniform,range"), Any, Accepted, FIXED, [],
+    "group.consumer.assignors" List Some("uniform,range"), EachOf(&["uniform", "range", "org.apache.kafka.coordinator.group.assignor.UniformAssignor", "org.apache.kafka.coordinator.group.assignor.RangeAssignor"]), Honoured, FIXED, [],
         "Server-side assignors of the consumer protocol, the default first.";
-    "group.consumer.heartbeat.interval.ms" Int Some("5000"), AtLeast(1), Accepted, FIXED, [],
+    "group.consumer.heartbeat.interval.ms" Int Some("5000"), AtLeast(1), Honoured, FIXED, [],
         "Heartbeat interval told to members of the consumer protocol, in milliseconds.";
     "group.consumer.max.assignment.interval.ms" Int Some("15000"), AtLeast(0), Accepted, FIXED, [],
         "Upper bound of the assignment interval a group may configure.";
-    "group.consumer.max.heartbeat.interval.ms" Int Some("15000"), AtLeast(1), Accepted, FIXED, [],
+    "group.consumer.max.heartbeat.interval.ms" Int Some("15000"), AtLeast(1), Honoured, FIXED, [],
         "Upper bound of the heartbeat interval a group may configure.";
-    "group.consumer.max.session.timeout.ms" Int Some("60000"), AtLeast(1), Accepted, FIXED, [],
+    "group.consumer.max.session.timeout.ms" Int Some("60000"), AtLeast(1), Honoured, FIXED, [],
         "Upper bound of the session timeout a group may configure.";
-    "group.consumer.max.size" Int Some("2147483647"), AtLeast(1), Accepted, FIXED, [],
+    "group.consumer.max.size" Int Some("2147483647"), AtLeast(1), Honoured, FIXED, [],
         "Most members of one group of the consumer protocol.";
-    "group.consumer.migration.policy" String Some("bidirectional"), OneOfAnyCase(&["DISABLED", "DOWNGRADE", "UPGRADE", "BIDIRECTIONAL"]), Accepted, FIXED, [],
+    "group.consumer.migration.policy" String Some("bidirectional"), OneOfAnyCase(&["DISABLED", "DOWNGRADE", "UPGRADE", "BIDIRECTIONAL"]), Honoured, FIXED, [],
         "Which way a group may move between the classic and the consumer protocol while it runs.";
     "group.consumer.min.assignment.interval.ms" Int Some("0"), AtLeast(0), Accepted, FIXED, [],
         "Lower bound of the assignment interval a group may configure.";
-    "group.consumer.min.heartbeat.interval.ms" Int Some("5000"), AtLeast(1), Accepted, FIXED, [],
+    "group.consumer.min.heartbeat.interval.ms" Int Some("5000"), AtLeast(1), Honoured, FIXED, [],
         "Lower bound of the heartbeat interval a group may configure.";
-    "group.consumer.min.session.timeout.ms" Int Some("45000"), AtLeast(1), Accepted, FIXED, [],
+    "group.consumer.min.session.timeout.ms" Int Some("45000"), AtLeast(1), Honoured, FIXED, [],
         "Lower bound of the session timeout a group may configure.";
-    "group.consumer.session.timeout.ms" Int Some("45000"), AtLeast(1), Accepted, FIXED, [],
+    "group.consumer.session.timeout.ms" Int Some("45000"), AtLeast(1), Honoured, FIXED, [],
         "Session timeout of members of the consumer protocol, in milliseconds.";
     "group.coordinator.append.linger.ms" Int Some("-1"), AtLeast(-1), Accepted, FIXED, [],
         "Milliseconds the group coordinator gathers writes. No effect: commits are gathered by the journal.";
@@ -151,8 +151,8 @@ table! { BROKER_CONFIGS
         "Threads for slow work of the group coordinator. No effect: work runs on the shards.";
     "group.coordinator.cached.buffer.max.bytes" Int Some("1048588"), AtLeast(524288), Accepted, FIXED, [],
         "Largest write buffer the group coordinator keeps. No effect.";
-    "group.coordinator.rebalance.protocols" List Some("classic,consumer,streams"), EachOf(&["consumer", "classic", "share", "streams"]), Accepted, FIXED, [],
-        "The rebalance protocols that groups may use.";
+    "group.coordinator.rebalance.protocols" List Some("classic,consumer,streams"), EachOf(&["consumer", "classic", "share", "streams"]), Honoured, FIXED, [],
+        "The rebalance protocols that groups may use: classic always, consumer if it is named, others are not served.";
     "group.coordinator.threads" Int Some("4"), AtLeast(1), Accepted, FIXED, [],
         "Threads of the group coordinator. No effect: work runs on the shards.";
     "group.initial.rebalance.delay.ms" Int Some("3000"), Any, Honoured, FIXED, [],
@@ -253,8 +253,8 @@ table! { BROKER_CONFIGS
         "The endpoints to open, as NAME://host:port. Only PLAINTEXT can be served yet.";
     "log.cleaner.backoff.ms" Long Some("15000"), AtLeast(0), Honoured, DYNAMIC, [],
         "Milliseconds the log cleaner sleeps when nothing is to be cleaned.";
-    "log.cleaner.dedupe.buffer.size" Long Some("134217728"), Any, Honoured, DYNAMIC, [],
-        "Bytes for the log cleaner's map of keys.";
+    "log.cleaner.dedupe.buffer.size" Long Some("134217728"), Any, Honoured, FIXED, [],
+        "Bytes for the log cleaner's map of keys, over all shards: a part of the memory budget, which is split at the start.";
     "log.cleaner.delete.retention.ms" Long Some("86400000"), AtLeast(0), Honoured, DYNAMIC, [],
         "Default of the topic configuration delete.retention.ms.";
     "log.cleaner.enable" Boolean Some("true"), Any, Honoured, FIXED, [],
@@ -272,7 +272,7 @@ table! { BROKER_CONFIGS
     "log.cleaner.min.compaction.lag.ms" Long Some("0"), AtLeast(0), Honoured, DYNAMIC, [],
         "Default of the topic configuration min.compaction.lag.ms.";
     "log.cleaner.threads" Int Some("1"), AtLeast(0), Accepted, DYNAMIC, [],
-        "Threads of the log cleaner. No effect: work runs on the shards.";
+        "Threads of the log cleaner. No effect: there is one.";
     "log.cleanup.policy" List Some("delete"), EachOf(&["compact", "delete"]), Honoured, DYNAMIC, [],
         "Default of the topic configuration cleanup.policy.";
     "log.dir" List None, Single, Honoured, FIXED, [],
@@ -429,7 +429,7 @@ table! { BROKER_CONFIGS
         "A class that derives a client's principal. No effect: there is no authorizer.";
     "process.roles" List None, EachOf(&["broker", "controller"]), Accepted, FIXED, [],
         "The roles of this process. It is always both broker and controller.";
-    "producer.id.expiration.ms" Int Some("86400000"), AtLeast(1), Honoured, FIXED, [],
+    "producer.id.expiration.ms" Int Some("86400000"), AtLeast(1), Honoured, DYNAMIC, [],
         "Milliseconds after its last write that a producer's sequence state is kept.";
     "producer.purgatory.purge.interval.requests" Int Some("1000"), Any, Accepted, FIXED, [],
         "How often finished produce requests are swept. No effect.";

@@ -1,4 +1,5 @@
-// franz-go. Arguments of produce, consume, group and admin: README.md beside this folder; `kill` is what scripts/kill.sh runs.
+// franz-go. Arguments of produce, consume, group and admin: README.md beside this folder; `kill` is what scripts/kill.sh runs,
+// `member` what scripts/groups.sh runs.
 package main
 
 import (
@@ -173,7 +174,7 @@ func group(bootstrap, topic string, partitions, count int, style, name string) {
 func main() {
 	arguments := os.Args[1:]
 	if len(arguments) == 0 {
-		fail("produce, consume, group, admin, kill")
+		fail("produce, consume, group, admin, member, kill")
 	}
 	number := func(i int) int { return must(strconv.Atoi(arguments[i])) }
 	switch {
@@ -185,6 +186,8 @@ func main() {
 		group(arguments[1], arguments[2], number(3), number(4), arguments[5], arguments[6])
 	case arguments[0] == "admin" && len(arguments) == 3:
 		admin(arguments[1], arguments[2])
+	case arguments[0] == "member" && (len(arguments) == 6 || len(arguments) == 7):
+		check(member(arguments[1:]) == nil, "member: wrong arguments: %v", arguments)
 	case arguments[0] == "kill":
 		kill(arguments[1:])
 	default:

@@ -8,8 +8,8 @@ use kafka_wire::{JoinGroupRequest, JoinGroupResponse};
 use kafka_wire_core::StrBytes;
 
 use super::{ClassicGroup, Context, State, millis, pending_bytes};
-use crate::group::config::{CLIENT_ID_BYTES_MAX, NEW_MEMBER_JOIN_TIMEOUT, PENDING_MEMBERS_MAX};
-use crate::group::member::{Member, Parked, copy_protocols};
+use crate::group::config::{NEW_MEMBER_JOIN_TIMEOUT, PENDING_MEMBERS_MAX};
+use crate::group::member::{Member, Parked, copy_protocols, new_member_id};
 use crate::group::request::{encode, join_error, sync_error};
 use crate::group::write::Then;
 use crate::group::{ClientInfo, error};
@@ -145,6 +145,7 @@ impl ClassicGroup {
             session_timeout_ms: request.session_timeout_ms,
             protocols: copy_protocols(&request.protocols),
             assignment: Bytes::new(),
+            held: Bytes::new(),
             awaiting_join: Some(parked),
             awaiting_sync: None,
             pending_sync: false,
@@ -285,44 +286,5 @@ impl ClassicGroup {
             }
         }
         response
-    }
-}
-
-/// A member id: `prefix` and a random (version 4) UUID drawn from `random`.
-fn new_member_id(prefix: &str, random: u64) -> Arc<str> {
-    let mut end = prefix.len().min(CLIENT_ID_BYTES_MAX);
-    while !prefix.is_char_boundary(end) {
-        end -= 1;
-    }
-    // The second half: one step of SplitMix64 from the first.
-    let mut low = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    low = (low ^ (low >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    low = (low ^ (low >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    low ^= low >> 31;
-    format!(
-        "{}-{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
-        &prefix[..end],
-        random >> 32,
-        (random >> 16) & 0xffff,
-        random & 0xfff,
-        0x8000 | ((low >> 48) & 0x3fff),
-        low & 0xffff_ffff_ffff,
-    )
-    .into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn member_ids_are_a_short_prefix_and_a_uuid() {
-        let id = new_member_id("app", 0x0123_4567_89ab_cdef);
-        let uuid = id.strip_prefix("app-").unwrap();
-        assert_eq!(uuid.len(), 36);
-        assert_eq!(&uuid[..18], "01234567-89ab-4def");
-        assert_ne!(id, new_member_id("app", 0x0123_4567_89ab_cdee));
-        let long = "ü".repeat(CLIENT_ID_BYTES_MAX);
-        assert_eq!(new_member_id(&long, 1).len(), CLIENT_ID_BYTES_MAX + 37);
     }
 }

@@ -73,17 +73,18 @@ impl ClassicGroup {
         }
     }
 
-    /// Sends all who wait away: this coordinator serves the group no longer.
-    pub fn resign(&mut self, cx: &mut Context<'_>) {
+    /// Sends all who wait away with this error: the group is served no longer, or not as a classic one.
+    pub fn dismiss(&mut self, cx: &mut Context<'_>, error_code: i16) {
+        cx.timers.cancel(&TimerKey::Rebalance(cx.group_id.clone()));
+        cx.timers.cancel(&TimerKey::Sync(cx.group_id.clone()));
         self.awaiting_join = 0;
         for member in self.members.values_mut() {
             if let Some(parked) = member.awaiting_join.take() {
-                let error_code = error::NOT_COORDINATOR;
                 let body = join_error(parked.version, error_code, StrBytes::from(&*member.id));
                 cx.reply(parked, body);
             }
             if let Some(parked) = member.awaiting_sync.take() {
-                cx.reply(parked, sync_error(parked.version, error::NOT_COORDINATOR));
+                cx.reply(parked, sync_error(parked.version, error_code));
             }
         }
     }
@@ -95,7 +96,8 @@ impl ClassicGroup {
         }
     }
 
-    pub(super) fn prepare_rebalance(&mut self, cx: &mut Context<'_>) {
+    /// Asks all members to join again.
+    pub fn prepare_rebalance(&mut self, cx: &mut Context<'_>) {
         if matches!(self.state, State::CompletingRebalance { .. }) {
             self.withdraw_assignments(cx, error::REBALANCE_IN_PROGRESS);
         }
@@ -178,7 +180,6 @@ impl ClassicGroup {
     /// Sends those who wait for their assignments away.
     pub(super) fn withdraw_assignments(&mut self, cx: &mut Context<'_>, error_code: i16) {
         for member in self.members.values_mut() {
-            self.bytes -= member.assignment.len();
             member.assignment = Bytes::new();
             if let Some(parked) = member.awaiting_sync.take() {
                 cx.reply(parked, sync_error(parked.version, error_code));

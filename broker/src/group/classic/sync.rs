@@ -118,9 +118,10 @@ impl ClassicGroup {
             return self.prepare_rebalance(cx);
         }
         for member in self.members.values_mut() {
-            self.bytes -= member.assignment.len();
+            self.bytes -= member.held.len();
             member.assignment = assignments.remove(&member.id).unwrap_or_default();
-            self.bytes += member.assignment.len();
+            member.held = member.assignment.clone();
+            self.bytes += member.held.len();
         }
         self.set_state(cx.now, State::Stable);
         let waiting: Vec<(Arc<str>, Parked)> = self

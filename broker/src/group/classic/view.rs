@@ -8,7 +8,7 @@ use kafka_wire_core::StrBytes;
 
 use super::{CONSUMER_PROTOCOL_TYPE, ClassicGroup, Context, State};
 use crate::group::record::CommittedOffset;
-use crate::group::{error, subscription};
+use crate::group::{embedded, error};
 
 impl ClassicGroup {
     /// Whether a commit by this member in this generation is to be accepted: the error code if not. A commit keeps the
@@ -82,7 +82,7 @@ impl ClassicGroup {
         let mut topics = BTreeSet::new();
         for member in self.members.values() {
             let metadata = member.metadata(self.protocol.as_deref());
-            subscription::add_topics(&metadata, &mut topics)?;
+            embedded::add_topics(&metadata, &mut topics)?;
         }
         Some(topics)
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::{Coordinator, Group};
+use super::{Coordinator, Group, Kind};
 
 /// What is listed of groups: a group, followed by the offsets that it committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,8 +62,11 @@ impl Coordinator {
         let rest = self.groups.range((from, Bound::Unbounded)).flat_map(|(group_id, group)| {
             let row = GroupRow::Group {
                 group: Arc::clone(group_id),
-                state: group.classic.state().name(),
-                members: group.classic.members().len(),
+                state: match &group.kind {
+                    Kind::Classic(classic) => classic.state().name(),
+                    Kind::Consumer(consumer) => consumer.state().name(),
+                },
+                members: group.members(),
             };
             [row].into_iter().chain(offsets(group_id, group, None))
         });

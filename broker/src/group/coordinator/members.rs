@@ -29,7 +29,7 @@ impl Coordinator {
             let reference = parked.reference;
             return effects.push(GroupEffect::Reply { reference, body });
         }
-        self.with_group(now, &request.group_id, effects, |group, cx| group.join(cx, request, parked, client, random))
+        self.with_classic(now, &request.group_id, effects, |group, cx| group.join(cx, request, parked, client, random))
             .expect("a group that admits a member is there");
     }
 
@@ -52,10 +52,9 @@ impl Coordinator {
         if group.is_none() && !request.member_id.is_empty() {
             return Err(error::UNKNOWN_MEMBER_ID);
         }
-        let member = group.and_then(|group| group.classic.members().get(&*request.member_id));
         let names = request.group_instance_id.as_ref().map_or(0, |id| 3 * id.len());
         let needed = MEMBER_BYTES + subscription_bytes + names + request.member_id.len();
-        let held = member.map_or(0, |member| member.bytes());
+        let held = group.map_or(0, |group| group.member_bytes(&request.member_id));
         if needed > held && !self.has_room_for(needed - held) {
             return Err(error::GROUP_MAX_SIZE_REACHED);
         }
@@ -84,7 +83,7 @@ impl Coordinator {
             let body = encode(version, &response);
             return effects.push(GroupEffect::Reply { reference, body });
         }
-        let left = self.with_group(now, &leave.group_id, effects, |group, cx| {
+        let left = self.with_classic(now, &leave.group_id, effects, |group, cx| {
             let before = group.members().len();
             let write_before = *cx.in_flight;
             let results: Vec<i16> = leave

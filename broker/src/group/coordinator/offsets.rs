@@ -8,7 +8,7 @@ use kafka_wire::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_wire::{OffsetCommitRequest, OffsetDeleteResponse};
 use millstream_storage::Now;
 
-use super::{Coordinator, offset_tombstone, record_bytes};
+use super::{Coordinator, Group, Kind, offset_tombstone, record_bytes};
 use crate::group::config::{EXPIRY_GROUPS_PER_STEP, EXPIRY_STEP_INTERVAL};
 use crate::group::offsets::OFFSET_BYTES;
 use crate::group::record::{CommittedOffset, Record};
@@ -60,7 +60,10 @@ impl Coordinator {
     ) -> i16 {
         let generation = commit.generation_id_or_member_epoch;
         let instance_id = commit.group_instance_id.as_deref();
-        self.with_group(now, &commit.group_id, effects, |group, cx| {
+        if let Some(Group { kind: Kind::Consumer(consumer), .. }) = self.groups.get(commit.group_id.as_str()) {
+            return consumer.check_commit(version, &commit.member_id, generation);
+        }
+        self.with_classic(now, &commit.group_id, effects, |group, cx| {
             group.check_commit(cx, &commit.member_id, instance_id, generation)
         })
         .unwrap_or_else(|| {
@@ -135,6 +138,15 @@ impl Coordinator {
             .iter()
             .map(|asked| {
                 let group = self.groups.get(asked.group_id.as_str());
+                let error_code = match group.map(|group| &group.kind) {
+                    Some(Kind::Consumer(consumer)) => {
+                        consumer.check_fetch(asked.member_id.as_deref(), asked.member_epoch)
+                    }
+                    _ => error::NONE,
+                };
+                if error_code != error::NONE {
+                    return reply::failed_group(version, asked, error_code);
+                }
                 reply::fetched_group(asked, group.map(|group| &group.offsets))
             })
             .collect();
@@ -154,7 +166,8 @@ impl Coordinator {
         };
         let error_code = match self.groups.get(delete.group_id.as_str()) {
             _ if delete.group_id.is_empty() => error::INVALID_GROUP_ID,
-            Some(group) => group.classic.check_offset_delete(),
+            Some(Group { kind: Kind::Classic(classic), .. }) => classic.check_offset_delete(),
+            Some(_) => error::NONE,
             None => error::GROUP_ID_NOT_FOUND,
         };
         if error_code != error::NONE {
@@ -167,7 +180,10 @@ impl Coordinator {
         let mut response = OffsetDeleteResponse::default();
         for (topic_at, topic) in delete.topics.iter().enumerate() {
             let name: Arc<str> = topic.name.as_str().into();
-            let subscribed = group.classic.is_subscribed_to(&name);
+            let subscribed = match &group.kind {
+                Kind::Classic(classic) => classic.is_subscribed_to(&name),
+                Kind::Consumer(consumer) => consumer.is_subscribed_to(&name),
+            };
             let mut answer = OffsetDeleteResponseTopic::default();
             answer.name = topic.name.clone();
             for (at, partition) in topic.partitions.iter().enumerate() {
@@ -222,11 +238,10 @@ impl Coordinator {
             }
             let retention_ms = self.config.offsets_retention_ms;
             let is_expired = |topic: &str, committed: &CommittedOffset| {
-                let classic = &group.classic;
-                classic.has_expired(topic, committed, now.unix_ms, retention_ms)
+                group.has_expired(topic, committed, now.unix_ms, retention_ms)
             };
             let all_expired = group.offsets.iter().all(|(topic, _, committed)| is_expired(topic, committed));
-            let records = if all_expired && group.classic.is_deserted() {
+            let records = if all_expired && group.is_deserted() {
                 group.tombstones(group_id)
             } else {
                 group

@@ -6,15 +6,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_wire_core::{ApiVersion, KafkaDecode, KafkaEncode};
-use millstream_storage::Now;
+use millstream_replication::{ClusterImage, MetadataRecord, Partition};
+use millstream_storage::{Now, TopicId};
 
 use crate::group::request::decode;
-use crate::group::{ClientInfo, Coordinator, GroupConfig, GroupEffect, GroupRequest, RecordBytes, RequestRef, WriteId};
+use crate::group::{
+    ClientInfo, Coordinator, GroupConfig, GroupEffect, GroupRequest, Moment, RecordBytes, RequestRef, WriteId,
+};
 use crate::protocol::versions::ApiKey;
 
 pub struct Harness {
     pub coordinator: Coordinator,
     config: GroupConfig,
+    /// The topics there are.
+    pub cluster: ClusterImage,
     elapsed: Duration,
     /// What is durable.
     pub log: Vec<RecordBytes>,
@@ -31,6 +36,7 @@ impl Harness {
         let mut harness = Harness {
             coordinator: Coordinator::new(config.clone()),
             config,
+            cluster: ClusterImage::new(),
             elapsed: Duration::ZERO,
             log: Vec::new(),
             writing: VecDeque::new(),
@@ -38,7 +44,8 @@ impl Harness {
             replies: BTreeMap::new(),
             last_reference: 0,
         };
-        harness.coordinator.loaded(harness.now());
+        let moment = Moment { now: harness.now(), cluster: &harness.cluster };
+        harness.coordinator.loaded(moment);
         harness
     }
 
@@ -60,7 +67,14 @@ impl Harness {
         let random = self.last_reference.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let now = self.now();
         let mut effects = Vec::new();
-        self.coordinator.handle(now, request, reference, &client, random, &mut effects);
+        self.coordinator.handle(
+            Moment { now, cluster: &self.cluster },
+            request,
+            reference,
+            &client,
+            random,
+            &mut effects,
+        );
         self.take(effects);
         reference
     }
@@ -109,7 +123,7 @@ impl Harness {
             self.log.extend(records);
             let mut effects = Vec::new();
             let now = self.now();
-            self.coordinator.committed(now, write, &mut effects);
+            self.coordinator.committed(Moment { now, cluster: &self.cluster }, write, &mut effects);
             self.take(effects);
         }
     }
@@ -118,7 +132,7 @@ impl Harness {
         if let Some((write, _)) = self.writing.pop_front() {
             let mut effects = Vec::new();
             let now = self.now();
-            self.coordinator.write_failed(now, write, error_code, &mut effects);
+            self.coordinator.write_failed(Moment { now, cluster: &self.cluster }, write, error_code, &mut effects);
             self.take(effects);
         }
     }
@@ -131,7 +145,8 @@ impl Harness {
         {
             self.elapsed = self.elapsed.max(due);
             let mut effects = Vec::new();
-            self.coordinator.expire(self.now(), &mut effects);
+            let now = self.now();
+            self.coordinator.expire(Moment { now, cluster: &self.cluster }, &mut effects);
             let later = self.coordinator.next_deadline();
             assert!(later > Some(self.elapsed), "a deadline is done with");
             self.take(effects);
@@ -139,7 +154,28 @@ impl Harness {
         self.elapsed = end;
     }
 
-    pub fn topics_deleted(&mut self, topics: &[&str]) {
+    /// A topic is created, or gets more partitions. Its identity follows from its name.
+    pub fn create_topic(&mut self, name: &str, partitions: i32) {
+        let topic_id = topic_id(name);
+        if self.cluster.topic(name).is_none() {
+            self.cluster.replay(&MetadataRecord::Topic { topic_id, name: name.to_owned() });
+        }
+        let known = self.cluster.topic(name).map_or(0, |topic| topic.partitions.len() as i32);
+        for partition in known..partitions {
+            let state = Partition { replicas: vec![1], isr: vec![1], leader: 1, leader_epoch: 0, partition_epoch: 0 };
+            self.cluster.replay(&MetadataRecord::Partition { topic_id, partition, state });
+        }
+    }
+
+    /// A topic is gone.
+    pub fn delete_topic(&mut self, name: &str) {
+        if self.cluster.topic(name).is_some() {
+            self.cluster.replay(&MetadataRecord::RemoveTopic { topic_id: topic_id(name) });
+        }
+        self.topics_deleted(&[name]);
+    }
+
+    fn topics_deleted(&mut self, topics: &[&str]) {
         let topics: Vec<Arc<str>> = topics.iter().map(|topic| (*topic).into()).collect();
         let mut effects = Vec::new();
         self.coordinator.topics_deleted(&topics, &mut effects);
@@ -158,7 +194,7 @@ impl Harness {
         for (key, value) in &self.log {
             coordinator.load(key, value.as_deref()).unwrap();
         }
-        coordinator.loaded(self.now());
+        coordinator.loaded(Moment { now: self.now(), cluster: &self.cluster });
         coordinator.check_invariants();
         coordinator
     }
@@ -168,4 +204,12 @@ impl Harness {
         self.writing.clear();
         self.coordinator = self.reread();
     }
+}
+
+/// The identity of a topic of this name.
+pub fn topic_id(name: &str) -> TopicId {
+    let mut id = [0; 16];
+    let bytes = name.as_bytes();
+    id[..bytes.len()].copy_from_slice(bytes);
+    TopicId(id)
 }

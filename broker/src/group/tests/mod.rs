@@ -1,5 +1,6 @@
 //! Tests of the whole coordinator: scenarios, all versions, random sequences.
 
+mod consumers;
 mod harness;
 mod random;
 mod scenarios;

@@ -6,7 +6,9 @@
 //! `join a [v=9 session=10000 rebalance=20000 instance= protocols=range:x type=consumer id=]`,
 //! `sync a [assign=a:1,b:2 v=5 gen=]`, `beat a [gen=]`, `leave a [v=5 instance=]`, `commit a t:0=5,.. [v=9 gen= meta=]`,
 //! `fetch t:0,.. [stable=]`, `tick ms`, `hold`, `release`, `fail code`, `restart`, `describe`, `list`, `delete`,
-//! `delete-offset t:0`, `delete-topic t`, `admin-leave instance`, `config key=value`.
+//! `delete-offset t:0`, `delete-topic t`, `admin-leave instance`, `config key=value`, `topic t:3` (a topic of three
+//! partitions). Of the consumer protocol: `hello a [topics=t,u regex= own=t:0,t:1 epoch= instance= assignor= timeout=20000
+//! v=1 full=]` is a heartbeat that says what is given, and all when it joins; `bye a [static= instance=]`, `who`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,6 +16,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use kafka_wire::consumer_group_heartbeat_request::TopicPartitions;
 use kafka_wire::join_group_request::JoinGroupRequestProtocol;
 use kafka_wire::leave_group_request::MemberIdentity;
 use kafka_wire::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
@@ -21,9 +24,11 @@ use kafka_wire::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDele
 use kafka_wire::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_wire::sync_group_request::SyncGroupRequestAssignment;
 use kafka_wire::*;
-use kafka_wire_core::StrBytes;
+use kafka_wire_core::{StrBytes, Uuid};
 
-use super::harness::Harness;
+use super::consumers::subscription;
+use super::harness::{Harness, topic_id};
+use crate::group::embedded::{decode_assignment, encode_assignment};
 use crate::group::{GroupConfig, RequestRef};
 use crate::protocol::versions::ApiKey;
 
@@ -69,7 +74,14 @@ fn error_name(code: i16) -> String {
         79 => "MEMBER_ID_REQUIRED",
         81 => "GROUP_MAX_SIZE_REACHED",
         82 => "FENCED_INSTANCE_ID",
+        35 => "UNSUPPORTED_VERSION",
+        42 => "INVALID_REQUEST",
         86 => "GROUP_SUBSCRIBED_TO_TOPIC",
+        110 => "FENCED_MEMBER_EPOCH",
+        111 => "UNRELEASED_INSTANCE_ID",
+        112 => "UNSUPPORTED_ASSIGNOR",
+        113 => "STALE_MEMBER_EPOCH",
+        128 => "INVALID_REGULAR_EXPRESSION",
         other => return format!("error {other}"),
     };
     name.to_owned()
@@ -158,9 +170,7 @@ impl Scenario {
                     let mut offered = JoinGroupRequestProtocol::default();
                     offered.name = text(name);
                     // The metadata of consumers is a subscription to the topic of that name.
-                    let mut subscription = vec![0, 0, 0, 0, 0, 1, 0, metadata.len() as u8];
-                    subscription.extend(metadata.as_bytes());
-                    offered.metadata = Bytes::from(subscription);
+                    offered.metadata = subscription(&[metadata]);
                     request.protocols.push(offered);
                 }
                 let reference = self.harness.ask(ApiKey::JoinGroup, version, &who, &request);
@@ -182,7 +192,11 @@ impl Scenario {
                     let (member, assignment) = assigned.split_once(':').expect("name:assignment");
                     let mut part = SyncGroupRequestAssignment::default();
                     part.member_id = text(&self.clients[member].member_id);
-                    part.assignment = Bytes::copy_from_slice(assignment.as_bytes());
+                    // `t0` is partition 0 of topic t in the format of consumers; anything else stands for itself.
+                    part.assignment = match assignment.strip_prefix('t').map(str::parse::<i32>) {
+                        Some(Ok(index)) => encode_assignment(1, &BTreeMap::from([("t".into(), vec![index])])),
+                        _ => Bytes::copy_from_slice(assignment.as_bytes()),
+                    };
                     request.assignments.push(part);
                 }
                 let reference = self.harness.ask(ApiKey::SyncGroup, version, &who, &request);
@@ -296,7 +310,62 @@ impl Scenario {
                 let reference = self.harness.ask(ApiKey::OffsetDelete, 0, "", &request);
                 self.waiting.insert(reference, ("".into(), ApiKey::OffsetDelete, 0));
             }
-            "delete-topic" => self.harness.topics_deleted(&[&who]),
+            "hello" => {
+                let version = version(1);
+                let client = self.clients.entry(who.clone()).or_default();
+                let mut request = ConsumerGroupHeartbeatRequest::default();
+                request.group_id = text(GROUP);
+                if client.member_id.is_empty() && version >= 1 {
+                    client.member_id = who.clone();
+                }
+                request.member_id = text(&option("id").unwrap_or(client.member_id.clone()));
+                request.member_epoch = number("epoch", client.generation);
+                request.instance_id = option("instance").map(|id| text(&id));
+                request.server_assignor = option("assignor").map(|name| text(&name));
+                request.subscribed_topic_regex = option("regex").map(|regex| text(&regex));
+                let is_full = request.member_epoch == 0 || option("full").is_some();
+                if is_full || option("timeout").is_some() {
+                    request.rebalance_timeout_ms = number("timeout", 20_000);
+                }
+                let topics =
+                    option("topics").or((is_full && request.subscribed_topic_regex.is_none()).then(|| "t".into()));
+                request.subscribed_topic_names =
+                    topics.map(|topics| topics.split(',').filter(|topic| !topic.is_empty()).map(text).collect());
+                if is_full || option("own").is_some() {
+                    let owned = option("own").unwrap_or_default();
+                    let parts = owned.split(',').filter(|word| !word.is_empty()).map(|word| {
+                        let (topic, index, _) = partition(word);
+                        let mut part = TopicPartitions::default();
+                        part.topic_id = Uuid::from_bytes(topic_id(topic).0);
+                        part.partitions = vec![index];
+                        part
+                    });
+                    request.topic_partitions = Some(parts.collect());
+                }
+                let reference = self.harness.ask(ApiKey::ConsumerGroupHeartbeat, version, &who, &request);
+                self.waiting.insert(reference, (who, ApiKey::ConsumerGroupHeartbeat, version));
+            }
+            "bye" => {
+                let client = &self.clients[&who];
+                let mut request = ConsumerGroupHeartbeatRequest::default();
+                request.group_id = text(GROUP);
+                request.member_id = text(&client.member_id);
+                request.member_epoch = if option("static").is_some() { -2 } else { -1 };
+                request.instance_id = option("instance").map(|id| text(&id));
+                let reference = self.harness.ask(ApiKey::ConsumerGroupHeartbeat, 1, &who, &request);
+                self.waiting.insert(reference, (who, ApiKey::ConsumerGroupHeartbeat, 1));
+            }
+            "who" => {
+                let mut request = ConsumerGroupDescribeRequest::default();
+                request.group_ids = vec![text(GROUP)];
+                let reference = self.harness.ask(ApiKey::ConsumerGroupDescribe, 1, "", &request);
+                self.waiting.insert(reference, ("".into(), ApiKey::ConsumerGroupDescribe, 1));
+            }
+            "topic" => {
+                let (topic, partitions, _) = partition(&who);
+                self.harness.create_topic(topic, partitions);
+            }
+            "delete-topic" => self.harness.delete_topic(&who),
             "tick" => {
                 let duration = Duration::from_millis(who.parse().expect("milliseconds"));
                 self.harness.tick(duration);
@@ -358,7 +427,15 @@ impl Scenario {
             }
             ApiKey::SyncGroup => {
                 let reply: SyncGroupResponse = harness.reply(reference, version).unwrap();
-                let assignment = String::from_utf8_lossy(&reply.assignment).into_owned();
+                let assignment = match decode_assignment(&reply.assignment) {
+                    // What the coordinator itself assigns is in the format of consumers.
+                    Ok(partitions) if !partitions.is_empty() => {
+                        let partitions = partitions.iter().map(|(topic, index)| format!("{topic}:{index}"));
+                        partitions.collect::<Vec<_>>().join(" ")
+                    }
+                    Ok(_) if !reply.assignment.is_empty() => "nothing".to_owned(),
+                    _ => String::from_utf8_lossy(&reply.assignment).into_owned(),
+                };
                 format!("{who} sync: {} {assignment}", error_name(reply.error_code))
             }
             ApiKey::Heartbeat => {
@@ -405,6 +482,44 @@ impl Scenario {
                 }
                 said
             }
+            ApiKey::ConsumerGroupHeartbeat => {
+                let reply: ConsumerGroupHeartbeatResponse = harness.reply(reference, version).unwrap();
+                let client = self.clients.entry(who.to_owned()).or_default();
+                if reply.error_code != 0 {
+                    return format!("{who}: {}", error_name(reply.error_code));
+                }
+                client.generation = reply.member_epoch.max(0);
+                let mut said = format!("{who}: epoch {}", reply.member_epoch);
+                if let Some(assignment) = &reply.assignment {
+                    let topics = assignment.topic_partitions.iter().map(|topic| {
+                        let name = String::from_utf8_lossy(topic.topic_id.as_bytes()).trim_end_matches('\0').to_owned();
+                        format!("{name}:{}", join(&topic.partitions))
+                    });
+                    let _ = write!(said, " reads [{}]", topics.collect::<Vec<_>>().join(" "));
+                }
+                said
+            }
+            ApiKey::ConsumerGroupDescribe => {
+                let reply: ConsumerGroupDescribeResponse = harness.reply(reference, version).unwrap();
+                let group = &reply.groups[0];
+                if group.error_code != 0 {
+                    return format!("who: {}", error_name(group.error_code));
+                }
+                let (state, epochs) = (&group.group_state, (group.group_epoch, group.assignment_epoch));
+                let mut said = format!("who: {state} epoch {} target {} {}", epochs.0, epochs.1, group.assignor_name);
+                for member in &group.members {
+                    let told = |assignment: &consumer_group_describe_response::Assignment| {
+                        let topics = assignment.topic_partitions.iter();
+                        let topics = topics.map(|topic| format!("{}:{}", topic.topic_name, join(&topic.partitions)));
+                        topics.collect::<Vec<_>>().join(" ")
+                    };
+                    let kind = if member.member_type == 0 { " classic" } else { "" };
+                    let name = self.name(&member.member_id);
+                    let (has, target) = (told(&member.assignment), told(&member.target_assignment));
+                    let _ = write!(said, "\n      {name}{kind} epoch {} [{has}] of [{target}]", member.member_epoch);
+                }
+                said
+            }
             ApiKey::DeleteGroups => {
                 let reply: DeleteGroupsResponse = harness.reply(reference, version).unwrap();
                 format!("delete: {}", error_name(reply.results[0].error_code))
@@ -420,6 +535,10 @@ impl Scenario {
     }
 }
 
+fn join(partitions: &[i32]) -> String {
+    partitions.iter().map(i32::to_string).collect::<Vec<_>>().join(",")
+}
+
 fn config(line: Option<&str>) -> GroupConfig {
     let mut config = GroupConfig { initial_rebalance_delay: Duration::ZERO, ..GroupConfig::default() };
     for word in line.into_iter().flat_map(str::split_whitespace) {
@@ -428,6 +547,12 @@ fn config(line: Option<&str>) -> GroupConfig {
         match key {
             "delay" => config.initial_rebalance_delay = Duration::from_millis(value),
             "members" => config.members_max = value as usize,
+            "consumers" => config.consumer_members_max = value as usize,
+            "consumer-protocol" => config.serves_consumer_protocol = value == 1,
+            "migration" => {
+                use crate::group::MigrationPolicy::{Bidirectional, Disabled, Downgrade, Upgrade};
+                config.migration = [Disabled, Upgrade, Downgrade, Bidirectional][value as usize];
+            }
             "groups" => config.groups_max = value as usize,
             "write-bytes" => config.write_bytes_max = value as usize,
             "state-bytes" => config.state_bytes_max = value as usize,
@@ -493,6 +618,16 @@ fn restart() {
 #[test]
 fn offsets() {
     check("offsets.txt");
+}
+
+#[test]
+fn consumer_protocol() {
+    check("consumer.txt");
+}
+
+#[test]
+fn migration() {
+    check("migration.txt");
 }
 
 #[test]

@@ -11,10 +11,12 @@ use kafka_wire_core::{ApiVersion, KafkaEncode, StrBytes};
 
 use super::harness::Harness;
 use crate::group::route::{Route, merge, partition_for_group, route};
-use crate::group::{GroupConfig, GroupRequest, RequestKind, error};
+use crate::group::{GroupConfig, GroupRequest, Moment, RequestKind, error};
 use crate::protocol::versions::{ApiKey, SERVED};
 
-const COORDINATED: [ApiKey; 10] = [
+const COORDINATED: [ApiKey; 12] = [
+    ApiKey::ConsumerGroupHeartbeat,
+    ApiKey::ConsumerGroupDescribe,
     ApiKey::OffsetCommit,
     ApiKey::OffsetFetch,
     ApiKey::JoinGroup,
@@ -130,6 +132,21 @@ fn request(key: ApiKey, version: i16, member_id: &str, generation: i32) -> Bytes
             delete.groups_names = vec![text("g")];
             delete.encode_to_bytes(at).unwrap()
         }),
+        ApiKey::ConsumerGroupHeartbeat => encode(&|| {
+            let mut beat = ConsumerGroupHeartbeatRequest::default();
+            beat.group_id = text("g");
+            beat.member_id = text(if member_id.is_empty() && version >= 1 { "m" } else { member_id });
+            beat.rebalance_timeout_ms = 20_000;
+            beat.subscribed_topic_names = Some(vec![text("t")]);
+            beat.topic_partitions = Some(Vec::new());
+            beat.encode_to_bytes(at).unwrap()
+        }),
+        ApiKey::ConsumerGroupDescribe => encode(&|| {
+            let mut describe = ConsumerGroupDescribeRequest::default();
+            describe.group_ids = vec![text("g")];
+            describe.include_authorized_operations = true;
+            describe.encode_to_bytes(at).unwrap()
+        }),
         ApiKey::OffsetDelete => encode(&|| {
             let mut delete = OffsetDeleteRequest::default();
             delete.group_id = text("g");
@@ -239,6 +256,53 @@ fn a_member_lives_in_every_version() {
 }
 
 #[test]
+fn a_member_of_the_consumer_protocol_lives_in_every_version() {
+    for version in ApiKey::ConsumerGroupHeartbeat.declaration().versions() {
+        let mut harness = Harness::new(GroupConfig::default());
+        harness.create_topic("t", 2);
+        let join = GroupRequest::decode(
+            ApiKey::ConsumerGroupHeartbeat,
+            version,
+            request(ApiKey::ConsumerGroupHeartbeat, version, "", 0),
+        )
+        .unwrap();
+        let reference = harness.ask_decoded("c", join);
+        let joined: ConsumerGroupHeartbeatResponse = harness.reply(reference, version).unwrap();
+        assert_eq!((joined.error_code, joined.member_epoch, joined.heartbeat_interval_ms), (0, 1, 5000));
+        assert_eq!(joined.assignment.unwrap().topic_partitions[0].partitions, [0, 1]);
+        let member_id = joined.member_id.unwrap();
+        assert_eq!(member_id.len(), if version == 0 { 22 } else { 1 });
+
+        let describe = GroupRequest::decode(
+            ApiKey::ConsumerGroupDescribe,
+            version,
+            request(ApiKey::ConsumerGroupDescribe, version, "", 0),
+        )
+        .unwrap();
+        let reference = harness.ask_decoded("c", describe);
+        let described: ConsumerGroupDescribeResponse = harness.reply(reference, version).unwrap();
+        let group = &described.groups[0];
+        assert_eq!((group.error_code, &*group.group_state, group.group_epoch), (0, "Stable", 1));
+        assert_ne!(group.authorized_operations, i32::MIN);
+        let member = &group.members[0];
+        assert_eq!(member.member_id, member_id);
+        assert_eq!(member.member_type, if version == 0 { -1 } else { 1 });
+        assert_eq!((&*member.client_id, &*member.client_host), ("c", "/127.0.0.1"));
+        assert_eq!(&*member.assignment.topic_partitions[0].topic_name, "t");
+        assert_eq!(member.assignment, member.target_assignment);
+
+        let mut leave = ConsumerGroupHeartbeatRequest::default();
+        leave.group_id = text("g");
+        leave.member_id = member_id;
+        leave.member_epoch = -1;
+        let reference = harness.ask(ApiKey::ConsumerGroupHeartbeat, version, "c", &leave);
+        let left: ConsumerGroupHeartbeatResponse = harness.reply(reference, version).unwrap();
+        assert_eq!((left.error_code, left.member_epoch), (0, -1));
+        assert_eq!(harness.coordinator.members(), 0);
+    }
+}
+
+#[test]
 fn every_version_can_carry_an_error() {
     for key in COORDINATED {
         assert!(SERVED.contains(&key));
@@ -268,7 +332,14 @@ fn a_coordinator_that_loads_says_so_but_lets_members_live() {
         };
         let mut effects = Vec::new();
         let reference = crate::group::RequestRef(1);
-        coordinator.handle(harness.now(), request, reference, &client, 1, &mut effects);
+        coordinator.handle(
+            Moment { now: harness.now(), cluster: &harness.cluster },
+            request,
+            reference,
+            &client,
+            1,
+            &mut effects,
+        );
         let body = expected;
         assert_eq!(effects, [crate::group::GroupEffect::Reply { reference, body }]);
     }
