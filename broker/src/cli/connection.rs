@@ -223,3 +223,23 @@ fn varint(frame: &mut Bytes) -> Option<u64> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tagged_fields_of_a_header_are_skipped() {
+        let rest = |bytes: &'static [u8]| {
+            let mut frame = Bytes::from_static(bytes);
+            skip_tagged_fields(&mut frame).map(|()| frame)
+        };
+        assert_eq!(rest(&[0, 7]).as_deref(), Some(&[7][..]));
+        // Two fields: number 300 of two bytes, number 1 of none.
+        assert_eq!(rest(&[2, 0xac, 0x02, 2, 9, 9, 1, 0, 7]).as_deref(), Some(&[7][..]));
+        for broken in [&[][..], &[1], &[1, 0], &[1, 0, 2, 9], &[0x80], &[65], &[0xff; 11]] {
+            let mut frame = Bytes::copy_from_slice(broken);
+            assert_eq!(skip_tagged_fields(&mut frame), None, "{broken:?}");
+        }
+    }
+}

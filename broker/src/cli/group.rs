@@ -220,8 +220,12 @@ struct Reading {
 
 impl Reading {
     fn lag(&self) -> Option<i64> {
-        Some((self.next? - self.committed?).max(0))
+        Some(self.next?.saturating_sub(self.committed?).max(0))
     }
+}
+
+fn lag_of(readings: &[Reading]) -> i64 {
+    readings.iter().filter_map(Reading::lag).fold(0, i64::saturating_add)
 }
 
 fn readings(client: &mut Client, group: &DescribedGroup) -> Result<Vec<Reading>, CliError> {
@@ -269,7 +273,7 @@ fn describe(common: &Common, client: &mut Client, names: &[String], members: boo
     let text = || {
         let mut text = String::new();
         for (group, readings) in &groups {
-            let lag: i64 = readings.iter().filter_map(Reading::lag).sum();
+            let lag = lag_of(readings);
             text.push_str(&format!(
                 "{}: {}, {} members, {lag} records behind\n",
                 group.group_id.as_str(),
@@ -334,7 +338,7 @@ fn describe(common: &Common, client: &mut Client, names: &[String], members: boo
                 ("state", group.group_state.as_str().into()),
                 ("protocol", group.protocol_type.as_str().into()),
                 ("assignor", group.protocol_data.as_str().into()),
-                ("lag", readings.iter().filter_map(Reading::lag).sum::<i64>().into()),
+                ("lag", lag_of(readings).into()),
                 ("members", Json::array(members)),
                 ("partitions", Json::array(partitions)),
             ])

@@ -100,9 +100,6 @@ pub enum Command {
         #[command(flatten)]
         options: consume::Options,
     },
-    /// Look at this machine: whether a broker can run here, and run well
-    #[command(after_help = doctor::EXAMPLES)]
-    Doctor(doctor::Options),
     /// Print the first and the next offset of partitions, or those of a time
     #[command(after_help = offsets::EXAMPLES)]
     Offsets {
@@ -111,6 +108,9 @@ pub enum Command {
         #[command(flatten)]
         options: offsets::Options,
     },
+    /// Look at this machine: whether a broker can run here, and run well
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::Options),
 }
 
 /// Runs a command to its end.

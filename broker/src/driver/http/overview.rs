@@ -122,8 +122,8 @@ impl GroupSummary {
         let key = (topic, partition);
         // The topic may have been deleted.
         let Some(end) = ends.get(&key) else { return };
-        // The commit may be newer than the end, which was asked for before.
-        let lag = (end - offset).max(0);
+        // The commit may be newer than the end, which was asked for before; and a client may commit any number.
+        let lag = end.saturating_sub(offset).max(0);
         self.partitions += 1;
         self.lag = self.lag.saturating_add(lag);
         if lag > 0 && self.most.as_ref().is_none_or(|(_, _, most)| lag > *most) {
@@ -275,6 +275,9 @@ mod tests {
     #[test]
     fn the_lag_of_a_group_is_that_of_partitions_that_exist() {
         let selection = Selection { sort: "lag".to_owned(), descending: true, limit: 1, ..Selection::default() };
+        let mut odd = overview();
+        odd.groups[1].count("Orders".into(), 0, i64::MIN, &HashMap::from([(("Orders".into(), 0), 10)]));
+        assert!(odd.groups(&selection).to_string().contains(&format!("\"lag\":{},", i64::MAX)));
         assert_eq!(
             overview().groups(&selection).to_string(),
             "{\"total\":2,\"matching\":2,\"members\":3,\"lag\":21,\"silent_shards\":[3],\"rows\":[{\"group\":\

@@ -336,7 +336,8 @@ const charts = {
 let first = null;
 let last = null;
 let points = [];
-let unreachableSince = null;
+let answeredAt = Date.now();
+let failures = 0;
 
 function meter(name, part, text, warnFrom, badFrom) {
   const fill = element('div', { class: `fill ${part >= badFrom ? 'bad' : part >= warnFrom ? 'warn' : ''}` });
@@ -432,14 +433,17 @@ async function look() {
     points = points.slice(-HISTORY_MAX);
     first = first || now;
     last = now;
-    unreachableSince = null;
+    answeredAt = Date.now();
+    failures = 0;
     show(status, now);
   } catch (error) {
-    unreachableSince = unreachableSince || Date.now();
+    // The port closes connections that are too many: the next may get in.
+    failures += 1;
+    if (failures < 2) return;
     byId('state').className = 'pill bad';
     byId('state').textContent = 'no answer';
     byId('problems').replaceChildren(element('li', { class: 'bad' },
-      `The broker has not answered for ${age((Date.now() - unreachableSince) / 1000)}; what is shown below is older.`));
+      `The broker has not answered for ${age((Date.now() - answeredAt) / 1000)}; what is shown below is older.`));
   }
 }
 
