@@ -58,6 +58,15 @@ client() {
     java) JAVA_TIER=4 java_class 700m Client "$@" ;;
   esac
 }
+# What operators do; arguments: NAME.
+operations() {
+  local topic="$RUN-$1-operations"
+  case "$1" in
+    confluent-kafka) "$PYTHON" "$SCRIPTS/clients/python/operations.py" "$BOOTSTRAP" "$topic" ;;
+    kafkajs) NODE_CLIENTS="$CACHE/node/node_modules" node "$SCRIPTS/clients/node/operations.js" "$BOOTSTRAP" "$topic" ;;
+    java) java_class 300m Operations "$BOOTSTRAP" "$topic" ;;
+  esac
+}
 style_of() {
   case "$1" in
     kcat) [[ ${2:-} == 1 ]] && echo empties || echo nulls ;;
@@ -146,6 +155,10 @@ for name in "${CLIENTS[@]}"; do
     kcat) scenario 60 "kcat: metadata and offsets by time" kcat_extras ;;
     kafkajs) ;;
     *) scenario 120 "$name: topics, configs, partitions, offsets by time, record deletion" client "$name" admin "$BOOTSTRAP" "$RUN-$name-admin" ;;
+  esac
+  case "$name" in
+    confluent-kafka | kafkajs) scenario 60 "$name: broker configs, groups, elections" operations "$name" ;;
+    java) scenario 90 "$name: quotas kept to, broker configs, log directories, producers, quorum, groups" operations "$name" ;;
   esac
 done
 
@@ -298,6 +311,37 @@ tool_dump_log() {
   echo "$checked closed segments"
   ((checked >= 2))
 }
+tool_groups_change() {
+  local group="$RUN-perf" groups=(kafka_tool kafka-consumer-groups "${SERVER[@]}" --group "$RUN-perf")
+  expect "^$group +$TOPIC +0 +7 *\$" "${groups[@]}" --reset-offsets --topic "$TOPIC:0" --to-offset 7 --execute
+  expect "^$group +$TOPIC +0 +7 +[0-9]+ +[1-9][0-9]* " "${groups[@]}" --describe
+  expect "^$group +$TOPIC +0 +0 *\$" "${groups[@]}" --reset-offsets --topic "$TOPIC:0" --to-earliest --execute
+  expect "Successful" "${groups[@]}" --delete-offsets --topic "$TOPIC:0"
+  expect_not "^$group +$TOPIC +0 +0 " "${groups[@]}" --describe
+  expect "Empty" "${groups[@]}" --describe --state
+  expect "was successful" "${groups[@]}" --delete
+  expect_not "^$group\$" kafka_tool kafka-consumer-groups "${SERVER[@]}" --list
+}
+tool_quotas() {
+  local configs=(kafka_tool kafka-configs "${SERVER[@]}") client=(--entity-type clients --entity-name "$RUN-client")
+  expect "Completed updating" "${configs[@]}" "${client[@]}" --alter --add-config producer_byte_rate=1048576,consumer_byte_rate=2097152
+  expect "Completed updating" "${configs[@]}" --entity-type users --entity-name "$RUN-user" --entity-type clients --entity-default --alter --add-config producer_byte_rate=4096
+  expect "Completed updating" "${configs[@]}" --entity-type ips --entity-name 192.0.2.1 --alter --add-config connection_creation_rate=100
+  expect "'$RUN-client' are consumer_byte_rate=2097152.0, producer_byte_rate=1048576.0" "${configs[@]}" "${client[@]}" --describe
+  expect "'$RUN-user', the default client-id are producer_byte_rate=4096.0" "${configs[@]}" --entity-type users --entity-name "$RUN-user" --entity-type clients --entity-default --describe
+  expect "'192.0.2.1' are connection_creation_rate=100.0" "${configs[@]}" --entity-type ips --describe
+  expect_refusal "producer_bite_rate" "${configs[@]}" "${client[@]}" --alter --add-config producer_bite_rate=1
+  expect "Completed updating" "${configs[@]}" "${client[@]}" --alter --delete-config producer_byte_rate,consumer_byte_rate
+  expect_not "byte_rate" "${configs[@]}" "${client[@]}" --describe
+}
+tool_insides() {
+  expect "\"partition\":\"$TOPIC-0\",\"size\":[1-9][0-9]*,\"offsetLag\":0" kafka_tool kafka-log-dirs "${SERVER[@]}" --describe --topic-list "$TOPIC"
+  expect "Produce\(0\): 0 to [0-9]+ \[usable: [0-9]+\]" kafka_tool kafka-broker-api-versions "${SERVER[@]}"
+  expect "LeaderId: +[0-9]+" kafka_tool kafka-metadata-quorum "${SERVER[@]}" describe --status
+  expect "No partition reassignments found" kafka_tool kafka-reassign-partitions "${SERVER[@]}" --list
+  expect "Valid replica already elected for partitions $TOPIC-0" kafka_tool kafka-leader-election "${SERVER[@]}" --election-type preferred --topic "$TOPIC" --partition 0
+  expect "^[0-9]+\s+0\s+-1\s+[0-9]+" kafka_tool kafka-transactions "${SERVER[@]}" describe-producers --topic "$TOPIC" --partition 0
+}
 tool_delete_records() {
   local file="$CACHE/delete-records.$$.json"
   echo "{\"partitions\": [{\"topic\": \"$TOPIC\", \"partition\": 0, \"offset\": 3000}], \"version\": 1}" >"$file"
@@ -317,6 +361,9 @@ if wanted tools && usable tools; then
   scenario 90 "tools: kafka-get-offsets" strict tool_get_offsets
   scenario 120 "tools: kafka-consumer-perf-test" strict tool_consumer_perf
   scenario 60 "tools: kafka-consumer-groups" strict tool_consumer_groups
+  scenario 90 "tools: kafka-consumer-groups resets and deletes" strict tool_groups_change
+  scenario 90 "tools: kafka-configs of clients, users and addresses" strict tool_quotas
+  scenario 90 "tools: kafka-log-dirs, -broker-api-versions, -metadata-quorum, -reassign-partitions, -leader-election, -transactions" strict tool_insides
   if [[ -n $DATA ]]; then
     scenario 120 "tools: kafka-dump-log on closed segments" strict tool_dump_log
   else

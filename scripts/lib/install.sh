@@ -165,6 +165,12 @@ kafka_tool() {
     kafka-dump-log) class=org.apache.kafka.tools.DumpLogSegments ;;
     kafka-consumer-groups) class=org.apache.kafka.tools.consumer.group.ConsumerGroupCommand ;;
     kafka-storage) class=kafka.tools.StorageTool ;;
+    kafka-log-dirs) class=org.apache.kafka.tools.LogDirsCommand ;;
+    kafka-broker-api-versions) class=org.apache.kafka.tools.BrokerApiVersionsCommand ;;
+    kafka-metadata-quorum) class=org.apache.kafka.tools.MetadataQuorumCommand ;;
+    kafka-reassign-partitions) class=org.apache.kafka.tools.reassign.ReassignPartitionsCommand ;;
+    kafka-leader-election) class=org.apache.kafka.tools.LeaderElectionCommand ;;
+    kafka-transactions) class=org.apache.kafka.tools.TransactionsCommand ;;
     *) die "no such tool: $tool" ;;
   esac
   java_class 512m "$class" "$@"

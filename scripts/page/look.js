@@ -143,6 +143,34 @@ async function main() {
       if (screenshots) await page.screenshot({ path: path.join(screenshots, `page-${name}.png`), fullPage: true });
     }
 
+    // What is wrong is told, with what to do.
+    let change = null;
+    await page.route('**/status.json', async (route) => {
+      const answer = await route.fetch();
+      const status = await answer.json();
+      if (change) change(status);
+      await route.fulfill({ response: answer, json: status });
+    });
+    for (const [level, expected, made] of [
+      ['bad', /^The disk is full: produce requests are refused/, (status) => { status.shards.millstream_log_out_of_space[0] = 1; }],
+      ['bad', /^7 reads found damaged data/, (status) => { status.shards.millstream_log_damaged_reads_total[1] = 7; }],
+      ['bad', /^Memory is full/, (status) => { status.process.millstream_memory_pressure = 2; }],
+      ['warn', /^The disk is nearly full: /, (status) => { status.process.millstream_data_free_bytes = 1.5 * status.process.millstream_data_free_floor_bytes; }],
+      ['bad', /^Not healthy: shard 1 did not come to a turn/, (status) => {
+        status.trouble = 'shard 1 did not come to a turn within 3 s';
+        for (const values of Object.values(status.shards)) values[1] = null;
+      }],
+    ]) {
+      change = made;
+      await until(String(expected), async () => {
+        const told = await page.$$eval('#problems li', (problems) => problems.map((problem) => [problem.className, problem.textContent]));
+        return told.some(([shown, what]) => shown === level && expected.test(what)) || told;
+      });
+    }
+    assert.strictEqual(await text('#cores .meter:nth-child(2) .text'), 'does not answer');
+    await page.unroute('**/status.json');
+    await until('that it is well again', async () => (await page.$$eval('#problems .bad', (bad) => bad.length)) === 0);
+
     // What the page costs the shards.
     const status = await (await fetch(`http://${address}/status.json`)).json();
     const longest = Math.max(...status.shards['millstream_turn_work_seconds_max{work="gather"}']);

@@ -22,6 +22,7 @@ pub mod producer;
 pub mod records;
 pub mod recovery;
 pub mod shard_log;
+mod tail;
 #[cfg(test)]
 mod testing;
 pub mod validate;

@@ -21,8 +21,11 @@ const CLIENT_ID: &str = "millstream-cli";
 const REQUEST_BYTES_MAX: usize = 100 << 20;
 /// The largest response that is taken.
 const RESPONSE_BYTES_MAX: usize = 256 << 20;
-/// How long one address may take to accept a connection.
+/// How long a name's addresses may take to accept a connection: the user's --timeout, within these.
+const CONNECT_TIMEOUT_MIN: Duration = Duration::from_millis(100);
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(5);
+/// How much longer an answer may take than what the broker was told that the work may take: it says then what is missing.
+const ANSWER_SLACK: Duration = Duration::from_secs(5);
 /// Tagged fields begin with their number; none of those in response headers is known.
 const HEADER_TAGS_MAX: u64 = 64;
 
@@ -42,9 +45,9 @@ pub struct Connection {
 pub struct Version(pub i16);
 
 impl Connection {
-    /// Connects, and asks which versions the broker speaks.
+    /// Connects, and asks which versions the broker speaks. No answer may take much longer than `timeout`.
     pub fn open(address: &str, timeout: Duration) -> Result<Connection, CliError> {
-        let stream = connect(address, timeout.min(CONNECT_TIMEOUT_MAX)).map_err(|why| {
+        let stream = connect(address, timeout.clamp(CONNECT_TIMEOUT_MIN, CONNECT_TIMEOUT_MAX)).map_err(|why| {
             CliError::Unreachable(format!(
                 "cannot connect to {address}: {why}; is a broker running there? Name another with --bootstrap-server"
             ))
@@ -56,7 +59,8 @@ impl Connection {
             next_correlation_id: 1,
             pending: VecDeque::new(),
         };
-        connection.set_timeout(timeout)?;
+        connection.stream.set_read_timeout(Some(timeout + ANSWER_SLACK))?;
+        connection.stream.set_write_timeout(Some(timeout + ANSWER_SLACK))?;
         let response = connection.call(0..=0, &ApiVersionsRequest::default())?;
         if response.error_code != 0 {
             return Err(connection.gone("it does not say which versions it speaks"));
@@ -64,15 +68,6 @@ impl Connection {
         connection.versions =
             response.api_keys.iter().map(|api| (api.api_key, api.min_version..=api.max_version)).collect();
         Ok(connection)
-    }
-
-    /// How long each read and write may take from now on.
-    pub fn set_timeout(&self, timeout: Duration) -> Result<(), CliError> {
-        // Zero would mean for ever.
-        let timeout = Some(timeout.max(Duration::from_millis(1)));
-        self.stream.set_read_timeout(timeout)?;
-        self.stream.set_write_timeout(timeout)?;
-        Ok(())
     }
 
     /// The newest version of a request within our range that the broker speaks.

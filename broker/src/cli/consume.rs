@@ -30,6 +30,9 @@ const FETCH_BYTES_MAX: i32 = 16 << 20;
 const PARTITION_BYTES_MAX: i32 = 1 << 20;
 /// How long a broker waits for something to tell.
 const FETCH_WAIT: Duration = Duration::from_millis(500);
+/// Rounds in which nobody had anything to tell, after which what is left of the partitions is taken to be empty: compaction
+/// and transactions may leave offsets without records behind.
+const SILENT_ROUNDS_MAX: u32 = 3;
 /// How long to wait before what failed for a passing reason is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -108,12 +111,24 @@ pub fn run(common: &Common, options: &Options) -> Result<(), CliError> {
         left: options.count.unwrap_or(u64::MAX),
         printed: 0,
     };
-    let mut progress = Progress::start();
+    let mut progress = Progress::beside_output();
     // When partitions last could not be read, and why.
     let mut trouble: Option<(Instant, CliError)> = None;
+    let mut silent_rounds = 0;
     while printer.left > 0 && positions.values().any(|position| !position.is_done()) {
+        let sum = |positions: &BTreeMap<TopicPartition, Position>| {
+            positions.values().fold(0i64, |sum, position| sum.wrapping_add(position.next))
+        };
+        let before = sum(&positions);
         match round(&mut client, &mut positions, &mut printer) {
-            Ok(()) => trouble = None,
+            Ok(()) => {
+                trouble = None;
+                silent_rounds = if sum(&positions) == before { silent_rounds + 1 } else { 0 };
+                let follows = positions.values().any(|position| position.end.is_none());
+                if !follows && silent_rounds == SILENT_ROUNDS_MAX {
+                    break;
+                }
+            }
             Err(Interrupted::For(error)) => return Err(error),
             Err(Interrupted::ForNow(error)) => {
                 let (since, error) = match trouble.take() {

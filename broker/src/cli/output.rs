@@ -165,6 +165,12 @@ impl Progress {
         Progress { shows: io::stderr().is_terminal(), shown_at: Instant::now(), is_shown: false }
     }
 
+    /// Something begins whose output shows by itself how far it has come, if that is a terminal.
+    pub fn beside_output() -> Progress {
+        let progress = Progress::start();
+        Progress { shows: progress.shows && !io::stdout().is_terminal(), ..progress }
+    }
+
     /// It has come so far.
     pub fn at(&mut self, text: impl FnOnce() -> String) {
         if self.shows && self.shown_at.elapsed() >= PROGRESS_INTERVAL {

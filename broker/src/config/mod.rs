@@ -2,6 +2,7 @@
 
 mod connections;
 mod listener;
+mod log;
 pub mod properties;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use millstream_replication::config::{Properties, broker_config, broker_configs, 
 
 pub use connections::ConnectionRules;
 pub use listener::{Listener, resolve};
+pub use log::LogRules;
 
 /// Our own defaults, where Kafka's would not do for a first try on one machine.
 const DEFAULTS: [(&str, &str); 2] = [("listeners", "PLAINTEXT://127.0.0.1:9092"), ("log.dirs", "./data")];
@@ -62,16 +64,10 @@ pub struct BrokerConfig {
     pub free_space_floor_bytes: Option<u64>,
     /// `log.retention.check.interval.ms`
     pub retention_check_interval: Duration,
-    /// `producer.id.expiration.ms`
-    pub producer_expiration_ms: i64,
     /// `log.cleaner.enable`
     pub cleaner_enable: bool,
     /// `log.cleaner.dedupe.buffer.size`: of all shards together.
     pub cleaner_map_bytes: u64,
-    /// `log.cleaner.io.max.bytes.per.second`: of all shards together.
-    pub cleaner_bytes_per_second: u64,
-    /// `log.cleaner.backoff.ms`
-    pub cleaner_backoff: Duration,
 }
 
 /// The smallest `millstream.memory.bytes`.
@@ -158,13 +154,9 @@ impl BrokerConfig {
             extent_bytes: number(&properties, "millstream.extent.bytes")?,
             free_space_floor_bytes: u64::try_from(floor).ok(),
             retention_check_interval: Duration::from_millis(number(&properties, "log.retention.check.interval.ms")?),
-            producer_expiration_ms: number(&properties, "producer.id.expiration.ms")?,
             cleaner_enable: text(&properties, "log.cleaner.enable")
                 .is_some_and(|value| value.eq_ignore_ascii_case("true")),
             cleaner_map_bytes: number(&properties, "log.cleaner.dedupe.buffer.size")?,
-            // What is too large for an integer is no limit.
-            cleaner_bytes_per_second: number::<f64>(&properties, "log.cleaner.io.max.bytes.per.second")? as u64,
-            cleaner_backoff: Duration::from_millis(number(&properties, "log.cleaner.backoff.ms")?),
             properties,
         })
     }

@@ -26,7 +26,7 @@ use super::net::NetOptions;
 use super::sys::{self, SocketBuffers, Space};
 use super::watchdog::{self, Watched};
 use super::{Inbound, files, http, preflight};
-use crate::config::{BrokerConfig, ConnectionRules};
+use crate::config::{BrokerConfig, ConnectionRules, LogRules};
 use crate::rate::Window;
 use crate::shard::{Shard, ShardOptions};
 
@@ -268,6 +268,7 @@ impl Shared {
         image: &ClusterImage,
     ) -> Result<Shared, String> {
         let space = sys::space(root).map_err(|error| format!("cannot measure the free space: {error}"))?;
+        let rules = LogRules::new(&image.config_layers(config.node_id, &config.properties), shards);
         Ok(Shared {
             properties: Arc::new(config.properties.clone()),
             image: image.clone(),
@@ -276,13 +277,13 @@ impl Shared {
                 free_space_floor_bytes: free_space_floor(config, &space),
                 extent_bytes_min: config.extent_bytes,
                 retention_check_interval: config.retention_check_interval,
-                producer_expiration_ms: config.producer_expiration_ms,
+                producer_expiration_ms: rules.producer_expiration_ms,
                 producers_max: memory.producers / PRODUCER_BYTES / shards,
                 cleaner: CleanerOptions {
                     is_enabled: config.cleaner_enable,
                     map_bytes_max: (config.cleaner_map_bytes / shards as u64) as usize,
-                    bytes_per_second_max: config.cleaner_bytes_per_second / shards as u64,
-                    backoff: config.cleaner_backoff,
+                    bytes_per_second_max: rules.cleaner_bytes_per_second_max,
+                    backoff: rules.cleaner_backoff,
                 },
             },
             group_bytes_max: memory.groups,

@@ -13,7 +13,7 @@ use millstream_storage::{Now, PartitionKey, TopicId};
 
 use super::partition::Role;
 use super::{Effect, Shard};
-use crate::config::ConnectionRules;
+use crate::config::{ConnectionRules, LogRules};
 use crate::protocol::topic::{CurrentLeader, NodeEndpoint, TopicReference};
 
 /// Partitions that one turn opens, closes or configures.
@@ -215,6 +215,7 @@ impl Shard {
             self.changes.offset = Some(offset);
             self.replay_metadata(&records);
             self.change_connection_rules(&records, effects);
+            self.change_log_rules(&records);
         }
     }
 
@@ -266,13 +267,30 @@ impl Shard {
         }
     }
 
-    /// Says to the driver what the records mean for client connections: once in a process.
-    fn change_connection_rules(&self, records: &[MetadataRecord], effects: &mut Vec<Effect>) {
-        let concerns = |record: &MetadataRecord| match record {
-            MetadataRecord::Config { owner: ConfigOwner::Cluster, .. }
-            | MetadataRecord::Quota { entity: QuotaEntity::Ip(_), .. } => true,
+    /// Whether a record is a configuration of this broker, or of all.
+    fn is_broker_config(&self, record: &MetadataRecord) -> bool {
+        match record {
+            MetadataRecord::Config { owner: ConfigOwner::Cluster, .. } => true,
             MetadataRecord::Config { owner: ConfigOwner::Broker(node_id), .. } => *node_id == self.options.node_id,
             _ => false,
+        }
+    }
+
+    /// The records may mean something for the log as a whole.
+    fn change_log_rules(&mut self, records: &[MetadataRecord]) {
+        if !records.iter().any(|record| self.is_broker_config(record)) {
+            return;
+        }
+        let layers = self.metadata.image.config_layers(self.options.node_id, &self.options.file);
+        let rules = LogRules::new(&layers, self.options.shards);
+        self.log.set_producer_expiration(rules.producer_expiration_ms);
+        self.log.set_cleaner_pace(rules.cleaner_bytes_per_second_max, rules.cleaner_backoff);
+    }
+
+    /// Says to the driver what the records mean for client connections: once in a process.
+    fn change_connection_rules(&self, records: &[MetadataRecord], effects: &mut Vec<Effect>) {
+        let concerns = |record: &MetadataRecord| {
+            self.is_broker_config(record) || matches!(record, MetadataRecord::Quota { entity: QuotaEntity::Ip(_), .. })
         };
         if self.options.index == 0 && records.iter().any(concerns) {
             let image = &self.metadata.image;

@@ -157,6 +157,8 @@ fn properties() -> Properties {
     let session = group_member::SESSION_MS.to_string();
     [
         ("offsets.topic.num.partitions", "3"),
+        // What groups commit is compacted all the time: its segments are closed as soon as they are so old.
+        ("log.cleaner.max.compaction.lag.ms", "30"),
         ("group.min.session.timeout.ms", "1"),
         ("group.initial.rebalance.delay.ms", "5"),
         ("group.consumer.min.session.timeout.ms", "1"),

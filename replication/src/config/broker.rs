@@ -253,8 +253,8 @@ table! { BROKER_CONFIGS
         "The endpoints to open, as NAME://host:port. Only PLAINTEXT can be served yet.";
     "log.cleaner.backoff.ms" Long Some("15000"), AtLeast(0), Honoured, DYNAMIC, [],
         "Milliseconds the log cleaner sleeps when nothing is to be cleaned.";
-    "log.cleaner.dedupe.buffer.size" Long Some("134217728"), Any, Honoured, DYNAMIC, [],
-        "Bytes for the log cleaner's map of keys.";
+    "log.cleaner.dedupe.buffer.size" Long Some("134217728"), Any, Honoured, FIXED, [],
+        "Bytes for the log cleaner's map of keys, over all shards: a part of the memory budget, which is split at the start.";
     "log.cleaner.delete.retention.ms" Long Some("86400000"), AtLeast(0), Honoured, DYNAMIC, [],
         "Default of the topic configuration delete.retention.ms.";
     "log.cleaner.enable" Boolean Some("true"), Any, Honoured, FIXED, [],
@@ -272,7 +272,7 @@ table! { BROKER_CONFIGS
     "log.cleaner.min.compaction.lag.ms" Long Some("0"), AtLeast(0), Honoured, DYNAMIC, [],
         "Default of the topic configuration min.compaction.lag.ms.";
     "log.cleaner.threads" Int Some("1"), AtLeast(0), Accepted, DYNAMIC, [],
-        "Threads of the log cleaner. No effect: work runs on the shards.";
+        "Threads of the log cleaner. No effect: there is one.";
     "log.cleanup.policy" List Some("delete"), EachOf(&["compact", "delete"]), Honoured, DYNAMIC, [],
         "Default of the topic configuration cleanup.policy.";
     "log.dir" List None, Single, Honoured, FIXED, [],
@@ -429,7 +429,7 @@ table! { BROKER_CONFIGS
         "A class that derives a client's principal. No effect: there is no authorizer.";
     "process.roles" List None, EachOf(&["broker", "controller"]), Accepted, FIXED, [],
         "The roles of this process. It is always both broker and controller.";
-    "producer.id.expiration.ms" Int Some("86400000"), AtLeast(1), Honoured, FIXED, [],
+    "producer.id.expiration.ms" Int Some("86400000"), AtLeast(1), Honoured, DYNAMIC, [],
         "Milliseconds after its last write that a producer's sequence state is kept.";
     "producer.purgatory.purge.interval.requests" Int Some("1000"), Any, Accepted, FIXED, [],
         "How often finished produce requests are swept. No effect.";

@@ -179,7 +179,7 @@ impl ShardLog {
     pub(super) fn replace(&mut self, log: LogId, replacement: &Replacement) {
         let partition = self.logs[log.0 as usize].as_mut().expect("the caller holds a live LogId");
         let replaced = partition.replace(replacement);
-        self.tail_bytes -= partition.drop_blocks_before(replacement.until, &mut self.pool);
+        self.tail_bytes -= partition.tail.drop_before(replacement.until, &mut self.pool);
         self.remove_segments(log, replaced);
         if let Cleaner::Committing { log: of, .. } = &self.cleaner
             && *of == log
@@ -239,7 +239,7 @@ impl PartitionLog {
         let count = self.cleanable_segments(&compaction, now.unix_ms);
         let version = self.next_version;
         self.next_version += 1;
-        let sources = self.segments.iter().take(count);
+        let sources = self.segments.iter().take(count).filter(|segment| segment.bytes > 0);
         Some(Plan {
             key: self.key,
             directory: self.directory.clone(),

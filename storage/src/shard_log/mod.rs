@@ -212,7 +212,7 @@ pub struct ShardLogOptions {
 }
 
 /// How a shard compacts: one partition at a time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CleanerOptions {
     /// `log.cleaner.enable`
     pub is_enabled: bool,
@@ -620,6 +620,16 @@ impl ShardLog {
     /// Changes what the topic's configuration says.
     pub fn set_config(&mut self, log: LogId, config: LogConfig) {
         self.log_mut(log).config = config;
+    }
+
+    /// `producer.id.expiration.ms` from now on.
+    pub fn set_producer_expiration(&mut self, ms: i64) {
+        self.options.producer_expiration_ms = ms;
+    }
+
+    /// How fast this shard compacts from now on, and how often it looks for something to compact.
+    pub fn set_cleaner_pace(&mut self, bytes_per_second_max: u64, backoff: Duration) {
+        self.options.cleaner = CleanerOptions { bytes_per_second_max, backoff, ..self.options.cleaner };
     }
 
     /// This node leads the partition from now on, in this epoch: batches appended carry it.

@@ -57,7 +57,7 @@ impl ShardLog {
         let dropped = partition.drop_segments_below_start();
         if !dropped.is_empty() {
             let first = partition.segments[0].base_offset;
-            self.tail_bytes -= partition.drop_blocks_before(first, &mut self.pool);
+            self.tail_bytes -= partition.tail.drop_before(first, &mut self.pool);
             self.stats.segments_removed += dropped.len() as u64;
             self.remove_segments(log, dropped);
         }
@@ -200,7 +200,7 @@ impl ShardLog {
 /// The write that brings a segment's file up to `to`, from the last block boundary, and the remainder it leaves.
 pub(super) fn write_to(
     segment: &mut crate::partition_log::Segment,
-    tail: &crate::partition_log::Tail,
+    tail: &crate::tail::Tail,
     to: u64,
     durable: bool,
 ) -> (DiskOp, Vec<u8>) {
