@@ -215,6 +215,23 @@ fn settle(
     replies
 }
 
+/// The records of a consumer group with a member.
+fn consumer_records() -> Vec<Record> {
+    let cluster = cluster();
+    let moment = Moment { now: now(0), cluster: &cluster };
+    let mut coordinator = Coordinator::new(GroupConfig::default());
+    coordinator.loaded(moment);
+    let body = requests::sample(ApiKey::ConsumerGroupHeartbeat, 1);
+    let request = GroupRequest::decode(ApiKey::ConsumerGroupHeartbeat, 1, body.into()).expect("a good request");
+    let client = ClientInfo { client_id: "c".into(), client_host: "/127.0.0.1".into() };
+    let mut effects = Vec::new();
+    coordinator.handle(moment, request, RequestRef(1), &client, 1, &mut effects);
+    settle(&mut coordinator, moment, &mut effects, true, &mut Vec::new());
+    coordinator.expire(moment, &mut effects);
+    settle(&mut coordinator, moment, &mut effects, true, &mut Vec::new());
+    coordinator.snapshot()
+}
+
 fn seeds() -> Vec<Vec<u8>> {
     let member = MemberMetadata {
         member_id: "member".into(),
@@ -254,6 +271,15 @@ fn seeds() -> Vec<Vec<u8>> {
         let (key, value) = record.encode();
         seeds.push([&[0], &piece(&key)[..], &value.unwrap_or_default()].concat());
     }
+    let mut consumers = vec![1, 3];
+    for record in consumer_records() {
+        let (key, value) = record.encode();
+        let value = value.expect("not a tombstone");
+        seeds.push([&[0], &piece(&key)[..], &value].concat());
+        consumers.extend(piece(&key));
+        consumers.extend(piece(&value));
+    }
+    seeds.push(consumers);
     // A group that is loaded and then asked for everything, in the oldest and the newest versions.
     let mut loaded = vec![1, 2];
     for record in [group, commit(Some(offset))] {

@@ -149,12 +149,17 @@ def with_kafka_python(number):
         for partition, position in positions.items():
             say("commit", me, partition, position)
 
+    # It runs on the client's own thread, where nothing may wait: what is not committed then is read again.
     class Listener(ConsumerRebalanceListener):
         def on_partitions_revoked(self, revoked):
-            commit()
             runs.forget([part.partition for part in revoked])
             for part in revoked:
                 say("revoke", me, part.partition)
+
+        def on_partitions_lost(self, lost):
+            runs.forget([part.partition for part in lost])
+            for part in lost:
+                say("lost", me, part.partition)
 
         def on_partitions_assigned(self, assigned):
             for part in assigned:

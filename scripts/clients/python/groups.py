@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -146,6 +147,8 @@ class Members:
         self.group = group_check.Group(name)
         self.kinds, self.bootstrap, self.members = kinds, bootstrap, members
         self.processes, self.readers, self.started = {}, [], 0
+        # What members complain about, shown when something is wrong.
+        self.complaints = tempfile.TemporaryFile()
 
     def start(self, slot):
         program, protocol, is_static = KINDS[self.kinds[self.started % len(self.kinds)]]
@@ -154,7 +157,7 @@ class Members:
         if is_static:
             arguments.append(f"{self.group.name}-{slot}")
         environment = {**os.environ, "KAFKAJS_NO_PARTITIONER_WARNING": "1"}
-        process = subprocess.Popen(program(*arguments), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, text=True)
+        process = subprocess.Popen(program(*arguments), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, stderr=self.complaints, env=environment, text=True)
         self.processes[slot] = process
         reader = threading.Thread(target=self.read, args=(process,))
         reader.start()
@@ -258,6 +261,11 @@ def main():
             say(f"  {group.group.name}: {total} records, {group.group.assigned} assignments, {group.group.again} read again with cause{', WRONG' if found else ''}")
         for sentence in wrong[:40]:
             say(f"  {sentence}")
+        for group in groups:
+            if any(sentence.startswith(f"{group.group.name}:") for sentence in wrong):
+                group.complaints.seek(0)
+                for line in group.complaints.read().decode(errors="replace").splitlines()[-20:]:
+                    say(f"  {group.group.name} said: {line}")
         broker.stop()
         sys.exit(1 if wrong else 0)
     finally:
