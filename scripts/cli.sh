@@ -23,7 +23,10 @@ WORK="$(data_directory cli)"
 NODE_PID=
 end() {
   kill_broker
-  [[ -z $NODE_PID ]] || kill -KILL "$NODE_PID" 2>/dev/null || true
+  if [[ -n $NODE_PID ]]; then
+    kill -KILL "$NODE_PID" 2>/dev/null || true
+    wait "$NODE_PID" 2>/dev/null || true
+  fi
   rm -rf "$WORK"
 }
 trap end EXIT
@@ -77,14 +80,15 @@ for offset, (record, (codec, number)) in enumerate(zip(records, expected)):
 PY
 }
 
-# What a consumer of a group commits is shown, with its member, its state and its lag.
+# What a consumer of a group commits is shown, with its member, its state and its lag. $1: classic or consumer (KIP-848).
 groups_are_shown() {
-  "$PYTHON" - "$BOOTSTRAP" "$BROKER" <<'PY'
+  "$PYTHON" - "$BOOTSTRAP" "$BROKER" "$1" <<'PY'
 import json, subprocess, sys
 from confluent_kafka import Consumer
-bootstrap, program = sys.argv[1:]
-consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "readers", "client.id": "one", "auto.offset.reset": "earliest",
-                     "enable.auto.commit": False})
+bootstrap, program, protocol = sys.argv[1:]
+name = {"classic": "readers", "consumer": "new-readers"}[protocol]
+consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": name, "client.id": "one", "auto.offset.reset": "earliest",
+                     "enable.auto.commit": False, "group.protocol": protocol})
 consumer.subscribe(["codecs"])
 got = 0
 while got < 100:
@@ -94,14 +98,14 @@ while got < 100:
     if got == 100:
         consumer.commit(message, asynchronous=False)
 def described():
-    command = [program, "group", "describe", "readers", "--json", "--bootstrap-server", bootstrap]
+    command = [program, "group", "describe", name, "--json", "--bootstrap-server", bootstrap]
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)[0]
 group = described()
 assert (group["state"], group["lag"], len(group["members"])) == ("Stable", 2400, 1), group
 assert group["members"][0]["client"] == "one", group
 partition = group["partitions"][0]
 assert (partition["committed"], partition["next"], partition["member"]) == (100, 2500, group["members"][0]["member"]), group
-reset = [program, "group", "reset-offsets", "readers", "--topic", "codecs", "--to-earliest", "--execute", "--bootstrap-server", bootstrap]
+reset = [program, "group", "reset-offsets", name, "--topic", "codecs", "--to-earliest", "--execute", "--bootstrap-server", bootstrap]
 refused = subprocess.run(reset, capture_output=True, text=True)
 assert refused.returncode == 1 and "has 1 members: stop its consumers first" in refused.stderr, refused
 consumer.close()
@@ -121,27 +125,34 @@ tools_agree() {
     | grep -qE 'readers +codecs +0 +1234 +2500 +1266'
 }
 
+# Waits until a command succeeds: Kafka's brokers learn of changes a moment after they are made. The scenario's time bounds it.
+soon() { until "$@"; do sleep 0.1; done; }
+has_partitions() { [[ $(millstream topic describe "$1" --json | jq '.[0].partitions | length') == "$2" ]]; }
+is_configured() { millstream config describe --all-brokers | grep -q "$1"; }
+has_no_topics() { [[ $(millstream topic list --json) == '[]' ]]; }
+
 # What changes things, and what is refused.
 changes_are_made() {
   millstream topic alter ours --partitions 9
-  [[ $(millstream topic describe ours --json | jq '.[0].partitions | length') == 9 ]]
+  soon has_partitions ours 9
   millstream topic delete-records ours --all-partitions --before latest
   [[ -z $(millstream consume ours) ]]
   millstream group delete-offsets readers --topic codecs
-  millstream group delete readers
+  millstream group delete readers new-readers
   if millstream group describe readers; then return 1; fi
   millstream config set --all-brokers log.retention.ms=7654321
-  millstream config describe --all-brokers | grep -q '7654321'
+  soon is_configured 7654321
   millstream config unset --all-brokers log.retention.ms
   millstream topic delete ours theirs codecs
-  [[ $(millstream topic list --json) == '[]' ]]
+  soon has_no_topics
 }
 
 all() {
   local where="$1"
   scenario 60 "$where: keys go to the partitions that librdkafka chooses" keys_go_where_others_put_them
   scenario 60 "$where: every codec is read" codecs_are_read
-  scenario 60 "$where: a group with a member, its lag, its reset" groups_are_shown
+  scenario 60 "$where: a group with a member, its lag, its reset" groups_are_shown classic
+  scenario 60 "$where: the same by the consumer protocol" groups_are_shown consumer
   if ((HAS_TOOLS)) && command -v jq >/dev/null; then
     scenario 60 "$where: Kafka's tools say the same" tools_agree
   else

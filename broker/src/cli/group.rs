@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::{Args, Subcommand};
-use kafka_wire::describe_groups_response::DescribedGroup;
 use kafka_wire::list_groups_response::ListedGroup;
 use kafka_wire::offset_commit_request::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_wire::offset_delete_request::{OffsetDeleteRequest, OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
 use kafka_wire::{
-    DeleteGroupsRequest, DescribeGroupsRequest, ListGroupsRequest, OffsetFetchRequest,
+    ConsumerGroupDescribeRequest, DeleteGroupsRequest, DescribeGroupsRequest, ListGroupsRequest, OffsetFetchRequest,
     decode_consumer_protocol_assignment,
 };
 use kafka_wire_core::DecodeLimits;
@@ -155,8 +154,74 @@ fn list(common: &Common, client: &mut Client, search: Option<&str>) -> Result<()
     common.output().table(json, &table, "no groups")
 }
 
-/// A group as its coordinator describes it.
-fn described(client: &mut Client, group: &str) -> Result<DescribedGroup, CliError> {
+/// A group as its coordinator describes it, of either protocol.
+struct Described {
+    group: String,
+    state: String,
+    /// `consumer` for those that read topics.
+    protocol_type: String,
+    assignor: String,
+    members: Vec<Member>,
+}
+
+/// A member of a group.
+struct Member {
+    id: String,
+    instance: Option<String>,
+    client: String,
+    host: String,
+    assigned: Vec<TopicPartition>,
+}
+
+/// Describes a group. Like Kafka's tools it asks for one of the consumer protocol (KIP-848) first: asked for as a classic
+/// group, such a group is not there.
+fn described(client: &mut Client, group: &str) -> Result<Described, CliError> {
+    match consumer_described(client, group)? {
+        Some(described) => Ok(described),
+        None => classic_described(client, group),
+    }
+}
+
+/// `None` if there is no such group of the consumer protocol, or the cluster does not know that protocol.
+fn consumer_described(client: &mut Client, group: &str) -> Result<Option<Described>, CliError> {
+    let mut request = ConsumerGroupDescribeRequest::default();
+    request.group_ids = vec![group.into()];
+    let coordinator = client.coordinator(group)?;
+    if client.broker(coordinator)?.version::<ConsumerGroupDescribeRequest>(0..=1).is_err() {
+        return Ok(None);
+    }
+    let response = client.ask_coordinator(
+        group,
+        |connection| connection.call(0..=1, &request),
+        |response| response.groups.first().map_or(0, |group| group.error_code),
+    )?;
+    // Whatever keeps it from being described as one (it is classic, it is not there, the protocol is switched off) is
+    // said again, or not, when it is described as a classic group.
+    let Some(found) = response.groups.into_iter().next().filter(|group| group.error_code == 0) else {
+        return Ok(None);
+    };
+    let member = |member: kafka_wire::consumer_group_describe_response::Member| Member {
+        id: member.member_id.to_string(),
+        instance: member.instance_id.map(|instance| instance.to_string()),
+        client: member.client_id.to_string(),
+        host: member.client_host.to_string(),
+        assigned: member
+            .assignment
+            .topic_partitions
+            .iter()
+            .flat_map(|topic| topic.partitions.iter().map(|index| (topic.topic_name.to_string(), *index)))
+            .collect(),
+    };
+    Ok(Some(Described {
+        group: found.group_id.to_string(),
+        state: found.group_state.to_string(),
+        protocol_type: "consumer".to_owned(),
+        assignor: found.assignor_name.to_string(),
+        members: found.members.into_iter().map(member).collect(),
+    }))
+}
+
+fn classic_described(client: &mut Client, group: &str) -> Result<Described, CliError> {
     let mut request = DescribeGroupsRequest::default();
     request.groups = vec![group.into()];
     let response = client.ask_coordinator(
@@ -164,12 +229,32 @@ fn described(client: &mut Client, group: &str) -> Result<DescribedGroup, CliErro
         |connection| connection.call(0..=5, &request),
         |response| response.groups.first().map_or(0, |group| group.error_code),
     )?;
-    let described = response.groups.into_iter().next();
-    let described =
-        described.ok_or_else(|| CliError::Refused(format!("group {group}: its coordinator says nothing of it")))?;
-    ErrorText::check(described.error_code, described.error_message.as_deref())
+    let found = response.groups.into_iter().next();
+    let found = found.ok_or_else(|| CliError::Refused(format!("group {group}: its coordinator says nothing of it")))?;
+    ErrorText::check(found.error_code, found.error_message.as_deref())
         .map_err(|error| CliError::refused(format!("group {group}"), &error))?;
-    Ok(described)
+    let member = |member: kafka_wire::describe_groups_response::DescribedGroupMember| {
+        // Groups of other kinds than consumers have assignments of their own; those that nobody has yet are empty.
+        let assignment = decode_consumer_protocol_assignment(member.member_assignment, DecodeLimits::default());
+        let topics = assignment.map(|(_, assignment)| assignment.assigned_partitions).unwrap_or_default();
+        Member {
+            id: member.member_id.to_string(),
+            instance: member.group_instance_id.map(|instance| instance.to_string()),
+            client: member.client_id.to_string(),
+            host: member.client_host.to_string(),
+            assigned: topics
+                .iter()
+                .flat_map(|topic| topic.partitions.iter().map(|index| (topic.topic.to_string(), *index)))
+                .collect(),
+        }
+    };
+    Ok(Described {
+        group: found.group_id.to_string(),
+        state: found.group_state.to_string(),
+        protocol_type: found.protocol_type.to_string(),
+        assignor: found.protocol_data.to_string(),
+        members: found.members.into_iter().map(member).collect(),
+    })
 }
 
 /// All offsets that a group committed.
@@ -228,16 +313,11 @@ fn lag_of(readings: &[Reading]) -> i64 {
     readings.iter().filter_map(Reading::lag).fold(0, i64::saturating_add)
 }
 
-fn readings(client: &mut Client, group: &DescribedGroup) -> Result<Vec<Reading>, CliError> {
-    let committed = committed(client, &group.group_id)?;
+fn readings(client: &mut Client, group: &Described) -> Result<Vec<Reading>, CliError> {
+    let committed = committed(client, &group.group)?;
     let mut members: BTreeMap<TopicPartition, usize> = BTreeMap::new();
     for (place, member) in group.members.iter().enumerate() {
-        // Groups of other kinds than consumers have assignments of their own; those that nobody has yet are empty.
-        let assignment = decode_consumer_protocol_assignment(member.member_assignment.clone(), DecodeLimits::default());
-        let Ok((_, assignment)) = assignment else { continue };
-        for topic in &assignment.assigned_partitions {
-            members.extend(topic.partitions.iter().map(|index| ((topic.topic.to_string(), *index), place)));
-        }
+        members.extend(member.assigned.iter().map(|partition| (partition.clone(), place)));
     }
     let all: BTreeSet<TopicPartition> = committed.keys().chain(members.keys()).cloned().collect();
     let there = existing(client, all.iter().cloned())?;
@@ -259,16 +339,16 @@ fn describe(common: &Common, client: &mut Client, names: &[String], members: boo
         let group = described(client, name)?;
         let readings = readings(client, &group)?;
         // Older brokers describe a group that does not exist as a dead one.
-        if group.group_state.as_str() == "Dead" && readings.is_empty() {
+        if group.state == "Dead" && readings.is_empty() {
             let error = ErrorText::new(69, None).expect("an error");
             return Err(CliError::refused(format!("group {name}"), &error));
         }
         groups.push((group, readings));
     }
     drop(progress);
-    let member_of = |group: &DescribedGroup, reading: &Reading| {
+    let member_of = |group: &Described, reading: &Reading| {
         let member = &group.members[reading.member?];
-        Some((member.member_id.to_string(), member.client_id.to_string(), member.client_host.to_string()))
+        Some((member.id.clone(), member.client.clone(), member.host.clone()))
     };
     let text = || {
         let mut text = String::new();
@@ -276,8 +356,8 @@ fn describe(common: &Common, client: &mut Client, names: &[String], members: boo
             let lag = lag_of(readings);
             text.push_str(&format!(
                 "{}: {}, {} members, {lag} records behind\n",
-                group.group_id.as_str(),
-                group.group_state.as_str(),
+                group.group,
+                group.state,
                 group.members.len()
             ));
             let mut table = if members {
@@ -289,9 +369,9 @@ fn describe(common: &Common, client: &mut Client, names: &[String], members: boo
                 for (place, member) in group.members.iter().enumerate() {
                     let count = readings.iter().filter(|reading| reading.member == Some(place)).count();
                     table.row([
-                        member.member_id.as_str().into(),
-                        member.client_id.as_str().into(),
-                        member.client_host.as_str().into(),
+                        member.id.as_str().into(),
+                        member.client.as_str().into(),
+                        member.host.as_str().into(),
                         count.into(),
                     ]);
                 }
@@ -327,17 +407,17 @@ fn describe(common: &Common, client: &mut Client, names: &[String], members: boo
             });
             let members = group.members.iter().map(|member| {
                 Json::object([
-                    ("member", member.member_id.as_str().into()),
-                    ("instance", member.group_instance_id.as_deref().into()),
-                    ("client", member.client_id.as_str().into()),
-                    ("host", member.client_host.as_str().into()),
+                    ("member", member.id.as_str().into()),
+                    ("instance", member.instance.as_deref().into()),
+                    ("client", member.client.as_str().into()),
+                    ("host", member.host.as_str().into()),
                 ])
             });
             Json::object([
-                ("group", group.group_id.as_str().into()),
-                ("state", group.group_state.as_str().into()),
+                ("group", group.group.as_str().into()),
+                ("state", group.state.as_str().into()),
                 ("protocol", group.protocol_type.as_str().into()),
-                ("assignor", group.protocol_data.as_str().into()),
+                ("assignor", group.assignor.as_str().into()),
                 ("lag", lag_of(readings).into()),
                 ("members", Json::array(members)),
                 ("partitions", Json::array(partitions)),
