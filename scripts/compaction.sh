@@ -71,11 +71,11 @@ load "during"
 work=$(metric millstream_compaction_read_bytes_total)
 kill "$watcher" 2>/dev/null || true
 check "compaction was under way: it had read $((work >> 20)) MiB by the end of the load" "$((work > 0))"
-# All but the newest segment is compacted in the end.
+# All but the newest segment is compacted in the end: nothing more is read.
 before=-1
-until now=$(metric millstream_compactions_total) && ((now > 0 && now == before)); do
+until now=$(metric millstream_compaction_read_bytes_total) && ((now > 0 && now == before)); do
   before=$now
-  sleep 2
+  sleep 3
 done
 largest=$(sort -n "$data.out.memory" | tail -1)
 rm -f "$data.out.memory"

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::sys;
 
-/// How long a thread that gives way to others keeps them waiting when it runs all the same.
-const NICE_SLICE: Duration = Duration::from_micros(100);
+/// The longest slice there is. The scheduler (EEVDF) prefers whoever asks for a shorter one: a thread that wakes takes the
+/// processor from one with this slice at once, and does not wait for the next tick.
+const NICE_SLICE: Duration = Duration::from_millis(100);
 
 type Job = Box<dyn FnOnce() + Send>;
 

@@ -264,9 +264,8 @@ pub fn waits_of_this_thread() -> u64 {
     unsafe { usage.assume_init() }.ru_nvcsw as u64
 }
 
-/// Has this thread give way to others: 0 to 19. Where it runs all the same, it does for `slice` at a time (Linux 6.12, at
-/// least 0.1 ms; earlier kernels choose one of some milliseconds). That is always allowed; where it fails all the same
-/// nothing is lost.
+/// Has this thread give way to others: 0 to 19, and ask for the processor for `slice` at a time (Linux 6.12, from 0.1 to 100 ms;
+/// earlier kernels choose). That is always allowed; where it fails all the same nothing is lost.
 pub fn set_niceness(niceness: i32, slice: Duration) {
     let attributes = libc::sched_attr {
         size: size_of::<libc::sched_attr>() as u32,
