@@ -34,23 +34,33 @@ pub fn execute(root: &Path, operation: &DiskOp) -> Result<DiskReply, DiskError> 
     }
 }
 
-/// Takes a compaction a step further. What it reads and writes does not stay in the page cache, which belongs to
-/// consumers.
+/// Takes a compaction a step further. It reads and writes past the page cache, which belongs to consumers.
 pub fn compact(root: &Path, mut compaction: Box<Compaction>) -> Result<DiskReply, DiskError> {
     let step = compaction.step(&mut |operation| match &operation {
-        DiskOp::Read { path, position, bytes } => File::open(resolve(root, path))
-            .and_then(|file| {
-                let data = read(&file, *position, *bytes)?;
-                sys::advise(&file, *position, *bytes, Advice::DontNeed);
-                Ok(DiskReply::Data(data))
-            })
-            .map_err(|error| failure(&error)),
+        DiskOp::Read { path, position, bytes } => {
+            read_direct(&resolve(root, path), *position, *bytes).map(DiskReply::Data).map_err(|error| failure(&error))
+        }
         DiskOp::Write { path, position, data, durable: false } => write_direct(&resolve(root, path), *position, data)
             .map(|()| DiskReply::Done)
             .map_err(|error| failure(&error)),
         other => execute(root, other),
     })?;
     Ok(DiskReply::Compacted(compaction, step))
+}
+
+/// Reads past the page cache, fewer bytes at the end of the file.
+fn read_direct(path: &Path, position: u64, bytes: usize) -> io::Result<Bytes> {
+    const BLOCK: u64 = BLOCK_BYTES as u64;
+    let skip = (position % BLOCK) as usize;
+    let mut block = Block::new((skip + bytes).next_multiple_of(BLOCK_BYTES));
+    let file = open_direct(path)?;
+    let start = position - skip as u64;
+    let filled = fill(&mut block.spare_mut()[..(skip + bytes).next_multiple_of(BLOCK_BYTES)], |buffer, at| {
+        // What is not a whole block is the end of the file.
+        if at.is_multiple_of(BLOCK) { file.read_at(buffer, start + at) } else { Ok(0) }
+    })?;
+    block.commit(filled);
+    Ok(block.slice(skip.min(filled)..(skip + bytes).min(filled)))
 }
 
 /// Writes past the page cache, padded to the end of the last block. The file exists.

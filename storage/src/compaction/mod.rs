@@ -25,8 +25,9 @@ use crate::recovery::Io;
 use offset_map::OffsetMap;
 use retain::{Retained, Rules};
 
-/// Bytes that one step reads, unless a single batch is longer.
-pub const STEP_BYTES: usize = 1 << 20;
+/// Bytes that one step reads, unless a single batch is longer. Between two reads the kernel has a chance to run somebody else:
+/// with 1 MiB, and nothing else changed, requests of the same core took 4 ms now and then.
+pub const STEP_BYTES: usize = 64 << 10;
 
 /// A closed segment to be compacted.
 #[derive(Clone, Debug, PartialEq, Eq)]

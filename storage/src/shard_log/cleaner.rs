@@ -8,6 +8,12 @@ use crate::compaction::{Compaction, Plan, Source, Step};
 const SCAN_PARTITIONS_MAX: usize = 64;
 /// How long a turn that examines waits for the next, when nothing else happens.
 const SCAN_INTERVAL: Duration = Duration::from_millis(1);
+/// Bytes that a compaction reads and writes in a second, however little is appended: at this pace other requests hardly notice
+/// it.
+const PACE_BYTES_PER_SECOND: u64 = 64 << 20;
+/// How many bytes it may read and write for each one that is appended to the shard meanwhile. At the default
+/// `min.cleanable.dirty.ratio` what is new is read twice, and as much that is not is read and written: compaction keeps up.
+const PACE_BYTES_PER_APPENDED: u64 = 6;
 /// The least memory that a compaction is given.
 const MAP_BYTES_MIN: usize = 64 << 10;
 
@@ -17,11 +23,28 @@ pub(super) enum Cleaner {
     /// Looking for the partition that needs it most: from this place on, at this time, the best so far.
     Scanning { cursor: usize, at: Duration, best: Option<(LogId, Need)> },
     /// The next step may begin at this time.
-    Waiting { log: LogId, compaction: Box<Compaction>, at: Duration },
+    Waiting { log: LogId, compaction: Box<Compaction>, at: Duration, begun: Begun },
     /// A step is under way; before it the compaction had so much memory.
-    Working { bytes: usize },
+    Working { bytes: usize, begun: Begun },
     /// A new segment is on its way into the journal.
-    Committing { log: LogId, compaction: Box<Compaction> },
+    Committing { log: LogId, compaction: Box<Compaction>, begun: Begun },
+}
+
+/// When a compaction began, and how much had been appended to the shard by then.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun {
+    at: Duration,
+    appended_bytes: u64,
+}
+
+impl Begun {
+    /// Bytes a second for the compaction, by what was appended since.
+    fn pace(&self, now: Duration, appended_bytes: u64) -> u64 {
+        let millis = now.saturating_sub(self.at).as_millis().max(1);
+        let appended_per_second = u128::from(appended_bytes - self.appended_bytes) * 1000 / millis;
+        let wanted = appended_per_second.saturating_mul(u128::from(PACE_BYTES_PER_APPENDED));
+        u64::try_from(wanted).unwrap_or(u64::MAX).max(PACE_BYTES_PER_SECOND)
+    }
 }
 
 /// How much a partition needs to be compacted; the larger, the more.
@@ -52,7 +75,7 @@ impl Cleaner {
     pub(super) fn memory_bytes(&self) -> usize {
         match self {
             Cleaner::Waiting { compaction, .. } | Cleaner::Committing { compaction, .. } => compaction.memory_bytes(),
-            Cleaner::Working { bytes } => *bytes,
+            Cleaner::Working { bytes, .. } => *bytes,
             Cleaner::Scanning { .. } => 0,
         }
     }
@@ -74,8 +97,8 @@ impl ShardLog {
         }
         match std::mem::take(&mut self.cleaner) {
             Cleaner::Scanning { cursor, best, .. } => self.scan(now, cursor, best),
-            Cleaner::Waiting { log, compaction, .. } => {
-                self.cleaner = Cleaner::Working { bytes: compaction.memory_bytes() };
+            Cleaner::Waiting { log, compaction, begun, .. } => {
+                self.cleaner = Cleaner::Working { bytes: compaction.memory_bytes(), begun };
                 self.log_mut(log).operations += 1;
                 self.submit(Purpose::Compact { log }, DiskOp::Compact(compaction), ops);
             }
@@ -104,7 +127,8 @@ impl ShardLog {
         let partition = self.logs[log.0 as usize].as_mut();
         if let Some(plan) = partition.and_then(|partition| partition.plan_compaction(now, map_bytes_max, secret)) {
             let compaction = Box::new(Compaction::new(plan));
-            self.cleaner = Cleaner::Waiting { log, compaction, at: now.elapsed };
+            let begun = Begun { at: now.elapsed, appended_bytes: self.stats.append_bytes };
+            self.cleaner = Cleaner::Waiting { log, compaction, at: now.elapsed, begun };
         }
     }
 
@@ -114,6 +138,7 @@ impl ShardLog {
         self.stats.compaction_read_bytes += work.bytes_read;
         self.stats.compaction_written_bytes += work.bytes_written;
         self.stats.compaction_removed_records += work.records_removed;
+        let Cleaner::Working { begun, .. } = self.cleaner else { unreachable!("its step was under way") };
         let partition = self.log_mut(log);
         partition.operations -= 1;
         if partition.removing {
@@ -124,9 +149,10 @@ impl ShardLog {
         match step {
             Step::Working => {
                 let bytes = u128::from(work.bytes_read + work.bytes_written);
-                let per_second = u128::from(self.options.cleaner.bytes_per_second_max.max(1));
+                let pace = begun.pace(now.elapsed, self.stats.append_bytes);
+                let per_second = u128::from(pace.min(self.options.cleaner.bytes_per_second_max).max(1));
                 let pause = Duration::from_nanos((bytes * 1_000_000_000 / per_second).min(u128::from(u64::MAX)) as u64);
-                self.cleaner = Cleaner::Waiting { log, compaction, at: now.elapsed + pause };
+                self.cleaner = Cleaner::Waiting { log, compaction, at: now.elapsed + pause, begun };
             }
             Step::Replaced(replacement) => {
                 if is_planted(Bug::RemoveBeforeReplaced) {
@@ -140,7 +166,7 @@ impl ShardLog {
                     partition.is_dirty = true;
                     self.dirty.push_back(log);
                 }
-                self.cleaner = Cleaner::Committing { log, compaction };
+                self.cleaner = Cleaner::Committing { log, compaction, begun };
             }
             Step::Done => {
                 self.stats.compactions += 1;
@@ -183,9 +209,9 @@ impl ShardLog {
         self.remove_segments(log, replaced);
         if let Cleaner::Committing { log: of, .. } = &self.cleaner
             && *of == log
-            && let Cleaner::Committing { log, compaction } = std::mem::take(&mut self.cleaner)
+            && let Cleaner::Committing { log, compaction, begun } = std::mem::take(&mut self.cleaner)
         {
-            self.cleaner = Cleaner::Waiting { log, compaction, at: self.clock };
+            self.cleaner = Cleaner::Waiting { log, compaction, at: self.clock, begun };
         }
     }
 
