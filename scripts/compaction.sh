@@ -26,7 +26,8 @@ BENCH="${CARGO_TARGET_DIR:-$ROOT/target}/release/millstream-bench"
 data="$(data_directory compaction)"
 port="$(free_port)"
 metrics="127.0.0.1:$(free_port)"
-trap 'stop_broker 2>/dev/null || true; rm -rf "$data" "$data.out"' EXIT
+watcher=
+trap '[[ -z $watcher ]] || kill "$watcher" 2>/dev/null; stop_broker 2>/dev/null || true; rm -rf "$data" "$data.out" "$data.out.memory"' EXIT
 
 # The largest, or the sum, over all shards of a metric.
 metric() {
@@ -65,11 +66,20 @@ load "before"
 bytes_before=$(du -sb "$data/topics/compacted" | cut -f1)
 stop_broker
 start true
-(while sleep 0.2; do metric millstream_compaction_memory_bytes 2>/dev/null || true; done) >"$data.out.memory" &
+# One process for all samples: starting one for each would be felt by what is measured.
+python3 - "$metrics" >"$data.out.memory" <<'PY' &
+import sys, time, urllib.request
+while True:
+    lines = urllib.request.urlopen(f"http://{sys.argv[1]}/metrics", timeout=10).read().decode().splitlines()
+    samples = [line.rsplit(" ", 1)[1] for line in lines if line.startswith("millstream_compaction_memory_bytes{")]
+    print(int(sum(map(float, samples))), flush=True)
+    time.sleep(1)
+PY
 watcher=$!
 load "during"
 work=$(metric millstream_compaction_read_bytes_total)
 kill "$watcher" 2>/dev/null || true
+watcher=
 check "compaction was under way: it had read $((work >> 20)) MiB by the end of the load" "$((work > 0))"
 # All but the newest segment is compacted in the end: nothing more is read.
 before=-1
