@@ -6,11 +6,12 @@ cd "$(dirname "$0")/.."
 
 usage() {
   cat <<'TEXT'
-scripts/sim.sh [--seconds N] [--seeds N] [--first SEED] [--jobs N]
+scripts/sim.sh [--seconds N] [--seeds N] [--first SEED] [--jobs N] [--built]
   --seconds N    stop after N seconds
   --seeds N      stop after N seeds of each simulation
   --first SEED   begin with this seed instead of a random one
   --jobs N       run so many seeds at the same time (1)
+  --built        use what "cargo test --workspace" has built, instead of optimising for some minutes: fewer seeds a second
 Without --seconds and --seeds it goes on until a seed fails.
 TEXT
 }
@@ -18,6 +19,7 @@ TEXT
 seconds=0
 seeds=0
 jobs=1
+built=
 first=$((RANDOM << 30 | RANDOM << 15 | RANDOM))
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -25,6 +27,7 @@ while [ $# -gt 0 ]; do
     --seeds) seeds=$2; shift 2 ;;
     --first) first=$2; shift 2 ;;
     --jobs) jobs=$2; shift 2 ;;
+    --built) built=yes; shift ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; exit 2 ;;
   esac
@@ -32,6 +35,7 @@ done
 
 # Optimised, with every assertion.
 test=(cargo test --quiet --profile sim -p millstream --lib --locked)
+if [ -n "$built" ]; then test=(cargo test --quiet --workspace --lib --locked); fi
 "${test[@]}" --no-run
 # Each seed makes and drops whole disks: memory is kept between them, or the kernel would clear it each time.
 export MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000

@@ -24,8 +24,8 @@ pub(super) enum Cleaner {
     Scanning { cursor: usize, at: Duration, best: Option<(LogId, Need)> },
     /// The next step may begin at this time.
     Waiting { log: LogId, compaction: Box<Compaction>, at: Duration, begun: Begun },
-    /// A step is under way; before it the compaction had so much memory.
-    Working { bytes: usize, begun: Begun },
+    /// A step is under way since then; before it the compaction had so much memory.
+    Working { since: Duration, bytes: usize, begun: Begun },
     /// A new segment is on its way into the journal.
     Committing { log: LogId, compaction: Box<Compaction>, begun: Begun },
 }
@@ -98,7 +98,7 @@ impl ShardLog {
         match std::mem::take(&mut self.cleaner) {
             Cleaner::Scanning { cursor, best, .. } => self.scan(now, cursor, best),
             Cleaner::Waiting { log, compaction, begun, .. } => {
-                self.cleaner = Cleaner::Working { bytes: compaction.memory_bytes(), begun };
+                self.cleaner = Cleaner::Working { since: now.elapsed, bytes: compaction.memory_bytes(), begun };
                 self.log_mut(log).operations += 1;
                 self.submit(Purpose::Compact { log }, DiskOp::Compact(compaction), ops);
             }
@@ -138,7 +138,7 @@ impl ShardLog {
         self.stats.compaction_read_bytes += work.bytes_read;
         self.stats.compaction_written_bytes += work.bytes_written;
         self.stats.compaction_removed_records += work.records_removed;
-        let Cleaner::Working { begun, .. } = self.cleaner else { unreachable!("its step was under way") };
+        let Cleaner::Working { since, begun, .. } = self.cleaner else { unreachable!("its step was under way") };
         let partition = self.log_mut(log);
         partition.operations -= 1;
         if partition.removing {
@@ -152,7 +152,7 @@ impl ShardLog {
                 let pace = begun.pace(now.elapsed, self.stats.append_bytes);
                 let per_second = u128::from(pace.min(self.options.cleaner.bytes_per_second_max).max(1));
                 let pause = Duration::from_nanos((bytes * 1_000_000_000 / per_second).min(u128::from(u64::MAX)) as u64);
-                self.cleaner = Cleaner::Waiting { log, compaction, at: now.elapsed + pause, begun };
+                self.cleaner = Cleaner::Waiting { log, compaction, at: since + pause, begun };
             }
             Step::Replaced(replacement) => {
                 if is_planted(Bug::RemoveBeforeReplaced) {
