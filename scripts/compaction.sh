@@ -58,10 +58,14 @@ load() {
     --rate "$RATE" --warm-up 1 --seconds "$SECONDS_LOAD" | sed "s/^/$1: /"
 }
 
+# Some thirty segments, as far as Kafka's least and a reasonable most allow: the newest is never compacted.
+SEGMENT=$((KEYS * ROUNDS * 120 / 32))
+((SEGMENT > 1 << 20)) || SEGMENT=$((1 << 20))
+((SEGMENT < 64 << 20)) || SEGMENT=$((64 << 20))
 start false
 "$BENCH" keyed fill --bootstrap "127.0.0.1:$port" --keys "$KEYS" --rounds "$ROUNDS" \
   --topic-config cleanup.policy=compact --topic-config min.cleanable.dirty.ratio=0.01 \
-  --topic-config segment.bytes=67108864 --topic-config file.delete.delay.ms=1000
+  --topic-config "segment.bytes=$SEGMENT" --topic-config file.delete.delay.ms=1000
 load "before"
 bytes_before=$(du -sb "$data/topics/compacted" | cut -f1)
 stop_broker
@@ -83,7 +87,9 @@ watcher=
 check "compaction was under way: it had read $((work >> 20)) MiB by the end of the load" "$((work > 0))"
 # All but the newest segment is compacted in the end: nothing more is read.
 before=-1
+deadline=$((SECONDS + 1200))
 until now=$(metric millstream_compaction_read_bytes_total) && ((now > 0 && now == before)); do
+  ((SECONDS < deadline)) || die "compaction does not come to an end"
   before=$now
   sleep 3
 done
