@@ -243,6 +243,22 @@ impl Node {
         }
     }
 
+    /// The bytes that a plan promises.
+    fn fetch(&mut self, plan: ReadPlan) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for part in plan.parts {
+            match part {
+                ReadPart::Memory(slice) => bytes.extend_from_slice(&slice),
+                ReadPart::File { path, position, bytes: length } => {
+                    let op = DiskOp::Read { path, position, bytes: length };
+                    let Ok(DiskReply::Data(data)) = self.disk.execute(op) else { panic!("reads") };
+                    bytes.extend_from_slice(&data);
+                }
+            }
+        }
+        bytes
+    }
+
     /// All the bytes of a partition from `offset` on, as a consumer would read them.
     fn read_all(&mut self, partition: i32, mut offset: i64, bytes_max: usize) -> Vec<(i64, Vec<u8>)> {
         let id = self.id(partition);
@@ -250,17 +266,7 @@ impl Node {
         while offset < self.log.durable_end(id) {
             let plan = self.read(partition, offset, bytes_max).expect("reads");
             assert!(plan.bytes > 0 && plan.first_batch_bytes <= plan.bytes, "{plan:?} at {offset}");
-            let mut bytes = Vec::new();
-            for part in plan.parts {
-                match part {
-                    ReadPart::Memory(slice) => bytes.extend_from_slice(&slice),
-                    ReadPart::File { path, position, bytes: length } => {
-                        let op = DiskOp::Read { path, position, bytes: length };
-                        let Ok(DiskReply::Data(data)) = self.disk.execute(op) else { panic!("reads") };
-                        bytes.extend_from_slice(&data);
-                    }
-                }
-            }
+            let bytes = self.fetch(plan);
             let before = offset;
             for batch in Batches::new(&bytes) {
                 let Ok((header, batch)) = batch else { break };

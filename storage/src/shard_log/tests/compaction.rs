@@ -72,21 +72,6 @@ impl Node {
         all
     }
 
-    fn fetch(&mut self, plan: ReadPlan) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for part in plan.parts {
-            match part {
-                ReadPart::Memory(slice) => bytes.extend_from_slice(&slice),
-                ReadPart::File { path, position, bytes: length } => {
-                    let op = DiskOp::Read { path, position, bytes: length };
-                    let Ok(DiskReply::Data(data)) = self.disk.execute(op) else { panic!("reads") };
-                    bytes.extend_from_slice(&data);
-                }
-            }
-        }
-        bytes
-    }
-
     /// Lets time pass and everything happen that is due.
     fn rest(&mut self, ms: u64) {
         for _ in 0..ms {
