@@ -6,11 +6,12 @@ cd "$(dirname "$0")/.."
 
 usage() {
   cat <<'TEXT'
-scripts/sim.sh [--seconds N] [--seeds N] [--first SEED] [--jobs N] [--built]
+scripts/sim.sh [--seconds N] [--seeds N] [--first SEED] [--jobs N] [--built] [--traces FILE]
   --seconds N    stop after N seconds
   --seeds N      stop after N seeds of each simulation
   --first SEED   begin with this seed instead of a random one
   --jobs N       run so many seeds at the same time (1)
+  --traces FILE  write the fingerprint of every seed to FILE, sorted: a change that only moves code leaves all as they are
   --built        use what "cargo test --workspace" has built, instead of optimising for some minutes: fewer seeds a second
 Without --seconds and --seeds it goes on until a seed fails.
 TEXT
@@ -20,6 +21,7 @@ seconds=0
 seeds=0
 jobs=1
 built=
+traces=
 first=$((RANDOM << 30 | RANDOM << 15 | RANDOM))
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -28,6 +30,7 @@ while [ $# -gt 0 ]; do
     --first) first=$2; shift 2 ;;
     --jobs) jobs=$2; shift 2 ;;
     --built) built=yes; shift ;;
+    --traces) traces=$2; shift 2 ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; exit 2 ;;
   esac
@@ -56,7 +59,8 @@ job() {
     count=$chunk
     if [ "$seeds" -gt 0 ] && [ $((seeds - ran)) -lt "$chunk" ]; then count=$((seeds - ran)); fi
     # What a test prints is shown when it fails.
-    if ! MILLSTREAM_SIM_FIRST=$((first + ran)) MILLSTREAM_SIM_SEEDS=$count "${test[@]}" -- --exact --test-threads 1 \
+    if ! env ${traces:+MILLSTREAM_SIM_TRACES="$output/traces.$1"} \
+      MILLSTREAM_SIM_FIRST=$((first + ran)) MILLSTREAM_SIM_SEEDS=$count "${test[@]}" -- --exact --test-threads 1 \
       sim::logs::tests::logs_keep_what_they_acknowledge sim::cluster::tests::clients_lose_nothing \
       > "$output/$1" 2>&1; then
       touch "$output/failed"
@@ -82,4 +86,5 @@ if [ "$failures" -gt 0 ]; then
   echo "a seed from $first on failed, after $ran seeds of both simulations that did not" >&2
   exit 1
 fi
+if [ -n "$traces" ]; then sort -k1,1 -k2,2n "$output"/traces.* > "$traces"; fi
 echo "$ran seeds from $first on, of both simulations: no failure in $((SECONDS - start)) s"

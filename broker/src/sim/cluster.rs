@@ -1123,7 +1123,7 @@ mod tests {
             total.stops += outcome.stops;
             total.group = (total.group.0 + outcome.group.0, total.group.1 + outcome.group.1);
             total.verdicts.add_all(outcome.verdicts);
-            Ok(())
+            Ok(outcome.trace)
         });
         println!("{total:?}");
         let is_part = ["MILLSTREAM_SIM_SEED", "MILLSTREAM_SIM_SEEDS"].map(std::env::var_os).iter().any(Option::is_some);

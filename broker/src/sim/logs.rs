@@ -851,7 +851,7 @@ mod tests {
             total.acknowledged += outcome.acknowledged;
             total.crashes += outcome.crashes;
             total.verdicts.add_all(outcome.verdicts);
-            Ok(())
+            Ok(outcome.trace)
         });
         println!("{total:?}");
     }
