@@ -122,6 +122,17 @@ impl Results {
         self.spread(workload, contestant, metric).map(|spread| spread.median)
     }
 
+    /// One contestant's values to another's, round by round: what slows the machine down in a round slows both.
+    pub fn ratios(&self, workload: &str, part: &str, whole: &str, metric: Metric) -> Option<Spread> {
+        let values = |contestant: &str| {
+            let (_, _, samples) = self.runs.iter().find(|(of, by, _)| of == workload && by == contestant)?;
+            samples.iter().map(|sample| sample.get(metric)).collect::<Option<Vec<f64>>>()
+        };
+        let (parts, wholes) = (values(part)?, values(whole)?);
+        let ratios = parts.iter().zip(&wholes).map(|(part, whole)| part / whole);
+        Spread::of(ratios.filter(|ratio| ratio.is_finite())).filter(|_| parts.len() == wholes.len())
+    }
+
     /// The largest value in any run of a contestant.
     pub fn most(&self, contestant: &str, metric: Metric) -> Option<f64> {
         let samples = self.runs.iter().filter(|(_, by, _)| by == contestant).flat_map(|(_, _, samples)| samples);
@@ -161,5 +172,20 @@ mod tests {
         assert_eq!(results.most("x", Metric::Cpu), Some(5.0));
         assert_eq!(results.median("a", "x", Metric::Dirty), None);
         assert_eq!(results.median("c", "x", Metric::Cpu), None);
+    }
+
+    #[test]
+    fn ratios_are_taken_round_by_round() {
+        let mut results = Results::default();
+        for (contestant, value) in [("x", 10.0), ("y", 20.0), ("x", 90.0), ("y", 100.0), ("x", 30.0), ("y", 30.0)] {
+            let mut sample = Sample::default();
+            sample.set(Metric::Megabytes, value);
+            results.push("a", contestant, sample);
+        }
+        let expected = Some(Spread { median: 0.9, min: 0.5, max: 1.0 });
+        assert_eq!(results.ratios("a", "x", "y", Metric::Megabytes), expected);
+        assert_eq!(results.ratios("a", "x", "y", Metric::Cpu), None);
+        results.push("a", "x", Sample::default());
+        assert_eq!(results.ratios("a", "x", "y", Metric::Megabytes), None, "a round was not measured");
     }
 }

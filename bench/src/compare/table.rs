@@ -17,7 +17,7 @@ pub struct Names<'a> {
     pub memory_budget_bytes: Option<u64>,
 }
 
-/// A workload's table: a row for each contestant, median [least..most] of the rounds.
+/// A workload's table: a row for each contestant, median [least..most] of the rounds; the ratios are those of each round.
 pub fn workload(results: &Results, workload: &str, about: &str, subject: &str) -> String {
     let contestants = results.contestants(workload);
     let has = |metric: Metric| {
@@ -29,20 +29,24 @@ pub fn workload(results: &Results, workload: &str, about: &str, subject: &str) -
     let columns: Vec<Metric> = METRICS.into_iter().filter(|metric| has(*metric)).collect();
     let mut text = format!("### {workload}\n\n{about}\n\n|  |");
     columns.iter().for_each(|metric| text += &format!(" {} |", metric.heading()));
-    text += &format!(" {subject}'s rate to it |\n|---|{}---:|\n", "---:|".repeat(columns.len()));
+    let ratios: Vec<Metric> = [Metric::Megabytes, Metric::Cpu].into_iter().filter(|metric| has(*metric)).collect();
+    for metric in &ratios {
+        let what = if *metric == Metric::Cpu { "CPU" } else { "rate" };
+        text += &format!(" {subject}'s {what} to it |");
+    }
+    text += &format!("\n|---|{}\n", "---:|".repeat(columns.len() + ratios.len()));
     for by in &contestants {
         text += &format!("| {by} |");
         for metric in &columns {
             text += &format!(" {} |", results.spread(workload, by, *metric).map_or("-".to_string(), cell));
         }
-        let ratio = ratio(rate(results, workload, subject), rate(results, workload, by));
-        text += &format!(" {} |\n", ratio.filter(|_| *by != subject).map_or("-".to_string(), times));
+        for metric in &ratios {
+            let ratios = results.ratios(workload, subject, by, *metric).filter(|_| *by != subject);
+            text += &format!(" {} |", ratios.map_or("-".to_string(), times_spread));
+        }
+        text += "\n";
     }
     text
-}
-
-fn rate(results: &Results, workload: &str, by: &str) -> Option<f64> {
-    results.median(workload, by, Metric::Megabytes)
 }
 
 fn cell(spread: Spread) -> String {
@@ -72,6 +76,11 @@ fn number(value: f64) -> String {
 
 fn times(ratio: f64) -> String {
     format!("{ratio:.2} ×")
+}
+
+fn times_spread(spread: Spread) -> String {
+    let Spread { median, min, max } = spread;
+    if min == max { times(median) } else { format!("{median:.3} × [{min:.3}..{max:.3}]") }
 }
 
 fn ratio(part: Option<f64>, whole: Option<f64>) -> Option<f64> {
@@ -224,11 +233,17 @@ mod tests {
             ("w", "m", Metric::Megabytes, 300.0),
             ("w", "m", Metric::Megabytes, 200.0),
             ("w", "k", Metric::Megabytes, 50.0),
-            ("w", "k", Metric::Unanswered, 0.0),
+            ("w", "k", Metric::Megabytes, 100.0),
+            ("w", "k", Metric::Megabytes, 100.0),
         ]);
         let table = workload(&results, "w", "about it", "m");
         assert!(table.contains("| m | 200 [100..300] | - |"), "{table}");
-        assert!(table.contains("| k | 50.0 | 4.00 × |"), "{table}");
+        assert!(table.contains("| k | 100 [50.0..100] | 2.000 × [2.000..3.000] |"), "{table}");
+        let mut results = results;
+        let mut sample = Sample::default();
+        sample.set(Metric::Unanswered, 0.0);
+        results.push("w", "k", sample);
+        let table = workload(&results, "w", "about it", "m");
         assert!(!table.contains("never answered"), "{table}");
     }
 
