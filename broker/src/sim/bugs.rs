@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use millstream_storage::bug::{Bug, plant};
 
+use super::seeds::Options;
 use super::{cluster, logs};
 
 /// Seeds that have to notice a bug...
@@ -31,11 +32,11 @@ fn is_noticed(bug: Bug, simulate: impl Fn(u64) -> Result<(), String>) {
 }
 
 fn logs_notice(bug: Bug) {
-    is_noticed(bug, |seed| logs::Simulation::run(logs::Options { seed, is_verbose: false }).map(drop));
+    is_noticed(bug, |seed| logs::Simulation::run(Options { seed, is_verbose: false }).map(drop));
 }
 
 fn the_node_notices(bug: Bug) {
-    is_noticed(bug, |seed| cluster::Simulation::run(cluster::Options { seed, is_verbose: false }).map(drop));
+    is_noticed(bug, |seed| cluster::Simulation::run(Options { seed, is_verbose: false }).map(drop));
 }
 
 #[test]

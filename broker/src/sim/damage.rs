@@ -1,6 +1,6 @@
-//! Damage to a disk at rest, and what a start on it may come to (faults.md, rows 7 and 8): a bit flipped, where it lies or
-//! on its way to a reader; a block that was never written though the disk said so; a block that was written in a wrong
-//! place.
+//! Damage to a disk at rest, and what a start on it may come to: a bit flipped, where it lies or on its way to a reader; a
+//! block that was never written though the disk said so; a block that was written in a wrong place. No disk promises that
+//! this does not happen, and what it did to records that were acknowledged must not go unnoticed.
 //!
 //! The node is started on a copy of the disk. It must notice: refuse to start, naming the file, and change nothing; or
 //! answer reads of the damaged partition with an error, or with bytes whose checksum is wrong; or show everything as it
@@ -17,10 +17,10 @@ use millstream_storage::journal::{self, Entry};
 use millstream_storage::partition_log::{partition_directory, segment_path};
 use millstream_storage::{BLOCK_BYTES, FilePath};
 
-use super::disk::SimDisk;
+use super::clients::wire::TOPIC;
+use super::disk::{DiskFaults, SimDisk};
 use super::random::Random;
 use super::restart::ReadFailure;
-use super::wire::TOPIC;
 
 /// The part of a batch's header that its checksum does not cover: base offset, length, leader epoch, magic.
 pub const UNCOVERED_BYTES: u64 = 17;
@@ -37,7 +37,7 @@ enum Blind {
 }
 
 /// Damaged copies of the disk that one start is tried on.
-pub const DAMAGED_COPIES_MAX: u64 = 3;
+const DAMAGED_COPIES_MAX: u64 = 3;
 
 /// A start that succeeded: the directory of each partition, and what reading all of it came to.
 pub type Inspected = Vec<(String, Result<(), ReadFailure>)>;
@@ -81,7 +81,7 @@ pub struct Verdicts {
 
 impl Verdicts {
     /// Counts a verdict.
-    pub fn add(&mut self, verdict: Verdict) {
+    fn add(&mut self, verdict: Verdict) {
         *match verdict {
             Verdict::RefusedStart => &mut self.refused_starts,
             Verdict::ReadFails => &mut self.read_fails,
@@ -99,6 +99,23 @@ impl Verdicts {
     }
 }
 
+/// Damages copies of a disk and starts on them, as `start` does: each time it must be noticed.
+pub fn start_on_damaged_copies(
+    disk: &SimDisk,
+    random: &mut Random,
+    start: impl Fn(&mut SimDisk, &mut Random) -> Result<Inspected, String>,
+) -> Result<Verdicts, String> {
+    let mut verdicts = Verdicts::default();
+    for _ in 0..random.between(1, DAMAGED_COPIES_MAX) {
+        let mut disk = disk.clone();
+        disk.faults = DiskFaults::default();
+        let Some(damage) = Damage::inflict(&mut disk, random) else { break };
+        let outcome = start(&mut disk, random);
+        verdicts.add(damage.judge(&disk, outcome)?);
+    }
+    Ok(verdicts)
+}
+
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, blind: {:?}", self.what, self.blind)
@@ -107,7 +124,7 @@ impl fmt::Display for Damage {
 
 impl Damage {
     /// Does damage, if there is anything to damage yet.
-    pub fn inflict(disk: &mut SimDisk, random: &mut Random) -> Option<Damage> {
+    fn inflict(disk: &mut SimDisk, random: &mut Random) -> Option<Damage> {
         let before = disk.clone();
         if random.one_in(4) {
             let reads = random.below(60);
@@ -169,7 +186,7 @@ impl Damage {
     }
 
     /// Judges a start on the damaged disk, or the reason why it was refused. `after` is the disk then.
-    pub fn judge(mut self, after: &SimDisk, outcome: Result<Inspected, String>) -> Result<Verdict, String> {
+    fn judge(mut self, after: &SimDisk, outcome: Result<Inspected, String>) -> Result<Verdict, String> {
         if self.place.is_none() {
             let Some((path, byte)) = after.flipped_read() else { return Ok(Verdict::Unharmed) };
             let range = byte..byte + 1;

@@ -1,13 +1,16 @@
 //! What both simulations do when a node starts: recovery that may be interrupted anywhere, and a look at all that it
 //! brought back.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
-use millstream_storage::shard_log::{LogId, Ops, Progress, Read, ReadPart, ReadPlan, TimeLookup, TimeQuery};
+use millstream_storage::shard_log::{
+    CleanerOptions, LogId, Ops, Progress, Read, ReadPart, ReadPlan, TimeLookup, TimeQuery,
+};
 use millstream_storage::{Now, ShardLog};
 
-use super::checker::{Checkers, Observation};
+use super::checkers::{Checkers, Observation};
 use super::disk::SimDisk;
 use super::random::Random;
 use super::record::{Found, Unreadable, records_in};
@@ -88,7 +91,7 @@ pub fn inspect(
     (log, id): (&mut ShardLog, LogId),
     now: Now,
     checkers: &mut Checkers,
-    idempotent: &HashSet<u32>,
+    idempotent: &BTreeSet<u32>,
 ) -> Result<Whole, ReadFailure> {
     let whole = read_whole(disk, log, id, now, checkers.is_compacted())?;
     let Whole { log_start, log_end, ref records } = whole;
@@ -193,4 +196,14 @@ pub fn fetch(disk: &SimDisk, plan: &ReadPlan) -> Result<Vec<u8>, String> {
         return Err(format!("a plan of {} bytes gave {}", plan.bytes, bytes.len()));
     }
     Ok(bytes)
+}
+
+/// So little memory and time that compactions often need several runs.
+pub fn cleaner_options() -> CleanerOptions {
+    CleanerOptions {
+        is_enabled: true,
+        map_bytes_max: 64 << 10,
+        bytes_per_second_max: u64::MAX,
+        backoff: Duration::from_millis(20),
+    }
 }

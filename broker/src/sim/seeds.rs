@@ -1,9 +1,12 @@
-//! Which seeds a simulation runs.
+//! Which seeds a simulation runs, and that a seed means one thing: some are run twice, and what happened must be the same to
+//! the last byte. (Every hash map of the standard library has an order of its own, also in one process: code whose effects
+//! follow one gives itself away.)
 //!
 //! `MILLSTREAM_SIM_SEED` runs one, printing all that happens; `MILLSTREAM_SIM_SEEDS` says how many, `MILLSTREAM_SIM_FIRST`
 //! from which on. A seed that fails prints the command that runs it again. `MILLSTREAM_SIM_TRACES` names a file to which
 //! the fingerprint of every seed is added: a change that only moves code leaves all of them as they are.
 
+use std::fmt::Debug;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::time::Instant;
@@ -30,9 +33,27 @@ impl Drop for Replay<'_> {
     }
 }
 
+/// How a simulation goes.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Everything follows from it.
+    pub seed: u64,
+    /// Prints what happens.
+    pub is_verbose: bool,
+}
+
+/// What a simulation that found nothing wrong did.
+pub trait Outcome: Debug + PartialEq {
+    /// Fingerprint of everything that happened.
+    fn trace(&self) -> u64;
+}
+
+/// One seed in so many is run twice.
+const RUN_TWICE_ONE_IN: u64 = 5;
+
 /// Runs a simulation of a test for every seed that is asked for, `count` of them unless the environment says otherwise.
-/// It returns the fingerprint of what happened.
-pub fn run(test: &str, count: u64, mut simulate: impl FnMut(u64, bool) -> Result<u64, String>) {
+/// Panics where a simulation finds something, or does not do twice the same.
+pub fn run<O: Outcome>(test: &str, count: u64, simulate: impl Fn(Options) -> Result<O, String>) -> Vec<O> {
     let one = number("MILLSTREAM_SIM_SEED");
     let first = one.or_else(|| number("MILLSTREAM_SIM_FIRST")).unwrap_or(0);
     let count = if one.is_some() { 1 } else { number("MILLSTREAM_SIM_SEEDS").unwrap_or(count) };
@@ -41,13 +62,46 @@ pub fn run(test: &str, count: u64, mut simulate: impl FnMut(u64, bool) -> Result
         OpenOptions::new().create(true).append(true).open(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"))
     });
     let start = Instant::now();
+    let mut outcomes = Vec::new();
     for seed in first..first + count {
         let replay = Replay { test, seed };
-        let trace = simulate(seed, one.is_some()).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-        if let Some(traces) = &mut traces {
-            writeln!(traces, "{test} {seed} {trace:016x}").expect("the file of traces can be written");
+        let options = Options { seed, is_verbose: one.is_some() };
+        let is_twice = one.is_none() && seed.is_multiple_of(RUN_TWICE_ONE_IN);
+        let outcome = simulate(options.clone()).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        if is_twice {
+            assert_eq!(simulate(options).as_ref(), Ok(&outcome), "seed {seed} means two things");
         }
+        if let Some(traces) = &mut traces {
+            writeln!(traces, "{test} {seed} {:016x}", outcome.trace()).expect("the file of traces can be written");
+        }
+        outcomes.push(outcome);
         drop(replay);
     }
     println!("{count} seeds in {:.1} s", start.elapsed().as_secs_f64());
+    outcomes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    impl Outcome for u64 {
+        fn trace(&self) -> u64 {
+            *self
+        }
+    }
+
+    #[test]
+    fn a_seed_that_means_two_things_is_noticed() {
+        let runs = Cell::new(0);
+        let count_up = |_| {
+            runs.set(runs.get() + 1);
+            Ok::<u64, String>(runs.get())
+        };
+        let result = catch_unwind(AssertUnwindSafe(|| run("", RUN_TWICE_ONE_IN, count_up)));
+        assert!(result.is_err(), "{result:?}");
+    }
 }

@@ -1,4 +1,5 @@
-//! Requests and responses as a client puts them on the wire, by an encoder that is not the broker's.
+//! Requests and responses as a client puts them on the wire, by an encoder that is not the broker's; and the error codes
+//! that clients know.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_wire_core::{ApiVersion, DecodeLimits, KafkaDecode, KafkaEncode, StrBytes};
@@ -8,6 +9,37 @@ pub const TOPIC: &str = "simulated";
 
 /// A topic that is deleted and created again all the time.
 pub const DOOMED: &str = "doomed";
+
+/// OFFSET_OUT_OF_RANGE
+pub const OFFSET_OUT_OF_RANGE: i16 = 1;
+/// UNKNOWN_TOPIC_OR_PARTITION
+pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+/// UNKNOWN_MEMBER_ID
+pub const UNKNOWN_MEMBER_ID: i16 = 25;
+/// TOPIC_ALREADY_EXISTS
+pub const TOPIC_ALREADY_EXISTS: i16 = 36;
+/// OUT_OF_ORDER_SEQUENCE_NUMBER
+pub const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
+/// OFFSET_NOT_AVAILABLE
+pub const OFFSET_NOT_AVAILABLE: i16 = 78;
+/// MEMBER_ID_REQUIRED
+pub const MEMBER_ID_REQUIRED: i16 = 79;
+
+/// UNKNOWN_TOPIC_OR_PARTITION, LEADER_NOT_AVAILABLE, NOT_LEADER_OR_FOLLOWER, REQUEST_TIMED_OUT, KAFKA_STORAGE_ERROR.
+const RETRIABLE: [i16; 5] = [UNKNOWN_TOPIC_OR_PARTITION, 5, 6, 7, 56];
+
+/// COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR.
+const COORDINATOR_MOVES: [i16; 3] = [14, 15, 16];
+
+/// Whether a client asks the same again after this error of a partition.
+pub fn is_retriable(error: i16) -> bool {
+    RETRIABLE.contains(&error)
+}
+
+/// Whether a client of a group asks the same again after this error, perhaps of another coordinator.
+pub fn is_retriable_in_group(error: i16) -> bool {
+    is_retriable(error) || COORDINATOR_MOVES.contains(&error)
+}
 
 /// An API in the version that the simulated clients speak; all of them are flexible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,17 +81,31 @@ pub const DELETE_RECORDS: Api = Api { key: 21, version: 2 };
 /// InitProducerId
 pub const INIT_PRODUCER_ID: Api = Api { key: 22, version: 4 };
 
-/// A request without its length, as the driver hands it to a shard.
-pub fn request(api: Api, correlation: i32, body: &impl KafkaEncode) -> Bytes {
-    let mut frame = BytesMut::new();
-    frame.put_i16(api.key);
-    frame.put_i16(api.version);
-    frame.put_i32(correlation);
-    frame.put_i16(3);
-    frame.put_slice(b"sim");
-    frame.put_u8(0);
-    frame.extend_from_slice(&body.encode_to_bytes(ApiVersion::new(api.version)).expect("a good request"));
-    frame.freeze()
+/// A request that waits for its correlation id.
+#[derive(Clone, Debug)]
+pub struct Request {
+    api: Api,
+    body: Bytes,
+}
+
+impl Request {
+    /// A request of this API with this body.
+    pub fn new(api: Api, body: &impl KafkaEncode) -> Request {
+        Request { api, body: body.encode_to_bytes(ApiVersion::new(api.version)).expect("a good request") }
+    }
+
+    /// The request without its length, as the driver hands it to a shard.
+    pub fn frame(&self, correlation: i32) -> Bytes {
+        let mut frame = BytesMut::new();
+        frame.put_i16(self.api.key);
+        frame.put_i16(self.api.version);
+        frame.put_i32(correlation);
+        frame.put_i16(3);
+        frame.put_slice(b"sim");
+        frame.put_u8(0);
+        frame.extend_from_slice(&self.body);
+        frame.freeze()
+    }
 }
 
 /// Takes the first whole response off what a client has received: its correlation id and its body.

@@ -1,41 +1,30 @@
 //! The shipped shard logs and their recovery, without sessions: clients call [`ShardLog`] as the shard does. Finds what
 //! is wrong in the storage engine with less in the way than [`super::cluster`] has.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::time::Duration;
+mod node;
+mod partition;
+mod producer;
 
-use bytes::Bytes;
-use millstream_storage::batch::TimestampType;
+use std::collections::BTreeSet;
+
 use millstream_storage::partition_log::partition_directory;
-use millstream_storage::recovery::{KnownPartition, Recovered, RecoveryOptions, recover};
-use millstream_storage::shard_log::{
-    AppendError, CleanerOptions, CompactionConfig, LogConfig, LogId, Ops, Progress, Read, ReadPlan, ReadToken,
-    ShardLogOptions, TimeLookup, TimeQuery,
-};
-use millstream_storage::{DiskError, DiskReply, DiskToken, PartitionKey, ShardLog, TopicId};
+use millstream_storage::shard_log::{AppendError, Fatal, LogId, Ops, Progress, Read, ReadPlan, TimeLookup, TimeQuery};
+use millstream_storage::{DiskError, DiskToken, Now, ShardLog};
 
-use super::checker::{Checkers, Observation};
-use super::damage::{DAMAGED_COPIES_MAX, Damage, Inspected, Verdicts};
-use super::disk::{DiskFaults, Operation, SimDisk};
+use self::node::{Node, Reading, Waiting, open_logs, recover_logs};
+use self::partition::{FILE_DELETE_DELAY_MS, Partition};
+use self::producer::{Batch, Producer};
+use super::checkers::Observation;
+use super::damage::{Inspected, Verdicts, start_on_damaged_copies};
+use super::disk::{Operation, SimDisk, brief, brief_op};
 use super::random::Random;
-use super::record::{Found, RecordId, batch_of, keyed_batch_of, records_in};
+use super::record::records_in;
 use super::restart::{Whole, fetch, inspect, until_recovered};
-use super::schedule::{Schedule, Trace, fingerprint};
+use super::schedule::{EPOCH_MS, Schedule, Trace};
+use super::seeds::{self, Options};
 
-/// Batches that an idempotent producer may have on their way.
-const IN_FLIGHT_MAX: usize = 5;
 const TOPIC: &str = "simulated";
-const FILE_DELETE_DELAY_MS: i64 = 200;
 const YEAR_MS: u64 = 365 * 86_400_000;
-
-/// How a simulation goes.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Everything follows from it.
-    pub seed: u64,
-    /// Prints what happens.
-    pub is_verbose: bool,
-}
 
 /// What a simulation that found nothing wrong did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,6 +37,12 @@ pub struct Outcome {
     pub crashes: u64,
     /// What starts on damaged disks came to.
     pub verdicts: Verdicts,
+}
+
+impl seeds::Outcome for Outcome {
+    fn trace(&self) -> u64 {
+        self.trace
+    }
 }
 
 #[derive(Debug)]
@@ -93,56 +88,6 @@ enum Event {
     Crash,
 }
 
-struct Batch {
-    first: u32,
-    count: u32,
-    sequence: i32,
-    bytes: Bytes,
-}
-
-/// A client that writes to one partition.
-struct Producer {
-    client: u32,
-    partition: usize,
-    is_idempotent: bool,
-    next_number: u32,
-    next_sequence: i32,
-    /// Not acknowledged, in order; of those the first `sent` were given to this process.
-    in_flight: VecDeque<Batch>,
-    sent: usize,
-}
-
-/// An append that waits until it is durable.
-struct Waiting {
-    end: i64,
-    base_offset: i64,
-    producer: usize,
-    first: u32,
-    count: u32,
-}
-
-/// A read or time query that waits for the disk.
-enum Reading {
-    Read { partition: usize, offset: i64 },
-    Time { partition: usize, query: Option<i64>, until: i64 },
-}
-
-struct Partition {
-    key: PartitionKey,
-    config: LogConfig,
-    checkers: Checkers,
-    /// Where the consumer at the tail is.
-    position: i64,
-    is_start_moving: Option<i64>,
-}
-
-struct Node {
-    started_us: u64,
-    logs: Vec<ShardLog>,
-    waiting: Vec<HashMap<LogId, Vec<Waiting>>>,
-    reading: Vec<BTreeMap<ReadToken, Reading>>,
-}
-
 /// One node, its disk and its clients.
 pub struct Simulation {
     random: Random,
@@ -152,7 +97,7 @@ pub struct Simulation {
     node: Option<Node>,
     partitions: Vec<Partition>,
     producers: Vec<Producer>,
-    idempotent: HashSet<u32>,
+    idempotent: BTreeSet<u32>,
     starts: u32,
     crashes: u64,
     is_damaged_at_rest: bool,
@@ -185,28 +130,11 @@ impl Simulation {
         let count = random.between(1, 6) as usize;
         let is_damaged_at_rest = random.one_in(4);
         let partitions = (0..count)
-            .map(|index| {
-                // What damage does to offsets with gaps cannot always be told.
-                let is_compacted = !is_damaged_at_rest && random.one_in(3);
-                Partition {
-                    key: PartitionKey { topic_id: TopicId([index as u8 % 3; 16]), partition: index as i32 },
-                    config: if is_compacted { compacted_config(&mut random) } else { config(&mut random) },
-                    checkers: if is_compacted { Checkers::of_compacted() } else { Checkers::default() },
-                    position: 0,
-                    is_start_moving: None,
-                }
-            })
+            // What damage does to offsets with gaps cannot always be told.
+            .map(|index| Partition::new(index, !is_damaged_at_rest, &mut random))
             .collect();
         let producers: Vec<Producer> = (0..random.between(1, 8) as u32)
-            .map(|client| Producer {
-                client,
-                partition: random.index(count),
-                is_idempotent: !random.one_in(3),
-                next_number: 0,
-                next_sequence: 0,
-                in_flight: VecDeque::new(),
-                sent: 0,
-            })
+            .map(|client| Producer::new(client, random.index(count), !random.one_in(3)))
             .collect();
         Simulation {
             trace: Trace::new(options.is_verbose),
@@ -308,7 +236,7 @@ impl Simulation {
                 self.schedule.after(self.end_us / 3, Event::Capacity);
             }
             Event::Slow => {
-                self.disk.turn_slow(&mut self.random);
+                self.disk.faults.turn_slow(&mut self.random);
                 self.trace.line(now_us, format!("slow: {:?}", self.disk.faults.slow));
                 self.schedule.after(self.end_us / 4, Event::Slow);
             }
@@ -338,7 +266,10 @@ impl Simulation {
             .retain(|event| !matches!(event, Event::Disk { .. } | Event::Timer { .. } | Event::Receive { .. }));
         self.starts += 1;
         if self.is_damaged_at_rest {
-            self.start_on_damaged_copies()?;
+            let mut random = self.random.fork();
+            let verdicts =
+                start_on_damaged_copies(&self.disk, &mut random, |disk, random| self.start_on(disk, random))?;
+            self.verdicts.add_all(verdicts);
         }
         let faults = std::mem::take(&mut self.disk.faults);
         let shards = self.random.between(1, 4) as usize;
@@ -361,18 +292,8 @@ impl Simulation {
             log.lead(id, self.starts as i32);
             partition.is_start_moving = None;
         }
-        for producer in &mut self.producers {
-            producer.sent = 0;
-            if !producer.is_idempotent {
-                producer.in_flight.clear();
-            }
-        }
-        self.node = Some(Node {
-            started_us: self.schedule.now_us(),
-            waiting: logs.iter().map(|_| HashMap::new()).collect(),
-            reading: logs.iter().map(|_| BTreeMap::new()).collect(),
-            logs,
-        });
+        self.producers.iter_mut().for_each(Producer::restarted);
+        self.node = Some(Node::new(self.schedule.now_us(), logs));
         for partition in 0..self.partitions.len() {
             self.inspect(partition)?;
         }
@@ -386,28 +307,13 @@ impl Simulation {
     fn inspect(&mut self, partition: usize) -> Result<(), String> {
         let node = self.node.as_mut().expect("it was just started");
         let Partition { key, checkers, .. } = &mut self.partitions[partition];
-        let shard = key.shard(node.logs.len());
-        let log = &mut node.logs[shard];
-        let id = log.find(*key).expect("created at start");
         let now = self.schedule.now(node.started_us);
+        let (shard, log, id) = node.log_of(*key);
         let Whole { log_start, log_end, .. } =
             inspect(&mut self.disk, &mut self.random, (log, id), now, checkers, &self.idempotent)
                 .map_err(|error| format!("partition {partition}: {error}"))?;
         let line = format!("partition {partition}: offsets {log_start} to {log_end}, shard {shard}");
         self.trace.line(self.schedule.now_us(), line);
-        Ok(())
-    }
-
-    /// Damages copies of the disk and starts on them: each time it must be noticed.
-    fn start_on_damaged_copies(&mut self) -> Result<(), String> {
-        let mut random = self.random.fork();
-        for _ in 0..random.between(1, DAMAGED_COPIES_MAX) {
-            let mut disk = self.disk.clone();
-            disk.faults = DiskFaults::default();
-            let Some(damage) = Damage::inflict(&mut disk, &mut random) else { break };
-            let outcome = self.start_on(&mut disk, &mut random);
-            self.verdicts.add(damage.judge(&disk, outcome)?);
-        }
         Ok(())
     }
 
@@ -430,12 +336,7 @@ impl Simulation {
     fn with_log(
         &mut self,
         shard: usize,
-        what: impl FnOnce(
-            &mut ShardLog,
-            millstream_storage::Now,
-            &mut Ops,
-            &mut Vec<Progress>,
-        ) -> Result<(), millstream_storage::shard_log::Fatal>,
+        what: impl FnOnce(&mut ShardLog, Now, &mut Ops, &mut Vec<Progress>) -> Result<(), Fatal>,
     ) -> Result<(), String> {
         let node = self.node.as_mut().expect("the node is up");
         let now = self.schedule.now(node.started_us);
@@ -533,78 +434,40 @@ impl Simulation {
     }
 
     fn acknowledge(&mut self, append: Waiting) -> Result<(), String> {
+        let Waiting { base_offset, first, count, .. } = append;
         let producer = &mut self.producers[append.producer];
-        let at = producer.in_flight.iter().position(|batch| batch.first == append.first);
-        if let Some(at) = at {
-            producer.in_flight.remove(at);
-            producer.sent -= 1;
-        }
+        producer.acknowledged(first);
         let (client, partition) = (producer.client, producer.partition);
-        let records: Vec<Found> = (0..append.count)
-            .map(|index| Found {
-                offset: append.base_offset + i64::from(index),
-                id: RecordId { client, number: append.first + index },
-            })
-            .collect();
+        let records = producer.records(first, count, base_offset);
         self.trace.line(
             self.schedule.now_us(),
-            format!("client {client}: records from {} acknowledged at {}", append.first, append.base_offset),
+            format!("client {client}: records from {first} acknowledged at {base_offset}"),
         );
         self.observe(partition, &Observation::Acknowledged(&records))
     }
 
     fn produce(&mut self, index: usize) -> Result<(), String> {
         let producer = &mut self.producers[index];
-        if producer.sent == producer.in_flight.len() {
-            if producer.in_flight.len() == IN_FLIGHT_MAX {
-                return Ok(());
-            }
-            let count = match self.random.below(8) {
-                0 => self.random.between(2, 12) as u32,
-                _ => self.random.between(1, 3) as u32,
-            };
-            let first = producer.next_number;
-            let sequence = producer.next_sequence;
-            let id = RecordId { client: producer.client, number: first };
-            let identity = producer.is_idempotent.then_some((i64::from(producer.client), 0, sequence));
-            let is_compacted = self.partitions[producer.partition].checkers.is_compacted();
-            let bytes = if is_compacted { keyed_batch_of } else { batch_of }(id, count, identity);
-            producer.in_flight.push_back(Batch { first, count, sequence, bytes });
-            producer.next_number += count;
-            producer.next_sequence += count as i32;
-        }
-        let batch = &producer.in_flight[producer.sent];
-        let (first, count, sequence, bytes) = (batch.first, batch.count, batch.sequence, batch.bytes.clone());
-        let (client, partition) = (producer.client, producer.partition);
-        let key = self.partitions[partition].key;
+        let partition = &mut self.partitions[producer.partition];
+        let Some(batch) = producer.next(partition.checkers.is_compacted(), &mut self.random) else { return Ok(()) };
+        let Batch { first, count, sequence, bytes } = batch;
         let node = self.node.as_mut().expect("the node is up");
-        let shard = key.shard(node.logs.len());
         let now = self.schedule.now(node.started_us);
-        let log = &mut node.logs[shard];
-        let id = log.find(key).expect("created at start");
+        let (shard, log, id) = node.log_of(partition.key);
         let result = log.append(now, id, &bytes);
         self.trace.line(self.schedule.now_us(), format!("client {index}: {count} from {first}: {result:?}"));
         match result {
             Ok(appended) => {
-                self.producers[index].sent += 1;
+                producer.was_taken();
                 if appended.last_offset - appended.base_offset != i64::from(count) - 1 {
                     return Err(format!("{count} records of {index} got {appended:?}"));
                 }
-                let records: Vec<Found> = (0..count)
-                    .map(|index| Found {
-                        offset: appended.base_offset + i64::from(index),
-                        id: RecordId { client, number: first + index },
-                    })
-                    .collect();
-                self.partitions[partition].checkers.see(&self.idempotent, &Observation::Appended(&records))?;
-                let append = Waiting {
-                    end: appended.last_offset + 1,
-                    base_offset: appended.base_offset,
-                    producer: index,
-                    first,
-                    count,
-                };
-                if log.durable_end(id) > appended.last_offset {
+                let base_offset = appended.base_offset;
+                let records = producer.records(first, count, base_offset);
+                partition.checkers.see(&self.idempotent, &Observation::Appended(&records))?;
+                let end = appended.last_offset + 1;
+                let append = Waiting { end, base_offset, producer: index, first, count };
+                if log.durable_end(id) >= end {
                     if !appended.duplicate {
                         return Err(format!("{appended:?} was durable before it was written"));
                     }
@@ -627,9 +490,7 @@ impl Simulation {
     fn consume(&mut self, at: usize) -> Result<(), String> {
         let partition = &mut self.partitions[at];
         let node = self.node.as_mut().expect("the node is up");
-        let shard = partition.key.shard(node.logs.len());
-        let log = &mut node.logs[shard];
-        let id = log.find(partition.key).expect("created at start");
+        let (shard, log, id) = node.log_of(partition.key);
         let (log_start, end) = (log.log_start(id), log.durable_end(id));
         let offset = match self.random.below(4) {
             0 => self.random.between(log_start as u64, end as u64) as i64,
@@ -672,9 +533,7 @@ impl Simulation {
     fn delete_records(&mut self, at: usize) -> Result<(), String> {
         let partition = &mut self.partitions[at];
         let node = self.node.as_mut().expect("the node is up");
-        let shard = partition.key.shard(node.logs.len());
-        let log = &mut node.logs[shard];
-        let id = log.find(partition.key).expect("created at start");
+        let (shard, log, id) = node.log_of(partition.key);
         let (log_start, end) = (log.log_start(id), log.durable_end(id));
         let offset = log_start + self.random.below((end - log_start) as u64 / 2 + 1) as i64;
         self.trace.line(self.schedule.now_us(), format!("partition {at}: delete records before {offset}"));
@@ -689,11 +548,9 @@ impl Simulation {
     fn find_time(&mut self, at: usize) -> Result<(), String> {
         let partition = &mut self.partitions[at];
         let node = self.node.as_mut().expect("the node is up");
-        let shard = partition.key.shard(node.logs.len());
-        let log = &mut node.logs[shard];
-        let id = log.find(partition.key).expect("created at start");
+        let (shard, log, id) = node.log_of(partition.key);
         let until = log.durable_end(id);
-        let timestamp = self.random.coin().then(|| super::schedule::EPOCH_MS - self.random.below(600_000) as i64);
+        let timestamp = self.random.coin().then(|| EPOCH_MS - self.random.below(600_000) as i64);
         let query = timestamp.map_or(TimeQuery::Max, TimeQuery::AtOrAfter);
         let mut ops = Ops::new();
         match log.find_time(id, query, until, &mut ops) {
@@ -719,147 +576,25 @@ impl Simulation {
         found: Option<(i64, i64)>,
     ) -> Result<(), String> {
         self.trace.line(self.schedule.now_us(), format!("partition {partition}: time {query:?}: {found:?}"));
-        let node = self.node.as_ref().expect("the node is up");
-        let key = self.partitions[partition].key;
-        let log = &node.logs[key.shard(node.logs.len())];
+        let node = self.node.as_mut().expect("the node is up");
+        let (_, log, id) = node.log_of(self.partitions[partition].key);
         // Records that went since the question are no fault.
-        let log_start = log.log_start(log.find(key).expect("created at start"));
+        let log_start = log.log_start(id);
         self.observe(partition, &Observation::Time { query, range: log_start..until, found })
-    }
-}
-
-fn recover_logs(
-    partitions: &[Partition],
-    disk: &mut SimDisk,
-    random: &mut Random,
-    shards: usize,
-    now_ms: i64,
-) -> Result<Recovered, String> {
-    let known: Vec<KnownPartition> = partitions
-        .iter()
-        .map(|partition| KnownPartition {
-            key: partition.key,
-            topic: TOPIC.to_string(),
-            index_interval_bytes: partition.config.index_interval_bytes,
-        })
-        .collect();
-    let options = RecoveryOptions {
-        shards,
-        salt: random.bytes(),
-        slots: 4 + random.below(4) as u32,
-        slot_bytes: 128 << 10,
-        partitions: &known,
-        metadata_is_new: false,
-        now_ms,
-    };
-    recover(&mut |op| disk.execute(op), &options).map_err(|error| error.to_string())
-}
-
-fn open_logs(partitions: &[Partition], recovered: Recovered) -> Vec<ShardLog> {
-    let options = ShardLogOptions {
-        tail_memory_bytes_max: 256 << 10,
-        free_space_floor_bytes: 64 << 10,
-        extent_bytes_min: 48 << 10,
-        retention_check_interval: Duration::from_millis(50),
-        producer_expiration_ms: 86_400_000,
-        producers_max: 1_000_000,
-        cleaner: cleaner_options(),
-    };
-    let config_of = |key| {
-        let partition = partitions.iter().find(|each| each.key == key).expect("known");
-        (TOPIC.to_string(), partition.config.clone())
-    };
-    recovered.shards.into_iter().map(|shard| ShardLog::new(options.clone(), shard, config_of)).collect()
-}
-
-/// So little memory and time that compactions often need several runs.
-pub fn cleaner_options() -> CleanerOptions {
-    CleanerOptions {
-        is_enabled: true,
-        map_bytes_max: 64 << 10,
-        bytes_per_second_max: u64::MAX,
-        backoff: Duration::from_millis(20),
-    }
-}
-
-fn config(random: &mut Random) -> LogConfig {
-    LogConfig {
-        segment_bytes: random.between(300, 900) * 1_000,
-        segment_ms: if random.one_in(3) { 300 } else { i64::MAX },
-        retention_ms: -1,
-        retention_bytes: if random.one_in(3) { 500_000 } else { -1 },
-        cleanup_delete: true,
-        compaction: None,
-        index_interval_bytes: 4_096,
-        timestamp_type: TimestampType::CreateTime,
-        file_delete_delay_ms: FILE_DELETE_DELAY_MS,
-    }
-}
-
-/// Segments so short that several are closed and compacted in the time that a simulation takes.
-fn compacted_config(random: &mut Random) -> LogConfig {
-    LogConfig {
-        segment_bytes: random.between(16, 60) * 1_000,
-        cleanup_delete: random.one_in(4),
-        compaction: Some(CompactionConfig {
-            min_cleanable_dirty_ratio: random.below(50) as f64 / 100.0,
-            min_lag_ms: 0,
-            max_lag_ms: if random.one_in(4) { 1 } else { i64::MAX },
-            delete_retention_ms: random.below(400) as i64,
-        }),
-        ..config(random)
-    }
-}
-
-/// A result without the bytes it brings.
-pub fn brief(result: &Result<DiskReply, DiskError>) -> String {
-    match result {
-        Ok(DiskReply::Data(data)) => format!("{} bytes", data.len()),
-        Ok(_) => "done".to_string(),
-        Err(error) => error.to_string(),
-    }
-}
-
-/// An operation without the bytes it writes.
-pub fn brief_op(op: &millstream_storage::DiskOp) -> String {
-    use millstream_storage::DiskOp;
-    match op {
-        DiskOp::Write { path, position, data, durable } => {
-            let bytes: usize = data.iter().map(Bytes::len).sum();
-            let print = fingerprint(data.iter().map(|part| &part[..]));
-            format!("write {path} at {position}, {bytes} bytes ({print:016x}), durable: {durable}")
-        }
-        DiskOp::Replace { path, data } => format!("replace {path} with {} bytes", data.len()),
-        other => format!("{other:?}"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::seeds;
-
-    fn options(seed: u64, is_verbose: bool) -> Options {
-        Options { seed, is_verbose }
-    }
 
     #[test]
     fn logs_keep_what_they_acknowledge() {
-        let mut total = Outcome::default();
-        seeds::run("sim::logs::tests::logs_keep_what_they_acknowledge", 100, |seed, is_verbose| {
-            let outcome = Simulation::run(options(seed, is_verbose))?;
-            total.acknowledged += outcome.acknowledged;
-            total.crashes += outcome.crashes;
-            total.verdicts.add_all(outcome.verdicts);
-            Ok(outcome.trace)
-        });
-        println!("{total:?}");
-    }
-
-    #[test]
-    fn the_same_seed_gives_the_same_trace() {
-        for seed in 0..10 {
-            assert_eq!(Simulation::run(options(seed, false)), Simulation::run(options(seed, false)), "seed {seed}");
-        }
+        let outcomes = seeds::run("sim::logs::tests::logs_keep_what_they_acknowledge", 100, Simulation::run);
+        let mut verdicts = Verdicts::default();
+        outcomes.iter().for_each(|outcome| verdicts.add_all(outcome.verdicts));
+        let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();
+        let (acknowledged, crashes) = (sum(|outcome| outcome.acknowledged as u64), sum(|outcome| outcome.crashes));
+        println!("{acknowledged} records acknowledged, {crashes} crashes, {verdicts:?}");
     }
 }

@@ -10,133 +10,25 @@
 //!
 //! Operations take effect when they complete. The simulator completes them in an order of its choosing.
 
+mod brief;
+mod faults;
+mod file;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, FilePath};
 
+pub use self::brief::{brief, brief_op};
+pub use self::faults::DiskFaults;
+use self::file::{File, SECTOR_BYTES};
 use super::random::Random;
-
-/// What a disk writes all at once or not at all.
-const SECTOR_BYTES: usize = 512;
-
-type Sector = [u8; SECTOR_BYTES];
 
 /// Names an operation under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Operation(pub u64);
-
-/// How the disk misbehaves apart from losing power.
-#[derive(Clone, Debug, Default)]
-pub struct DiskFaults {
-    /// Space for files, in bytes; `None` is without limit.
-    pub capacity_bytes: Option<u64>,
-    /// One write or sync in this many fails; 0 is none.
-    pub fail_one_in: u64,
-    /// One sync in this many fails besides; 0 is none.
-    pub fail_sync_one_in: u64,
-    /// Operations on these files take longer.
-    pub slow: Option<Slow>,
-    /// One read in this many, of a block or more, brings a flipped bit; 0 is none.
-    pub flip_read_one_in: u64,
-}
-
-/// A disk that is slow for a while.
-#[derive(Clone, Debug)]
-pub struct Slow {
-    /// How many times longer operations take.
-    pub times: u64,
-    /// Part of the paths of the files that are concerned; empty is all of them.
-    pub paths: String,
-}
-
-#[derive(Clone, Debug, Default)]
-struct File {
-    /// What reads see.
-    content: Vec<u8>,
-    /// What survives a loss of power, whatever happens.
-    durable: Vec<u8>,
-    /// Sectors that may survive in another version than the durable one: (number of the write, bytes), in order.
-    versions: BTreeMap<usize, Vec<(u64, Box<Sector>)>>,
-    /// The name survives a loss of power.
-    is_named_durably: bool,
-    reserved_bytes: u64,
-}
-
-impl File {
-    fn bytes_used(&self) -> u64 {
-        (self.content.len() as u64).max(self.reserved_bytes)
-    }
-
-    fn sector(&self, index: usize) -> Box<Sector> {
-        let mut sector = Box::new([0; SECTOR_BYTES]);
-        let start = (index * SECTOR_BYTES).min(self.content.len());
-        let end = (start + SECTOR_BYTES).min(self.content.len());
-        sector[..end - start].copy_from_slice(&self.content[start..end]);
-        sector
-    }
-
-    /// Writes the sectors for which `chosen` says so.
-    fn write(&mut self, write: u64, position: usize, data: &[u8], mut chosen: impl FnMut() -> bool) {
-        for (index, chunk) in data.chunks(SECTOR_BYTES).enumerate() {
-            if !chosen() {
-                continue;
-            }
-            let start = position + index * SECTOR_BYTES;
-            let end = start + chunk.len();
-            if self.content.len() < end {
-                self.content.resize(end, 0);
-            }
-            self.content[start..end].copy_from_slice(chunk);
-            let sector = start / SECTOR_BYTES;
-            let version = self.sector(sector);
-            self.versions.entry(sector).or_default().push((write, version));
-        }
-    }
-
-    /// Makes durable what the sectors from `first` to before `last` held after write number `until`.
-    fn make_durable(&mut self, sectors: std::ops::Range<usize>, until: u64) {
-        let File { durable, versions, .. } = self;
-        for (&index, versions) in versions.range_mut(sectors) {
-            let settled = versions.partition_point(|(write, _)| *write <= until);
-            if let Some((_, version)) = versions.drain(..settled).next_back() {
-                let start = index * SECTOR_BYTES;
-                let end = start + SECTOR_BYTES;
-                if durable.len() < end {
-                    durable.resize(end, 0);
-                }
-                durable[start..end].copy_from_slice(&version[..]);
-            }
-        }
-        versions.retain(|_, versions| !versions.is_empty());
-    }
-
-    fn make_all_durable(&mut self) {
-        self.durable.clone_from(&self.content);
-        self.versions.clear();
-    }
-
-    fn lose_power(&mut self, random: &mut Random) {
-        // Whether this file is hit at all, and how hard, differs from file to file: all or nothing must happen, too.
-        let survival = random.below(5);
-        let mut content = std::mem::take(&mut self.durable);
-        for (index, versions) in std::mem::take(&mut self.versions) {
-            let kept = match survival {
-                0 => 0,
-                1 => versions.len(),
-                _ => random.index(versions.len() + 1),
-            };
-            let Some((_, version)) = kept.checked_sub(1).map(|last| &versions[last]) else { continue };
-            let start = index * SECTOR_BYTES;
-            if content.len() < start + SECTOR_BYTES {
-                content.resize(start + SECTOR_BYTES, 0);
-            }
-            content[start..start + SECTOR_BYTES].copy_from_slice(&version[..]);
-        }
-        self.content.clone_from(&content);
-        self.durable = content;
-    }
-}
 
 #[derive(Clone, Debug)]
 struct Underway {
@@ -320,17 +212,6 @@ impl SimDisk {
             files.map(|(path, file)| (path.clone(), file.content.clone())).collect()
         };
         below(self) != below(other)
-    }
-
-    /// Becomes slow in some way, or quick again.
-    pub fn turn_slow(&mut self, random: &mut Random) {
-        self.faults.slow = match self.faults.slow {
-            Some(_) => None,
-            None => {
-                let paths = ["", "", "/shard-0/", "/shard-1/", "topics/", "metadata/"][random.index(6)].to_string();
-                Some(Slow { times: random.between(5, 50), paths })
-            }
-        };
     }
 
     /// Space that is left, in bytes.
@@ -591,173 +472,4 @@ fn padded(data: &[Bytes]) -> Vec<u8> {
     let mut out = data.concat();
     out.resize(out.len().next_multiple_of(BLOCK_BYTES), 0);
     out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FILE: &str = "d/file";
-
-    fn disk(seed: u64) -> SimDisk {
-        println!("seed {seed}");
-        let mut disk = SimDisk::new(Random::new(seed));
-        disk.execute(DiskOp::CreateDirectory { path: "d".into() }).unwrap();
-        disk.execute(DiskOp::Allocate { path: FILE.into(), bytes: 8_192 }).unwrap();
-        disk
-    }
-
-    fn write(fill: u8, position: u64, durable: bool) -> DiskOp {
-        DiskOp::Write { path: FILE.into(), position, data: vec![Bytes::from(vec![fill; 4_096])], durable }
-    }
-
-    fn content(disk: &mut SimDisk) -> Bytes {
-        match disk.execute(DiskOp::Read { path: FILE.into(), position: 0, bytes: 1 << 20 }).unwrap() {
-            DiskReply::Data(data) => data,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// What each of many seeds leaves of sector 0.
-    fn outcomes(mut run: impl FnMut(&mut SimDisk)) -> BTreeSet<u8> {
-        (0..200)
-            .map(|seed| {
-                let mut disk = disk(seed);
-                run(&mut disk);
-                disk.lose_power();
-                content(&mut disk)[0]
-            })
-            .collect()
-    }
-
-    #[test]
-    fn what_is_durable_stays() {
-        let left = outcomes(|disk| {
-            disk.execute(write(1, 0, false)).unwrap();
-            disk.execute(write(2, 0, true)).unwrap();
-        });
-        assert_eq!(left, BTreeSet::from([2]));
-        let left = outcomes(|disk| {
-            disk.execute(write(1, 0, false)).unwrap();
-            disk.execute(DiskOp::Sync { path: FILE.into() }).unwrap();
-        });
-        assert_eq!(left, BTreeSet::from([1]));
-    }
-
-    #[test]
-    fn what_is_not_durable_may_stay_in_any_version() {
-        let left = outcomes(|disk| {
-            disk.execute(write(1, 0, true)).unwrap();
-            disk.execute(write(2, 0, false)).unwrap();
-            disk.execute(write(3, 0, false)).unwrap();
-        });
-        assert_eq!(left, BTreeSet::from([1, 2, 3]));
-        let left = outcomes(|disk| {
-            disk.submit(write(1, 0, true));
-        });
-        assert_eq!(left, BTreeSet::from([0, 1]), "under way");
-    }
-
-    #[test]
-    fn a_sync_covers_what_was_written_before_it_was_asked_for() {
-        let left = outcomes(|disk| {
-            let (sync, _) = disk.submit(DiskOp::Sync { path: FILE.into() });
-            disk.execute(write(1, 0, false)).unwrap();
-            disk.complete(sync).unwrap();
-        });
-        assert_eq!(left, BTreeSet::from([0, 1]));
-    }
-
-    #[test]
-    fn writes_are_torn_between_sectors_not_inside() {
-        let mut torn = 0;
-        for seed in 0..50 {
-            let mut disk = disk(seed);
-            disk.execute(write(7, 0, false)).unwrap();
-            disk.lose_power();
-            let content = content(&mut disk);
-            let sectors: BTreeSet<&[u8]> = content[..4_096].chunks(SECTOR_BYTES).collect();
-            assert!(sectors.iter().all(|sector| sector.iter().all(|byte| *byte == sector[0])));
-            torn += usize::from(sectors.len() > 1);
-        }
-        assert!(torn > 10);
-    }
-
-    #[test]
-    fn a_killed_process_loses_nothing_that_completed() {
-        let mut disk = disk(1);
-        disk.execute(write(1, 0, false)).unwrap();
-        disk.kill();
-        assert_eq!(content(&mut disk)[4_095], 1);
-    }
-
-    #[test]
-    fn a_name_that_only_a_write_made_may_vanish() {
-        let survivors = (0..100)
-            .filter(|seed| {
-                let mut disk = SimDisk::new(Random::new(*seed));
-                disk.execute(DiskOp::CreateDirectory { path: "d".into() }).unwrap();
-                disk.execute(write(1, 0, true)).unwrap();
-                disk.lose_power();
-                disk.peek(FILE, 0, 4_096).is_some()
-            })
-            .count();
-        assert!((20..80).contains(&survivors), "{survivors}");
-    }
-
-    #[test]
-    fn a_full_disk_refuses_and_harms_nothing() {
-        let mut disk = disk(1);
-        disk.execute(write(1, 0, true)).unwrap();
-        disk.faults.capacity_bytes = Some(8_192);
-        assert_eq!(disk.execute(write(2, 8_192, true)), Err(DiskError::NoSpace));
-        assert_eq!(disk.execute(DiskOp::Allocate { path: FILE.into(), bytes: 8_193 }), Err(DiskError::NoSpace));
-        assert_eq!(disk.execute(write(3, 4_096, true)), Ok(DiskReply::Done), "inside what is reserved");
-        assert_eq!(disk.free_bytes(), 0);
-        disk.execute(DiskOp::Remove { path: FILE.into() }).unwrap();
-        assert_eq!(disk.free_bytes(), 8_192);
-    }
-
-    #[test]
-    fn nothing_is_durable_after_a_failed_sync() {
-        let left = outcomes(|disk| {
-            disk.execute(write(1, 0, false)).unwrap();
-            disk.faults.fail_one_in = 1;
-            let (sync, _) = disk.submit(DiskOp::Sync { path: FILE.into() });
-            assert!(matches!(disk.complete(sync), Err(DiskError::Failed(_))));
-            disk.faults.fail_one_in = 0;
-            disk.execute(DiskOp::Sync { path: FILE.into() }).unwrap();
-        });
-        assert_eq!(left, BTreeSet::from([0, 1]));
-    }
-
-    #[test]
-    fn directories_are_renamed_listed_and_removed_with_all_they_hold() {
-        let mut disk = disk(1);
-        disk.execute(DiskOp::CreateDirectory { path: "d/e/f".into() }).unwrap();
-        disk.execute(DiskOp::Rename { from: "d".into(), to: "g".into() }).unwrap();
-        let Ok(DiskReply::Names(mut names)) = disk.execute(DiskOp::List { path: "g".into() }) else { panic!() };
-        names.sort();
-        assert_eq!(names, [("e".to_string(), true), ("file".to_string(), false)]);
-        assert_eq!(disk.execute(DiskOp::List { path: "d".into() }), Ok(DiskReply::Names(Vec::new())));
-        let Ok(DiskReply::Names(names)) = disk.execute(DiskOp::List { path: "".into() }) else { panic!() };
-        assert_eq!(names, [("g".to_string(), true)]);
-        disk.execute(DiskOp::Remove { path: "g".into() }).unwrap();
-        assert_eq!(disk.listing().count(), 0);
-        assert_eq!(disk.execute(DiskOp::Sync { path: "g/file".into() }), Err(DiskError::NotFound));
-        assert_eq!(disk.execute(DiskOp::Remove { path: "g".into() }), Ok(DiskReply::Done));
-    }
-
-    #[test]
-    fn power_can_go_between_any_two_operations() {
-        let mut disk = disk(3);
-        disk.cut_power_after(1);
-        assert!(!disk.is_out_of_power());
-        disk.execute(write(1, 0, true)).unwrap();
-        assert!(disk.execute(write(2, 4_096, true)).is_err());
-        assert!(disk.is_out_of_power());
-        assert!(disk.execute(write(3, 4_096, true)).is_err());
-        disk.lose_power();
-        assert_eq!(content(&mut disk)[0], 1);
-    }
 }

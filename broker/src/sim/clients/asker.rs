@@ -1,0 +1,70 @@
+//! Asks for offsets: the first, the last, the first at or after a time, that of the largest timestamp.
+
+use bytes::Bytes;
+
+use super::{Finding, Knowledge, Known, Outgoing, Reaction, Role, requests};
+use crate::sim::random::Random;
+use crate::sim::schedule::EPOCH_MS;
+
+/// What it asked last.
+#[derive(Debug)]
+enum Asked {
+    Earliest { partition: usize, promised: i64 },
+    Latest { partition: usize, end: i64 },
+    Time { partition: usize, query: Option<i64>, until: i64 },
+}
+
+#[derive(Debug, Default)]
+pub struct Asker {
+    asked: Option<Asked>,
+}
+
+impl Role for Asker {
+    fn pause_us(&self, random: &mut Random) -> u64 {
+        random.between(5_000, 50_000)
+    }
+
+    fn is_impatient(&self) -> bool {
+        true
+    }
+
+    fn next(&mut self, random: &mut Random, knowledge: &mut Knowledge) -> Option<Outgoing> {
+        let partition = random.index(knowledge.partitions.len());
+        let Known { end, promised_start, .. } = knowledge.partitions[partition];
+        let time = EPOCH_MS - random.below(600_000) as i64;
+        let (timestamp, asked) = match random.below(4) {
+            0 => (-1, Asked::Latest { partition, end }),
+            1 => (requests::EARLIEST, Asked::Earliest { partition, promised: promised_start }),
+            2 => (-3, Asked::Time { partition, query: None, until: end }),
+            _ => (time, Asked::Time { partition, query: Some(time), until: end }),
+        };
+        self.asked = Some(asked);
+        Some(Outgoing::Answered(requests::list_offsets(partition, timestamp)))
+    }
+
+    fn answered(&mut self, body: Bytes, knowledge: &Knowledge, reaction: &mut Reaction) -> Result<(), String> {
+        match self.asked.take().expect("it asked") {
+            Asked::Earliest { partition, promised } => {
+                requests::listed_earliest(body, partition, promised)?;
+            }
+            Asked::Latest { partition, end } => {
+                if let Some((offset, _)) = requests::listed(body, partition)?
+                    && offset < end
+                {
+                    return Err(format!("partition {partition} ends at {offset}, but reached {end} before"));
+                }
+            }
+            Asked::Time { partition, query, until } => {
+                // Looking for the largest time may pass over batches by what their headers say, unchecked.
+                if let Some(found) = requests::listed(body, partition)?
+                    && !knowledge.has_retention
+                    && !(knowledge.has_damage && query.is_none())
+                {
+                    let found = Some(found).filter(|found| found.0 >= 0);
+                    reaction.findings.push(Finding::Time { partition, query, until, found });
+                }
+            }
+        }
+        Ok(())
+    }
+}
