@@ -1,6 +1,6 @@
 //! The protocol's error codes, and an error with its explanation.
 
-/// Why a request, or an item of it, failed: Kafka's names and numbers, as of 4.3.
+/// Why a request, or an item of it, failed: the names and numbers of Apache Kafka 4.3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(i16)]
 pub enum ErrorCode {
@@ -306,3 +306,28 @@ impl std::fmt::Display for ApiError {
 }
 
 impl std::error::Error for ApiError {}
+
+#[cfg(test)]
+mod tests {
+    /// Each variant with the name that Kafka gives its number.
+    #[test]
+    fn names_and_numbers_are_those_of_kafka() {
+        let kafka: Vec<(&str, &str)> = include_str!("../testdata/kafka-errors.tsv")
+            .lines()
+            .skip(1)
+            .map(|line| line.split_once('\t').expect("a number and a name"))
+            .collect();
+        let (variants, _) = include_str!("error.rs").split_once("\n}\n").expect("the enumeration ends");
+        let ours: Vec<(&str, &str)> = variants
+            .split("    /// ")
+            .skip(1)
+            .map(|variant| {
+                let (name, declaration) = variant.split_once('\n').expect("a line each");
+                let (camel, number) = declaration.trim().trim_end_matches(',').split_once(" = ").expect("a number");
+                assert_eq!(camel.to_uppercase(), name.replace('_', ""));
+                (number, name)
+            })
+            .collect();
+        assert_eq!(ours, kafka);
+    }
+}

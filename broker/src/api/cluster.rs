@@ -29,16 +29,14 @@ pub(super) fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) 
     response.cluster_id = context.image.cluster_id().into();
     response.controller_id = context.image.controller_id().unwrap_or(-1);
     response.brokers = context
-        .image
-        .brokers()
-        .filter_map(|broker| {
-            let endpoint = broker.endpoint(context.listener)?;
+        .reachable_brokers()
+        .map(|(broker, endpoint)| {
             let mut described = DescribeClusterBroker::default();
             described.broker_id = broker.node_id;
             described.host = endpoint.host.as_str().into();
             described.port = i32::from(endpoint.port);
             described.rack = broker.rack.as_deref().map(Into::into);
-            Some(described)
+            described
         })
         .collect();
     response.cluster_authorized_operations =

@@ -102,16 +102,15 @@ fn respond(
     let version = header.api_version;
     let image = context.image;
     let mut response = MetadataResponse::default();
-    response.brokers = image
-        .brokers()
-        .filter_map(|broker| {
-            let endpoint = broker.endpoint(context.listener)?;
+    response.brokers = context
+        .reachable_brokers()
+        .map(|(broker, endpoint)| {
             let mut described = MetadataResponseBroker::default();
             described.node_id = broker.node_id;
             described.host = endpoint.host.as_str().into();
             described.port = i32::from(endpoint.port);
             described.rack = broker.rack.as_deref().map(Into::into);
-            Some(described)
+            described
         })
         .collect();
     response.cluster_id = Some(image.cluster_id().into());

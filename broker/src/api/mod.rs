@@ -21,7 +21,7 @@ mod topics;
 
 use bytes::Bytes;
 use millstream_replication::config::Properties;
-use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse};
+use millstream_replication::{Broker, ClusterImage, ControllerRequest, ControllerResponse, Endpoint};
 
 pub use codec::{
     CloseReason, REQUEST_ARRAY_ELEMENTS_MAX, REQUEST_BYTES_MAX, REQUEST_STRING_BYTES_MAX, REQUEST_TAGGED_FIELDS_MAX,
@@ -43,6 +43,13 @@ pub struct ApiContext<'a> {
     pub node_id: i32,
     /// The name of the listener the client came through: it is told of brokers by their addresses under this one.
     pub listener: &'a str,
+}
+
+impl<'a> ApiContext<'a> {
+    /// The brokers that the client can reach, in the order of their numbers, with their addresses.
+    fn reachable_brokers(self) -> impl Iterator<Item = (&'a Broker, &'a Endpoint)> {
+        self.image.brokers().filter_map(move |broker| Some((broker, broker.endpoint(self.listener)?)))
+    }
 }
 
 /// What becomes of a request.

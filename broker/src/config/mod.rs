@@ -195,27 +195,31 @@ fn number_of(name: &str, value: &str, min: i32, max: i32) -> Result<i32, String>
 /// What Kafka refuses of the consumer group protocol's times: outside their own bounds, and a heartbeat that is not more
 /// frequent than the session is long.
 fn check_consumer_groups(properties: &Properties) -> Result<(), String> {
-    let of = |name: &str| number::<i64>(properties, &format!("group.consumer.{name}"));
-    for name in ["session.timeout.ms", "heartbeat.interval.ms"] {
-        let (value, least, most) = (of(name)?, of(&format!("min.{name}"))?, of(&format!("max.{name}"))?);
+    const SESSION: &str = "group.consumer.session.timeout.ms";
+    const HEARTBEAT: &str = "group.consumer.heartbeat.interval.ms";
+    let of = |name: &str| number::<i64>(properties, name);
+    for (name, min, max) in [
+        (SESSION, "group.consumer.min.session.timeout.ms", "group.consumer.max.session.timeout.ms"),
+        (HEARTBEAT, "group.consumer.min.heartbeat.interval.ms", "group.consumer.max.heartbeat.interval.ms"),
+    ] {
+        let (value, least, most) = (of(name)?, of(min)?, of(max)?);
         if !(least..=most).contains(&value) {
-            return Err(format!(
-                "group.consumer.{name} is {value}, but group.consumer.min.{name} {least} and group.consumer.max.{name} {most}"
-            ));
+            return Err(format!("{name} is {value}, but {min} {least} and {max} {most}"));
         }
     }
-    let (session, heartbeat) = (of("session.timeout.ms")?, of("heartbeat.interval.ms")?);
+    let (session, heartbeat) = (of(SESSION)?, of(HEARTBEAT)?);
     if heartbeat >= session {
-        return Err(format!(
-            "group.consumer.heartbeat.interval.ms must be less than group.consumer.session.timeout.ms, but is {heartbeat} \
-             of {session}"
-        ));
+        return Err(format!("{HEARTBEAT} must be less than {SESSION}, but is {heartbeat} of {session}"));
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use millstream_replication::config::{Served, topic_configs};
+
     use super::*;
 
     fn load(overrides: &[&str]) -> Result<BrokerConfig, String> {
@@ -237,6 +241,78 @@ mod tests {
         assert_eq!(config.shards, None);
         assert_eq!(config.free_space_floor_bytes, None);
         assert_eq!(config.properties["listeners"], "PLAINTEXT://127.0.0.1:9092");
+    }
+
+    /// The names that sources of this workspace mention outside tests and comments, in quotes.
+    fn names_read() -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        let crates = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+        let mut directories =
+            vec![PathBuf::from(format!("{crates}/broker/src")), format!("{crates}/replication/src").into()];
+        while let Some(directory) = directories.pop() {
+            for entry in std::fs::read_dir(directory).expect("the sources are here") {
+                let path = entry.expect("readable").path();
+                let name = path.file_name().expect("it has one").to_string_lossy().into_owned();
+                if path.is_dir() {
+                    // What is not shipped.
+                    if name != "tests" && name != "sim" {
+                        directories.push(path);
+                    }
+                } else if path.ends_with("config/broker.rs")
+                    || path.ends_with("config/topic.rs")
+                    || name == "samples.rs"
+                {
+                    // The tables themselves, and examples of records.
+                } else if name.ends_with(".rs") {
+                    let text = std::fs::read_to_string(&path).expect("readable");
+                    let shipped = text.split("mod tests {").next().unwrap_or_default();
+                    for line in shipped.lines().filter(|line| !line.trim_start().starts_with("//")) {
+                        names.extend(line.split('"').skip(1).step_by(2).map(str::to_owned));
+                    }
+                }
+            }
+        }
+        names
+    }
+
+    /// Whether a name is one of those that `pattern` stands for: `*` is any text, and occurs once at most.
+    fn matches(pattern: &str, name: &str) -> bool {
+        match pattern.split_once('*') {
+            Some((before, after)) => name.strip_prefix(before).is_some_and(|rest| rest.ends_with(after)),
+            None => pattern == name,
+        }
+    }
+
+    #[test]
+    fn what_is_honoured_is_read_and_what_is_not_has_its_reason() {
+        let read = names_read();
+        let document = include_str!("../../../docs/2026-11-21-configs-and-quotas.md");
+        let (_, table) = document.split_once("## What has no effect").expect("the table");
+        let rows = table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+        let without_effect: Vec<&str> = rows.flat_map(|(names, _)| names.split("`, `")).collect();
+        let has_row = |name: &str| without_effect.iter().any(|pattern| matches(pattern, name));
+
+        let synonyms: BTreeSet<&str> =
+            topic_configs().iter().flat_map(|definition| definition.synonyms).copied().collect();
+        for definition in broker_configs().iter().chain(topic_configs()) {
+            let name = definition.name;
+            match definition.served {
+                Served::Honoured => {
+                    // The topic configuration that a synonym stands for is read in its place.
+                    assert!(read.contains(name) || synonyms.contains(name), "{name} is honoured, and nothing reads it");
+                    assert!(!has_row(name), "{name} is honoured, and the document says that it has no effect");
+                }
+                Served::Accepted => {
+                    assert!(!read.contains(name), "{name} has no effect, and something reads it");
+                    assert!(has_row(name), "{name} has no effect, and the document does not say why");
+                }
+                Served::Refused(_) => {}
+            }
+        }
+        for pattern in without_effect {
+            let mut all = broker_configs().iter().chain(topic_configs());
+            assert!(all.any(|definition| matches(pattern, definition.name)), "{pattern} stands for nothing");
+        }
     }
 
     #[test]

@@ -6,7 +6,8 @@ use millstream_storage::shard_log::ReadPart;
 
 use super::header::{LENGTH_BYTES, set_frame_length};
 use super::topic::{
-    CurrentLeader, NodeEndpoint, TopicReference, current_leader_bytes, write_node_endpoints, write_tag,
+    CurrentLeader, NodeEndpoint, RequestTopic, TopicReference, TopicWalk, current_leader_bytes, write_node_endpoints,
+    write_tag,
 };
 use super::wire::{Reader, WireError, Writer};
 use crate::shard::SendPart;
@@ -95,23 +96,11 @@ impl FetchRequest {
 
     /// Walks the topics from the first.
     pub fn topics(&self) -> FetchTopics {
-        FetchTopics {
-            reader: self.topics.clone(),
-            version: self.version,
-            topics_left: self.topic_count,
-            partitions_left: 0,
-            in_topic: false,
-        }
+        let version = self.version;
+        let (by_id, flexible) = (version >= TOPIC_ID_FROM, version >= FLEXIBLE_FROM);
+        let walk = TopicWalk::new(self.topics.clone(), self.topic_count, by_id, flexible, PARTITION_BYTES_MIN);
+        FetchTopics { walk, version }
     }
-}
-
-/// One topic of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FetchTopic {
-    /// The topic.
-    pub topic: TopicReference,
-    /// How many partitions follow.
-    pub partition_count: usize,
 }
 
 /// One partition of a request.
@@ -132,42 +121,25 @@ pub struct FetchPartition {
 /// A walk through a request: [`FetchTopics::next_topic`], then [`FetchTopics::next_partition`] until it is `None`.
 #[derive(Clone, Debug)]
 pub struct FetchTopics {
-    reader: Reader,
+    walk: TopicWalk,
     version: i16,
-    topics_left: usize,
-    partitions_left: usize,
-    in_topic: bool,
 }
 
 impl FetchTopics {
     /// The next topic; the partitions of the one before must have been walked. `None` after the last, when the whole
     /// request has been read.
-    pub fn next_topic(&mut self) -> Result<Option<FetchTopic>, WireError> {
-        assert!(!self.in_topic, "walk a topic's partitions first");
-        let flexible = self.version >= FLEXIBLE_FROM;
-        if self.topics_left == 0 {
+    pub fn next_topic(&mut self) -> Result<Option<RequestTopic>, WireError> {
+        let topic = self.walk.next_topic()?;
+        if topic.is_none() {
             self.finish()?;
-            return Ok(None);
         }
-        self.topics_left -= 1;
-        let topic = TopicReference::read(&mut self.reader, self.version >= TOPIC_ID_FROM, flexible)?;
-        let partition_count = self.reader.array_count(flexible, PARTITION_BYTES_MIN)?;
-        self.partitions_left = partition_count;
-        self.in_topic = true;
-        Ok(Some(FetchTopic { topic, partition_count }))
+        Ok(topic)
     }
 
     /// The next partition of the topic; `None` after the last.
     pub fn next_partition(&mut self) -> Result<Option<FetchPartition>, WireError> {
         let flexible = self.version >= FLEXIBLE_FROM;
-        if self.partitions_left == 0 {
-            if std::mem::take(&mut self.in_topic) {
-                self.reader.tagged_fields(flexible)?;
-            }
-            return Ok(None);
-        }
-        self.partitions_left -= 1;
-        let reader = &mut self.reader;
+        let Some(reader) = self.walk.next_partition()? else { return Ok(None) };
         let index = reader.i32()?;
         let current_leader_epoch = if self.version >= CURRENT_LEADER_EPOCH_FROM { reader.i32()? } else { -1 };
         let fetch_offset = reader.i64()?;
@@ -183,7 +155,7 @@ impl FetchTopics {
     /// Reads what follows the topics: those to forget, which mean nothing without a session, the rack, tagged fields.
     fn finish(&mut self) -> Result<(), WireError> {
         let flexible = self.version >= FLEXIBLE_FROM;
-        let reader = &mut self.reader;
+        let reader = self.walk.rest();
         if self.version >= SESSION_FROM {
             for _ in 0..reader.array_count(flexible, FORGOTTEN_BYTES_MIN)? {
                 TopicReference::read(reader, self.version >= TOPIC_ID_FROM, flexible)?;
@@ -341,7 +313,8 @@ fn write_partition_head(
     if version >= LOG_START_OFFSET_FROM {
         writer.i64(data.log_start_offset);
     }
-    // Without transactions none was aborted; null tells a consumer that reads uncommitted data not to look (rule 36).
+    // aborted_transactions (KIP-98): without transactions there are none. As Kafka answers, they are null for a consumer
+    // that reads uncommitted records, which need not look.
     writer.array_count(request.read_committed.then_some(0), flexible);
     if version >= RACK_FROM {
         writer.i32(-1); // preferred_read_replica
@@ -446,7 +419,7 @@ mod tests {
             } else {
                 TopicReference::Name(WireString::from("topic"))
             };
-            assert_eq!(topic, FetchTopic { topic: reference, partition_count: 2 });
+            assert_eq!(topic, RequestTopic { topic: reference, partition_count: 2 });
             let current_leader_epoch = if version >= CURRENT_LEADER_EPOCH_FROM { 4 } else { -1 };
             let last_fetched_epoch = if version >= FLEXIBLE_FROM { 3 } else { -1 };
             let partition = |index, fetch_offset| FetchPartition {

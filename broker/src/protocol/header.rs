@@ -18,8 +18,8 @@ pub struct RequestHeader {
     pub client_id: Option<WireString>,
 }
 
-/// Why a frame has no header. In each case the connection is closed, because no error reply exists that the client
-/// could read (rule 6).
+/// Why a frame has no header. In each case the connection is closed, as Kafka does: there is no error response that
+/// the client could read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderError {
     /// The bytes are not a request header.

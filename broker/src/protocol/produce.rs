@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::topic::{
-    CurrentLeader, NodeEndpoint, TopicReference, current_leader_bytes, write_node_endpoints, write_tag,
+    CurrentLeader, NodeEndpoint, RequestTopic, TopicWalk, current_leader_bytes, write_node_endpoints, write_tag,
 };
 use super::wire::{Reader, WireError, WireString, Writer};
 
@@ -57,23 +57,10 @@ impl ProduceRequest {
 
     /// Walks the topics from the first.
     pub fn topics(&self) -> ProduceTopics {
-        ProduceTopics {
-            reader: self.topics.clone(),
-            version: self.version,
-            topics_left: self.topic_count,
-            partitions_left: 0,
-            in_topic: false,
-        }
+        let (by_id, flexible) = (self.version >= TOPIC_ID_FROM, self.version >= FLEXIBLE_FROM);
+        let walk = TopicWalk::new(self.topics.clone(), self.topic_count, by_id, flexible, PARTITION_BYTES_MIN);
+        ProduceTopics { walk, flexible }
     }
-}
-
-/// One topic of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProduceTopic {
-    /// The topic.
-    pub topic: TopicReference,
-    /// How many partitions follow.
-    pub partition_count: usize,
 }
 
 /// One partition of a request.
@@ -88,44 +75,28 @@ pub struct ProducePartition {
 /// A walk through a request: [`ProduceTopics::next_topic`], then [`ProduceTopics::next_partition`] until it is `None`.
 #[derive(Clone, Debug)]
 pub struct ProduceTopics {
-    reader: Reader,
-    version: i16,
-    topics_left: usize,
-    partitions_left: usize,
-    in_topic: bool,
+    walk: TopicWalk,
+    flexible: bool,
 }
 
 impl ProduceTopics {
     /// The next topic; the partitions of the one before must have been walked. `None` after the last, when the whole
     /// request has been read.
-    pub fn next_topic(&mut self) -> Result<Option<ProduceTopic>, WireError> {
-        assert!(!self.in_topic, "walk a topic's partitions first");
-        let flexible = self.version >= FLEXIBLE_FROM;
-        if self.topics_left == 0 {
-            self.reader.tagged_fields(flexible)?;
-            return Ok(None);
+    pub fn next_topic(&mut self) -> Result<Option<RequestTopic>, WireError> {
+        let topic = self.walk.next_topic()?;
+        if topic.is_none() {
+            self.walk.rest().tagged_fields(self.flexible)?;
         }
-        self.topics_left -= 1;
-        let topic = TopicReference::read(&mut self.reader, self.version >= TOPIC_ID_FROM, flexible)?;
-        let partition_count = self.reader.array_count(flexible, PARTITION_BYTES_MIN)?;
-        self.partitions_left = partition_count;
-        self.in_topic = true;
-        Ok(Some(ProduceTopic { topic, partition_count }))
+        Ok(topic)
     }
 
     /// The next partition of the topic; `None` after the last.
     pub fn next_partition(&mut self) -> Result<Option<ProducePartition>, WireError> {
-        let flexible = self.version >= FLEXIBLE_FROM;
-        if self.partitions_left == 0 {
-            if std::mem::take(&mut self.in_topic) {
-                self.reader.tagged_fields(flexible)?;
-            }
-            return Ok(None);
-        }
-        self.partitions_left -= 1;
-        let index = self.reader.i32()?;
-        let records = self.reader.nullable_bytes(flexible)?;
-        self.reader.tagged_fields(flexible)?;
+        let flexible = self.flexible;
+        let Some(reader) = self.walk.next_partition()? else { return Ok(None) };
+        let index = reader.i32()?;
+        let records = reader.nullable_bytes(flexible)?;
+        reader.tagged_fields(flexible)?;
         Ok(Some(ProducePartition { index, records }))
     }
 }
@@ -240,6 +211,7 @@ mod tests {
     use millstream_storage::TopicId;
 
     use super::*;
+    use crate::protocol::topic::TopicReference;
 
     const TOPIC_ID: [u8; 16] = [9; 16];
 
@@ -289,7 +261,7 @@ mod tests {
             assert_eq!((request.acks, request.timeout_ms), (-1, 1234));
             let mut topics = request.topics();
             let first = topics.next_topic().unwrap().unwrap();
-            assert_eq!(first, ProduceTopic { topic: reference("first", version), partition_count: 2 });
+            assert_eq!(first, RequestTopic { topic: reference("first", version), partition_count: 2 });
             let partition = topics.next_partition().unwrap().unwrap();
             assert_eq!(partition, ProducePartition { index: 3, records: Some(Bytes::from_static(b"records")) });
             let range = frame.as_ptr_range();

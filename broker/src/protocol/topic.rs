@@ -1,4 +1,5 @@
-//! How requests name topics: by name, or by id from some version on (KIP-516).
+//! The topics of Produce and Fetch requests: how they are named (by name, or by id from some version on, KIP-516), the
+//! walk through them and their partitions, and what responses say of leaders.
 
 use millstream_storage::TopicId;
 
@@ -29,6 +30,73 @@ impl TopicReference {
             TopicReference::Name(name) => writer.string(name, flexible),
             TopicReference::Id(id) => writer.uuid(id.0),
         }
+    }
+}
+
+/// One topic of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestTopic {
+    /// The topic.
+    pub topic: TopicReference,
+    /// How many partitions follow.
+    pub partition_count: usize,
+}
+
+/// The topics of a request, where the requests of both APIs are alike: an array of topics, in each of them the topic, an
+/// array of partitions, and tagged fields. What a partition is, its API knows.
+#[derive(Clone, Debug)]
+pub struct TopicWalk {
+    reader: Reader,
+    by_id: bool,
+    flexible: bool,
+    partition_bytes_min: usize,
+    topics_left: usize,
+    partitions_left: usize,
+    in_topic: bool,
+}
+
+impl TopicWalk {
+    /// Begins at the first of `topic_count` topics, where `reader` stands. A partition takes `partition_bytes_min` on the
+    /// wire or more.
+    pub fn new(
+        reader: Reader,
+        topic_count: usize,
+        by_id: bool,
+        flexible: bool,
+        partition_bytes_min: usize,
+    ) -> TopicWalk {
+        let (topics_left, partitions_left, in_topic) = (topic_count, 0, false);
+        TopicWalk { reader, by_id, flexible, partition_bytes_min, topics_left, partitions_left, in_topic }
+    }
+
+    /// The next topic; the partitions of the one before must have been walked. `None` after the last.
+    pub fn next_topic(&mut self) -> Result<Option<RequestTopic>, WireError> {
+        assert!(!self.in_topic, "walk a topic's partitions first");
+        let Some(left) = self.topics_left.checked_sub(1) else { return Ok(None) };
+        self.topics_left = left;
+        let topic = TopicReference::read(&mut self.reader, self.by_id, self.flexible)?;
+        let partition_count = self.reader.array_count(self.flexible, self.partition_bytes_min)?;
+        self.partitions_left = partition_count;
+        self.in_topic = true;
+        Ok(Some(RequestTopic { topic, partition_count }))
+    }
+
+    /// The reader where the next partition of the topic begins, which is to be read to its end. `None` after the last.
+    pub fn next_partition(&mut self) -> Result<Option<&mut Reader>, WireError> {
+        let Some(left) = self.partitions_left.checked_sub(1) else {
+            if std::mem::take(&mut self.in_topic) {
+                self.reader.tagged_fields(self.flexible)?;
+            }
+            return Ok(None);
+        };
+        self.partitions_left = left;
+        Ok(Some(&mut self.reader))
+    }
+
+    /// The reader behind the topics, once all have been walked.
+    pub fn rest(&mut self) -> &mut Reader {
+        assert!(self.topics_left == 0 && !self.in_topic, "walk all topics first");
+        &mut self.reader
     }
 }
 

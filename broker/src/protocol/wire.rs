@@ -249,7 +249,7 @@ impl Reader {
     }
 
     /// The tagged fields that end a structure where the version is flexible: each is given to `field` with a reader of
-    /// its own bytes. Fields that `field` does not know it must ignore (rule 8: unknown tags are skipped, never refused).
+    /// its own bytes. Fields that `field` does not know it must ignore: newer clients add their own (KIP-482).
     pub fn tagged_fields_with(
         &mut self,
         flexible: bool,

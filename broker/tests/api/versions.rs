@@ -20,7 +20,7 @@ use millstream_storage::TopicId;
 
 use super::cluster::Cluster;
 
-/// All bits of the operations on a topic, as Kafka 4.1 gives them where there is no authorizer.
+/// All bits of the operations on a topic, as Kafka gives them where there is no authorizer.
 const TOPIC_OPERATIONS: i32 = 3576;
 const CLUSTER_OPERATIONS: i32 = 8096;
 

@@ -1,4 +1,4 @@
-//! Every broker configuration: Kafka 4.3's, those that 4.0 removed but that older files still hold, and our own under `millstream.`.
+//! Every broker configuration, by name.
 
 use super::{ConfigDefinition, ConfigType::*, DYNAMIC, FIXED, Served::*, Valid::*, table};
 
@@ -149,7 +149,7 @@ table! { BROKER_CONFIGS
         "Milliseconds the group coordinator gathers writes. No effect: commits are gathered by the journal.";
     "group.coordinator.background.threads" Int Some("2"), AtLeast(1), Accepted, FIXED, [],
         "Threads for slow work of the group coordinator. No effect: work runs on the shards.";
-    "group.coordinator.cached.buffer.max.bytes" Int Some("1048588"), AtLeast(524288), Accepted, FIXED, [],
+    "group.coordinator.cached.buffer.max.bytes" Int Some("1048588"), AtLeast(524288), Accepted, DYNAMIC, [],
         "Largest write buffer the group coordinator keeps. No effect.";
     "group.coordinator.rebalance.protocols" List Some("classic,consumer,streams"), EachOf(&["consumer", "classic", "share", "streams"]), Honoured, FIXED, [],
         "The rebalance protocols that groups may use: classic always, consumer if it is named, others are not served.";
@@ -713,7 +713,7 @@ table! { BROKER_CONFIGS
         "Milliseconds between sweeps of timed-out transactions.";
     "transaction.max.timeout.ms" Int Some("900000"), AtLeast(1), Accepted, FIXED, [],
         "Longest transaction timeout a producer may ask for, in milliseconds.";
-    "transaction.partition.verification.enable" Boolean Some("true"), Any, Accepted, FIXED, [],
+    "transaction.partition.verification.enable" Boolean Some("true"), Any, Accepted, DYNAMIC, [],
         "Whether a transactional write is checked against the coordinator.";
     "transaction.remove.expired.transaction.cleanup.interval.ms" Int Some("3600000"), AtLeast(1), Accepted, FIXED, [],
         "Milliseconds between sweeps of expired transactional ids.";
@@ -731,7 +731,7 @@ table! { BROKER_CONFIGS
         "Whether clients may hold transactions open without a timeout.";
     "transactional.id.expiration.ms" Int Some("604800000"), AtLeast(1), Accepted, FIXED, [],
         "Milliseconds an unused transactional id is kept.";
-    "unclean.leader.election.enable" Boolean Some("false"), Any, Honoured, DYNAMIC, [],
+    "unclean.leader.election.enable" Boolean Some("false"), Any, Accepted, DYNAMIC, [],
         "Default of the topic configuration of this name.";
     "zookeeper.connect" String None, Any, Accepted, FIXED, [],
         "Removed in Kafka 4.0. No effect: the cluster keeps its own metadata.";

@@ -1,7 +1,9 @@
 //! The configurations of topics and brokers by Kafka's names: what exists, what a value may be, and what it means.
 //!
-//! The tables are static. A name that is in none of them is refused by whoever takes configurations from outside;
-//! [`nearest`] says what was probably meant.
+//! The tables are static: every configuration that Apache Kafka 4.3 documents, those that 4.0 removed but that older files
+//! and tools still set, and our own under `millstream.`. A test holds them against what Kafka's own jars declare. A name
+//! that is in none of them is refused by whoever takes configurations from outside; [`nearest`] says what was probably
+//! meant.
 
 mod broker;
 mod settings;
@@ -44,9 +46,9 @@ pub enum ConfigType {
 /// What giving a configuration does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Served {
-    /// It works.
+    /// It has the effect that Kafka documents: shipped code reads it.
     Honoured,
-    /// It is stored and echoed; it has no effect.
+    /// It is stored and echoed; it has no effect. `docs/2026-11-21-configs-and-quotas.md` says why, name by name.
     Accepted,
     /// Any value but the default is refused, for this reason: to ignore it would mislead.
     Refused(&'static str),
@@ -320,6 +322,71 @@ mod tests {
                     "{synonym} has another type than {}",
                     definition.name
                 );
+            }
+        }
+    }
+
+    /// What a line of `kafka-{broker,topic}-configs.tsv` says: Kafka 4.3's own jars wrote it (`scripts/kafka-release.sh`).
+    struct OfKafka {
+        name: &'static str,
+        kind: &'static str,
+        default: Option<&'static str>,
+        dynamic: bool,
+        valid: &'static str,
+    }
+
+    fn of_kafka(file: &'static str) -> Vec<OfKafka> {
+        let mut lines = file.lines();
+        assert!(lines.next().expect("a title").starts_with("# Apache Kafka 4.3."));
+        let parse = |line: &'static str| {
+            let [name, kind, default, dynamic, valid] = line.split('\t').collect::<Vec<_>>()[..] else {
+                panic!("{line}")
+            };
+            OfKafka { name, kind, default: default.strip_prefix('='), dynamic: dynamic == "dynamic", valid }
+        };
+        lines.map(parse).collect()
+    }
+
+    #[test]
+    fn the_tables_are_those_of_kafka() {
+        let defaults_of_ours = ["node.id", "log.dir"];
+        // What belongs to a listener, and what is sized at start, is read then only; the others are refused anyway.
+        let read_at_start = |name: &str| {
+            let listener = name.starts_with("ssl.") || name.starts_with("sasl.") || name.contains("listener");
+            let others = [
+                "config.providers",
+                "cordoned.log.dirs",
+                "log.cleaner.dedupe.buffer.size",
+                "metric.reporters",
+                "principal.builder.class",
+            ];
+            listener || others.contains(&name)
+        };
+        let broker = of_kafka(include_str!("../../testdata/kafka-broker-configs.tsv"));
+        let topic = of_kafka(include_str!("../../testdata/kafka-topic-configs.tsv"));
+        assert!(broker.len() > 300 && topic.len() > 30);
+        let broker = broker.iter().map(|kafka| (kafka, broker_config(kafka.name)));
+        for (kafka, ours) in broker.chain(topic.iter().map(|kafka| (kafka, topic_config(kafka.name)))) {
+            let name = kafka.name;
+            let ours = ours.unwrap_or_else(|| panic!("{name} is missing"));
+            assert_eq!(format!("{:?}", ours.kind).to_uppercase(), kafka.kind, "{name}");
+            if !defaults_of_ours.contains(&name) {
+                assert_eq!(ours.default, kafka.default, "{name}");
+            }
+            if !read_at_start(name) {
+                assert_eq!(ours.dynamic, kafka.dynamic, "{name}");
+            }
+            // "[1,...]" and "[1,...,9]": what is not a range of whole numbers, Kafka words in many ways.
+            let bounds = kafka.valid.strip_prefix('[').and_then(|bounds| bounds.strip_suffix(']'));
+            if let Some((min, max)) = bounds.and_then(|bounds| bounds.split_once(",..."))
+                && let Ok(min) = min.parse::<i64>()
+                && ours.valid != Valid::Fraction
+            {
+                let range = match max.strip_prefix(',') {
+                    None => Valid::AtLeast(min),
+                    Some(max) => Valid::Range(min, max.parse().expect("a number")),
+                };
+                assert_eq!(ours.valid, range, "{name}");
             }
         }
     }

@@ -35,15 +35,15 @@ pub enum TopicCompression {
     /// The producer's own, whatever it is.
     #[default]
     Producer,
-    /// None.
+    /// No codec: batches are stored uncompressed.
     Uncompressed,
-    /// gzip
+    /// gzip, at `compression.gzip.level`.
     Gzip,
-    /// snappy
+    /// snappy, which has no levels.
     Snappy,
-    /// lz4
+    /// lz4, whose library has one level.
     Lz4,
-    /// zstd
+    /// zstd, at `compression.zstd.level`.
     Zstd,
 }
 
@@ -67,8 +67,6 @@ pub struct TopicSettings {
     pub min_insync_replicas: i32,
     /// `cleanup.policy` contains `compact`: every record needs a key.
     pub compacted: bool,
-    /// `unclean.leader.election.enable`
-    pub unclean_leader_election: bool,
     /// What concerns the partitions' logs.
     pub log: LogConfig,
 }
@@ -156,7 +154,6 @@ pub fn topic_settings(topic: &Properties, brokers: &[&Properties]) -> TopicSetti
         timestamp_after_max_ms: number("message.timestamp.after.max.ms", topic, brokers),
         min_insync_replicas: number("min.insync.replicas", topic, brokers),
         compacted: list(&cleanup).any(|policy| policy == "compact"),
-        unclean_leader_election: text("unclean.leader.election.enable", topic, brokers).eq_ignore_ascii_case("true"),
         log: LogConfig {
             segment_bytes: u64::from(bytes("segment.bytes")),
             segment_ms: number("segment.ms", topic, brokers),
@@ -213,7 +210,7 @@ mod tests {
         assert_eq!(settings.timestamp_before_max_ms, i64::MAX);
         assert_eq!(settings.timestamp_after_max_ms, 3_600_000);
         assert_eq!(settings.min_insync_replicas, 1);
-        assert!(!settings.compacted && !settings.unclean_leader_election);
+        assert!(!settings.compacted);
         assert_eq!(
             settings.log,
             LogConfig {
@@ -283,7 +280,6 @@ mod tests {
             "cleanup.policy" | "log.cleanup.policy" => "compact,delete",
             "compression.type" => "zstd",
             name if name.ends_with("message.timestamp.type") => "LogAppendTime",
-            "unclean.leader.election.enable" => "true",
             name if name.ends_with(".ratio") => "0.25",
             name if name.ends_with("segment.bytes") => "1048577",
             _ => "7",

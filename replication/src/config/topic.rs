@@ -1,4 +1,4 @@
-//! Every topic configuration: Kafka 4.3's, and those that 4.0 removed but that older tools still set.
+//! Every topic configuration, by name.
 
 use super::{ConfigDefinition, ConfigType::*, DYNAMIC, Served::*, Valid::*, table};
 
@@ -73,6 +73,6 @@ table! { TOPIC_CONFIGS
         "Largest random reduction of segment.ms, in milliseconds. No effect.";
     "segment.ms" Long Some("604800000"), AtLeast(1), Honoured, DYNAMIC, ["log.roll.ms", "log.roll.hours"],
         "Age at which a segment is closed though it is not full, in milliseconds.";
-    "unclean.leader.election.enable" Boolean Some("false"), Any, Honoured, DYNAMIC, ["unclean.leader.election.enable"],
-        "Whether a replica outside the in-sync set may become leader, losing records, when nothing else is left.";
+    "unclean.leader.election.enable" Boolean Some("false"), Any, Accepted, DYNAMIC, ["unclean.leader.election.enable"],
+        "Whether a replica outside the in-sync set may become leader, losing records, when nothing else is left. No effect: a partition has one replica.";
 }

@@ -65,25 +65,17 @@ impl Controller {
     ) -> Decision {
         let mut pending = Pending::new(image);
         let mut ids = TopicIds::new(random_id);
-        let mut twice = duplicates(topics.iter().map(|topic| topic.name.clone()));
-        let all_twice = twice.clone();
-        let mut outcomes = Vec::new();
-        for topic in topics {
-            let name = topic.name.clone();
-            if all_twice.contains(&name) {
-                if twice.remove(&name) {
-                    let error =
-                        ApiError::new(ErrorCode::InvalidRequest, format!("topic {name} occurs twice in the request"));
-                    outcomes.push((name, Err(error)));
+        let outcomes = each_once(
+            topics,
+            |topic| &topic.name,
+            |topic| {
+                let mut created = self.create_topic(&mut pending, topic, &mut ids)?;
+                if validate_only {
+                    created.topic_id = TopicId::default();
                 }
-                continue;
-            }
-            let mut outcome = self.create_topic(&mut pending, topic, &mut ids);
-            if validate_only && let Ok(created) = &mut outcome {
-                created.topic_id = TopicId::default();
-            }
-            outcomes.push((name, outcome));
-        }
+                Ok(created)
+            },
+        );
         pending.decide(ControllerResponse::CreateTopics(outcomes), validate_only)
     }
 
@@ -240,23 +232,29 @@ impl Controller {
 
 pub(super) fn create_partitions(image: &ClusterImage, topics: Vec<MorePartitions>, validate_only: bool) -> Decision {
     let mut pending = Pending::new(image);
-    let mut twice = duplicates(topics.iter().map(|topic| topic.name.clone()));
-    let all_twice = twice.clone();
+    let outcomes = each_once(topics, |topic| &topic.name, |topic| grow(&mut pending, topic));
+    pending.decide(ControllerResponse::CreatePartitions(outcomes), validate_only)
+}
+
+/// What `decide` says of each topic of a request; one error, where the first of them stands, for those that occur twice.
+fn each_once<T, O>(
+    topics: Vec<T>,
+    name: impl Fn(&T) -> &String,
+    mut decide: impl FnMut(T) -> Result<O, ApiError>,
+) -> Vec<(String, Result<O, ApiError>)> {
+    let twice = duplicates(topics.iter().map(|topic| name(topic).clone()));
+    let mut refused = BTreeSet::new();
     let mut outcomes = Vec::new();
     for topic in topics {
-        let name = topic.name.clone();
-        if all_twice.contains(&name) {
-            if twice.remove(&name) {
-                let error =
-                    ApiError::new(ErrorCode::InvalidRequest, format!("topic {name} occurs twice in the request"));
-                outcomes.push((name, Err(error)));
-            }
-            continue;
+        let name = name(&topic).clone();
+        if !twice.contains(&name) {
+            outcomes.push((name, decide(topic)));
+        } else if refused.insert(name.clone()) {
+            let error = ApiError::new(ErrorCode::InvalidRequest, format!("topic {name} occurs twice in the request"));
+            outcomes.push((name, Err(error)));
         }
-        let outcome = grow(&mut pending, topic);
-        outcomes.push((name, outcome));
     }
-    pending.decide(ControllerResponse::CreatePartitions(outcomes), validate_only)
+    outcomes
 }
 
 fn grow(pending: &mut Pending<'_>, more: MorePartitions) -> Result<(), ApiError> {
