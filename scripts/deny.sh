@@ -20,4 +20,4 @@ install_deny || {
   exit 0
 }
 cd "$ROOT"
-"$DENY" --locked check "${checks[@]}"
+cargo deny --locked check "${checks[@]}"

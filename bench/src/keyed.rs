@@ -34,7 +34,7 @@ pub struct Keys {
     /// Topic; its partition 0 is used.
     #[arg(long, default_value = "compacted")]
     topic: String,
-    /// Keys.
+    /// How many different keys.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
     keys: u64,
     /// How often each key is written.

@@ -48,7 +48,7 @@ pub struct HistogramSample {
 pub struct Scrape {
     /// Counters and gauges.
     pub samples: Vec<Sample>,
-    /// Histograms.
+    /// Distributions of times and sizes.
     pub histograms: Vec<HistogramSample>,
 }
 

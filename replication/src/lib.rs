@@ -1,9 +1,11 @@
-//! The controller: what the cluster knows of itself, the record log that says so, and the decisions that change it.
+//! What the nodes of a cluster agree on: the cluster image (Kafka's `MetadataImage`), the metadata log of which it is the
+//! replay, the controller's decisions that add to that log, configurations and error codes by Kafka's names.
 //!
 //! Pure: [`Controller::handle`] takes an image and a request and returns records and a response; only the replay of a
 //! committed record ([`ClusterImage::replay`]) changes an image. One node is a cluster of one.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod config;
 pub mod controller;
@@ -12,6 +14,7 @@ pub mod image;
 pub mod log;
 pub mod quota;
 mod random_id;
+#[allow(missing_docs, reason = "a record's fields are what the sentence about the record names")]
 pub mod record;
 pub mod topic_name;
 

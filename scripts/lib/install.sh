@@ -136,15 +136,13 @@ install_franz_locked() {
   stamp franz "${sources[@]}"
 }
 
-# The machine's own, or one built here: unoptimised, for its checks take a second all the same.
-DENY="$(command -v cargo-deny || echo "$CACHE/cargo/bin/cargo-deny")"
-install_deny() {
-  [[ -x $DENY ]] || with_lock cargo install_deny_locked
-}
+# Beside cargo's other commands and not in the cache, which a fresh clone would build anew for minutes. Unoptimised, for its
+# checks take a second all the same.
+install_deny() { with_lock deny install_deny_locked; }
 install_deny_locked() {
-  [[ -x $DENY ]] && return 0
+  cargo deny --version >/dev/null 2>&1 && return 0
   say "building cargo-deny"
-  cargo install --quiet --locked --debug --no-default-features --version 0.20.2 --root "$CACHE/cargo" cargo-deny
+  cargo install --quiet --locked --debug --no-default-features --version 0.20.2 cargo-deny
 }
 
 JARS="$CACHE/jars"

@@ -7,7 +7,7 @@ pub enum Metric {
     Megabytes,
     /// Records, or messages, a second.
     Records,
-    /// Milliseconds.
+    /// Percentiles of the latency of requests, in milliseconds.
     P50,
     P99,
     P999,

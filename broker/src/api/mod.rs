@@ -1,4 +1,5 @@
-//! Handlers of the APIs that are not the hot path: metadata, topics, configs, admin.
+//! Handlers of the APIs that are not the hot path: metadata, topics, configs, admin. In Kafka they are methods of
+//! `KafkaApis` and `ControllerApis`.
 //!
 //! Each is a pure function of the cluster image and a request. What only the controller may decide leaves as
 //! [`Outcome::Controller`]; when the controller has answered, and the image that is given holds what it decided,

@@ -1,4 +1,4 @@
-//! Bytes as text (RFC 4648): what JSON cannot hold, and topics' ids as Kafka writes them.
+//! Bytes that are no text, as JSON holds them: base 64 (RFC 4648) with padding.
 
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
@@ -15,11 +15,6 @@ pub fn padded(bytes: &[u8]) -> String {
     text
 }
 
-/// Base 64 for URLs, without padding.
-pub fn for_url(bytes: &[u8]) -> String {
-    padded(bytes).trim_end_matches('=').replace('+', "-").replace('/', "_")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,6 +25,5 @@ mod tests {
             assert_eq!(padded(bytes.as_bytes()), expected);
         }
         assert_eq!(padded(&[0xff, 0xef, 0xbe]), "/+++");
-        assert_eq!(for_url(&[0xff, 0xef, 0xbe, 0xff]), "_---_w");
     }
 }

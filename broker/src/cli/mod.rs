@@ -59,6 +59,7 @@ impl Common {
 
 /// The commands.
 #[derive(Subcommand, Debug)]
+#[allow(missing_docs, reason = "a comment on a flattened field would take the place of the command's own help")]
 pub enum Command {
     /// Create, list, describe, alter and delete topics
     #[command(after_help = topic::EXAMPLES)]

@@ -8,12 +8,13 @@ use kafka_wire::create_partitions_request::{CreatePartitionsRequest, CreateParti
 use kafka_wire::create_topics_request::{CreatableTopic, CreatableTopicConfig, CreateTopicsRequest};
 use kafka_wire::delete_records_request::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic};
 use kafka_wire::metadata_response::MetadataResponseTopic;
+use millstream_storage::TopicId;
 
 use super::client::{Client, EARLIEST, LATEST, TopicPartition, by_topic};
 use super::config::{self, Change, Owner};
 use super::error::{CliError, ErrorText};
 use super::output::{Progress, Table};
-use super::{Common, base64, name_and_value};
+use super::{Common, name_and_value};
 use crate::json::Json;
 
 pub const EXAMPLES: &str = "Examples:
@@ -287,7 +288,7 @@ fn describe(common: &Common, client: &mut Client, names: &[String]) -> Result<()
             let id = if topic.topic_id.is_zero() {
                 String::new()
             } else {
-                format!(", id {}", base64::for_url(&topic.topic_id.to_bytes()))
+                format!(", id {}", TopicId(topic.topic_id.to_bytes()).to_base64())
             };
             text.push_str(&format!(
                 "{}: {} partitions{id}, own configurations: {own}\n",
@@ -330,7 +331,7 @@ fn describe(common: &Common, client: &mut Client, names: &[String]) -> Result<()
             let own = configs[&Owner::Topic(name(topic))].iter();
             Json::object([
                 ("topic", name(topic).into()),
-                ("id", base64::for_url(&topic.topic_id.to_bytes()).into()),
+                ("id", TopicId(topic.topic_id.to_bytes()).to_base64().into()),
                 ("internal", topic.is_internal.into()),
                 ("configs", Json::Object(own.map(|entry| (entry.name.clone().into(), entry.json_value())).collect())),
                 ("partitions", Json::array(partitions)),

@@ -1,5 +1,7 @@
 //! The syntax of Java's `.properties` files, which Kafka's `server.properties` is written in.
 
+use std::str::Chars;
+
 /// Why a file is not one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyntaxError {
@@ -85,17 +87,37 @@ fn unescape(text: &str) -> Result<String, String> {
             Some('n') => plain.push('\n'),
             Some('r') => plain.push('\r'),
             Some('f') => plain.push('\x0c'),
-            Some('u') => {
-                let digits: String = rest.by_ref().take(4).collect();
-                let unit = u32::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 4);
-                let decoded = unit.and_then(char::from_u32);
-                plain.push(decoded.ok_or_else(|| format!("\\u{digits} is not a character"))?);
-            }
+            Some('u') => plain.push(unescape_unicode(&mut rest)?),
             Some(other) => plain.push(other),
             None => {}
         }
     }
     Ok(plain)
+}
+
+/// The character of the escape of which `\u` was read. Java's strings are UTF-16: a character beyond the first 65,536 is
+/// written as two escapes, a surrogate pair.
+fn unescape_unicode(rest: &mut Chars<'_>) -> Result<char, String> {
+    let mut escaped = String::new();
+    let mut unit = |rest: &mut Chars<'_>| {
+        let digits: String = rest.by_ref().take(4).collect();
+        escaped += "\\u";
+        escaped += &digits;
+        // `from_str_radix` would take a sign too.
+        let is_number = digits.len() == 4 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        is_number.then(|| u16::from_str_radix(&digits, 16).expect("four digits"))
+    };
+    let mut units: Vec<u16> = unit(rest).into_iter().collect();
+    if let [0xd800..0xdc00] = units[..]
+        && let Some(second) = rest.as_str().strip_prefix("\\u")
+    {
+        *rest = second.chars();
+        units.extend(unit(rest));
+    }
+    match char::decode_utf16(units).next() {
+        Some(Ok(character)) => Ok(character),
+        _ => Err(format!("{escaped} is not a character")),
+    }
 }
 
 #[cfg(test)]
@@ -144,8 +166,15 @@ mod tests {
     }
 
     #[test]
+    fn a_surrogate_pair_is_one_character() {
+        assert_eq!(pairs("\\ud83d\\ude00=a\\uD83D\\uDE00b"), [pair("\u{1f600}", "a\u{1f600}b")]);
+    }
+
+    #[test]
     fn a_broken_escape_names_its_line() {
-        for broken in ["a=\\u12", "a=\\u00zz", "a=\\ud800"] {
+        for broken in
+            ["a=\\u12", "a=\\u00zz", "a=\\u+123", "a=\\ud800", "a=\\ud83d\\u0041", "a=\\ud83d\\uzz", "a=\\ude00\\ud83d"]
+        {
             let error = parse(&format!("x=1\n{broken}")).expect_err("refused");
             assert_eq!(error.line, 2);
         }

@@ -7,13 +7,13 @@ pub use super::consumer::Assignor;
 /// Whether groups change between the classic and the consumer protocol while they have members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MigrationPolicy {
-    /// Never.
+    /// Neither way: members of the other protocol are refused.
     Disabled,
     /// From classic to consumer, when a member of the consumer protocol joins.
     Upgrade,
     /// From consumer to classic, when the last member of the consumer protocol leaves.
     Downgrade,
-    /// Both.
+    /// Both ways: Kafka's default.
     Bidirectional,
 }
 

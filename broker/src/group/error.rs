@@ -9,8 +9,11 @@ pub const NOT_LEADER_OR_FOLLOWER: i16 = ErrorCode::NotLeaderOrFollower as i16;
 pub const REQUEST_TIMED_OUT: i16 = ErrorCode::RequestTimedOut as i16;
 pub const MESSAGE_TOO_LARGE: i16 = ErrorCode::MessageTooLarge as i16;
 pub const OFFSET_METADATA_TOO_LARGE: i16 = ErrorCode::OffsetMetadataTooLarge as i16;
+/// The coordinator is still reading the records of its partition; clients ask again.
 pub const COORDINATOR_LOAD_IN_PROGRESS: i16 = ErrorCode::CoordinatorLoadInProgress as i16;
+/// There is no coordinator now; clients look for it again.
 pub const COORDINATOR_NOT_AVAILABLE: i16 = ErrorCode::CoordinatorNotAvailable as i16;
+/// The group belongs to another coordinator, or has none here any more; clients look for it again.
 pub const NOT_COORDINATOR: i16 = ErrorCode::NotCoordinator as i16;
 pub const RECORD_LIST_TOO_LARGE: i16 = ErrorCode::RecordListTooLarge as i16;
 pub const NOT_ENOUGH_REPLICAS: i16 = ErrorCode::NotEnoughReplicas as i16;

@@ -1,4 +1,5 @@
-//! Consumer groups: the coordinator of one partition of `__consumer_offsets` as a pure state machine.
+//! Consumer groups: the coordinator of one partition of `__consumer_offsets` as a pure state machine (Kafka's
+//! `GroupCoordinatorShard`).
 //!
 //! A [`Coordinator`] takes requests and the time, and returns records to write and bodies to send ([`GroupEffect`]).
 //! What is durable (committed offsets, a group's generation and assignments) changes only by the replay of records: at

@@ -50,11 +50,26 @@ pub enum RequestKind {
     /// LeaveGroup; the single member of versions below 3 stands in `members`.
     Leave(LeaveGroupRequest),
     /// OffsetCommit
-    OffsetCommit { request: OffsetCommitRequest, refused: Refused },
-    /// OffsetFetch; the single group of versions below 8 stands in `groups`.
-    OffsetFetch { groups: Vec<OffsetFetchRequestGroup>, require_stable: bool },
+    OffsetCommit {
+        /// As it came.
+        request: OffsetCommitRequest,
+        /// The partitions for which nothing is stored.
+        refused: Refused,
+    },
+    /// OffsetFetch
+    OffsetFetch {
+        /// The groups that are asked about; below version 8 there is one.
+        groups: Vec<OffsetFetchRequestGroup>,
+        /// Offsets whose commit is under way are waited for (KIP-447).
+        require_stable: bool,
+    },
     /// OffsetDelete
-    OffsetDelete { request: OffsetDeleteRequest, refused: Refused },
+    OffsetDelete {
+        /// As it came.
+        request: OffsetDeleteRequest,
+        /// The partitions from which nothing is deleted.
+        refused: Refused,
+    },
     /// DescribeGroups
     Describe(DescribeGroupsRequest),
     /// ListGroups

@@ -218,7 +218,7 @@ impl Shard {
         }
     }
 
-    /// All owners have replied: answers, reads again, or parks (any error answers at once, as Kafka's `DelayedFetch` does).
+    /// All owners have replied: answers, reads again, or parks (rule 31 of `DelayedFetch`: any error answers at once).
     fn evaluate(&mut self, now: Now, id: RequestId, effects: &mut Vec<Effect>) {
         let pending = self.fetches.pending.get_mut(&id).expect("the fetch is under way");
         let results = || pending.items.iter().map(|item| &item.result);

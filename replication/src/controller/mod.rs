@@ -1,4 +1,5 @@
-//! The controller's decisions: `(image, request) → (records, response)`.
+//! The controller's decisions: `(image, request) → (records, response)`. In Kafka they are those of `QuorumController` and
+//! its managers (`ReplicationControlManager`, `ConfigurationControlManager`, `ClientQuotaControlManager`).
 //!
 //! Nothing here changes an image. The records of a decision become true when they are durable and replayed; the
 //! response is to be given after that. Several items of one request are decided against the image and what the items
@@ -119,19 +120,54 @@ pub struct ConfigChange {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ControllerRequest {
     /// A broker has started and says where it is.
-    RegisterBroker { node_id: i32, endpoints: Vec<Endpoint>, rack: Option<String> },
+    RegisterBroker {
+        /// Its number.
+        node_id: i32,
+        /// Its addresses, one for each of its listeners.
+        endpoints: Vec<Endpoint>,
+        /// `broker.rack`
+        rack: Option<String>,
+    },
     /// Create topics.
-    CreateTopics { topics: Vec<NewTopic>, validate_only: bool },
+    CreateTopics {
+        /// Those to create; of a name that occurs twice, none.
+        topics: Vec<NewTopic>,
+        /// Only say what would become of it.
+        validate_only: bool,
+    },
     /// Delete topics.
-    DeleteTopics { topics: Vec<TopicReference> },
+    DeleteTopics {
+        /// Those to delete.
+        topics: Vec<TopicReference>,
+    },
     /// Add partitions to topics.
-    CreatePartitions { topics: Vec<MorePartitions>, validate_only: bool },
+    CreatePartitions {
+        /// The topics, with how many partitions each is to have; of a name that occurs twice, none.
+        topics: Vec<MorePartitions>,
+        /// Only say what would become of it.
+        validate_only: bool,
+    },
     /// Change single configurations.
-    IncrementalAlterConfigs { resources: Vec<(ConfigResource, Vec<ConfigChange>)>, validate_only: bool },
+    IncrementalAlterConfigs {
+        /// What is to change, by resource; a resource that occurs twice is refused.
+        resources: Vec<(ConfigResource, Vec<ConfigChange>)>,
+        /// Only say what would become of it.
+        validate_only: bool,
+    },
     /// Replace all dynamic configurations of the resources.
-    AlterConfigs { resources: Vec<(ConfigResource, GivenConfigs)>, validate_only: bool },
+    AlterConfigs {
+        /// All that each resource is to have from then on; a resource that occurs twice is refused.
+        resources: Vec<(ConfigResource, GivenConfigs)>,
+        /// Only say what would become of it.
+        validate_only: bool,
+    },
     /// Set and remove client quotas.
-    AlterClientQuotas { changes: Vec<QuotaChange>, validate_only: bool },
+    AlterClientQuotas {
+        /// What is to change, by entity.
+        changes: Vec<QuotaChange>,
+        /// Only say what would become of it.
+        validate_only: bool,
+    },
     /// A block of [`PRODUCER_ID_BLOCK`] producer ids that nobody has had.
     AllocateProducerIds,
 }

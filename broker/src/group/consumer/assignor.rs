@@ -52,7 +52,7 @@ impl Assignor {
 /// A topic to be shared out.
 #[derive(Clone, Copy, Debug)]
 pub struct AssignedTopic {
-    /// Which.
+    /// The topic.
     pub id: TopicId,
     /// How many partitions it has.
     pub partitions: i32,
