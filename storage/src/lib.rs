@@ -21,6 +21,7 @@ pub mod partition_log;
 pub mod producer;
 pub mod records;
 pub mod recovery;
+pub mod segment;
 pub mod shard_log;
 mod tail;
 #[cfg(test)]

@@ -20,7 +20,8 @@ use crate::compaction::Replacement;
 use crate::disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, FilePath};
 use crate::index::SEGMENT_BYTES_MAX;
 use crate::journal::{self, Entry, Group, Salt};
-use crate::partition_log::{PartitionState, SegmentState, index_path, partition_directory, segment_path};
+use crate::partition_log::{PartitionState, partition_directory};
+use crate::segment::{SegmentState, index_path, segment_path};
 use crate::zeros::zeros;
 
 /// One read of a checkpoint or journal slot.

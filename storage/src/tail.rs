@@ -92,6 +92,11 @@ impl Tail {
         self.blocks.front().map(|block| block.first_offset)
     }
 
+    /// Where it ends: base offset of a segment, and a position in that.
+    pub fn end(&self) -> Option<(i64, u64)> {
+        self.blocks.back().map(|block| (block.segment, block.end()))
+    }
+
     /// Room for a batch of `bytes` at `position` of `segment`; [`Tail::commit`] makes it part of the tail.
     pub fn reserve(
         &mut self,

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use crate::batch::{BatchError, BatchHeader, verify_crc};
 use crate::disk::{DiskError, DiskOp, FilePath};
 use crate::index::SparseIndex;
-use crate::partition_log::{PartitionLog, Segment, index_path};
+use crate::partition_log::PartitionLog;
 use crate::records;
+use crate::segment::{Segment, index_path};
 use crate::shard_log::{LogId, Progress, ReadPart, ReadPlan, ReadToken, TimeFound, TimeQuery};
 
 /// One read of headers on the way to a batch.
@@ -125,8 +126,8 @@ impl Walk {
             log,
             loaded_index: None,
             goal,
-            segment: partition.segments[first].base_offset,
-            version: partition.segments[first].version,
+            segment: partition.segments()[first].base_offset,
+            version: partition.segments()[first].version,
             position: None,
             next_offset: 0,
             buffer: Bytes::new(),
@@ -184,19 +185,19 @@ impl Walk {
                     Goal::Time { query, .. } => match segment_for_time(partition, query) {
                         Some(first) => {
                             self.scan = None;
-                            self.enter(&partition.segments[first]);
+                            self.enter(&partition.segments()[first]);
                             continue;
                         }
                         None => return self.not_found(),
                     },
-                    Goal::Offset { offset, .. } if offset >= partition.log_start => {
-                        self.enter(&partition.segments[partition.segment_containing(offset)]);
+                    Goal::Offset { offset, .. } if offset >= partition.log_start() => {
+                        self.enter(&partition.segments()[partition.segment_containing(offset)]);
                         continue;
                     }
                     Goal::Offset { .. } => return self.not_found(),
                 }
             };
-            let (path, bytes, readable) = (segment.path.clone(), segment.bytes, segment.readable());
+            let (path, bytes, readable) = (segment.path.clone(), segment.bytes(), segment.readable());
             let end_offset = partition.segment_end_offset(partition.segment_containing(self.segment));
             let Some(position) = self.position else {
                 match self.start_position(partition) {
@@ -207,7 +208,7 @@ impl Walk {
             if position >= bytes {
                 let index = partition.segment_containing(self.segment);
                 match self.segment_from(partition, index + 1) {
-                    Some(next) => self.enter(&partition.segments[next]),
+                    Some(next) => self.enter(&partition.segments()[next]),
                     None if self.must_scan() => self.begin_scan(partition),
                     None => return self.not_found(),
                 }
@@ -248,7 +249,7 @@ impl Walk {
                         }
                         return self.not_found();
                     }
-                    let log_start = partition.log_start;
+                    let log_start = partition.log_start();
                     let is_wanted = match (&self.scan, query) {
                         (Some(scan), _) => scan.is_beaten_by(header.max_timestamp()),
                         (None, TimeQuery::AtOrAfter(timestamp)) => header.max_timestamp() >= timestamp,
@@ -298,9 +299,9 @@ impl Walk {
         let key = partition.key;
         let directory = partition.directory.clone();
         let max_timestamp = self.max_timestamp(partition);
-        let log_start = partition.log_start;
+        let log_start = partition.log_start();
         let segment = partition.segment_mut(self.segment).expect("checked by the caller");
-        if let Some(index) = &segment.index {
+        if let Some(index) = segment.index() {
             let start = match self.goal {
                 Goal::Offset { offset, .. } => index.lookup_offset(offset),
                 Goal::Time { query: TimeQuery::AtOrAfter(timestamp), .. } => index.lookup_time(timestamp),
@@ -323,9 +324,9 @@ impl Walk {
         }
         if self.wait == Wait::Index {
             match SparseIndex::decode(&self.buffer, key, self.segment) {
-                Ok(index) if index.covered_bytes() == segment.bytes => {
+                Ok(index) if index.covered_bytes() == segment.bytes() => {
                     self.loaded_index = Some((self.segment, index.memory_bytes()));
-                    segment.index = Some(index);
+                    segment.keep_index(index);
                     self.buffer = Bytes::new();
                     return None;
                 }
@@ -347,11 +348,11 @@ impl Walk {
         let path = segment.path.clone();
         let mut position = index.covered_bytes();
         let mut wanted = REBUILD_STEP_BYTES;
-        while position < segment.bytes {
+        while position < segment.bytes() {
             let start = position.checked_sub(self.buffer_position).map_or(usize::MAX, |start| start as usize);
             let available = self.buffer.get(start..).unwrap_or_default();
             let Some(header) = BatchHeader::read(available) else { break };
-            let Some(bytes) = header.batch_bytes().ok().filter(|&bytes| position + bytes as u64 <= segment.bytes)
+            let Some(bytes) = header.batch_bytes().ok().filter(|&bytes| position + bytes as u64 <= segment.bytes())
             else {
                 return Some(self.corrupt(&path, position, "a batch has an impossible length"));
             };
@@ -368,28 +369,28 @@ impl Walk {
             index.note(header, position);
             position += bytes as u64;
         }
-        if position == segment.bytes {
+        if position == segment.bytes() {
             let index = self.rebuilding.take().expect("seen above");
             self.loaded_index = Some((self.segment, index.memory_bytes()));
-            segment.index = Some(index);
+            segment.keep_index(index);
             self.buffer = Bytes::new();
             self.asked_bytes = 0;
             return None;
         }
-        let bytes = wanted.min((segment.bytes - position) as usize);
+        let bytes = wanted.min((segment.bytes() - position) as usize);
         Some(self.read(path, position, bytes))
     }
 
     fn max_timestamp(&self, partition: &PartitionLog) -> i64 {
-        partition.segments.iter().map(|segment| segment.max_timestamp).max().unwrap_or(-1)
+        partition.segments().iter().map(|segment| segment.max_timestamp()).max().unwrap_or(-1)
     }
 
     /// The first segment from this index on in which the search may go on.
     fn segment_from(&self, partition: &PartitionLog, index: usize) -> Option<usize> {
         let (Goal::Offset { until_offset, .. } | Goal::Time { until_offset, .. }) = self.goal;
-        let (index, next) = partition.segments.iter().enumerate().skip(index).find(|(_, segment)| {
+        let (index, next) = partition.segments().iter().enumerate().skip(index).find(|(_, segment)| {
             segment.base_offset >= until_offset
-                || self.scan.as_ref().is_none_or(|scan| scan.is_beaten_by(segment.max_timestamp))
+                || self.scan.as_ref().is_none_or(|scan| scan.is_beaten_by(segment.max_timestamp()))
         })?;
         (next.base_offset < until_offset).then_some(index)
     }
@@ -401,7 +402,7 @@ impl Walk {
 
     fn begin_scan(&mut self, partition: &PartitionLog) {
         self.scan = Some(Scan::default());
-        self.enter(&partition.segments[partition.segment_containing(partition.log_start)]);
+        self.enter(&partition.segments()[partition.segment_containing(partition.log_start())]);
     }
 
     fn bytes_at(&self, partition: &PartitionLog, position: u64) -> Option<Bytes> {
@@ -476,9 +477,9 @@ fn follows(header: &BatchHeader, next_offset: i64, version: u32, end_offset: i64
 fn segment_for_time(partition: &PartitionLog, query: TimeQuery) -> Option<usize> {
     let wanted = match query {
         TimeQuery::AtOrAfter(timestamp) => timestamp,
-        TimeQuery::Max => partition.segments.iter().map(|segment| segment.max_timestamp).max()?,
+        TimeQuery::Max => partition.segments().iter().map(|segment| segment.max_timestamp()).max()?,
     };
-    partition.segments.iter().position(|segment| segment.bytes > 0 && segment.max_timestamp >= wanted)
+    partition.segments().iter().position(|segment| segment.bytes() > 0 && segment.max_timestamp() >= wanted)
 }
 
 /// The file range from a batch to the end of what its segment's file holds, or the slices of the tail.

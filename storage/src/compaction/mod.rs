@@ -20,8 +20,8 @@ use crate::batch::{BatchError, BatchHeader, Batches, verify_crc};
 use crate::disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, FilePath};
 use crate::index::{SEGMENT_BYTES_MAX, SparseIndex};
 use crate::journal::Salt;
-use crate::partition_log::{index_path, segment_path};
 use crate::recovery::Io;
+use crate::segment::{index_path, segment_path};
 use offset_map::OffsetMap;
 use retain::{Retained, Rules};
 

@@ -134,7 +134,7 @@ fn the_last_record_of_each_key_stays() {
     }
     // The files of what was replaced are gone, and a restart finds the same.
     let files = node.disk.files.keys().filter(|path| path.ends_with(".log")).count();
-    assert!(files <= node.log.log(node.id(0)).segments.len() + 1, "{:?}", node.disk.files.keys());
+    assert!(files <= node.log.logs.get(node.id(0)).segments().len() + 1, "{:?}", node.disk.files.keys());
     let mut node = Node::start_with(node.disk, 1, 64 << 10, 2, compacted());
     assert_eq!(node.found(0, 1 << 20), found);
 }
@@ -223,7 +223,7 @@ fn damage_stops_compaction_and_nothing_else() {
         node.append_keyed(&[(round % 3, Some(vec![1; 200]))], Codec::None).expect("appends");
         node.settle();
     }
-    let first = node.log.log(node.id(0)).segments[0].path.to_string();
+    let first = node.log.logs.get(node.id(0)).segments()[0].path.to_string();
     node.disk.files.get_mut(&first).expect("written back")[1_000] ^= 1;
     node.log.options.cleaner.is_enabled = true;
     let files: Vec<String> = node.disk.files.keys().cloned().collect();
