@@ -9,9 +9,8 @@ use crate::disk::FilePath;
 use crate::epochs::LeaderEpochs;
 use crate::index::SparseIndex;
 use crate::journal::{Salt, get_key, put_key};
-use crate::partition_log::{PartitionState, PartitionView};
+use crate::partition_state::{PartitionState, PartitionView, SegmentState};
 use crate::producer::ProducerStates;
-use crate::segment::SegmentState;
 
 /// `MSCP`, little-endian.
 const CHECKPOINT_MAGIC: u32 = 0x5043_534d;
@@ -130,6 +129,7 @@ impl CheckpointBuilder {
         head.put_u32_le(0);
         head.put_slice(&header.salt);
         assert_eq!(head.len(), HEADER_BYTES);
+        assert!(self.buffer.len() >= HEADER_BYTES, "the header's place is there");
         let crc = crc32c::crc32c(&head[CRC_END..]);
         let crc = crc32c::crc32c_combine(crc, self.crc, self.buffer.len() - HEADER_BYTES);
         head[CRC_POSITION..CRC_END].copy_from_slice(&crc.to_le_bytes());

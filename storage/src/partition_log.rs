@@ -1,6 +1,6 @@
 //! One partition's log: its segments, its newest bytes in memory, and what is known of its producers and epochs.
 //!
-//! Pure bookkeeping. How far each segment's bytes have come is [`Segment`]'s to know. The log's own offsets are ordered,
+//! Pure bookkeeping. How far each segment's bytes have come is `Segment`'s to know. The log's own offsets are ordered,
 //! too: log start ≤ durable end ≤ gathered end (what commit groups took) ≤ log end. `PartitionLog::assert_sound` holds
 //! after every change.
 
@@ -10,13 +10,13 @@ use std::sync::Arc;
 use crate::batch::{self, BatchHeader, TimestampType};
 use crate::block::BlockPool;
 use crate::bug::{Bug, is_planted};
-use crate::checkpoint::NUMBER_MAX;
 use crate::compaction::Replacement;
 use crate::disk::DiskOp;
 use crate::epochs::LeaderEpochs;
-use crate::index::{SEGMENT_BYTES_MAX, SparseIndex};
+use crate::index::SEGMENT_BYTES_MAX;
+use crate::partition_state::{PartitionState, PartitionView, SegmentState};
 use crate::producer::{ProducerStates, Verdict};
-use crate::segment::{Segment, SegmentState, SegmentView, is_written};
+use crate::segment::{Segment, is_written};
 use crate::shard_log::{AppendError, Appended, LogConfig, ReadPlan};
 use crate::tail::Tail;
 use crate::{Now, PartitionKey};
@@ -24,99 +24,6 @@ use crate::{Now, PartitionKey};
 /// Where the directory of a partition lies, relative to the data directory.
 pub fn partition_directory(topic: &str, key: PartitionKey) -> String {
     format!("topics/{topic}/{}/{}", key.topic_id.to_base64(), key.partition)
-}
-
-/// A partition's log as the checkpoint keeps it and recovery rebuilds it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PartitionState {
-    /// The partition.
-    pub key: PartitionKey,
-    /// First offset that may be read.
-    pub log_start: i64,
-    /// One past the last offset.
-    pub log_end: i64,
-    /// Records below were compacted already.
-    pub first_dirty: i64,
-    /// Oldest first; the last one is appended to. Never empty.
-    pub segments: Vec<SegmentState>,
-    /// Leader epochs and where each began.
-    pub epochs: LeaderEpochs,
-    /// Idempotent producers.
-    pub producers: ProducerStates,
-}
-
-/// A [`PartitionState`], borrowed: what a checkpoint encodes.
-#[derive(Debug)]
-pub struct PartitionView<'a> {
-    /// The partition.
-    pub key: PartitionKey,
-    /// First offset that may be read.
-    pub log_start: i64,
-    /// One past the last offset.
-    pub log_end: i64,
-    /// Records below were compacted already.
-    pub first_dirty: i64,
-    /// Oldest first.
-    pub segments: Vec<SegmentView<'a>>,
-    /// Leader epochs and where each began.
-    pub epochs: &'a LeaderEpochs,
-    /// Idempotent producers.
-    pub producers: &'a ProducerStates,
-}
-
-impl PartitionState {
-    /// To be encoded.
-    pub fn view(&self) -> PartitionView<'_> {
-        PartitionView {
-            key: self.key,
-            log_start: self.log_start,
-            log_end: self.log_end,
-            first_dirty: self.first_dirty,
-            segments: self.segments.iter().map(SegmentState::view).collect(),
-            epochs: &self.epochs,
-            producers: &self.producers,
-        }
-    }
-
-    /// An empty log that starts at offset 0.
-    pub fn empty(key: PartitionKey, index_interval_bytes: u32) -> PartitionState {
-        PartitionState {
-            key,
-            log_start: 0,
-            log_end: 0,
-            first_dirty: 0,
-            segments: vec![SegmentState::empty(0, index_interval_bytes)],
-            epochs: LeaderEpochs::default(),
-            producers: ProducerStates::default(),
-        }
-    }
-}
-
-impl PartitionView<'_> {
-    /// What is true of every partition that a shard writes down, and what recovery and the log rely on.
-    pub fn is_sound(&self) -> bool {
-        let PartitionView { log_start, log_end, first_dirty, .. } = *self;
-        let segments = &self.segments;
-        let Some(last) = segments.last() else { return false };
-        let ascend = segments.windows(2).all(|pair| pair[0].base_offset < pair[1].base_offset);
-        let close_in_order = segments.is_sorted_by_key(|segment| !segment.closed);
-        let fit = segments.iter().all(|segment| segment.synced <= segment.bytes && segment.bytes <= SEGMENT_BYTES_MAX);
-        let are_indexed = segments.iter().filter(|segment| !segment.closed).all(|segment| {
-            let knows_all =
-                |index: &SparseIndex| index.covered_bytes() == segment.bytes && index.last_offset() < log_end;
-            segment.index.is_some_and(knows_all)
-        });
-        // Only closed segments were compacted.
-        let is_appended = last.version == 0 && !last.closed && first_dirty <= last.base_offset;
-        is_appended
-            && ascend
-            && close_in_order
-            && fit
-            && are_indexed
-            && last.base_offset <= log_end
-            && log_start <= log_end
-            && log_end <= NUMBER_MAX as i64
-    }
 }
 
 /// One partition's log.

@@ -2,8 +2,8 @@
 //!
 //! Pure bookkeeping. How far the bytes have come is a chain of positions, each at most the one before:
 //! `bytes` (appended) ≥ `gathered` (handed to a commit group) ≥ `durable` (that group is on disk) ≥ `written` (written
-//! back to the segment's file) ≥ `synced` (durable there, so the journal is not needed for them any more). Only an extent
-//! goes another way: it is written, and synced, before the group that makes it count is durable.
+//! back to the segment's file) ≥ `synced` (durable there, so the journal is not needed for them any more: Kafka's recovery
+//! point). Only an extent goes another way: it is written, and synced, before the group that makes it count is durable.
 //! `Segment::assert_chain` holds after every change.
 
 use std::collections::VecDeque;
@@ -11,9 +11,9 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::batch::BatchHeader;
-use crate::compaction::Replacement;
 use crate::disk::{BLOCK_BYTES, DiskOp, FilePath};
-use crate::index::{SEGMENT_BYTES_MAX, SparseIndex};
+use crate::index::SparseIndex;
+use crate::partition_state::{SegmentState, SegmentView};
 use crate::tail::Tail;
 
 /// A segment is written back when this much of it is durable only in the journal.
@@ -499,95 +499,4 @@ fn last_bytes(slices: &[Bytes], count: usize) -> Vec<u8> {
 pub(crate) fn is_written(segments: &VecDeque<Segment>, base: i64, end: u64) -> bool {
     let found = segments.binary_search_by_key(&base, |segment| segment.base_offset);
     found.map_or(true, |index| segments[index].readable() >= end)
-}
-
-/// A segment as the checkpoint keeps it and recovery rebuilds it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SegmentState {
-    /// Offset of its first record; compaction may have removed that.
-    pub base_offset: i64,
-    /// Part of its files' names: 0 as it was appended, else that of the compaction which wrote it.
-    pub version: u32,
-    /// Its length.
-    pub bytes: u64,
-    /// How much of it is durable in its file.
-    pub synced: u64,
-    /// Timestamp of its first batch, or -1.
-    pub first_timestamp: i64,
-    /// Its largest timestamp, or -1.
-    pub max_timestamp: i64,
-    /// Nothing will change any more and the index is in its file.
-    pub closed: bool,
-    /// The index, while it is not in its file.
-    pub index: Option<SparseIndex>,
-}
-
-/// A [`SegmentState`], borrowed.
-#[derive(Clone, Copy, Debug)]
-pub struct SegmentView<'a> {
-    /// Offset of its first record.
-    pub base_offset: i64,
-    /// Part of its files' names.
-    pub version: u32,
-    /// Its length.
-    pub bytes: u64,
-    /// How much of it is durable in its file.
-    pub synced: u64,
-    /// Timestamp of its first batch, or -1.
-    pub first_timestamp: i64,
-    /// Its largest timestamp, or -1.
-    pub max_timestamp: i64,
-    /// Nothing will change any more.
-    pub closed: bool,
-    /// The index, while it is not in its file.
-    pub index: Option<&'a SparseIndex>,
-}
-
-impl SegmentState {
-    /// What compaction has made of some segments.
-    pub fn compacted(replacement: &Replacement) -> SegmentState {
-        assert!(replacement.from < replacement.until, "it takes the place of something");
-        assert!(
-            0 < replacement.bytes && replacement.bytes <= SEGMENT_BYTES_MAX,
-            "something is left, and it fits a file"
-        );
-        SegmentState {
-            base_offset: replacement.from,
-            version: replacement.version,
-            bytes: replacement.bytes,
-            synced: replacement.bytes,
-            first_timestamp: replacement.first_timestamp,
-            max_timestamp: replacement.max_timestamp,
-            closed: true,
-            index: None,
-        }
-    }
-
-    /// A segment with nothing in it.
-    pub fn empty(base_offset: i64, index_interval_bytes: u32) -> SegmentState {
-        SegmentState {
-            base_offset,
-            version: 0,
-            bytes: 0,
-            synced: 0,
-            first_timestamp: -1,
-            max_timestamp: -1,
-            closed: false,
-            index: Some(SparseIndex::new(base_offset, index_interval_bytes)),
-        }
-    }
-
-    /// To be encoded.
-    pub fn view(&self) -> SegmentView<'_> {
-        SegmentView {
-            base_offset: self.base_offset,
-            version: self.version,
-            bytes: self.bytes,
-            synced: self.synced,
-            first_timestamp: self.first_timestamp,
-            max_timestamp: self.max_timestamp,
-            closed: self.closed,
-            index: self.index.as_ref(),
-        }
-    }
 }

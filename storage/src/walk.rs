@@ -152,6 +152,7 @@ impl Walk {
 
     /// The answer to the last [`Step::Read`].
     pub fn supply(&mut self, data: Bytes) {
+        assert!(self.wait != Wait::Nothing, "it was asked for");
         self.buffer = data;
     }
 
@@ -416,6 +417,7 @@ impl Walk {
         if self.buffer_position == position && self.asked_bytes >= bytes {
             return self.corrupt(&path, position, "the file ends before its batches");
         }
+        assert!(bytes > 0, "a walk reads something");
         self.wait = Wait::Bytes;
         self.buffer_position = position;
         self.asked_bytes = bytes;

@@ -35,7 +35,7 @@ pub enum TopicCompression {
     /// The producer's own, whatever it is.
     #[default]
     Producer,
-    /// None.
+    /// No compression.
     Uncompressed,
     /// gzip
     Gzip,

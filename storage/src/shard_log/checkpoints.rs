@@ -123,8 +123,7 @@ impl Checkpoints {
 }
 
 impl ShardLog {
-    /// The second part of [`ShardLog::end_turn`]: takes a checkpoint a step further. Returns whether there was anything to
-    /// do.
+    /// The second part of [`ShardLog::end_turn`]: takes a checkpoint a step further. Returns whether one is under way.
     pub fn advance_checkpoint(&mut self, ops: &mut Ops) -> bool {
         if self.checkpoints.pending.is_none()
             && self.journal.used_slots() * CHECKPOINT_SHARE >= self.journal.slots()

@@ -25,7 +25,7 @@ const PACE_BYTES_PER_APPENDED: u64 = 6;
 /// The least memory that a compaction is given.
 const MAP_BYTES_MIN: usize = 64 << 10;
 
-/// What the shard's compaction is at.
+/// The log cleaner of a shard, by what it is doing.
 #[derive(Debug)]
 pub(super) enum Cleaner {
     /// Looking for the partition that needs it most: from this place on, at this time, the best so far.
@@ -79,7 +79,7 @@ impl Cleaner {
         matches!(self, Cleaner::Working { .. })
     }
 
-    /// Memory of the compaction, without what a step takes while it works.
+    /// Memory of the compaction under way, without what a step takes while it works.
     pub(super) fn memory_bytes(&self) -> usize {
         match self {
             Cleaner::Waiting { compaction, .. } | Cleaner::Committing { compaction, .. } => compaction.memory_bytes(),

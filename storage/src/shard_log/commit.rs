@@ -25,7 +25,7 @@ const RESERVE_BYTES: usize = BLOCK_BYTES;
 /// How much of a log went into a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gathered {
-    /// Everything.
+    /// Everything that it has.
     All,
     /// The group or the slot is full; the rest fits another.
     NoRoom,

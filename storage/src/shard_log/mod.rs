@@ -6,8 +6,8 @@
 //! by [`ShardLog::end_turn`]. Disk operations come out through `ops`; each result goes back through [`ShardLog::on_disk`],
 //! which says what became true ([`Progress`]). `Err(Fatal)` means: acknowledge nothing more and exit.
 //!
-//! This file has the verbs. What they work on: [`Logs`], the partitions; [`Journal`], where commit groups go;
-//! [`Checkpoints`]; [`Operations`], what is at the disk; [`Removals`]; [`Cleaner`], the compaction.
+//! This file has the verbs. What they work on: `Logs`, the partitions; `Journal`, where commit groups go; `Checkpoints`;
+//! `Operations`, what is at the disk; `Removals`; `Cleaner`, the log cleaner.
 
 mod checkpoints;
 mod cleaner;
@@ -26,7 +26,8 @@ use std::time::Duration;
 
 use crate::block::BlockPool;
 use crate::disk::{DiskError, DiskOp, DiskToken};
-use crate::partition_log::{PartitionLog, PartitionState};
+use crate::partition_log::PartitionLog;
+use crate::partition_state::PartitionState;
 use crate::producer::ProducerView;
 use crate::recovery::RecoveredShard;
 use crate::{Now, PartitionKey};
@@ -78,16 +79,41 @@ pub enum AppendError {
 /// What became true.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Everything below `offset` survives a loss of power.
-    Durable { log: LogId, offset: i64 },
+    /// Everything below an offset survives a loss of power.
+    Durable {
+        /// The partition's log.
+        log: LogId,
+        /// One past the last offset that is durable.
+        offset: i64,
+    },
     /// The log start offset moved, durably: by [`ShardLog::delete_records`] or by retention.
-    LogStart { log: LogId, offset: i64 },
-    /// A pending read finished. `Err(NotFound)`: the segment is gone, read again.
-    ReadDone { token: ReadToken, result: Result<ReadPlan, DiskError> },
+    LogStart {
+        /// The partition's log.
+        log: LogId,
+        /// The first offset that may be read from now on.
+        offset: i64,
+    },
+    /// A pending read finished.
+    ReadDone {
+        /// What [`Read::Pending`] said.
+        token: ReadToken,
+        /// The answer. `Err(NotFound)`: the segment is gone, read again.
+        result: Result<ReadPlan, DiskError>,
+    },
     /// A pending time query finished.
-    TimeDone { token: ReadToken, result: Result<Option<TimeFound>, DiskError> },
+    TimeDone {
+        /// What [`TimeLookup::Pending`] said.
+        token: ReadToken,
+        /// The record, if there is one.
+        result: Result<Option<TimeFound>, DiskError>,
+    },
     /// Compacting a partition failed: its records are all there, and it is left alone until the next start.
-    CompactionFailed { log: LogId, why: String },
+    CompactionFailed {
+        /// The partition's log.
+        log: LogId,
+        /// The reason, for the operator.
+        why: String,
+    },
 }
 
 /// The log cannot go on: a write or sync failed. Acknowledge nothing more; exit; restart recovers from the journal.

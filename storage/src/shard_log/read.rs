@@ -1,5 +1,5 @@
 //! Reads: of a range of offsets, for fetches, and of a record by its time. What is in memory is answered at once; the rest
-//! is a [`Walk`] that may wait for the disk.
+//! is a `Walk` that may wait for the disk.
 
 use std::collections::VecDeque;
 
@@ -23,7 +23,14 @@ pub enum ReadPart {
     /// Bytes in memory.
     Memory(Bytes),
     /// A range of a segment file. The file stays for at least `file.delete.delay.ms`.
-    File { path: FilePath, position: u64, bytes: usize },
+    File {
+        /// The segment's file.
+        path: FilePath,
+        /// The first byte.
+        position: u64,
+        /// How many bytes.
+        bytes: usize,
+    },
 }
 
 impl ReadPart {
@@ -61,7 +68,7 @@ impl ReadPlan {
 pub enum Read {
     /// The answer.
     Ready(ReadPlan),
-    /// It needs the disk: [`Progress::ReadDone`] will carry this token.
+    /// It needs the disk: [`super::Progress::ReadDone`] will carry this token.
     Pending(ReadToken),
 }
 
@@ -90,7 +97,7 @@ pub struct TimeFound {
 pub enum TimeLookup {
     /// Known at once: the record, or none.
     Ready(Option<TimeFound>),
-    /// It needs the disk: [`Progress::TimeDone`] will carry this token.
+    /// It needs the disk: [`super::Progress::TimeDone`] will carry this token.
     Pending(ReadToken),
 }
 

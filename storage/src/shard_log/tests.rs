@@ -11,8 +11,8 @@ use crate::TopicId;
 use crate::batch::{BatchBuilder, Batches, TimestampType};
 use crate::disk::{BLOCK_BYTES, DiskReply};
 use crate::journal::{GroupBuilder, GroupPlace};
+use crate::random::Random;
 use crate::recovery::{KnownPartition, RecoveryError, RecoveryOptions, recover};
-use crate::testing::Random;
 
 /// Files in memory; every operation that is executed is durable.
 #[derive(Default)]
@@ -783,11 +783,11 @@ fn random_stops_lose_nothing_durable() {
                 assert_eq!(node.log.log_end(node.id(partition)), log_start + records.len() as i64);
                 appended.insert(partition, records);
             }
-            let steps = random.below(400);
+            let steps = random.index(400);
             for step in 0..steps {
-                let partition = random.below(partitions as usize) as i32;
+                let partition = random.index(partitions as usize) as i32;
                 if random.below(3) > 0 {
-                    let length = if random.below(10) == 0 { 70_000 } else { random.below(3000) };
+                    let length = if random.below(10) == 0 { 70_000 } else { random.index(3000) };
                     let value = vec![(seed as usize + step) as u8; length];
                     // Refused when too much waits for the disk.
                     if let Ok(at) = node.try_append(partition, &value, 1) {
@@ -802,7 +802,7 @@ fn random_stops_lose_nothing_durable() {
                     node.end_turn();
                 }
                 if !node.ops.is_empty() && random.below(2) == 0 {
-                    node.execute(random.below(node.ops.len()));
+                    node.execute(random.index(node.ops.len()));
                 }
                 for progress in node.progress.drain(..) {
                     match progress {
