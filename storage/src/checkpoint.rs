@@ -323,6 +323,9 @@ mod tests {
         refused(&|checkpoint| checkpoint.slot_bytes = u64::MAX);
         refused(&|checkpoint| checkpoint.partitions[0].log_end = i64::MAX);
         refused(&|checkpoint| checkpoint.partitions[0].log_start = 13);
+        refused(&|checkpoint| checkpoint.partitions[0].log_start = -1);
+        refused(&|checkpoint| checkpoint.partitions[0].log_end = 0);
+        refused(&|checkpoint| checkpoint.partitions[0].segments[0].closed = false);
         refused(&|checkpoint| checkpoint.partitions[0].first_dirty = 1);
         refused(&|checkpoint| checkpoint.partitions[0].segments[1].version = 1);
         refused(&|checkpoint| checkpoint.partitions[0].segments[1].bytes += 1);

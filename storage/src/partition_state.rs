@@ -138,6 +138,7 @@ impl PartitionView<'_> {
             && fit
             && are_indexed
             && last.base_offset <= log_end
+            && 0 <= log_start
             && log_start <= log_end
             && log_end <= NUMBER_MAX as i64
     }
