@@ -500,3 +500,91 @@ pub(crate) fn is_written(segments: &VecDeque<Segment>, base: i64, end: u64) -> b
     let found = segments.binary_search_by_key(&base, |segment| segment.base_offset);
     found.map_or(true, |index| segments[index].readable() >= end)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchBuilder, assign};
+    use crate::block::BlockPool;
+
+    /// A segment with one batch, the tail that holds it, and the batch's length.
+    fn appended() -> (Segment, Tail, u64) {
+        let (mut segment, mut tail, mut pool) = (Segment::new("d", 0, 4096), Tail::default(), BlockPool::new(1 << 20));
+        let mut batch = BatchBuilder::new().record(7, None, Some(&[0; 5000]), &[]).build();
+        assign(&mut batch, 0, 1, None);
+        tail.reserve(&mut pool, 0, 0, 0, batch.len()).copy_from_slice(&batch);
+        tail.commit(batch.len(), 0);
+        segment.append(BatchHeader::read(&batch).expect("built"));
+        (segment, tail, batch.len() as u64)
+    }
+
+    fn standing(is_active: bool) -> Standing {
+        Standing { is_active, is_first_open: true, segment_bytes_max: 1 << 20 }
+    }
+
+    #[test]
+    fn its_file_gets_one_thing_after_the_other() {
+        let (mut segment, tail, bytes) = appended();
+        assert_eq!(segment.need(standing(true)), FileNeed::Create { bytes: ALLOCATE_BYTES_MIN });
+        segment.begin_allocate();
+        assert_eq!(segment.need(standing(true)), FileNeed::Wait);
+        segment.allocated(ALLOCATE_BYTES_MIN);
+        assert_eq!(segment.need(standing(true)), FileNeed::Nothing, "too little to write back, and space enough");
+        segment.gather(bytes);
+        segment.commit(bytes);
+        assert_eq!(segment.need(standing(true)), FileNeed::Nothing);
+        assert!(segment.drain());
+        assert_eq!(segment.need(standing(true)), FileNeed::WriteBack { to: bytes });
+        let (op, remainder) = segment.begin_write(&tail, bytes, false);
+        assert!(matches!(op, DiskOp::Write { position: 0, durable: false, .. }));
+        assert_eq!(remainder.len() as u64, bytes % BLOCK_BYTES as u64);
+        segment.wrote(bytes, remainder);
+        assert_eq!(
+            (segment.readable(), segment.view().synced),
+            (bytes, bytes),
+            "a checkpoint says what draining brings"
+        );
+        assert_eq!(segment.need(standing(true)), FileNeed::Sync { to: bytes });
+        segment.begin_sync();
+        segment.synced(bytes);
+        assert!(!segment.note_drained());
+        assert_eq!(segment.need(standing(false)), FileNeed::Close { bytes });
+        segment.begin_close();
+        assert_eq!(segment.truncated().covered_bytes(), bytes);
+        segment.close();
+        assert!(segment.is_closed() && !segment.is_busy());
+        segment.free_index();
+        assert!(segment.index().is_none());
+    }
+
+    #[test]
+    fn an_extent_is_not_read_before_its_group_is_durable() {
+        let (mut segment, tail, bytes) = appended();
+        segment.begin_allocate();
+        segment.allocated(ALLOCATE_BYTES_MIN);
+        assert!(segment.takes_extent());
+        segment.gather_extent(bytes);
+        let (_, remainder) = segment.begin_write(&tail, bytes, true);
+        assert!(!segment.takes_extent());
+        segment.wrote_extent(0, bytes, remainder);
+        assert_eq!((segment.written(), segment.readable()), (bytes, 0));
+        segment.commit(bytes);
+        assert_eq!(segment.readable(), bytes);
+    }
+
+    #[test]
+    #[should_panic(expected = "only extents are written ahead of the journal")]
+    fn nothing_else_is_written_before_its_group_is_durable() {
+        let (mut segment, tail, bytes) = appended();
+        segment.gather(bytes);
+        let (_, remainder) = segment.begin_write(&tail, bytes, false);
+        segment.wrote(bytes, remainder);
+    }
+
+    #[test]
+    #[should_panic(expected = "a commit group takes what was appended")]
+    fn no_group_takes_what_was_not_appended() {
+        let (mut segment, _, bytes) = appended();
+        segment.gather(bytes + 1);
+    }
+}

@@ -6,11 +6,10 @@
 use bytes::Bytes;
 
 use super::LogId;
-use crate::checkpoint::{CheckpointHeader, journal_path};
+use crate::checkpoint::{Checkpoint, CheckpointHeader, journal_path};
 use crate::compaction::Replacement;
 use crate::disk::{BLOCK_BYTES, DiskOp};
 use crate::journal::{GroupBuilder, GroupPlace, Salt};
-use crate::recovery::RecoveredShard;
 use crate::zeros::zeros;
 
 /// Bytes of append entries in one commit group; what is more waits for the next.
@@ -100,11 +99,10 @@ pub(super) struct Journal {
 
 impl Journal {
     /// The empty journal that recovery has left.
-    pub fn new(recovered: &RecoveredShard) -> Journal {
-        let checkpoint = &recovered.checkpoint;
+    pub fn new(directory: String, checkpoint: &Checkpoint) -> Journal {
         Journal {
             shard: checkpoint.shard,
-            directory: recovered.directory.clone(),
+            directory,
             salt: checkpoint.salt,
             slots: vec![Slot::default(); checkpoint.slots as usize],
             slot_bytes: checkpoint.slot_bytes,
@@ -305,5 +303,91 @@ impl Fill {
             self.position = 0;
         }
         self.slot != slot
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{PartitionKey, TopicId};
+
+    const SLOT_BYTES: u64 = 2 * BLOCK_BYTES as u64;
+
+    /// Three slots of two blocks, after group 40.
+    fn journal() -> Journal {
+        let checkpoint = Checkpoint {
+            shard: 1,
+            salt: [3; 16],
+            sequence: 40,
+            slots: 3,
+            slot_bytes: SLOT_BYTES,
+            partitions: Vec::new(),
+        };
+        Journal::new("shards/gen-0000000001/shard-1".to_string(), &checkpoint)
+    }
+
+    /// Writes a group of one block; returns where.
+    fn write(journal: &mut Journal) -> u64 {
+        let mut builder = journal.take_builder();
+        builder.log_start(PartitionKey { topic_id: TopicId([1; 16]), partition: 0 }, 5);
+        let DiskOp::Write { position, durable: true, .. } = journal.write(builder, Group::default()) else {
+            panic!("a group is one durable write")
+        };
+        position
+    }
+
+    #[test]
+    fn groups_fill_one_slot_after_the_other_and_wait_for_a_checkpoint() {
+        let mut journal = journal();
+        let block = BLOCK_BYTES as u64;
+        for slot in 0..3 {
+            assert!(journal.is_at_slot_start());
+            for position in [slot * SLOT_BYTES, slot * SLOT_BYTES + block] {
+                assert_eq!(write(&mut journal), position);
+                assert!(journal.is_writing());
+                journal.part_written().expect("it has no extents");
+            }
+            assert_eq!(journal.group_bytes_max(), 0);
+            let change = if slot < 2 { SlotChange::Entered } else { SlotChange::Full };
+            assert_eq!(journal.enter_next_slot(), change);
+        }
+        assert_eq!((journal.used_slots(), journal.uncovered()), (3, Some(46)));
+        // The first slot ends with group 42.
+        journal.checkpoint_published(41);
+        assert_eq!(journal.enter_next_slot(), SlotChange::Full);
+        journal.checkpoint_published(42);
+        assert_eq!(journal.enter_next_slot(), SlotChange::Entered);
+        assert_eq!(write(&mut journal), 0);
+        assert_eq!(journal.uncovered(), Some(46), "the last group is not durable yet");
+    }
+
+    #[test]
+    fn a_group_is_durable_when_its_extents_are_too() {
+        let mut journal = journal();
+        let mut builder = journal.take_builder();
+        builder.log_start(PartitionKey::default(), 5);
+        journal.write(builder, Group { outstanding: 2, bytes: 7, ..Group::default() });
+        assert!(journal.part_written().is_none());
+        assert!(journal.part_written().is_none());
+        assert_eq!(journal.part_written().map(|group| group.bytes), Some(7));
+        assert!(!journal.is_writing());
+    }
+
+    #[test]
+    fn a_slot_that_is_being_filled_is_not_entered() {
+        let mut journal = journal();
+        write(&mut journal);
+        journal.part_written().expect("it has no extents");
+        assert!(matches!(journal.next_fill(), Some(DiskOp::Write { position: SLOT_BYTES, durable: false, .. })));
+        assert_eq!(journal.enter_next_slot(), SlotChange::Filling);
+        assert!(journal.next_fill().is_none(), "one piece at a time");
+        journal.filled();
+        assert_eq!(journal.enter_next_slot(), SlotChange::Entered);
+    }
+
+    #[test]
+    #[should_panic(expected = "a checkpoint covers groups that exist")]
+    fn no_checkpoint_covers_what_is_to_come() {
+        journal().checkpoint_header(41);
     }
 }

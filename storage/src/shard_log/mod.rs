@@ -162,7 +162,7 @@ impl ShardLog {
         recovered: RecoveredShard,
         configs: impl Fn(PartitionKey) -> (String, LogConfig),
     ) -> ShardLog {
-        let journal = Journal::new(&recovered);
+        let journal = Journal::new(recovered.directory, &recovered.checkpoint);
         // What is in the journal and not in a segment is in a tail, however small their share is.
         let tail_bytes_max = options.tail_memory_bytes_max.max(journal.bytes() as usize);
         let mut log = ShardLog {
