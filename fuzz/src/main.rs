@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
-use millstream_fuzz::mutate::{Random, mutated};
+use millstream_fuzz::mutate::mutated;
+use millstream_storage::random::Random;
 use millstream_fuzz::{Target, memory, targets};
 
 const USAGE: &str = "\

@@ -1,29 +1,6 @@
 //! Damage to good inputs, for the runner that knows nothing of coverage.
 
-/// SplitMix64: the same numbers for the same seed, everywhere.
-#[derive(Clone, Debug)]
-pub struct Random(u64);
-
-impl Random {
-    /// Numbers that belong to this seed.
-    pub fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    /// The next number.
-    pub fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `bound`, which is not 0.
-    pub fn below(&mut self, bound: usize) -> usize {
-        (self.draw() % bound as u64) as usize
-    }
-}
+use millstream_storage::random::Random;
 
 /// Lengths, counts and offsets that decoders trip over: big-endian, little-endian and as variable-length numbers.
 const NASTY: [&[u8]; 16] = [
@@ -54,8 +31,8 @@ const INPUT_BYTES_MAX: usize = 128 << 10;
 
 /// A damaged copy of one of the seeds.
 pub fn mutated(seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
-    let mut bytes = seeds[random.below(seeds.len())].clone();
-    for _ in 0..1 + random.below(CHANGES_MAX) {
+    let mut bytes = seeds[random.index(seeds.len())].clone();
+    for _ in 0..1 + random.index(CHANGES_MAX) {
         change(&mut bytes, seeds, random);
     }
     bytes.truncate(INPUT_BYTES_MAX);
@@ -63,14 +40,14 @@ pub fn mutated(seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
 }
 
 fn change(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut Random) {
-    let at = random.below(bytes.len() + 1);
-    let end = bytes.len().min(at + 1 + random.below(RANGE_BYTES_MAX));
+    let at = random.index(bytes.len() + 1);
+    let end = bytes.len().min(at + 1 + random.index(RANGE_BYTES_MAX));
     match random.below(9) {
-        0 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
-        1 if at < bytes.len() => bytes[at] = random.draw() as u8,
+        0 if at < bytes.len() => bytes[at] ^= 1 << random.index(8),
+        1 if at < bytes.len() => bytes[at] = random.next() as u8,
         2 if at < bytes.len() => bytes[at] = bytes[at].wrapping_add(if random.below(2) == 0 { 1 } else { 0xff }),
         3 => {
-            let nasty = NASTY[random.below(NASTY.len())];
+            let nasty = NASTY[random.index(NASTY.len())];
             let end = bytes.len().min(at + nasty.len());
             bytes[at..end].copy_from_slice(&nasty[..end - at]);
         }
@@ -81,12 +58,12 @@ fn change(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut Random) {
             bytes.splice(at..at, range);
         }
         7 => {
-            let other = &seeds[random.below(seeds.len())];
-            let from = random.below(other.len() + 1);
+            let other = &seeds[random.index(seeds.len())];
+            let from = random.index(other.len() + 1);
             bytes.splice(at.., other[from..].iter().copied());
         }
         _ => {
-            let inserted: Vec<u8> = (0..1 + random.below(16)).map(|_| random.draw() as u8).collect();
+            let inserted: Vec<u8> = (0..1 + random.index(16)).map(|_| random.next() as u8).collect();
             bytes.splice(at..at, inserted);
         }
     }

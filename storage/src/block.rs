@@ -3,7 +3,7 @@
 //! a copy, and are reused, because the first touch of a page costs far more than the next.
 //!
 //! The only file of this crate with `unsafe` code. Its tests do no I/O and start at most one thread, so that Miri can run
-//! them where it is installed: `cargo +nightly miri test -p millstream-storage block`.
+//! them where it is installed: `cargo +nightly miri test -p millstream-storage --lib block::`.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
@@ -45,6 +45,7 @@ impl Memory {
         let pointer = unsafe { alloc_zeroed(layout) };
         let Some(allocation) = NonNull::new(pointer) else { handle_alloc_error(layout) };
         let padding = allocation.align_offset(BLOCK_BYTES);
+        assert!(padding < BLOCK_BYTES, "an allocation has an aligned byte");
         // SAFETY: `padding` is below BLOCK_BYTES, so the aligned start and `capacity` bytes from there lie in the
         // allocation.
         let start = unsafe { allocation.add(padding) };
@@ -99,7 +100,7 @@ impl std::fmt::Debug for Block {
 }
 
 impl Block {
-    /// A block of at least `bytes`, rounded up to a power of two from [`BLOCK_CAPACITY_MIN`].
+    /// A block of at least `bytes`, rounded up to the next capacity that blocks have: see [`capacity_for`].
     pub fn new(bytes: usize) -> Block {
         Block { memory: Arc::new(Memory::allocate(capacity_for(bytes))), len: 0 }
     }
@@ -238,6 +239,7 @@ impl BlockPool {
         if let Some(class) = self.classes.get_mut(class_of(capacity)) {
             class.reclaim();
             if let Some(memory) = class.free.pop_back() {
+                assert_eq!(memory.capacity, capacity, "a class has blocks of one size");
                 class.idle = class.idle.min(class.free.len());
                 self.kept_bytes -= capacity;
                 self.stats.reused += 1;
@@ -252,6 +254,7 @@ impl BlockPool {
     /// Gives a block of this pool back; slices of it stay valid.
     pub fn give(&mut self, mut block: Block) {
         let capacity = block.capacity();
+        assert!(capacity <= self.used_bytes, "a block is given back to the pool that it is of");
         self.used_bytes -= capacity;
         while self.used_bytes + self.kept_bytes + capacity > self.bytes_max {
             if !self.give_up_one() {
@@ -282,6 +285,7 @@ impl BlockPool {
     pub fn give_up_idle(&mut self) {
         for (index, class) in self.classes.iter_mut().enumerate() {
             // The ones used the least lie in front.
+            assert!(class.idle <= class.free.len(), "what is idle is free");
             class.free.drain(..class.idle);
             self.kept_bytes -= class.idle * capacity_of(index);
             class.reclaim();
@@ -294,7 +298,7 @@ impl BlockPool {
         self.kept_bytes
     }
 
-    /// Counters.
+    /// How many blocks were handed out, fresh and reused.
     pub fn stats(&self) -> PoolStats {
         self.stats
     }
@@ -303,14 +307,14 @@ impl BlockPool {
 /// How many sizes of blocks a pool keeps.
 const CLASSES: usize = class_of(BLOCK_CAPACITY_POOLED_MAX) + 1;
 
-/// The place of a capacity among all; small powers of two have fewer between them, and leave places empty.
+/// The index of a capacity's class; small powers of two have fewer between them, and leave classes empty.
 const fn class_of(capacity: usize) -> usize {
     let blocks = capacity / BLOCK_CAPACITY_MIN;
     let power = blocks.ilog2() as usize;
     power * STEPS + ((blocks * STEPS) >> power) - STEPS
 }
 
-/// The other way round.
+/// The capacity of a class's blocks.
 const fn capacity_of(class: usize) -> usize {
     ((BLOCK_CAPACITY_MIN << (class / STEPS)) / STEPS) * (STEPS + class % STEPS)
 }

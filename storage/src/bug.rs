@@ -1,5 +1,5 @@
 //! Deliberate bugs, for the simulator to find: a simulator that finds none of them proves nothing. They exist only with
-//! the feature `simulated-bugs`; without it [`is_planted`] is a constant `false`.
+//! the feature `simulated-bugs`; without it `is_planted` is a constant `false`.
 
 /// A deliberate bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,9 +7,9 @@ use bytes::{Buf, BufMut, Bytes};
 
 use crate::disk::FilePath;
 use crate::epochs::LeaderEpochs;
-use crate::index::{SEGMENT_BYTES_MAX, SparseIndex};
+use crate::index::SparseIndex;
 use crate::journal::{Salt, get_key, put_key};
-use crate::partition_log::{PartitionState, PartitionView, SegmentState};
+use crate::partition_state::{PartitionState, PartitionView, SegmentState};
 use crate::producer::ProducerStates;
 
 /// `MSCP`, little-endian.
@@ -26,7 +26,7 @@ const SLOTS_MAX: u32 = 1024;
 /// No journal is longer, in bytes.
 const JOURNAL_BYTES_MAX: u64 = 1 << 40;
 /// Sequence numbers and offsets stay below, so that what is added to them does not overflow.
-const NUMBER_MAX: u64 = 1 << 62;
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 
 /// What a checkpoint holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -129,6 +129,7 @@ impl CheckpointBuilder {
         head.put_u32_le(0);
         head.put_slice(&header.salt);
         assert_eq!(head.len(), HEADER_BYTES);
+        assert!(self.buffer.len() >= HEADER_BYTES, "the header's place is there");
         let crc = crc32c::crc32c(&head[CRC_END..]);
         let crc = crc32c::crc32c_combine(crc, self.crc, self.buffer.len() - HEADER_BYTES);
         head[CRC_POSITION..CRC_END].copy_from_slice(&crc.to_le_bytes());
@@ -246,25 +247,7 @@ fn get_partition(bytes: &mut Bytes, version: u16) -> Option<PartitionState> {
         segments.push(segment);
     }
     let partition = PartitionState { key, log_start, log_end, first_dirty, segments, epochs, producers };
-    is_sound(&partition).then_some(partition)
-}
-
-/// What is true of every partition that a shard writes down, and what recovery and the log rely on.
-fn is_sound(partition: &PartitionState) -> bool {
-    let PartitionState { log_start, log_end, first_dirty, segments, .. } = partition;
-    let Some(last) = segments.last() else { return false };
-    let is_open = last.index.as_ref().is_some_and(|index| index.covered_bytes() == last.bytes);
-    let ascend = segments.windows(2).all(|pair| pair[0].base_offset < pair[1].base_offset);
-    let fit = segments.iter().all(|segment| segment.synced <= segment.bytes && segment.bytes <= SEGMENT_BYTES_MAX);
-    // Only closed segments were compacted.
-    let is_appended = last.version == 0 && !last.closed && *first_dirty <= last.base_offset;
-    is_open
-        && is_appended
-        && ascend
-        && fit
-        && last.base_offset <= *log_end
-        && log_start <= log_end
-        && *log_end <= NUMBER_MAX as i64
+    partition.view().is_sound().then_some(partition)
 }
 
 fn put_blob(buffer: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
@@ -340,6 +323,9 @@ mod tests {
         refused(&|checkpoint| checkpoint.slot_bytes = u64::MAX);
         refused(&|checkpoint| checkpoint.partitions[0].log_end = i64::MAX);
         refused(&|checkpoint| checkpoint.partitions[0].log_start = 13);
+        refused(&|checkpoint| checkpoint.partitions[0].log_start = -1);
+        refused(&|checkpoint| checkpoint.partitions[0].log_end = 0);
+        refused(&|checkpoint| checkpoint.partitions[0].segments[0].closed = false);
         refused(&|checkpoint| checkpoint.partitions[0].first_dirty = 1);
         refused(&|checkpoint| checkpoint.partitions[0].segments[1].version = 1);
         refused(&|checkpoint| checkpoint.partitions[0].segments[1].bytes += 1);

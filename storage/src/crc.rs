@@ -45,15 +45,15 @@ pub(crate) fn combine(first: u32, second: u32, bytes: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Random;
+    use crate::random::Random;
 
     #[test]
     fn combined_is_what_reading_all_gives() {
         let mut random = Random::new(1);
         let bytes: Vec<u8> = (0..70_000).map(|_| random.next() as u8).collect();
         for _ in 0..1000 {
-            let end = random.below(bytes.len() + 1);
-            let cut = random.below(end + 1);
+            let end = random.index(bytes.len() + 1);
+            let cut = random.index(end + 1);
             let (first, second) = (crc32c::crc32c(&bytes[..cut]), crc32c::crc32c(&bytes[cut..end]));
             assert_eq!(combine(first, second, (end - cut) as u32), crc32c::crc32c(&bytes[..end]));
         }

@@ -21,29 +21,76 @@ pub struct DiskToken(pub u64);
 /// waits for the first before asking for the second.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiskOp {
-    /// Direct write of `data`, back to back, at `position`. `position` is a multiple of [`BLOCK_BYTES`]; the driver
-    /// pads the end with zeros to the next multiple. The file is created if it is missing (its directory exists).
-    /// With `durable` the result is sent only when the bytes survive a loss of power.
-    Write { path: FilePath, position: u64, data: Vec<Bytes>, durable: bool },
+    /// Direct write. The file is created if it is missing (its directory exists). The driver pads the end with zeros to the
+    /// next multiple of [`BLOCK_BYTES`].
+    Write {
+        /// The file.
+        path: FilePath,
+        /// Where in it, a multiple of [`BLOCK_BYTES`].
+        position: u64,
+        /// What to write, back to back.
+        data: Vec<Bytes>,
+        /// The result is sent only when the bytes survive a loss of power.
+        durable: bool,
+    },
     /// `fdatasync`: all that was written to the file before this was asked for survives a loss of power.
-    Sync { path: FilePath },
-    /// Creates the file if it is missing, makes it at least `bytes` long with space reserved, and makes its name
-    /// survive a loss of power. Existing contents stay.
-    Allocate { path: FilePath, bytes: u64 },
-    /// Reads `bytes` from `position` through the page cache, fewer at the end of the file. Reply: [`DiskReply::Data`].
-    Read { path: FilePath, position: u64, bytes: usize },
+    Sync {
+        /// The file.
+        path: FilePath,
+    },
+    /// Creates the file if it is missing, makes it at least so long with space reserved, and makes its name survive a loss
+    /// of power. Existing contents stay.
+    Allocate {
+        /// The file.
+        path: FilePath,
+        /// The length that it has at least.
+        bytes: u64,
+    },
+    /// Reads through the page cache. Reply: [`DiskReply::Data`].
+    Read {
+        /// The file.
+        path: FilePath,
+        /// The first byte read.
+        position: u64,
+        /// How many bytes; there are fewer at the end of the file.
+        bytes: usize,
+    },
     /// Atomically and durably replaces the file's whole contents (temporary file, sync, rename, sync of the directory).
-    Replace { path: FilePath, data: Bytes },
+    Replace {
+        /// The file.
+        path: FilePath,
+        /// Its contents from now on.
+        data: Bytes,
+    },
     /// Sets the file's exact length and syncs it. A file that is missing is an error.
-    Truncate { path: FilePath, bytes: u64 },
+    Truncate {
+        /// The file.
+        path: FilePath,
+        /// Its length from now on.
+        bytes: u64,
+    },
     /// Renames a file or directory, replacing a file, and makes it survive a loss of power.
-    Rename { from: FilePath, to: FilePath },
+    Rename {
+        /// The name that it has.
+        from: FilePath,
+        /// The name that it gets.
+        to: FilePath,
+    },
     /// Removes a file or a whole directory; one that is missing is no error. Durable.
-    Remove { path: FilePath },
+    Remove {
+        /// The file or directory.
+        path: FilePath,
+    },
     /// Creates a directory and its parents; one that exists is no error. Durable.
-    CreateDirectory { path: FilePath },
+    CreateDirectory {
+        /// The directory.
+        path: FilePath,
+    },
     /// The names in a directory, in no order; none when it is missing. Reply: [`DiskReply::Names`].
-    List { path: FilePath },
+    List {
+        /// The directory.
+        path: FilePath,
+    },
     /// Takes a compaction a step further, with operations of its own, at low priority: it may take milliseconds. Reply:
     /// [`DiskReply::Compacted`].
     Compact(Box<Compaction>),

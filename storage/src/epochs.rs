@@ -1,4 +1,5 @@
-//! Which leader epoch wrote from which offset on, in one partition (KIP-101, KIP-279, KIP-320).
+//! The leader epoch cache of one partition: which leader epoch wrote from which offset on (KIP-101, KIP-279, KIP-320).
+//! Kafka's `LeaderEpochFileCache`; here it is kept in the checkpoint.
 //!
 //! Followers and consumers compare what they have read with what a leader of some epoch wrote, to notice that records
 //! were truncated: truncating by anything else loses data.
@@ -46,6 +47,14 @@ impl LeaderEpochs {
             self.entries.remove(0);
         }
         self.entries.push(Epoch { epoch, start_offset });
+        assert!(self.entries.len() <= EPOCHS_MAX, "the oldest epoch was forgotten");
+        assert!(self.ends_in_order(), "epochs and start offsets ascend: {self:?}");
+    }
+
+    /// Whether the latest epoch follows the one before it.
+    fn ends_in_order(&self) -> bool {
+        let [.., before, latest] = &self.entries[..] else { return true };
+        before.epoch < latest.epoch && before.start_offset < latest.start_offset
     }
 
     /// The latest epoch, or -1.
@@ -96,10 +105,12 @@ impl LeaderEpochs {
         if let Some(first) = self.entries.first_mut() {
             first.start_offset = offset;
         }
+        assert!(self.entries.get(1).is_none_or(|next| offset < next.start_offset), "start offsets ascend: {self:?}");
     }
 
     /// Appends the epochs to `out`, for a checkpoint that carries the checksum and the partition's identity.
     pub fn encode(&self, out: &mut Vec<u8>) {
+        assert!(self.entries.len() <= EPOCHS_MAX && self.ends_in_order(), "this would be refused when it is read");
         out.push(VERSION);
         out.extend_from_slice(&(self.entries.len() as u32).to_le_bytes());
         for entry in &self.entries {

@@ -1,4 +1,5 @@
-//! The sparse index of one segment: where to begin looking for an offset or a time.
+//! The sparse index of one segment: where to begin looking for an offset or a time. Kafka's offset index and time index in
+//! one.
 //!
 //! In memory while the segment exists, at most [`INDEX_ENTRIES_MAX`] entries; written beside the segment when it is
 //! closed. It only shortens a search: losing it costs a walk over the segment's batch headers, which feeds
@@ -32,6 +33,15 @@ struct Entry {
     position: u32,
     /// The largest timestamp of all batches before this one.
     max_timestamp_before: i64,
+}
+
+impl Entry {
+    /// Whether the other may come next.
+    fn precedes(&self, next: &Entry) -> bool {
+        self.relative_offset < next.relative_offset
+            && self.position < next.position
+            && self.max_timestamp_before <= next.max_timestamp_before
+    }
 }
 
 /// The batch with a segment's largest timestamp, the first if several have it.
@@ -123,6 +133,7 @@ impl SparseIndex {
         }
         self.last_offset = header.last_offset();
         self.covered_bytes = position + bytes as u64;
+        assert!(self.max.position < self.covered_bytes, "the largest timestamp is that of a batch noted");
     }
 
     fn add(&mut self, entry: Entry) {
@@ -134,6 +145,8 @@ impl SparseIndex {
             });
             self.interval_bytes = self.interval_bytes.saturating_mul(2);
         }
+        assert!(self.entries.len() < INDEX_ENTRIES_MAX, "a full index was thinned out");
+        assert!(self.entries.last().is_none_or(|last| last.precedes(&entry)), "entries ascend: {entry:?}");
         self.entries.push(entry);
     }
 
@@ -183,6 +196,7 @@ impl SparseIndex {
 
     /// The index file of this segment of a partition.
     pub fn encode(&self, key: PartitionKey) -> Bytes {
+        assert!(self.is_sound(), "this would be refused when it is read: {self:?}");
         let mut out = Vec::with_capacity(HEADER_BYTES + self.entries.len() * ENTRY_BYTES + CRC_BYTES);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
@@ -237,14 +251,22 @@ impl SparseIndex {
         {
             return Err(IndexError::Foreign);
         }
-        let last_position = index.entries.last().map_or(0, |entry| u64::from(entry.position));
-        let within = index.covered_bytes <= SEGMENT_BYTES_MAX
-            && last_position <= index.covered_bytes
-            && index.max.position <= index.covered_bytes;
-        if index.interval_bytes == 0 || !within {
-            return Err(IndexError::Damaged);
-        }
-        Ok(index)
+        if index.is_sound() { Ok(index) } else { Err(IndexError::Damaged) }
+    }
+
+    /// What is true of every index that was noted batch by batch; that entries ascend is checked one by one.
+    fn is_sound(&self) -> bool {
+        let SparseIndex { base_offset, interval_bytes, covered_bytes, last_offset, max, ref entries } = *self;
+        let is_last_noted = entries.last().is_none_or(|entry| {
+            u64::from(entry.position) < covered_bytes
+                && base_offset.saturating_add(i64::from(entry.relative_offset)) <= last_offset
+                && entry.max_timestamp_before <= max.timestamp
+        });
+        interval_bytes > 0
+            && covered_bytes <= SEGMENT_BYTES_MAX
+            && max.position <= covered_bytes
+            && entries.len() <= INDEX_ENTRIES_MAX
+            && is_last_noted
     }
 }
 
@@ -268,12 +290,7 @@ fn decode_entries(bytes: &[u8], count: u32) -> Result<Vec<Entry>, IndexError> {
             position: (bits >> 32) as u32,
             max_timestamp_before: (bits >> 64) as u64 as i64,
         };
-        let ascends = entries.last().is_none_or(|last| {
-            last.relative_offset < entry.relative_offset
-                && last.position < entry.position
-                && last.max_timestamp_before <= entry.max_timestamp_before
-        });
-        if !ascends {
+        if entries.last().is_some_and(|last| !last.precedes(&entry)) {
             return Err(IndexError::Damaged);
         }
         entries.push(entry);
@@ -286,7 +303,8 @@ mod tests {
     use super::*;
     use crate::TopicId;
     use crate::batch::{BatchBuilder, assign};
-    use crate::testing::{Random, assert_survives_mutation, frozen};
+    use crate::random::Random;
+    use crate::testing::{assert_survives_mutation, frozen};
 
     const KEY: PartitionKey = PartitionKey { topic_id: TopicId([9; 16]), partition: 3 };
 

@@ -91,7 +91,7 @@ pub enum Entry {
     Replaced {
         /// The partition.
         key: PartitionKey,
-        /// Which, and of which.
+        /// The new segment and those that it takes the place of.
         replacement: Replacement,
     },
 }
@@ -147,6 +147,7 @@ impl GroupBuilder {
     /// Adds an append of `data`, given as slices back to back.
     pub fn append(&mut self, key: PartitionKey, segment: i64, position: u64, base_offset: i64, data: Vec<Bytes>) {
         let data_bytes: usize = data.iter().map(Bytes::len).sum();
+        assert!(data_bytes > 0 && base_offset >= segment, "batches lie in their segment");
         let mut fields = [0; APPEND_HEADER_BYTES];
         let mut rest = &mut fields[..];
         rest.put_u8(KIND_APPEND);
@@ -217,7 +218,8 @@ impl GroupBuilder {
         crc: u32,
         headers: &[u8],
     ) {
-        assert!(headers.len().is_multiple_of(BATCH_HEADER_BYTES));
+        assert!(!headers.is_empty() && headers.len().is_multiple_of(BATCH_HEADER_BYTES), "an extent holds batches");
+        assert!(bytes as usize >= headers.len() && base_offset >= segment, "batches lie in their segment");
         let mut fields = [0; EXTENT_HEADER_BYTES];
         let mut rest = &mut fields[..];
         rest.put_u8(KIND_EXTENT);
@@ -248,6 +250,7 @@ impl GroupBuilder {
 
     /// Adds a compacted segment.
     pub fn replaced(&mut self, key: PartitionKey, replacement: &Replacement) {
+        assert!(replacement.from < replacement.until && replacement.version > 0, "it takes the place of something");
         let mut fields = [0; REPLACEMENT_BYTES];
         let mut rest = &mut fields[..];
         rest.put_u8(KIND_REPLACED);
@@ -267,10 +270,13 @@ impl GroupBuilder {
     /// The group's bytes, to be written at its place; the disk pads the last block with zeros. The builder is at the next
     /// group then.
     pub fn finish(&mut self, salt: &Salt, sequence: u64, place: GroupPlace) -> Vec<Bytes> {
+        assert!(place.position.is_multiple_of(BLOCK_BYTES as u64), "groups begin at a block");
         self.end_part();
         if let Some(block) = self.block.take() {
             self.pool.give(block);
         }
+        let parts_bytes: usize = self.parts.iter().map(Bytes::len).sum();
+        assert_eq!(GROUP_HEADER_BYTES + parts_bytes, self.bytes, "a group is as long as it says");
         let mut header = BytesMut::with_capacity(GROUP_HEADER_BYTES);
         header.put_u32_le(GROUP_MAGIC);
         header.put_u16_le(GROUP_VERSION);
@@ -370,6 +376,7 @@ pub fn scan(slot_bytes: &Bytes, salt: &Salt, shard: u16, slot: u32) -> Vec<Group
             }
             None => position += BLOCK_BYTES,
         }
+        assert!(position.is_multiple_of(BLOCK_BYTES), "groups begin at a block");
     }
     groups
 }

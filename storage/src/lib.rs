@@ -6,6 +6,7 @@
 //! and the simulator execute the same operations. `docs/storage-format.md` describes every file.
 
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod batch;
 pub mod block;
@@ -18,9 +19,13 @@ pub mod epochs;
 pub mod index;
 pub mod journal;
 pub mod partition_log;
+pub mod partition_state;
 pub mod producer;
+#[cfg(any(test, feature = "testing"))]
+pub mod random;
 pub mod records;
 pub mod recovery;
+pub mod segment;
 pub mod shard_log;
 mod tail;
 #[cfg(test)]

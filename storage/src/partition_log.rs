@@ -1,8 +1,8 @@
 //! One partition's log: its segments, its newest bytes in memory, and what is known of its producers and epochs.
 //!
-//! Pure bookkeeping. How far each segment's bytes have come is a chain of positions, each at most the one before:
-//! `bytes` (appended) ≥ `gathered` (handed to a commit group) ≥ `durable` (that group is on disk) ≥ `written` (written
-//! back to the segment's file) ≥ `synced` (durable there, so the journal is not needed for them any more).
+//! Pure bookkeeping. How far each segment's bytes have come is `Segment`'s to know. The log's own offsets are ordered,
+//! too: log start ≤ durable end ≤ gathered end (what commit groups took) ≤ log end. `PartitionLog::assert_sound` holds
+//! after every change.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,298 +11,19 @@ use crate::batch::{self, BatchHeader, TimestampType};
 use crate::block::BlockPool;
 use crate::bug::{Bug, is_planted};
 use crate::compaction::Replacement;
-use crate::disk::{BLOCK_BYTES, FilePath};
+use crate::disk::DiskOp;
 use crate::epochs::LeaderEpochs;
-use crate::index::SparseIndex;
+use crate::index::SEGMENT_BYTES_MAX;
+use crate::partition_state::{PartitionState, PartitionView, SegmentState};
 use crate::producer::{ProducerStates, Verdict};
+use crate::segment::{Segment, is_written};
 use crate::shard_log::{AppendError, Appended, LogConfig, ReadPlan};
 use crate::tail::Tail;
 use crate::{Now, PartitionKey};
 
-/// Positions in a segment and offsets relative to its base are 32 bits wide in the index.
-const SEGMENT_BYTES_LIMIT: u64 = u32::MAX as u64;
-
 /// Where the directory of a partition lies, relative to the data directory.
 pub fn partition_directory(topic: &str, key: PartitionKey) -> String {
     format!("topics/{topic}/{}/{}", key.topic_id.to_base64(), key.partition)
-}
-
-/// The file of a segment: named as Kafka names it, with the version if compaction has written it.
-pub fn segment_path(directory: &str, base_offset: i64, version: u32) -> FilePath {
-    format!("{directory}/{}.log", segment_name(base_offset, version)).into()
-}
-
-/// The file of a closed segment's index.
-pub fn index_path(directory: &str, base_offset: i64, version: u32) -> FilePath {
-    format!("{directory}/{}.index", segment_name(base_offset, version)).into()
-}
-
-/// A segment that takes the place of others never has a file of theirs: who reads from those may go on.
-fn segment_name(base_offset: i64, version: u32) -> String {
-    if version == 0 { format!("{base_offset:020}") } else { format!("{base_offset:020}.{version}") }
-}
-
-/// Whether a segment's file is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FileState {
-    Absent,
-    Creating,
-    Present,
-}
-
-/// One segment.
-#[derive(Debug)]
-pub(crate) struct Segment {
-    pub base_offset: i64,
-    /// 0: as it was appended. Else compaction has written it, and its offsets may have gaps.
-    pub version: u32,
-    pub path: FilePath,
-    pub bytes: u64,
-    pub gathered: u64,
-    pub durable: u64,
-    pub written: u64,
-    pub synced: u64,
-    /// The checkpoint under way needs `synced` to come this far.
-    pub drain_to: u64,
-    /// Space reserved in the file.
-    pub allocated: u64,
-    pub file: FileState,
-    pub allocating: bool,
-    pub writing: bool,
-    pub syncing: bool,
-    /// Truncation and index are under way.
-    pub closing: bool,
-    /// The file has its final length and the index is written: nothing will change any more.
-    pub closed: bool,
-    /// The bytes from the last block boundary up to `written`, which the next write repeats. `None`: only on disk.
-    pub remainder: Option<Vec<u8>>,
-    /// Timestamp of the first batch, for rolling by time; -1 while empty.
-    pub first_timestamp: i64,
-    /// Largest timestamp, for retention and lookups by time; -1 while empty.
-    pub max_timestamp: i64,
-    /// `None`: written to its file and not loaded.
-    pub index: Option<SparseIndex>,
-}
-
-impl Segment {
-    pub fn new(directory: &str, base_offset: i64, index_interval_bytes: u32) -> Segment {
-        Segment {
-            base_offset,
-            version: 0,
-            path: segment_path(directory, base_offset, 0),
-            bytes: 0,
-            gathered: 0,
-            durable: 0,
-            written: 0,
-            synced: 0,
-            drain_to: 0,
-            allocated: 0,
-            file: FileState::Absent,
-            allocating: false,
-            writing: false,
-            syncing: false,
-            closing: false,
-            closed: false,
-            remainder: Some(Vec::new()),
-            first_timestamp: -1,
-            max_timestamp: -1,
-            index: Some(SparseIndex::new(base_offset, index_interval_bytes)),
-        }
-    }
-
-    /// A segment whose bytes are all in its file.
-    pub fn recovered(directory: &str, state: &SegmentState) -> Segment {
-        Segment {
-            version: state.version,
-            path: segment_path(directory, state.base_offset, state.version),
-            bytes: state.bytes,
-            gathered: state.bytes,
-            durable: state.bytes,
-            written: state.bytes,
-            synced: state.bytes,
-            allocated: state.bytes,
-            file: if state.bytes > 0 { FileState::Present } else { FileState::Absent },
-            closed: state.closed,
-            remainder: state.bytes.is_multiple_of(BLOCK_BYTES as u64).then(Vec::new),
-            first_timestamp: state.first_timestamp,
-            max_timestamp: state.max_timestamp,
-            index: state.index.clone(),
-            ..Segment::new(directory, state.base_offset, 1)
-        }
-    }
-
-    /// Whether an extent may be written to the file: nothing is in the way, and the space for it is reserved. A commit
-    /// must not depend on there being room on the disk, or all others of the shard wait for it, too.
-    pub fn takes_extent(&self) -> bool {
-        let is_free = self.file == FileState::Present && !self.writing && !self.closing && self.remainder.is_some();
-        is_free && self.bytes.next_multiple_of(BLOCK_BYTES as u64) <= self.allocated
-    }
-
-    /// Whether space should be reserved: ahead of the writes, so that a commit does not have to wait for it.
-    pub fn wants_space(&self, is_active: bool) -> bool {
-        if is_active { self.bytes > self.allocated / 2 } else { self.gathered < self.bytes && !self.takes_extent() }
-    }
-
-    /// How far the file may be read: an extent is written before the group that makes it count is durable.
-    pub fn readable(&self) -> u64 {
-        self.written.min(self.durable)
-    }
-
-    /// Whether an operation on the file is under way.
-    pub fn is_busy(&self) -> bool {
-        self.writing || self.syncing || self.allocating || self.closing
-    }
-}
-
-/// A segment as the checkpoint keeps it and recovery rebuilds it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SegmentState {
-    /// Offset of its first record; compaction may have removed that.
-    pub base_offset: i64,
-    /// Part of its files' names: 0 as it was appended, else that of the compaction which wrote it.
-    pub version: u32,
-    /// Its length.
-    pub bytes: u64,
-    /// How much of it is durable in its file.
-    pub synced: u64,
-    /// Timestamp of its first batch, or -1.
-    pub first_timestamp: i64,
-    /// Its largest timestamp, or -1.
-    pub max_timestamp: i64,
-    /// Nothing will change any more and the index is in its file.
-    pub closed: bool,
-    /// The index, while it is not in its file.
-    pub index: Option<SparseIndex>,
-}
-
-/// A partition's log as the checkpoint keeps it and recovery rebuilds it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PartitionState {
-    /// The partition.
-    pub key: PartitionKey,
-    /// First offset that may be read.
-    pub log_start: i64,
-    /// One past the last offset.
-    pub log_end: i64,
-    /// Records below were compacted already.
-    pub first_dirty: i64,
-    /// Oldest first; the last one is appended to. Never empty.
-    pub segments: Vec<SegmentState>,
-    /// Leader epochs and where each began.
-    pub epochs: LeaderEpochs,
-    /// Idempotent producers.
-    pub producers: ProducerStates,
-}
-
-/// The same, borrowed: what is encoded.
-#[derive(Debug)]
-pub struct PartitionView<'a> {
-    /// The partition.
-    pub key: PartitionKey,
-    /// First offset that may be read.
-    pub log_start: i64,
-    /// One past the last offset.
-    pub log_end: i64,
-    /// Records below were compacted already.
-    pub first_dirty: i64,
-    /// Oldest first.
-    pub segments: Vec<SegmentView<'a>>,
-    /// Leader epochs and where each began.
-    pub epochs: &'a LeaderEpochs,
-    /// Idempotent producers.
-    pub producers: &'a ProducerStates,
-}
-
-/// A [`SegmentState`], borrowed.
-#[derive(Clone, Copy, Debug)]
-pub struct SegmentView<'a> {
-    /// Offset of its first record.
-    pub base_offset: i64,
-    /// Part of its files' names.
-    pub version: u32,
-    /// Its length.
-    pub bytes: u64,
-    /// How much of it is durable in its file.
-    pub synced: u64,
-    /// Timestamp of its first batch, or -1.
-    pub first_timestamp: i64,
-    /// Its largest timestamp, or -1.
-    pub max_timestamp: i64,
-    /// Nothing will change any more.
-    pub closed: bool,
-    /// The index, while it is not in its file.
-    pub index: Option<&'a SparseIndex>,
-}
-
-impl PartitionState {
-    /// To be encoded.
-    pub fn view(&self) -> PartitionView<'_> {
-        PartitionView {
-            key: self.key,
-            log_start: self.log_start,
-            log_end: self.log_end,
-            first_dirty: self.first_dirty,
-            segments: self
-                .segments
-                .iter()
-                .map(|segment| SegmentView {
-                    base_offset: segment.base_offset,
-                    version: segment.version,
-                    bytes: segment.bytes,
-                    synced: segment.synced,
-                    first_timestamp: segment.first_timestamp,
-                    max_timestamp: segment.max_timestamp,
-                    closed: segment.closed,
-                    index: segment.index.as_ref(),
-                })
-                .collect(),
-            epochs: &self.epochs,
-            producers: &self.producers,
-        }
-    }
-
-    /// An empty log that starts at offset 0.
-    pub fn empty(key: PartitionKey, index_interval_bytes: u32) -> PartitionState {
-        PartitionState {
-            key,
-            log_start: 0,
-            log_end: 0,
-            first_dirty: 0,
-            segments: vec![SegmentState::empty(0, index_interval_bytes)],
-            epochs: LeaderEpochs::default(),
-            producers: ProducerStates::default(),
-        }
-    }
-}
-
-impl SegmentState {
-    /// What compaction has made of some segments.
-    pub fn compacted(replacement: &Replacement) -> SegmentState {
-        SegmentState {
-            base_offset: replacement.from,
-            version: replacement.version,
-            bytes: replacement.bytes,
-            synced: replacement.bytes,
-            first_timestamp: replacement.first_timestamp,
-            max_timestamp: replacement.max_timestamp,
-            closed: true,
-            index: None,
-        }
-    }
-
-    /// A segment with nothing in it.
-    pub fn empty(base_offset: i64, index_interval_bytes: u32) -> SegmentState {
-        SegmentState {
-            base_offset,
-            version: 0,
-            bytes: 0,
-            synced: 0,
-            first_timestamp: -1,
-            max_timestamp: -1,
-            closed: false,
-            index: Some(SparseIndex::new(base_offset, index_interval_bytes)),
-        }
-    }
 }
 
 /// One partition's log.
@@ -311,26 +32,26 @@ pub(crate) struct PartitionLog {
     pub key: PartitionKey,
     pub directory: Arc<str>,
     pub config: LogConfig,
-    pub leader_epoch: i32,
-    pub segments: VecDeque<Segment>,
+    leader_epoch: i32,
+    segments: VecDeque<Segment>,
     pub tail: Tail,
-    pub log_start: i64,
+    log_start: i64,
     /// Where the log start is to move, once that is durable.
-    pub log_start_wanted: i64,
-    pub log_start_gathered: i64,
-    pub log_end: i64,
+    log_start_wanted: i64,
+    log_start_gathered: i64,
+    log_end: i64,
     /// Records below were compacted already.
-    pub first_dirty: i64,
+    first_dirty: i64,
     /// A compacted segment that is to take the place of others with the next commit group.
-    pub replacement: Option<Replacement>,
+    replacement: Option<Replacement>,
     /// No file of this partition has this version yet.
-    pub next_version: u32,
+    next_version: u32,
     /// Compacting it failed: it is not tried again by this process.
     pub is_uncleanable: bool,
     /// Offset of the first batch not yet handed to a commit group, and how many such batches there are.
-    pub gathered_end: i64,
-    pub ungathered_batches: usize,
-    pub durable_end: i64,
+    gathered_end: i64,
+    ungathered_batches: usize,
+    durable_end: i64,
     pub epochs: LeaderEpochs,
     pub producers: ProducerStates,
     /// Listed as having something for the next commit group.
@@ -340,7 +61,7 @@ pub(crate) struct PartitionLog {
     pub directory_created: bool,
     pub creating_directory: bool,
     /// Disk operations under way.
-    pub operations: u32,
+    operations: u32,
     /// Something of it is in the commit group under way.
     pub in_group: bool,
     /// The number of the last checkpoint that holds it.
@@ -349,21 +70,42 @@ pub(crate) struct PartitionLog {
     pub removing: bool,
 }
 
+/// What a segment has for commit groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ungathered {
+    /// The segment's base offset.
+    pub segment: i64,
+    /// Where the bytes lie in it: from here...
+    pub from: u64,
+    /// ...to here.
+    pub to: u64,
+    /// One past their last offset.
+    pub end_offset: i64,
+}
+
+impl Ungathered {
+    /// How many bytes.
+    pub fn bytes(&self) -> u64 {
+        self.to - self.from
+    }
+}
+
 impl PartitionLog {
+    /// A log as recovery left it: nothing of it is in the journal only.
     pub fn new(topic: &str, config: LogConfig, state: &PartitionState) -> PartitionLog {
+        assert!(state.view().is_sound(), "recovery leaves what it can recover: {state:?}");
         let directory: Arc<str> = partition_directory(topic, state.key).into();
         let segments: VecDeque<Segment> =
             state.segments.iter().map(|segment| Segment::recovered(&directory, segment)).collect();
-        assert!(!segments.is_empty());
         let mut log_end = state.log_end;
         if is_planted(Bug::ReuseOffset) && log_end > segments[segments.len() - 1].base_offset.max(state.log_start) {
             log_end -= 1;
         }
-        PartitionLog {
+        let log = PartitionLog {
             key: state.key,
             config,
             leader_epoch: state.epochs.latest().max(0),
-            directory_created: segments.iter().any(|segment| segment.file == FileState::Present),
+            directory_created: segments.iter().any(Segment::has_file),
             segments,
             directory,
             tail: Tail::default(),
@@ -387,7 +129,23 @@ impl PartitionLog {
             in_group: false,
             checkpoint: 0,
             removing: false,
-        }
+        };
+        log.assert_sound();
+        log
+    }
+
+    /// The order of the log's offsets, as the module's head states it.
+    fn assert_sound(&self) {
+        let active = self.active();
+        assert!(self.log_start <= self.log_start_gathered, "{}: the log start only moves up", self.directory);
+        assert!(self.log_start_gathered <= self.log_start_wanted, "{}: it moves where it was asked to", self.directory);
+        assert!(self.log_start_wanted <= self.durable_end, "{}: it stays among what is durable", self.directory);
+        assert!(self.durable_end <= self.gathered_end, "{}: only commit groups are durable", self.directory);
+        assert!(self.gathered_end <= self.log_end, "{}: only what was appended is gathered", self.directory);
+        assert!(active.base_offset <= self.log_end, "{}: the log ends in its active segment", self.directory);
+        assert!(self.first_dirty <= active.base_offset, "{}: the active segment is never compacted", self.directory);
+        assert!(!active.is_closed(), "{}: the active segment is open", self.directory);
+        assert!(self.ungathered_batches == 0 || self.gathered_end < self.log_end, "{}: a batch waits", self.directory);
     }
 
     /// What a checkpoint keeps: with what draining is to make true, and with what is appended but not durable yet. The
@@ -398,25 +156,54 @@ impl PartitionLog {
             log_start: self.log_start,
             log_end: self.log_end,
             first_dirty: self.first_dirty,
-            segments: self
-                .segments
-                .iter()
-                .map(|segment| SegmentView {
-                    base_offset: segment.base_offset,
-                    version: segment.version,
-                    bytes: segment.bytes,
-                    synced: segment.synced.max(segment.drain_to),
-                    first_timestamp: segment.first_timestamp,
-                    max_timestamp: segment.max_timestamp,
-                    closed: segment.closed,
-                    index: if segment.closed { None } else { segment.index.as_ref() },
-                })
-                .collect(),
+            segments: self.segments.iter().map(Segment::view).collect(),
             epochs: &self.epochs,
             producers: &self.producers,
         }
     }
 
+    /// The epoch in which this node leads or led the partition last.
+    pub fn leader_epoch(&self) -> i32 {
+        self.leader_epoch
+    }
+
+    /// Batches appended from now on carry this epoch.
+    pub fn lead(&mut self, leader_epoch: i32) {
+        assert!(leader_epoch >= self.leader_epoch, "a leader epoch never goes back");
+        self.leader_epoch = leader_epoch;
+    }
+
+    /// The first offset that may be read.
+    pub fn log_start(&self) -> i64 {
+        self.log_start
+    }
+
+    /// One past the last offset appended.
+    pub fn log_end(&self) -> i64 {
+        self.log_end
+    }
+
+    /// One past the last offset that survives a loss of power.
+    pub fn durable_end(&self) -> i64 {
+        self.durable_end
+    }
+
+    /// Records below were compacted already.
+    pub fn first_dirty(&self) -> i64 {
+        self.first_dirty
+    }
+
+    /// Oldest first, never empty.
+    pub fn segments(&self) -> &VecDeque<Segment> {
+        &self.segments
+    }
+
+    /// The segments, to be drained.
+    pub fn segments_mut(&mut self) -> impl Iterator<Item = &mut Segment> {
+        self.segments.iter_mut()
+    }
+
+    /// The one that is appended to.
     pub fn active(&self) -> &Segment {
         self.segments.back().expect("a log has at least one segment")
     }
@@ -425,12 +212,20 @@ impl PartitionLog {
         self.segments.back_mut().expect("a log has at least one segment")
     }
 
+    /// The segment with this base offset, if it is still there.
     pub fn segment(&self, base_offset: i64) -> Option<&Segment> {
         self.segment_index(base_offset).map(|index| &self.segments[index])
     }
 
+    /// The same, to be changed.
     pub fn segment_mut(&mut self, base_offset: i64) -> Option<&mut Segment> {
         self.segment_index(base_offset).map(|index| &mut self.segments[index])
+    }
+
+    /// The tail, and the segment with this base offset, which the caller has just seen.
+    pub fn tail_and_segment(&mut self, base_offset: i64) -> (&Tail, &mut Segment) {
+        let index = self.segment_index(base_offset).expect("the caller has just seen it");
+        (&self.tail, &mut self.segments[index])
     }
 
     fn segment_index(&self, base_offset: i64) -> Option<usize> {
@@ -449,13 +244,34 @@ impl PartitionLog {
 
     /// The index of the first segment that may still change.
     pub fn first_open(&self) -> usize {
-        debug_assert!(self.segments.iter().is_sorted_by_key(|segment| !segment.closed), "segments close in order");
-        self.segments.partition_point(|segment| segment.closed)
+        debug_assert!(self.segments.iter().is_sorted_by_key(|segment| !segment.is_closed()), "segments close in order");
+        self.segments.partition_point(Segment::is_closed)
     }
 
     /// Bytes in all segments.
     pub fn bytes(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.bytes).sum()
+        self.segments.iter().map(Segment::bytes).sum()
+    }
+
+    /// Bytes that no commit group took.
+    pub fn ungathered_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.bytes() - segment.gathered()).sum()
+    }
+
+    /// A disk operation on its files begins.
+    pub fn begin_operation(&mut self) {
+        self.operations += 1;
+    }
+
+    /// One has ended.
+    pub fn end_operation(&mut self) {
+        assert!(self.operations > 0, "{}: an operation ends that did not begin", self.directory);
+        self.operations -= 1;
+    }
+
+    /// Whether nothing is under way for it: its files may go.
+    pub fn is_idle(&self) -> bool {
+        self.operations == 0 && !self.in_group
     }
 
     /// Appends one validated batch, giving it offsets, the leader's epoch and, with LogAppendTime, the time. `steady_ms`
@@ -469,7 +285,7 @@ impl PartitionLog {
     ) -> Result<Appended, AppendError> {
         let header = BatchHeader::read(batch).expect("the batch was validated");
         assert_eq!(header.batch_bytes(), Ok(batch.len()), "exactly one whole batch");
-        if batch.len() as u64 > self.config.segment_bytes.min(SEGMENT_BYTES_LIMIT) {
+        if batch.len() as u64 > self.config.segment_bytes.min(SEGMENT_BYTES_MAX) {
             return Err(AppendError::LargerThanSegment);
         }
         match self.producers.check(header) {
@@ -490,17 +306,20 @@ impl PartitionLog {
         }
 
         let base_offset = self.log_end;
-        let (segment, position) = (self.active().base_offset, self.active().bytes);
+        let (segment, position) = (self.active().base_offset, self.active().bytes());
         let target = self.tail.reserve(pool, segment, position, base_offset, batch.len());
         target.copy_from_slice(batch);
         batch::assign(target, base_offset, self.leader_epoch, log_append_time);
         let header = *BatchHeader::read(target).expect("copied from a valid one");
+        assert!(header.last_offset() >= base_offset, "a batch has at least one offset");
         self.tail.commit(batch.len(), base_offset);
-        self.note(steady_ms, &header, position);
-        let active = self.active_mut();
-        active.bytes += batch.len() as u64;
+        self.producers.record(&header, steady_ms);
+        self.epochs.assign(header.leader_epoch(), header.base_offset());
+        self.active_mut().append(&header);
         self.log_end = header.last_offset() + 1;
         self.ungathered_batches += 1;
+        assert_eq!(self.tail.end(), Some((segment, self.active().bytes())), "the tail ends where the log does");
+        self.assert_sound();
         Ok(Appended {
             base_offset,
             last_offset: header.last_offset(),
@@ -509,33 +328,144 @@ impl PartitionLog {
         })
     }
 
-    /// Remembers what a batch at `position` of the active segment says of producers, epochs and time.
-    fn note(&mut self, steady_ms: i64, header: &BatchHeader, position: u64) {
-        self.producers.record(header, steady_ms);
-        self.epochs.assign(header.leader_epoch(), header.base_offset());
-        let active = self.active_mut();
-        active.index.as_mut().expect("the active segment's index is in memory").note(header, position);
-        if active.first_timestamp < 0 {
-            active.first_timestamp = header.max_timestamp();
-        }
-        active.max_timestamp = active.max_timestamp.max(header.max_timestamp());
-    }
-
     fn must_roll(&self, bytes: u64, last_offset_delta: i32, max_timestamp: i64) -> bool {
         let active = self.active();
-        if active.bytes == 0 {
+        if active.bytes() == 0 {
             return false;
         }
         let last_relative = self.log_end + i64::from(last_offset_delta) - active.base_offset;
-        active.bytes + bytes > self.config.segment_bytes.min(SEGMENT_BYTES_LIMIT)
+        let first_timestamp = active.first_timestamp();
+        active.bytes() + bytes > self.config.segment_bytes.min(SEGMENT_BYTES_MAX)
             || last_relative > i64::from(u32::MAX)
-            || (active.first_timestamp >= 0 && max_timestamp - active.first_timestamp > self.config.roll_ms())
+            || (first_timestamp >= 0 && max_timestamp - first_timestamp > self.config.roll_ms())
     }
 
     /// Starts a new segment at the log's end; the one before is closed when it has been written back.
     pub fn roll(&mut self) {
+        assert!(self.active().bytes() > 0, "{}: an empty segment is not left behind", self.directory);
+        assert!(self.active().base_offset < self.log_end, "{}: segments ascend", self.directory);
         let segment = Segment::new(&self.directory, self.log_end, self.config.index_interval_bytes);
         self.segments.push_back(segment);
+    }
+
+    /// The log start is to move up to `offset`, which is durable. Returns whether a commit group must say so.
+    pub fn want_log_start(&mut self, offset: i64) -> bool {
+        assert!(offset <= self.durable_end, "{}: only what is durable is deleted", self.directory);
+        self.log_start_wanted = self.log_start_wanted.max(offset);
+        self.assert_sound();
+        self.log_start_gathered < self.log_start_wanted
+    }
+
+    /// Where a commit group is to move the log start, if it is.
+    pub fn log_start_to_gather(&self) -> Option<i64> {
+        (self.log_start_gathered < self.log_start_wanted).then_some(self.log_start_wanted)
+    }
+
+    /// A commit group takes the move of the log start.
+    pub fn gather_log_start(&mut self) {
+        self.log_start_gathered = self.log_start_wanted;
+        self.in_group = true;
+    }
+
+    /// The group that moves the log start is durable.
+    pub fn commit_log_start(&mut self, offset: i64) {
+        assert!(offset >= self.log_start, "{}: the log start only moves up", self.directory);
+        self.log_start = offset;
+        self.epochs.truncate_start(offset);
+        self.assert_sound();
+    }
+
+    /// A compacted segment waits for the next commit group.
+    pub fn offer_replacement(&mut self, replacement: Replacement) {
+        assert!(self.replacement.is_none(), "{}: one after the other", self.directory);
+        assert!(replacement.from < replacement.until, "{}: it takes the place of something", self.directory);
+        self.replacement = Some(replacement);
+    }
+
+    /// Whether a compacted segment waits for the next commit group.
+    pub fn has_replacement(&self) -> bool {
+        self.replacement.is_some()
+    }
+
+    /// A commit group takes the compacted segment.
+    pub fn gather_replacement(&mut self) -> Option<Replacement> {
+        let replacement = self.replacement.take();
+        self.in_group |= replacement.is_some();
+        replacement
+    }
+
+    /// A version that no file of this partition has.
+    pub fn take_version(&mut self) -> u32 {
+        self.next_version += 1;
+        self.next_version - 1
+    }
+
+    /// The index of the first segment with something for commit groups; their number if there is none.
+    pub fn first_ungathered(&self) -> usize {
+        self.segments.partition_point(|segment| segment.gathered() == segment.bytes())
+    }
+
+    /// What the segment at `index` has for commit groups.
+    pub fn ungathered(&self, index: usize) -> Ungathered {
+        let segment = &self.segments[index];
+        let end_offset = self.segment_end_offset(index);
+        Ungathered { segment: segment.base_offset, from: segment.gathered(), to: segment.bytes(), end_offset }
+    }
+
+    /// Batches that no commit group took.
+    pub fn ungathered_batches(&self) -> usize {
+        self.ungathered_batches
+    }
+
+    /// Offset of the first batch that no commit group took.
+    pub fn gathered_end(&self) -> i64 {
+        self.gathered_end
+    }
+
+    /// A commit group takes what the segment at `index` has up to a position, where `end_offset` begins.
+    pub fn gather(&mut self, index: usize, to: u64, end_offset: i64) {
+        self.segments[index].gather(to);
+        self.note_gathered(end_offset);
+    }
+
+    /// A commit group takes all that the segment at `index` has as an extent. Returns the write, where it begins to be
+    /// new, and the remainder that it leaves.
+    pub fn gather_extent(&mut self, index: usize, end_offset: i64) -> (DiskOp, u64, Vec<u8>) {
+        let segment = &mut self.segments[index];
+        let (from, to) = (segment.written(), segment.bytes());
+        segment.gather_extent(to);
+        let (op, remainder) = segment.begin_write(&self.tail, to, true);
+        self.note_gathered(end_offset);
+        self.begin_operation();
+        (op, from, remainder)
+    }
+
+    fn note_gathered(&mut self, end_offset: i64) {
+        assert!(self.gathered_end < end_offset, "{}: groups take batches in order", self.directory);
+        self.gathered_end = end_offset;
+        if end_offset == self.log_end {
+            self.ungathered_batches = 0;
+        }
+        self.in_group = true;
+        self.assert_sound();
+    }
+
+    /// The commit group that took a segment up to a position is durable. Returns whether `offset`, where the bytes end, is
+    /// news.
+    pub fn commit(&mut self, segment: i64, position: u64, offset: i64) -> bool {
+        if let Some(segment) = self.segment_mut(segment) {
+            segment.commit(position);
+        }
+        // Only a deliberate bug has said so before.
+        self.acknowledge(offset)
+    }
+
+    /// Everything below `offset` is durable. Returns whether that is news.
+    pub fn acknowledge(&mut self, offset: i64) -> bool {
+        let is_news = offset > self.durable_end;
+        self.durable_end = self.durable_end.max(offset);
+        self.assert_sound();
+        is_news
     }
 
     /// Whether [`PartitionLog::read`] can answer for this offset: it is in memory, or there is nothing to read.
@@ -568,14 +498,14 @@ impl PartitionLog {
         self.segments.len() > 1
             && self.segment_end_offset(0) <= self.log_start
             && !self.segments[0].is_busy()
-            && self.segments[0].closed
+            && self.segments[0].is_closed()
     }
 
-    /// Removes segments that lie wholly below the log start; never the active one. Returns their base offsets.
+    /// Removes segments that lie wholly below the log start; never the active one. Returns them.
     pub fn drop_segments_below_start(&mut self) -> Vec<Segment> {
         let mut dropped = Vec::new();
         while self.has_segments_below_start() {
-            dropped.push(self.segments.pop_front().expect("there are two"));
+            dropped.extend(self.segments.pop_front());
         }
         dropped
     }
@@ -587,11 +517,20 @@ impl PartitionLog {
         let new =
             (replacement.bytes > 0).then(|| Segment::recovered(&self.directory, &SegmentState::compacted(replacement)));
         let replaced: Vec<Segment> = self.segments.drain(from..until).collect();
-        assert!(replaced.iter().all(|segment| segment.closed && !segment.is_busy()), "only closed ones are compacted");
+        assert!(
+            replaced.iter().all(|segment| segment.is_closed() && !segment.is_busy()),
+            "only closed ones are compacted"
+        );
+        assert!(
+            replaced.iter().all(|segment| segment.version < replacement.version),
+            "no file is replaced by one of its name"
+        );
         if let Some(new) = new {
             self.segments.insert(from, new);
         }
+        assert!(self.first_dirty <= replacement.first_dirty, "{}: compaction moves up", self.directory);
         self.first_dirty = replacement.first_dirty;
+        self.assert_sound();
         replaced
     }
 
@@ -606,31 +545,25 @@ impl PartitionLog {
         for index in 0..self.segments.len() {
             let segment = &self.segments[index];
             let expired = self.config.retention_ms >= 0
-                && segment.max_timestamp >= 0
-                && now_ms.saturating_sub(segment.max_timestamp) > self.config.retention_ms;
+                && segment.max_timestamp() >= 0
+                && now_ms.saturating_sub(segment.max_timestamp()) > self.config.retention_ms;
             let is_active = index + 1 == self.segments.len();
             let excess = self.config.retention_bytes >= 0
                 && !is_active
-                && bytes.saturating_sub(segment.bytes) >= self.config.retention_bytes as u64;
+                && bytes.saturating_sub(segment.bytes()) >= self.config.retention_bytes as u64;
             let end = self.segment_end_offset(index);
             // What is not durable yet was appended just now: it cannot be old.
-            if segment.bytes == 0 || end > self.durable_end || !(expired || excess) {
+            if segment.bytes() == 0 || end > self.durable_end || !(expired || excess) {
                 break;
             }
-            bytes -= segment.bytes;
+            bytes -= segment.bytes();
             start = start.max(end);
             if is_active {
                 self.roll();
                 break;
             }
         }
+        assert!(self.log_start <= start && start <= self.durable_end, "{}: retention stays inside", self.directory);
         start
     }
-}
-
-/// Whether a segment's file holds what it has up to a position, and readers may have it from there. A segment that is gone
-/// needs no memory.
-fn is_written(segments: &VecDeque<Segment>, base: i64, end: u64) -> bool {
-    let found = segments.binary_search_by_key(&base, |segment| segment.base_offset);
-    found.map_or(true, |index| segments[index].readable() >= end)
 }

@@ -1,5 +1,6 @@
-//! What a partition remembers of its idempotent producers (KIP-98, KIP-185): enough to recognise a batch that was
-//! sent again, and to refuse one that would leave a gap.
+//! The producer state of a partition: what it remembers of its idempotent producers (KIP-98, KIP-185), enough to recognise
+//! a batch that was sent again, and to refuse one that would leave a gap. Kafka's `ProducerStateManager`; the snapshot of
+//! it is in the checkpoint.
 //!
 //! For each producer id: its epoch and its last [`BATCHES_REMEMBERED`] batches. A producer that nothing is known of may
 //! begin with any sequence number (KIP-360): its state may have expired. The log's start moving up is no reason to
@@ -82,6 +83,7 @@ impl Producer {
         }
         self.batches[usize::from(self.count)] = batch;
         self.count += 1;
+        assert!(usize::from(self.count) <= BATCHES_REMEMBERED, "the oldest batch was forgotten");
     }
 }
 
@@ -179,6 +181,8 @@ impl ProducerStates {
             base_sequence: header.base_sequence(),
             last_offset_delta: header.last_offset_delta(),
         };
+        assert!(header.producer_id() >= 0 && batch.base_offset >= 0, "a batch that was validated and has its offset");
+        assert!(batch.base_sequence >= 0 && batch.last_offset_delta >= 0, "a validated batch has a sequence");
         let epoch = header.producer_epoch();
         if let Some(producer) = self.producers.get_mut(&header.producer_id()) {
             if producer.epoch != epoch {
@@ -195,6 +199,7 @@ impl ProducerStates {
         let mut producer = Producer { epoch, count: 0, recorded_ms: now_ms, batches: Default::default() };
         producer.push(batch);
         self.producers.insert(header.producer_id(), Box::new(producer));
+        assert!(self.producers.len() <= PRODUCERS_MAX, "the oldest producer was forgotten");
     }
 
     /// Forgets the producer that was silent for the longest.
@@ -218,6 +223,7 @@ impl ProducerStates {
 
     /// Appends the state to `out`, for a checkpoint that carries the checksum and the partition's identity.
     pub fn encode(&self, out: &mut Vec<u8>) {
+        assert!(self.producers.len() <= PRODUCERS_MAX, "this would be refused when it is read");
         out.push(VERSION);
         out.extend_from_slice(&(self.producers.len() as u32).to_le_bytes());
         for (id, producer) in &self.producers {
@@ -225,6 +231,7 @@ impl ProducerStates {
             out.extend_from_slice(&producer.epoch.to_le_bytes());
             out.extend_from_slice(&producer.recorded_ms.to_le_bytes());
             out.push(producer.count);
+            assert!(producer.count > 0, "a producer is known by its batches");
             for batch in producer.batches() {
                 out.extend_from_slice(&batch.base_offset.to_le_bytes());
                 out.extend_from_slice(&batch.log_append_time.to_le_bytes());

@@ -20,7 +20,9 @@ use crate::compaction::Replacement;
 use crate::disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, FilePath};
 use crate::index::SEGMENT_BYTES_MAX;
 use crate::journal::{self, Entry, Group, Salt};
-use crate::partition_log::{PartitionState, SegmentState, index_path, partition_directory, segment_path};
+use crate::partition_log::partition_directory;
+use crate::partition_state::{PartitionState, SegmentState};
+use crate::segment::{index_path, segment_path};
 use crate::zeros::zeros;
 
 /// One read of a checkpoint or journal slot.
@@ -93,7 +95,12 @@ pub struct Recovered {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecoveryError {
     /// A disk operation failed.
-    Disk { what: String, error: DiskError },
+    Disk {
+        /// The operation that failed.
+        what: String,
+        /// Why it did.
+        error: DiskError,
+    },
     /// Acknowledged data is damaged. Nothing was changed.
     Corrupt(String),
     /// The data directory holds data but no metadata. Nothing was changed.
@@ -143,6 +150,9 @@ pub fn recover(io: &mut Io<'_>, options: &RecoveryOptions<'_>) -> Result<Recover
     for (key, partition) in &mut replay.partitions {
         let directory = partition_directory(&known[key].topic, *key);
         partition.drop_segments_below_start();
+        if !partition.state.view().is_sound() {
+            return Err(malformed(*key));
+        }
         recovered.bytes += write_back(&mut disk, &directory, partition)?;
     }
     let mut states: Vec<PartitionState> = replay.partitions.into_values().map(|partition| partition.state).collect();

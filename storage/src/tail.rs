@@ -92,6 +92,11 @@ impl Tail {
         self.blocks.front().map(|block| block.first_offset)
     }
 
+    /// Where it ends: base offset of a segment, and a position in that.
+    pub fn end(&self) -> Option<(i64, u64)> {
+        self.blocks.back().map(|block| (block.segment, block.end()))
+    }
+
     /// Room for a batch of `bytes` at `position` of `segment`; [`Tail::commit`] makes it part of the tail.
     pub fn reserve(
         &mut self,
@@ -108,6 +113,14 @@ impl Tail {
             let grown_max = (TAIL_BLOCK_BATCHES * bytes).clamp(TAIL_BLOCK_BYTES_SMALL, TAIL_BLOCK_BYTES_MAX);
             let grown = last.map_or(TAIL_BLOCK_BYTES_MIN, |last| (last.block.capacity() * 2).min(grown_max));
             let mut block = pool.take(grown.max(skip + bytes));
+            assert!(
+                last.is_none_or(|last| last.segment <= segment && last.first_offset < first_offset),
+                "blocks ascend"
+            );
+            assert!(
+                before.map_or(position == 0 || last.is_none(), |before| before.end() == position),
+                "the tail is contiguous"
+            );
             let start = position - skip as u64;
             let knows_skipped = skip == 0 || before.is_some_and(|before| before.known_from() <= start);
             match before {
@@ -127,7 +140,7 @@ impl Tail {
             });
         }
         let last = self.blocks.back_mut().expect("there is one now");
-        debug_assert_eq!(last.end(), position);
+        assert_eq!((last.segment, last.end()), (segment, position), "the tail is contiguous");
         &mut last.block.spare_mut()[..bytes]
     }
 
@@ -135,6 +148,8 @@ impl Tail {
     pub fn commit(&mut self, bytes: usize, base_offset: i64) {
         let last = self.blocks.back_mut().expect("reserved");
         let position = last.len() as u32;
+        assert!(bytes > 0 && bytes <= last.block.spare(), "what was reserved is committed");
+        assert!(last.marks.last().is_none_or(|&(offset, _)| offset < base_offset), "offsets ascend");
         if last.marks.last().is_none_or(|&(_, mark)| (position - mark) as usize >= TAIL_MARK_INTERVAL_BYTES) {
             last.marks.push((base_offset, position));
         }
@@ -166,6 +181,7 @@ impl Tail {
         const BLOCK: u64 = BLOCK_BYTES as u64;
         let mut position = written - written % BLOCK;
         assert_eq!(remainder.len() as u64, written - position);
+        assert!(written < to, "there is something to write");
         let mut index = self.blocks.partition_point(|block| (block.segment, block.end()) <= (segment, written));
         let mut parts = Vec::new();
         if self.blocks.get(index).is_none_or(|block| block.segment != segment || block.known_from() > position) {
@@ -191,6 +207,8 @@ impl Tail {
             // The rest of this block is repeated at the beginning of the next.
             index += 1;
         }
+        let bytes: usize = parts.iter().map(Bytes::len).sum();
+        assert_eq!(bytes as u64, to - (written - written % BLOCK), "all of it is written, and once");
         parts
     }
 
@@ -294,6 +312,7 @@ impl Tail {
     fn drop_front(&mut self, pool: &mut BlockPool) -> usize {
         let front = self.blocks.pop_front().expect("the caller has seen it");
         let capacity = front.block.capacity();
+        assert!(capacity <= self.capacity, "no block gives back what it did not take");
         self.capacity -= capacity;
         pool.give(front.block);
         capacity
@@ -316,7 +335,7 @@ fn batch_bytes(header: &BatchHeader) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Random;
+    use crate::random::Random;
 
     /// Whatever was appended and written before, the parts are the segment's bytes, and the disk can take them.
     #[test]
@@ -327,22 +346,22 @@ mod tests {
             let mut pool = BlockPool::new(1 << 20);
             let mut tail = Tail::default();
             // What an earlier process has written is not in memory.
-            let is_old = random.below(2);
-            let begin = is_old * random.below(3 * BLOCK);
+            let is_old = random.index(2);
+            let begin = is_old * random.index(3 * BLOCK);
             let mut contents: Vec<u8> = (0..begin).map(|_| random.below(256) as u8).collect();
             let mut written = begin;
             for _ in 0..20 {
                 for _ in 0..random.below(6) {
                     let bytes_max = if random.below(3) == 0 { 100_000 } else { 3000 };
-                    let bytes = 1 + random.below(bytes_max);
+                    let bytes = 1 + random.index(bytes_max);
                     let target = tail.reserve(&mut pool, 7, contents.len() as u64, 0, bytes);
                     target.fill_with(|| random.below(256) as u8);
                     contents.extend_from_slice(target);
                     tail.commit(bytes, 0);
                 }
                 let left = contents.len() - written;
-                let keep = random.below(2);
-                let to = contents.len() - keep * random.below(left + 1);
+                let keep = random.index(2);
+                let to = contents.len() - keep * random.index(left + 1);
                 if to == written {
                     continue;
                 }

@@ -2,26 +2,7 @@
 
 use std::path::PathBuf;
 
-/// A tiny generator (xorshift64*): the tests must not depend on a crate's stream of numbers.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Random {
-        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// A number below `bound`.
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
-    }
-}
+use crate::random::Random;
 
 /// Damaged copies of good bytes that [`assert_survives_mutation`] tries.
 const MUTATIONS: u64 = 4_000;
@@ -48,21 +29,21 @@ pub(crate) fn assert_survives_mutation(good: &[u8], mut decode: impl FnMut(&[u8]
 }
 
 fn damage(bytes: &mut Vec<u8>, random: &mut Random) {
-    let position = random.below(bytes.len());
+    let position = random.index(bytes.len());
     match random.below(6) {
         0 => bytes.truncate(position),
-        1 => bytes.extend((0..random.below(40)).map(|_| random.next() as u8)),
+        1 => bytes.extend((0..random.index(40)).map(|_| random.next() as u8)),
         2 if position < bytes.len() => {
             bytes.remove(position);
         }
         3 => {
             // Boundary values, as a length or a count would have them.
-            let value = [0u8, 0x7f, 0x80, 0xff][random.below(4)];
-            let end = bytes.len().min(position + 1 + random.below(8));
+            let value = [0u8, 0x7f, 0x80, 0xff][random.index(4)];
+            let end = bytes.len().min(position + 1 + random.index(8));
             bytes[position..end].fill(value);
         }
         4 if position < bytes.len() => bytes[position] = random.next() as u8,
-        _ if position < bytes.len() => bytes[position] ^= 1 << random.below(8),
+        _ if position < bytes.len() => bytes[position] ^= 1 << random.index(8),
         _ => {}
     }
 }

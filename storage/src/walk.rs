@@ -11,8 +11,9 @@ use bytes::Bytes;
 use crate::batch::{BatchError, BatchHeader, verify_crc};
 use crate::disk::{DiskError, DiskOp, FilePath};
 use crate::index::SparseIndex;
-use crate::partition_log::{PartitionLog, Segment, index_path};
+use crate::partition_log::PartitionLog;
 use crate::records;
+use crate::segment::{Segment, index_path};
 use crate::shard_log::{LogId, Progress, ReadPart, ReadPlan, ReadToken, TimeFound, TimeQuery};
 
 /// One read of headers on the way to a batch.
@@ -88,6 +89,21 @@ pub(crate) struct Walk {
     scan: Option<Scan>,
 }
 
+/// A batch that a walk has come to.
+struct Met<'a> {
+    /// Its segment's file.
+    path: FilePath,
+    /// Where it begins in that.
+    position: u64,
+    /// How far the file may be read.
+    readable: u64,
+    header: &'a BatchHeader,
+    /// Its bytes, as far as they are in memory.
+    available: &'a Bytes,
+    /// How many it has.
+    batch_bytes: usize,
+}
+
 /// The batch with a segment's largest timestamp may lie below the log start or not be durable yet. Then the walk begins
 /// again, at the log start, and remembers the best record.
 #[derive(Debug, Default)]
@@ -125,8 +141,8 @@ impl Walk {
             log,
             loaded_index: None,
             goal,
-            segment: partition.segments[first].base_offset,
-            version: partition.segments[first].version,
+            segment: partition.segments()[first].base_offset,
+            version: partition.segments()[first].version,
             position: None,
             next_offset: 0,
             buffer: Bytes::new(),
@@ -151,6 +167,7 @@ impl Walk {
 
     /// The answer to the last [`Step::Read`].
     pub fn supply(&mut self, data: Bytes) {
+        assert!(self.wait != Wait::Nothing, "it was asked for");
         self.buffer = data;
     }
 
@@ -177,119 +194,124 @@ impl Walk {
             return Step::Done(Outcome::Time(None));
         }
         loop {
-            // The segment may have been removed by retention, or compacted, since the last step.
-            let is_same = |segment: &&Segment| segment.version == self.version;
-            let Some(segment) = partition.segment(self.segment).filter(is_same) else {
-                match self.goal {
-                    Goal::Time { query, .. } => match segment_for_time(partition, query) {
-                        Some(first) => {
-                            self.scan = None;
-                            self.enter(&partition.segments[first]);
-                            continue;
-                        }
-                        None => return self.not_found(),
-                    },
-                    Goal::Offset { offset, .. } if offset >= partition.log_start => {
-                        self.enter(&partition.segments[partition.segment_containing(offset)]);
-                        continue;
-                    }
-                    Goal::Offset { .. } => return self.not_found(),
-                }
-            };
-            let (path, bytes, readable) = (segment.path.clone(), segment.bytes, segment.readable());
-            let end_offset = partition.segment_end_offset(partition.segment_containing(self.segment));
-            let Some(position) = self.position else {
-                match self.start_position(partition) {
-                    Some(step) => return step,
-                    None => continue,
-                }
-            };
-            if position >= bytes {
-                let index = partition.segment_containing(self.segment);
-                match self.segment_from(partition, index + 1) {
-                    Some(next) => self.enter(&partition.segments[next]),
-                    None if self.must_scan() => self.begin_scan(partition),
-                    None => return self.not_found(),
-                }
-                continue;
+            if let Some(step) = self.advance(partition) {
+                return step;
             }
-            let Some(available) = self.bytes_at(partition, position) else {
-                return self.read(path, position, STEP_BYTES.min((readable - position) as usize));
-            };
-            let Some(header) = BatchHeader::read(&available) else {
-                return self.read_more(path, position, STEP_BYTES, available.len(), readable);
-            };
-            let Ok(batch_bytes) = header.batch_bytes() else {
-                return self.corrupt(&path, position, "a batch has an impossible length");
-            };
-            if position + batch_bytes as u64 > bytes {
-                return self.corrupt(&path, position, "a batch reaches past the end of its segment");
+        }
+    }
+
+    /// Goes one batch further, or on to another segment. `None`: it may go on.
+    fn advance(&mut self, partition: &mut PartitionLog) -> Option<Step> {
+        // The segment may have been removed by retention, or compacted, since the last step.
+        let is_same = |segment: &&Segment| segment.version == self.version;
+        let Some(segment) = partition.segment(self.segment).filter(is_same) else { return self.reenter(partition) };
+        let (path, bytes, readable) = (segment.path.clone(), segment.bytes(), segment.readable());
+        let end_offset = partition.segment_end_offset(partition.segment_containing(self.segment));
+        let Some(position) = self.position else { return self.start_position(partition) };
+        if position >= bytes {
+            let index = partition.segment_containing(self.segment);
+            let Some(next) = self.segment_from(partition, index + 1) else { return self.end(partition) };
+            self.enter(&partition.segments()[next]);
+            return None;
+        }
+        let Some(available) = self.bytes_at(partition, position) else {
+            return Some(self.read(path, position, STEP_BYTES.min((readable - position) as usize)));
+        };
+        let Some(header) = BatchHeader::read(&available) else {
+            return Some(self.read_more(path, position, STEP_BYTES, available.len(), readable));
+        };
+        let Ok(batch_bytes) = header.batch_bytes() else {
+            return Some(self.corrupt(&path, position, "a batch has an impossible length"));
+        };
+        if position + batch_bytes as u64 > bytes {
+            return Some(self.corrupt(&path, position, "a batch reaches past the end of its segment"));
+        }
+        if !follows(header, self.next_offset, self.version, end_offset) {
+            return Some(self.corrupt(&path, position, "a batch does not follow the one before"));
+        }
+        match self.goal {
+            Goal::Offset { offset, until_offset, bytes_max } if header.last_offset() >= offset => {
+                let limits = (header.base_offset(), until_offset, bytes_max);
+                let plan = plan(partition, self.segment, position, batch_bytes, limits);
+                return Some(Step::Done(Outcome::Plan(plan)));
             }
-            if !follows(header, self.next_offset, self.version, end_offset) {
-                return self.corrupt(&path, position, "a batch does not follow the one before");
-            }
-            match self.goal {
-                Goal::Offset { offset, until_offset, bytes_max } => {
-                    if header.last_offset() >= offset {
-                        return Step::Done(Outcome::Plan(plan(
-                            partition,
-                            self.segment,
-                            position,
-                            batch_bytes,
-                            (header.base_offset(), until_offset, bytes_max),
-                        )));
-                    }
-                }
-                Goal::Time { query, until_offset } => {
-                    if header.base_offset() >= until_offset {
-                        if self.must_scan() {
-                            self.begin_scan(partition);
-                            continue;
-                        }
-                        return self.not_found();
-                    }
-                    let log_start = partition.log_start;
-                    let is_wanted = match (&self.scan, query) {
-                        (Some(scan), _) => scan.is_beaten_by(header.max_timestamp()),
-                        (None, TimeQuery::AtOrAfter(timestamp)) => header.max_timestamp() >= timestamp,
-                        (None, TimeQuery::Max) => header.max_timestamp() >= self.max_timestamp(partition),
-                    };
-                    let is_wanted = is_wanted && header.last_offset() >= log_start;
-                    // A scan passes over most batches by their headers, because it may have to pass over all there are.
-                    if is_wanted || self.scan.is_none() {
-                        if available.len() < batch_bytes {
-                            return self.read_more(path, position, batch_bytes, available.len(), readable);
-                        }
-                        if verify_crc(&available[..batch_bytes]).is_err() {
-                            return self.corrupt(&path, position, "a batch has another checksum");
-                        }
-                    }
-                    if is_wanted {
-                        let batch = &available[..batch_bytes];
-                        let found = match (&mut self.scan, query) {
-                            (Some(scan), _) => scan.look_at(batch, log_start, until_offset).map(|()| None),
-                            (None, TimeQuery::AtOrAfter(timestamp)) => first_at_or_after(batch, timestamp, log_start),
-                            (None, TimeQuery::Max) => {
-                                let declared = header.max_timestamp();
-                                records::max_timestamp(batch).map(|found| {
-                                    Some(found).filter(|found| found.0 >= log_start && found.1 == declared)
-                                })
-                            }
-                        };
-                        match found {
-                            Ok(Some((offset, timestamp))) if offset < until_offset => {
-                                let leader_epoch = header.leader_epoch();
-                                return Step::Done(Outcome::Time(Some(TimeFound { offset, timestamp, leader_epoch })));
-                            }
-                            // The header promised more than its records hold, or than may be read: look on.
-                            Ok(_) => {}
-                            Err(_) => return self.corrupt(&path, position, "a batch cannot be decoded"),
-                        }
-                    }
+            Goal::Offset { .. } => {}
+            Goal::Time { until_offset, .. } if header.base_offset() >= until_offset => return self.end(partition),
+            Goal::Time { query, until_offset } => {
+                let met = Met { path, position, readable, header, available: &available, batch_bytes };
+                if let Some(step) = self.look_at(partition, query, until_offset, met) {
+                    return Some(step);
                 }
             }
-            self.next_offset = header.last_offset() + 1;
-            self.position = Some(position + batch_bytes as u64);
+        }
+        self.next_offset = header.last_offset() + 1;
+        self.position = Some(position + batch_bytes as u64);
+        None
+    }
+
+    /// Goes on where the segment that it was in is not any more.
+    fn reenter(&mut self, partition: &PartitionLog) -> Option<Step> {
+        let first = match self.goal {
+            Goal::Time { query, .. } => segment_for_time(partition, query),
+            Goal::Offset { offset, .. } => {
+                (offset >= partition.log_start()).then(|| partition.segment_containing(offset))
+            }
+        };
+        let Some(first) = first else { return Some(self.not_found()) };
+        self.scan = None;
+        self.enter(&partition.segments()[first]);
+        None
+    }
+
+    /// There is nothing more to walk through: it is not found, unless by looking at every batch.
+    fn end(&mut self, partition: &PartitionLog) -> Option<Step> {
+        if !self.must_scan() {
+            return Some(self.not_found());
+        }
+        self.begin_scan(partition);
+        None
+    }
+
+    /// Looks for a record by its time in a batch. `None`: it is not there.
+    fn look_at(&mut self, partition: &PartitionLog, query: TimeQuery, until_offset: i64, met: Met<'_>) -> Option<Step> {
+        let Met { path, position, readable, header, available, batch_bytes } = met;
+        let log_start = partition.log_start();
+        let is_wanted = match (&self.scan, query) {
+            (Some(scan), _) => scan.is_beaten_by(header.max_timestamp()),
+            (None, TimeQuery::AtOrAfter(timestamp)) => header.max_timestamp() >= timestamp,
+            (None, TimeQuery::Max) => header.max_timestamp() >= self.max_timestamp(partition),
+        };
+        let is_wanted = is_wanted && header.last_offset() >= log_start;
+        // A scan passes over most batches by their headers, because it may have to pass over all there are.
+        if !is_wanted && self.scan.is_some() {
+            return None;
+        }
+        let Some(batch) = available.get(..batch_bytes) else {
+            return Some(self.read_more(path, position, batch_bytes, available.len(), readable));
+        };
+        if verify_crc(batch).is_err() {
+            return Some(self.corrupt(&path, position, "a batch has another checksum"));
+        }
+        if !is_wanted {
+            return None;
+        }
+        let found = match (&mut self.scan, query) {
+            (Some(scan), _) => scan.look_at(batch, log_start, until_offset).map(|()| None),
+            (None, TimeQuery::AtOrAfter(timestamp)) => first_at_or_after(batch, timestamp, log_start),
+            (None, TimeQuery::Max) => {
+                let declared = header.max_timestamp();
+                let is_declared = |found: &(i64, i64)| found.0 >= log_start && found.1 == declared;
+                records::max_timestamp(batch).map(|found| Some(found).filter(is_declared))
+            }
+        };
+        match found {
+            Ok(Some((offset, timestamp))) if offset < until_offset => {
+                let leader_epoch = header.leader_epoch();
+                Some(Step::Done(Outcome::Time(Some(TimeFound { offset, timestamp, leader_epoch }))))
+            }
+            // The header promised more than its records hold, or than may be read: look on.
+            Ok(_) => None,
+            Err(_) => Some(self.corrupt(&path, position, "a batch cannot be decoded")),
         }
     }
 
@@ -298,9 +320,9 @@ impl Walk {
         let key = partition.key;
         let directory = partition.directory.clone();
         let max_timestamp = self.max_timestamp(partition);
-        let log_start = partition.log_start;
+        let log_start = partition.log_start();
         let segment = partition.segment_mut(self.segment).expect("checked by the caller");
-        if let Some(index) = &segment.index {
+        if let Some(index) = segment.index() {
             let start = match self.goal {
                 Goal::Offset { offset, .. } => index.lookup_offset(offset),
                 Goal::Time { query: TimeQuery::AtOrAfter(timestamp), .. } => index.lookup_time(timestamp),
@@ -323,9 +345,9 @@ impl Walk {
         }
         if self.wait == Wait::Index {
             match SparseIndex::decode(&self.buffer, key, self.segment) {
-                Ok(index) if index.covered_bytes() == segment.bytes => {
+                Ok(index) if index.covered_bytes() == segment.bytes() => {
                     self.loaded_index = Some((self.segment, index.memory_bytes()));
-                    segment.index = Some(index);
+                    segment.keep_index(index);
                     self.buffer = Bytes::new();
                     return None;
                 }
@@ -347,11 +369,11 @@ impl Walk {
         let path = segment.path.clone();
         let mut position = index.covered_bytes();
         let mut wanted = REBUILD_STEP_BYTES;
-        while position < segment.bytes {
+        while position < segment.bytes() {
             let start = position.checked_sub(self.buffer_position).map_or(usize::MAX, |start| start as usize);
             let available = self.buffer.get(start..).unwrap_or_default();
             let Some(header) = BatchHeader::read(available) else { break };
-            let Some(bytes) = header.batch_bytes().ok().filter(|&bytes| position + bytes as u64 <= segment.bytes)
+            let Some(bytes) = header.batch_bytes().ok().filter(|&bytes| position + bytes as u64 <= segment.bytes())
             else {
                 return Some(self.corrupt(&path, position, "a batch has an impossible length"));
             };
@@ -368,28 +390,28 @@ impl Walk {
             index.note(header, position);
             position += bytes as u64;
         }
-        if position == segment.bytes {
+        if position == segment.bytes() {
             let index = self.rebuilding.take().expect("seen above");
             self.loaded_index = Some((self.segment, index.memory_bytes()));
-            segment.index = Some(index);
+            segment.keep_index(index);
             self.buffer = Bytes::new();
             self.asked_bytes = 0;
             return None;
         }
-        let bytes = wanted.min((segment.bytes - position) as usize);
+        let bytes = wanted.min((segment.bytes() - position) as usize);
         Some(self.read(path, position, bytes))
     }
 
     fn max_timestamp(&self, partition: &PartitionLog) -> i64 {
-        partition.segments.iter().map(|segment| segment.max_timestamp).max().unwrap_or(-1)
+        partition.segments().iter().map(|segment| segment.max_timestamp()).max().unwrap_or(-1)
     }
 
     /// The first segment from this index on in which the search may go on.
     fn segment_from(&self, partition: &PartitionLog, index: usize) -> Option<usize> {
         let (Goal::Offset { until_offset, .. } | Goal::Time { until_offset, .. }) = self.goal;
-        let (index, next) = partition.segments.iter().enumerate().skip(index).find(|(_, segment)| {
+        let (index, next) = partition.segments().iter().enumerate().skip(index).find(|(_, segment)| {
             segment.base_offset >= until_offset
-                || self.scan.as_ref().is_none_or(|scan| scan.is_beaten_by(segment.max_timestamp))
+                || self.scan.as_ref().is_none_or(|scan| scan.is_beaten_by(segment.max_timestamp()))
         })?;
         (next.base_offset < until_offset).then_some(index)
     }
@@ -401,7 +423,7 @@ impl Walk {
 
     fn begin_scan(&mut self, partition: &PartitionLog) {
         self.scan = Some(Scan::default());
-        self.enter(&partition.segments[partition.segment_containing(partition.log_start)]);
+        self.enter(&partition.segments()[partition.segment_containing(partition.log_start())]);
     }
 
     fn bytes_at(&self, partition: &PartitionLog, position: u64) -> Option<Bytes> {
@@ -415,6 +437,7 @@ impl Walk {
         if self.buffer_position == position && self.asked_bytes >= bytes {
             return self.corrupt(&path, position, "the file ends before its batches");
         }
+        assert!(bytes > 0, "a walk reads something");
         self.wait = Wait::Bytes;
         self.buffer_position = position;
         self.asked_bytes = bytes;
@@ -476,9 +499,9 @@ fn follows(header: &BatchHeader, next_offset: i64, version: u32, end_offset: i64
 fn segment_for_time(partition: &PartitionLog, query: TimeQuery) -> Option<usize> {
     let wanted = match query {
         TimeQuery::AtOrAfter(timestamp) => timestamp,
-        TimeQuery::Max => partition.segments.iter().map(|segment| segment.max_timestamp).max()?,
+        TimeQuery::Max => partition.segments().iter().map(|segment| segment.max_timestamp()).max()?,
     };
-    partition.segments.iter().position(|segment| segment.bytes > 0 && segment.max_timestamp >= wanted)
+    partition.segments().iter().position(|segment| segment.bytes() > 0 && segment.max_timestamp() >= wanted)
 }
 
 /// The file range from a batch to the end of what its segment's file holds, or the slices of the tail.

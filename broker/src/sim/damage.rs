@@ -14,7 +14,8 @@ use bytes::Bytes;
 use millstream_storage::batch::{Batches, verify_crc};
 use millstream_storage::checkpoint::Checkpoint;
 use millstream_storage::journal::{self, Entry};
-use millstream_storage::partition_log::{partition_directory, segment_path};
+use millstream_storage::partition_log::partition_directory;
+use millstream_storage::segment::segment_path;
 use millstream_storage::{BLOCK_BYTES, FilePath};
 
 use super::clients::wire::TOPIC;

@@ -31,6 +31,7 @@ use kafka_wire_core::{ApiVersion, KafkaEncode};
 use millstream::protocol::header::RequestHeader;
 use millstream::protocol::versions::{ApiKey, SERVED};
 use millstream::protocol::wire::Writer;
+use millstream_storage::random::Random;
 
 use super::cluster::{Cluster, frame};
 
@@ -74,23 +75,6 @@ fn most_held(run: impl FnOnce()) -> usize {
     MOST.set(before);
     run();
     usize::try_from(MOST.get() - before).unwrap()
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
 }
 
 /// One request of every API in every version, with something in every list.
@@ -294,18 +278,18 @@ fn mutated_requests() {
         &[0xff, 0xff],
         &[0x00, 0x01, 0x86, 0xa0],
     ];
-    let mut random = Random(0x4d69_6c6c);
+    let mut random = Random::new(0x4d69_6c6c);
     for seed in seeds() {
         let whole_cluster = most_held(|| drop(Cluster::new()));
         for _ in 0..ROUNDS {
             let mut bytes = BytesMut::from(&seed[..]);
             for _ in 0..=random.below(4) {
-                let at = random.below(bytes.len());
+                let at = random.index(bytes.len());
                 match random.below(3) {
-                    0 => bytes[at] ^= 1 << random.below(8),
+                    0 => bytes[at] ^= 1 << random.index(8),
                     1 => bytes[at] = random.next() as u8,
                     _ => {
-                        let nasty = NASTY[random.below(NASTY.len())];
+                        let nasty = NASTY[random.index(NASTY.len())];
                         let end = (at + nasty.len()).min(bytes.len());
                         bytes[at..end].copy_from_slice(&nasty[..end - at]);
                     }

@@ -5,7 +5,7 @@ use millstream_storage::batch::{BatchBuilder, BatchHeader};
 use millstream_storage::checkpoint::Checkpoint;
 use millstream_storage::epochs::LeaderEpochs;
 use millstream_storage::index::SparseIndex;
-use millstream_storage::partition_log::PartitionState;
+use millstream_storage::partition_state::PartitionState;
 use millstream_storage::producer::ProducerStates;
 use millstream_storage::{PartitionKey, TopicId};
 

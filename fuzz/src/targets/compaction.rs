@@ -2,8 +2,8 @@
 
 use millstream_storage::batch::{BATCH_HEADER_BYTES, BatchBuilder, CRC_FROM, Codec, LENGTH_OVERHEAD_BYTES};
 use millstream_storage::compaction::{Compaction, Plan, Source, Step};
-use millstream_storage::partition_log::segment_path;
 use millstream_storage::records::{DECOMPRESSED_BYTES_MAX, recode};
+use millstream_storage::segment::segment_path;
 use millstream_storage::{DiskOp, PartitionKey, TopicId};
 
 use crate::Target;

@@ -9,8 +9,10 @@ use millstream_storage::checkpoint::{
     Checkpoint, checkpoint_path, generation_directory, journal_path, shard_directory,
 };
 use millstream_storage::journal::{Entry, GroupBuilder, GroupPlace, Salt, claimed_bytes, first, scan};
-use millstream_storage::partition_log::{PartitionState, partition_directory, segment_path};
+use millstream_storage::partition_log::partition_directory;
+use millstream_storage::partition_state::PartitionState;
 use millstream_storage::recovery::{KnownPartition, Recovered, RecoveryError, RecoveryOptions, recover};
+use millstream_storage::segment::segment_path;
 use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
 use millstream_storage::{BLOCK_BYTES, PartitionKey, ShardLog, TopicId};
 

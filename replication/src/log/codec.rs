@@ -291,7 +291,8 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::samples::{Random, frozen, one_of_each, quotas};
+    use crate::log::samples::{frozen, one_of_each, quotas};
+    use millstream_storage::random::Random;
 
     fn encode(records: &[MetadataRecord]) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -337,11 +338,11 @@ mod tests {
     fn hostile_bytes_neither_panic_nor_decode_to_something_else() {
         let records = [one_of_each(), quotas()].concat();
         let sound = encode(&records);
-        let mut random = Random(1);
+        let mut random = Random::new(1);
         for _ in 0..20_000 {
             let mut bytes = sound.clone();
             for _ in 0..=random.below(3) {
-                let at = random.below(bytes.len() as u64) as usize;
+                let at = random.index(bytes.len());
                 bytes[at] = random.next() as u8;
             }
             if let Ok(decoded) = decode_records(records.len() as u32, &bytes) {

@@ -87,9 +87,9 @@ pub enum OpenError {
     },
     /// An operation failed.
     Disk {
-        /// On which file.
+        /// The file it was on.
         path: String,
-        /// How.
+        /// Why it failed.
         error: DiskError,
     },
 }

@@ -5,23 +5,6 @@ use millstream_storage::TopicId;
 use crate::quota::{CONNECTION_CREATION_RATE, CONSUMER_BYTE_RATE, PRODUCER_BYTE_RATE, QuotaEntity, QuotaValue};
 use crate::record::{ConfigOwner, Endpoint, MetadataRecord, Partition};
 
-/// Numbers that are the same for the same seed (splitmix64).
-pub(crate) struct Random(pub u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.0;
-        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        value ^ (value >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
-
 /// A history with every type of record and every optional part of one.
 pub(crate) fn one_of_each() -> Vec<MetadataRecord> {
     let topic_id = TopicId(0x0123_4567_89ab_4def_bedc_ba98_7654_3210u128.to_be_bytes());

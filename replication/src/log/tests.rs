@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use millstream_storage::random::Random;
 use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, Now};
 
-use super::samples::Random;
 use super::*;
 use crate::controller::{
     ConfigChange, ConfigOperation, ConfigResource, Controller, ControllerRequest, MorePartitions, NewTopic,
@@ -29,7 +29,14 @@ struct Disk {
 
 impl Disk {
     fn new() -> Self {
-        Disk { files: BTreeMap::new(), until_crash: None, changes: 0, torn: Random(0), crashed: false, full: false }
+        Disk {
+            files: BTreeMap::new(),
+            until_crash: None,
+            changes: 0,
+            torn: Random::new(0),
+            crashed: false,
+            full: false,
+        }
     }
 
     /// The same files after the power came back.
@@ -199,7 +206,7 @@ fn random_request(random: &mut Random) -> ControllerRequest {
             node_id: 1,
             endpoints: vec![Endpoint {
                 listener: "PLAINTEXT".into(),
-                host: "x".repeat(random.below(6000) as usize),
+                host: "x".repeat(random.index(6000)),
                 port: 9092,
             }],
             rack: (random.below(2) == 0).then(|| "r".into()),
@@ -237,7 +244,7 @@ fn random_request(random: &mut Random) -> ControllerRequest {
                 ConfigResource::Topic(_) => "cleanup.policy",
                 _ => "log.cleanup.policy",
             };
-            let value = ["compact", "delete", "compact,delete"][random.below(3) as usize];
+            let value = ["compact", "delete", "compact,delete"][random.index(3)];
             ControllerRequest::IncrementalAlterConfigs {
                 resources: vec![(
                     resource,
@@ -256,7 +263,7 @@ fn random_request(random: &mut Random) -> ControllerRequest {
 
 /// Requests until the disk crashes or there were enough; the images before the one under way and after it.
 fn run_until_crash(disk: &RefCell<Disk>, seed: u64, requests: u64) -> (ClusterImage, ClusterImage) {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let register = ControllerRequest::RegisterBroker { node_id: 1, endpoints: Vec::new(), rack: None };
     let Ok(mut process) = open(disk) else {
         return (ClusterImage::new(), ClusterImage::new());
@@ -265,7 +272,7 @@ fn run_until_crash(disk: &RefCell<Disk>, seed: u64, requests: u64) -> (ClusterIm
         .chain((0..requests).map(|_| random_request(&mut random)))
         .collect::<Vec<_>>()
         .into_iter();
-    let mut ids = Random(seed ^ 1);
+    let mut ids = Random::new(seed ^ 1);
     loop {
         let committed = process.image.clone();
         let Some(request) = requests.next() else {
@@ -304,7 +311,7 @@ fn a_crash_within_any_operation_keeps_what_was_committed() {
         for crash in 0..changes {
             let mut disk = Disk::new();
             disk.until_crash = Some(crash);
-            disk.torn = Random(seed << 32 | crash);
+            disk.torn = Random::new(seed << 32 | crash);
             let disk = RefCell::new(disk);
             let (committed, maybe) = run_until_crash(&disk, seed, 60);
             let disk = disk.into_inner();
@@ -316,7 +323,7 @@ fn a_crash_within_any_operation_keeps_what_was_committed() {
                 let again = RefCell::new(Disk {
                     files: disk.files.clone(),
                     until_crash: Some(restart),
-                    torn: Random(crash << 8 | restart),
+                    torn: Random::new(crash << 8 | restart),
                     ..Disk::new()
                 });
                 match open(&again).map(|process| process.image) {
@@ -362,7 +369,7 @@ fn the_replay_of_random_requests_makes_equal_images_everywhere() {
         let disk = RefCell::new(Disk::new());
         let mut process = open(&disk).unwrap();
         let mut follower = process.image.clone();
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         for _ in 0..100 {
             let now = Now { elapsed: Duration::ZERO, unix_ms: 0 };
             let request = random_request(&mut random);
@@ -412,7 +419,7 @@ fn a_log_that_names_no_node_is_refused() {
 fn compacted_disk() -> Disk {
     let disk = RefCell::new(Disk::new());
     let mut process = open(&disk).unwrap();
-    let mut random = Random(3);
+    let mut random = Random::new(3);
     while process.log.base_offset == 0 || process.log.offset == process.log.base_offset {
         process.request(ControllerRequest::AllocateProducerIds, &mut random).unwrap();
     }
@@ -461,7 +468,7 @@ fn a_full_disk_refuses_and_loses_nothing() {
     let disk = RefCell::new(Disk::new());
     let mut process = open(&disk).unwrap();
     process.log.log_bytes_max = u64::MAX;
-    let mut random = Random(5);
+    let mut random = Random::new(5);
     let mut refused = 0;
     for round in 0..2_000 {
         disk.borrow_mut().full = round % 700 > 300;
@@ -482,7 +489,7 @@ fn on_a_full_disk_topics_can_still_be_deleted() {
     let disk = RefCell::new(Disk::new());
     let mut process = open(&disk).unwrap();
     process.log.log_bytes_max = u64::MAX;
-    let mut random = Random(5);
+    let mut random = Random::new(5);
     let topic = |name: usize| NewTopic {
         name: format!("topic{name}"),
         partitions: 1,
@@ -555,7 +562,7 @@ fn large_files_are_read_in_pieces() {
     let disk = RefCell::new(Disk::new());
     let mut process = open(&disk).unwrap();
     process.log.log_bytes_max = u64::MAX;
-    let mut random = Random(9);
+    let mut random = Random::new(9);
     while process.log.position < 3 * READ_BYTES as u64 {
         process.request(ControllerRequest::AllocateProducerIds, &mut random).unwrap();
     }

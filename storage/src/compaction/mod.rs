@@ -1,4 +1,5 @@
-//! Log compaction (`cleanup.policy=compact`): rewrites closed segments so that of each key the last record stays.
+//! Log compaction (`cleanup.policy=compact`): rewrites closed segments so that of each key the last record stays. What one
+//! run of Kafka's log cleaner does; which partition is compacted and when, the log cleaner in `shard_log` decides.
 //!
 //! A [`Compaction`] is a state machine that is taken a bounded step further by [`Compaction::step`], on a thread of its own
 //! or in the simulator: it reads a piece, works on it, and changes the disk at most once. First it looks through the part
@@ -20,8 +21,8 @@ use crate::batch::{BatchError, BatchHeader, Batches, verify_crc};
 use crate::disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, FilePath};
 use crate::index::{SEGMENT_BYTES_MAX, SparseIndex};
 use crate::journal::Salt;
-use crate::partition_log::{index_path, segment_path};
 use crate::recovery::Io;
+use crate::segment::{index_path, segment_path};
 use offset_map::OffsetMap;
 use retain::{Retained, Rules};
 
@@ -69,7 +70,7 @@ pub struct Plan {
     pub secret: Salt,
 }
 
-/// A run of segments that another takes the place of: an entry of the journal.
+/// A compacted segment and the run of segments that it takes the place of: an entry of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replacement {
     /// Base offset of the first segment replaced, and of the new one.
@@ -179,6 +180,9 @@ impl Compaction {
     /// At its beginning.
     pub fn new(plan: Plan) -> Compaction {
         assert!(!plan.sources.is_empty() && plan.first_dirty < plan.end_offset, "there is something to compact");
+        assert!(plan.version > 0, "a compacted segment has a file of its own");
+        let ascend = plan.sources.is_sorted_by(|one, next| one.base_offset < next.base_offset);
+        assert!(ascend && plan.sources.iter().all(|source| source.bytes > 0), "segments follow each other");
         let keys_max = (plan.end_offset - plan.first_dirty) as u64;
         let map = OffsetMap::new(plan.first_dirty, keys_max, plan.map_bytes_max, &plan.secret);
         let first = plan.sources.iter().rposition(|source| source.base_offset <= plan.first_dirty).unwrap_or(0);
@@ -377,6 +381,7 @@ impl Compaction {
         let first_dirty = if self.stage == Stage::Done { self.map_end } else { self.plan.first_dirty };
         let version = self.plan.version;
         let from = base_offset;
+        assert!(from < until && first_dirty <= self.plan.end_offset, "it takes the place of something");
         let replacement = Replacement { from, until, first_dirty, version, bytes, first_timestamp, max_timestamp };
         Ok(Step::Replaced(replacement))
     }
@@ -459,6 +464,7 @@ impl Output {
             io(DiskOp::Allocate { path: self.path.clone(), bytes: 0 })?;
             self.is_created = true;
         }
+        assert!(self.written.is_multiple_of(BLOCK_BYTES as u64), "only the last write ends inside a block");
         let rest = self.pending.split_off(bytes);
         let data = Bytes::from(std::mem::replace(&mut self.pending, rest));
         let op = DiskOp::Write { path: self.path.clone(), position: self.written, data: vec![data], durable: false };

@@ -103,7 +103,7 @@ impl OffsetMap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Random;
+    use crate::random::Random;
     use std::collections::HashMap;
 
     #[test]

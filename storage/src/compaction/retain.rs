@@ -26,11 +26,11 @@ pub struct Rules<'a> {
 /// What is left of a batch.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Retained {
-    /// All of it, as it is.
+    /// All of it stays, as it is.
     Whole,
-    /// Nothing.
+    /// No record stays, so the batch goes.
     Nothing,
-    /// This batch.
+    /// Some records stay: this batch takes its place.
     Changed(Vec<u8>),
 }
 

@@ -1,9 +1,16 @@
 //! Checkpoints: when, what they hold, and when they may be published.
 
-use super::*;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::operations::Purpose;
+use super::{LogId, Ops, ShardLog};
+use crate::checkpoint::{CheckpointBuilder, checkpoint_path};
+use crate::disk::DiskOp;
 
 /// A checkpoint starts when this share of the journal's slots is in use: 1 / 2.
-const CHECKPOINT_SHARE: u32 = 2;
+const CHECKPOINT_SHARE: usize = 2;
 
 /// Logs that one turn encodes...
 const ENCODED_PARTITIONS_MAX: usize = 64;
@@ -12,58 +19,136 @@ const ENCODED_PARTITIONS_MAX: usize = 64;
 const ENCODED_BYTES_MAX: usize = 128 << 10;
 
 /// How long a turn that encodes waits for the next, when nothing else happens.
-pub(super) const ENCODE_INTERVAL: Duration = Duration::from_micros(500);
+const ENCODE_INTERVAL: Duration = Duration::from_micros(500);
 
-impl ShardLog {
-    pub(super) fn used_slots(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.last_sequence > self.checkpointed).count()
+/// The checkpoints of a shard: the one under way, and what the next takes over from the last.
+#[derive(Debug, Default)]
+pub(super) struct Checkpoints {
+    pending: Option<PendingCheckpoint>,
+    /// Numbers the checkpoints since the start, from 1.
+    number: u64,
+    /// Length of the last one.
+    bytes: usize,
+    /// The last one, if it was written a short while ago: the next takes its memory.
+    file: Bytes,
+}
+
+/// A checkpoint on its way to the disk.
+#[derive(Debug)]
+struct PendingCheckpoint {
+    /// Groups up to this one are not needed once it is published.
+    cut: u64,
+    /// Logs whose bytes of those groups have not all reached their segments durably.
+    draining: usize,
+    /// It holds what was appended but not durable when it was encoded: it waits until these are durable too.
+    waits: Vec<(LogId, i64)>,
+    stage: CheckpointStage,
+}
+
+/// How far a checkpoint has come.
+#[derive(Debug)]
+enum CheckpointStage {
+    /// Logs are being encoded; `next` is the place to go on with.
+    Encoding { builder: CheckpointBuilder, next: usize },
+    /// The whole file. It says of every segment what draining will have made true.
+    Draining(Bytes),
+    /// It is being written.
+    Publishing,
+}
+
+impl Checkpoints {
+    /// Memory kept for the next one, in bytes.
+    pub fn kept_bytes(&self) -> usize {
+        self.file.len()
     }
 
-    /// The second part of [`ShardLog::end_turn`]: takes a checkpoint a step further.
-    pub fn advance_checkpoint(&mut self, ops: &mut Ops) -> bool {
-        if self.checkpoint.is_none() && self.used_slots() * CHECKPOINT_SHARE as usize >= self.slots.len() {
-            self.start_checkpoint();
-        }
-        self.encode_some();
-        let Some(checkpoint) = &mut self.checkpoint else { return false };
-        let CheckpointStage::Draining(file) = &checkpoint.stage else { return true };
-        let logs = &self.logs;
-        checkpoint.waits.retain(|&(log, offset)| {
-            logs[log.0 as usize].as_ref().is_some_and(|partition| partition.durable_end < offset)
-        });
-        if checkpoint.draining == 0 && checkpoint.waits.is_empty() {
-            let data = file.clone();
-            self.checkpoint_bytes = data.len();
-            checkpoint.stage = CheckpointStage::Publishing;
-            let path = checkpoint_path(&self.directory);
-            self.submit(Purpose::Checkpoint, DiskOp::Replace { path, data }, ops);
-        }
-        true
+    /// Frees that memory.
+    pub fn give_up_idle(&mut self) {
+        self.file = Bytes::new();
     }
 
-    /// Begins to encode the state of all logs.
-    ///
-    /// The state is taken at the start, while half of the journal is free, and not at the end: what was appended but
-    /// not committed at that moment must become durable before the checkpoint may be published, and a journal that is
-    /// full until the checkpoint is published could never commit it. Encoding goes on over several turns: a log is
-    /// encoded when its turn comes or when it is about to change, whichever is first, so that each is encoded as it was
-    /// at the start.
-    fn start_checkpoint(&mut self) {
-        let cut = if self.group.is_some() { self.sequence - 1 } else { self.sequence };
-        if cut <= self.checkpointed {
-            return;
-        }
-        self.checkpoint_number += 1;
+    /// When the one that is being encoded, if one is, is to be taken further.
+    pub fn next_deadline(&self, now: Duration) -> Option<Duration> {
+        self.is_encoding().then(|| now + ENCODE_INTERVAL)
+    }
+
+    /// Whether logs are being encoded.
+    pub fn is_encoding(&self) -> bool {
+        matches!(self.pending, Some(PendingCheckpoint { stage: CheckpointStage::Encoding { .. }, .. }))
+    }
+
+    /// Whether one is under way.
+    #[cfg(test)]
+    pub fn is_under_way(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Begins one that covers the journal up to `cut`.
+    fn begin(&mut self, cut: u64) {
+        assert!(self.pending.is_none(), "one checkpoint after the other");
+        self.number += 1;
         // As long as the last one and a little more, for growing costs time, and so does the first touch of memory.
-        let last = std::mem::take(&mut self.checkpoint_file);
+        let last = std::mem::take(&mut self.file);
         let mut buffer = if last.is_unique() { Vec::from(last) } else { Vec::new() };
         buffer.clear();
-        if buffer.capacity() < self.checkpoint_bytes + self.checkpoint_bytes / 8 {
-            buffer.reserve(self.checkpoint_bytes + self.checkpoint_bytes / 4);
+        if buffer.capacity() < self.bytes + self.bytes / 8 {
+            buffer.reserve(self.bytes + self.bytes / 4);
         }
-        let builder = CheckpointBuilder::new(buffer);
-        let stage = CheckpointStage::Encoding { builder, next: 0 };
-        self.checkpoint = Some(PendingCheckpoint { cut, draining: 0, waits: Vec::new(), stage });
+        let stage = CheckpointStage::Encoding { builder: CheckpointBuilder::new(buffer), next: 0 };
+        self.pending = Some(PendingCheckpoint { cut, draining: 0, waits: Vec::new(), stage });
+    }
+
+    /// Logs that are gone are not waited for.
+    pub fn forget(&mut self, is_live: impl Fn(LogId) -> bool) {
+        if let Some(checkpoint) = &mut self.pending {
+            checkpoint.waits.retain(|&(log, _)| is_live(log));
+        }
+    }
+
+    /// A log that the checkpoint under way waited for has drained, or is gone.
+    pub fn drained(&mut self) {
+        if let Some(checkpoint) = &mut self.pending {
+            assert!(checkpoint.draining > 0, "each log drains once");
+            checkpoint.draining -= 1;
+        }
+    }
+
+    /// The one that was being written is durable. Returns the group up to which it covers the journal.
+    pub fn published(&mut self, file: Bytes) -> u64 {
+        let checkpoint = self.pending.take().expect("one is being published");
+        assert!(matches!(checkpoint.stage, CheckpointStage::Publishing), "it was being written");
+        self.file = file;
+        checkpoint.cut
+    }
+}
+
+impl ShardLog {
+    /// The second part of [`ShardLog::end_turn`]: takes a checkpoint a step further. Returns whether one is under way.
+    pub fn advance_checkpoint(&mut self, ops: &mut Ops) -> bool {
+        if self.checkpoints.pending.is_none()
+            && self.journal.used_slots() * CHECKPOINT_SHARE >= self.journal.slots()
+            && let Some(cut) = self.journal.uncovered()
+        {
+            // The state is taken at the start, while half of the journal is free, and not at the end: what was appended
+            // but not committed at that moment must become durable before the checkpoint may be published, and a journal
+            // that is full until the checkpoint is published could never commit it. Encoding goes on over several turns:
+            // a log is encoded when its turn comes or when it is about to change, whichever is first, so that each is
+            // encoded as it was at the start.
+            self.checkpoints.begin(cut);
+        }
+        self.encode_some();
+        let Some(checkpoint) = &mut self.checkpoints.pending else { return false };
+        let CheckpointStage::Draining(file) = &checkpoint.stage else { return true };
+        let logs = &mut self.logs;
+        checkpoint.waits.retain(|&(log, offset)| logs.find_mut(log).is_some_and(|log| log.durable_end() < offset));
+        if checkpoint.draining == 0 && checkpoint.waits.is_empty() {
+            let data = file.clone();
+            self.checkpoints.bytes = data.len();
+            checkpoint.stage = CheckpointStage::Publishing;
+            let path = checkpoint_path(self.journal.directory());
+            self.operations.submit(Purpose::Checkpoint, DiskOp::Replace { path, data }, ops);
+        }
+        true
     }
 
     /// Encodes a few logs, if a checkpoint is being encoded.
@@ -71,31 +156,23 @@ impl ShardLog {
         let mut limit = None;
         for _ in 0..ENCODED_PARTITIONS_MAX {
             let Some(PendingCheckpoint { stage: CheckpointStage::Encoding { builder, next }, .. }) =
-                &mut self.checkpoint
+                &mut self.checkpoints.pending
             else {
                 return;
             };
             if builder.bytes() >= *limit.get_or_insert(builder.bytes() + ENCODED_BYTES_MAX) {
                 return;
             }
-            let Some(index) = (*next..self.logs.len()).find(|&index| self.logs[index].is_some()) else {
-                break;
-            };
-            *next = index + 1;
-            self.encode_log(LogId(index as u32));
+            let Some(log) = self.logs.next_live(*next) else { break };
+            *next = log.0 as usize + 1;
+            self.encode_log(log);
         }
-        let checkpoint = self.checkpoint.as_mut().expect("one is being encoded");
+        let Some(checkpoint) = &mut self.checkpoints.pending else { return };
         let CheckpointStage::Encoding { builder, next } = &mut checkpoint.stage else { return };
-        if self.logs[*next..].iter().any(Option::is_some) {
+        if self.logs.next_live(*next).is_some() {
             return;
         }
-        let header = CheckpointHeader {
-            shard: self.shard,
-            salt: self.salt,
-            sequence: checkpoint.cut,
-            slots: self.slots.len() as u32,
-            slot_bytes: self.slot_bytes,
-        };
+        let header = self.journal.checkpoint_header(checkpoint.cut);
         let builder = std::mem::replace(builder, CheckpointBuilder::new(Vec::new()));
         checkpoint.stage = CheckpointStage::Draining(builder.finish(&header));
     }
@@ -103,45 +180,40 @@ impl ShardLog {
     /// Encodes the state of a log, if a checkpoint under way does not have it yet, and has everything of groups that are
     /// durable now brought to its segments. To be called before anything changes that the checkpoint says.
     pub(super) fn encode_log(&mut self, log: LogId) {
-        let Some(checkpoint) = &mut self.checkpoint else { return };
+        let Some(checkpoint) = &mut self.checkpoints.pending else { return };
         let CheckpointStage::Encoding { builder, .. } = &mut checkpoint.stage else { return };
-        let partition = self.logs[log.0 as usize].as_mut().expect("the caller holds a live LogId");
-        if partition.removing || partition.checkpoint == self.checkpoint_number {
+        let partition = self.logs.get_mut(log);
+        if partition.removing || partition.checkpoint == self.checkpoints.number {
             return;
         }
-        partition.checkpoint = self.checkpoint_number;
+        assert!(partition.checkpoint < self.checkpoints.number, "checkpoints follow each other");
+        partition.checkpoint = self.checkpoints.number;
         let mut drains = false;
-        for segment in partition.segments.iter_mut().filter(|segment| segment.synced < segment.durable) {
-            segment.drain_to = segment.durable;
-            drains = true;
+        for segment in partition.segments_mut() {
+            drains |= segment.drain();
         }
-        if partition.durable_end < partition.log_end {
-            checkpoint.waits.push((log, partition.log_end));
+        if partition.durable_end() < partition.log_end() {
+            checkpoint.waits.push((log, partition.log_end()));
         }
-        builder.partition(&partition.view());
+        let view = partition.view();
+        assert!(view.is_sound(), "recovery would refuse this: {view:?}");
+        builder.partition(&view);
         if drains {
             checkpoint.draining += 1;
-            self.enqueue(log);
+            self.logs.enqueue(log);
         }
     }
 
     /// After a segment's `synced` moved: whether the partition has drained.
     pub(super) fn note_synced(&mut self, log: LogId) {
-        let partition = self.log_mut(log);
         let mut was_draining = false;
         let mut is_draining = false;
-        for segment in &mut partition.segments {
-            was_draining |= segment.drain_to > 0;
-            if segment.synced >= segment.drain_to {
-                segment.drain_to = 0;
-            }
-            is_draining |= segment.drain_to > 0;
+        for segment in self.logs.get_mut(log).segments_mut() {
+            was_draining |= segment.is_draining();
+            is_draining |= segment.note_drained();
         }
-        if was_draining
-            && !is_draining
-            && let Some(checkpoint) = &mut self.checkpoint
-        {
-            checkpoint.draining -= 1;
+        if was_draining && !is_draining {
+            self.checkpoints.drained();
         }
     }
 }

@@ -1,8 +1,16 @@
-//! Compaction of a shard's partitions, one at a time: which, when, and what follows from its steps. The steps themselves
-//! are [`crate::compaction`]'s.
+//! The log cleaner of a shard: which partition is compacted, one at a time, when, and what follows from its steps. The
+//! steps themselves are [`crate::compaction`]'s.
 
-use super::*;
-use crate::compaction::{Compaction, Plan, Source, Step};
+use std::time::Duration;
+
+use super::operations::Purpose;
+use super::{CompactionConfig, LogId, Ops, Progress, ShardLog};
+use crate::Now;
+use crate::bug::{Bug, is_planted};
+use crate::compaction::{Compaction, Plan, Replacement, Source, Step};
+use crate::disk::{DiskError, DiskOp, FilePath};
+use crate::journal::Salt;
+use crate::partition_log::PartitionLog;
 
 /// Partitions that one turn examines.
 const SCAN_PARTITIONS_MAX: usize = 64;
@@ -17,7 +25,7 @@ const PACE_BYTES_PER_APPENDED: u64 = 6;
 /// The least memory that a compaction is given.
 const MAP_BYTES_MIN: usize = 64 << 10;
 
-/// What the shard's compaction is at.
+/// The log cleaner of a shard, by what it is doing.
 #[derive(Debug)]
 pub(super) enum Cleaner {
     /// Looking for the partition that needs it most: from this place on, at this time, the best so far.
@@ -71,7 +79,7 @@ impl Cleaner {
         matches!(self, Cleaner::Working { .. })
     }
 
-    /// Memory of the compaction, without what a step takes while it works.
+    /// Memory of the compaction under way, without what a step takes while it works.
     pub(super) fn memory_bytes(&self) -> usize {
         match self {
             Cleaner::Waiting { compaction, .. } | Cleaner::Committing { compaction, .. } => compaction.memory_bytes(),
@@ -99,8 +107,8 @@ impl ShardLog {
             Cleaner::Scanning { cursor, best, .. } => self.scan(now, cursor, best),
             Cleaner::Waiting { log, compaction, begun, .. } => {
                 self.cleaner = Cleaner::Working { since: now.elapsed, bytes: compaction.memory_bytes(), begun };
-                self.log_mut(log).operations += 1;
-                self.submit(Purpose::Compact { log }, DiskOp::Compact(compaction), ops);
+                self.logs.get_mut(log).begin_operation();
+                self.operations.submit(Purpose::Compact { log }, DiskOp::Compact(compaction), ops);
             }
             other => self.cleaner = other,
         }
@@ -108,14 +116,15 @@ impl ShardLog {
     }
 
     fn scan(&mut self, now: Now, cursor: usize, mut best: Option<(LogId, Need)>) {
-        let end = (cursor + SCAN_PARTITIONS_MAX).min(self.logs.len());
+        let end = (cursor + SCAN_PARTITIONS_MAX).min(self.logs.places());
         for index in cursor..end {
-            let need = self.logs[index].as_ref().and_then(|partition| partition.need_of_compaction(now.unix_ms));
+            let log = LogId(index as u32);
+            let need = self.logs.find_mut(log).and_then(|partition| partition.need_of_compaction(now.unix_ms));
             if need.is_some() && need > best.map(|(_, need)| need) {
-                best = need.map(|need| (LogId(index as u32), need));
+                best = need.map(|need| (log, need));
             }
         }
-        if end < self.logs.len() {
+        if end < self.logs.places() {
             self.cleaner = Cleaner::Scanning { cursor: end, at: now.elapsed + SCAN_INTERVAL, best };
             return;
         }
@@ -123,8 +132,8 @@ impl ShardLog {
         self.cleaner = Cleaner::scan_at(now.elapsed + backoff);
         // What was found may have gone since.
         let Some((log, _)) = best else { return };
-        let (map_bytes_max, secret) = (self.options.cleaner.map_bytes_max.max(MAP_BYTES_MIN), self.salt);
-        let partition = self.logs[log.0 as usize].as_mut();
+        let (map_bytes_max, secret) = (self.options.cleaner.map_bytes_max.max(MAP_BYTES_MIN), self.journal.salt());
+        let partition = self.logs.find_mut(log);
         if let Some(plan) = partition.and_then(|partition| partition.plan_compaction(now, map_bytes_max, secret)) {
             let compaction = Box::new(Compaction::new(plan));
             let begun = Begun { at: now.elapsed, appended_bytes: self.stats.append_bytes };
@@ -139,8 +148,8 @@ impl ShardLog {
         self.stats.compaction_written_bytes += work.bytes_written;
         self.stats.compaction_removed_records += work.records_removed;
         let Cleaner::Working { since, begun, .. } = self.cleaner else { unreachable!("its step was under way") };
-        let partition = self.log_mut(log);
-        partition.operations -= 1;
+        let partition = self.logs.get_mut(log);
+        partition.end_operation();
         if partition.removing {
             self.cleaner = Cleaner::scan_at(now.elapsed);
             self.finish_removal(log);
@@ -156,16 +165,12 @@ impl ShardLog {
             }
             Step::Replaced(replacement) => {
                 if is_planted(Bug::RemoveBeforeReplaced) {
-                    let replaced = partition.segments.iter().filter(|segment| segment.base_offset < replacement.until);
+                    let replaced = partition.segments().iter().filter(|it| it.base_offset < replacement.until);
                     let paths: Vec<FilePath> = replaced.map(|segment| segment.path.clone()).collect();
-                    paths.into_iter().for_each(|path| self.removals.push_front((self.clock, path)));
+                    paths.into_iter().for_each(|path| self.removals.add_file_before_all(self.clock, path));
                 }
-                let partition = self.log_mut(log);
-                partition.replacement = Some(replacement);
-                if !partition.is_dirty {
-                    partition.is_dirty = true;
-                    self.dirty.push_back(log);
-                }
+                partition.offer_replacement(replacement);
+                self.logs.mark_dirty(log);
                 self.cleaner = Cleaner::Committing { log, compaction, begun };
             }
             Step::Done => {
@@ -185,8 +190,8 @@ impl ShardLog {
         progress: &mut Vec<Progress>,
     ) {
         self.cleaner = Cleaner::scan_at(now.elapsed + self.options.cleaner.backoff);
-        let partition = self.log_mut(log);
-        partition.operations -= 1;
+        let partition = self.logs.get_mut(log);
+        partition.end_operation();
         match error {
             DiskError::Failed(why) => {
                 partition.is_uncleanable = true;
@@ -203,9 +208,10 @@ impl ShardLog {
 
     /// The journal says that a compacted segment takes the place of others.
     pub(super) fn replace(&mut self, log: LogId, replacement: &Replacement) {
-        let partition = self.logs[log.0 as usize].as_mut().expect("the caller holds a live LogId");
+        let partition = self.logs.get_mut(log);
         let replaced = partition.replace(replacement);
-        self.tail_bytes -= partition.tail.drop_before(replacement.until, &mut self.pool);
+        let freed = partition.tail.drop_before(replacement.until, &mut self.pool);
+        self.logs.shrink_tails(freed);
         self.remove_segments(log, replaced);
         if let Cleaner::Committing { log: of, .. } = &self.cleaner
             && *of == log
@@ -228,30 +234,32 @@ impl ShardLog {
 impl PartitionLog {
     /// Closed segments that may be compacted now: as many from the first on.
     fn cleanable_segments(&self, compaction: &CompactionConfig, now_ms: i64) -> usize {
-        let closed = self.segments.iter().take(self.segments.len() - 1);
+        let closed = self.segments().iter().take(self.segments().len() - 1);
         let newest_ms = now_ms.saturating_sub(compaction.min_lag_ms.max(0));
         closed
-            .take_while(|segment| segment.closed && (compaction.min_lag_ms <= 0 || segment.max_timestamp <= newest_ms))
+            .take_while(|segment| {
+                segment.is_closed() && (compaction.min_lag_ms <= 0 || segment.max_timestamp() <= newest_ms)
+            })
             .count()
     }
 
     /// Whether compaction pays, and how much (`LogCleanerManager.grabFilthiestCompactedLog`).
     fn need_of_compaction(&self, now_ms: i64) -> Option<Need> {
         let compaction = self.config.compaction.as_ref()?;
-        if self.removing || self.is_uncleanable || self.replacement.is_some() {
+        if self.removing || self.is_uncleanable || self.has_replacement() {
             return None;
         }
         let count = self.cleanable_segments(compaction, now_ms);
         let (mut clean, mut dirty) = (0, 0);
         let mut is_overdue = false;
         for index in 0..count {
-            let segment = &self.segments[index];
-            if self.segment_end_offset(index) <= self.first_dirty {
-                clean += segment.bytes;
+            let segment = &self.segments()[index];
+            if self.segment_end_offset(index) <= self.first_dirty() {
+                clean += segment.bytes();
             } else {
-                dirty += segment.bytes;
-                is_overdue |= segment.first_timestamp >= 0
-                    && now_ms.saturating_sub(segment.first_timestamp) > compaction.max_lag_ms;
+                dirty += segment.bytes();
+                is_overdue |= segment.first_timestamp() >= 0
+                    && now_ms.saturating_sub(segment.first_timestamp()) > compaction.max_lag_ms;
             }
         }
         let dirty_ratio = dirty as f64 / (clean + dirty).max(1) as f64;
@@ -259,13 +267,12 @@ impl PartitionLog {
         pays.then_some(Need { is_overdue, dirty_ratio })
     }
 
-    fn plan_compaction(&mut self, now: Now, map_bytes_max: usize, secret: crate::journal::Salt) -> Option<Plan> {
+    fn plan_compaction(&mut self, now: Now, map_bytes_max: usize, secret: Salt) -> Option<Plan> {
         self.need_of_compaction(now.unix_ms)?;
         let compaction = self.config.compaction?;
         let count = self.cleanable_segments(&compaction, now.unix_ms);
-        let version = self.next_version;
-        self.next_version += 1;
-        let sources = self.segments.iter().take(count).filter(|segment| segment.bytes > 0);
+        let version = self.take_version();
+        let sources = self.segments().iter().take(count).filter(|segment| segment.bytes() > 0);
         Some(Plan {
             key: self.key,
             directory: self.directory.clone(),
@@ -273,11 +280,11 @@ impl PartitionLog {
                 .map(|segment| Source {
                     base_offset: segment.base_offset,
                     version: segment.version,
-                    bytes: segment.bytes,
+                    bytes: segment.bytes(),
                 })
                 .collect(),
             end_offset: self.segment_end_offset(count - 1),
-            first_dirty: self.first_dirty.max(self.segments[0].base_offset),
+            first_dirty: self.first_dirty().max(self.segments()[0].base_offset),
             version,
             segment_bytes: self.config.segment_bytes,
             index_interval_bytes: self.config.index_interval_bytes,

@@ -1,9 +1,14 @@
-//! What follows from the result of each disk operation.
+//! What follows from the result of each disk operation: one function for each purpose.
 
-use super::*;
+use bytes::Bytes;
 
-/// How long an operation that found the disk full waits before it is tried again.
-const NO_SPACE_RETRY: Duration = Duration::from_millis(250);
+use super::operations::Purpose;
+use super::{Fatal, LogId, Ops, Progress, ShardLog};
+use crate::Now;
+use crate::bug::{Bug, is_planted};
+use crate::disk::{DiskError, DiskOp, DiskReply, DiskToken};
+use crate::segment::index_path;
+use crate::walk::Walk;
 
 impl ShardLog {
     /// Takes the result of an operation.
@@ -16,144 +21,38 @@ impl ShardLog {
         progress: &mut Vec<Progress>,
     ) -> Result<(), Fatal> {
         self.clock = now.elapsed;
-        let (purpose, op) = self.purposes.remove(&token).expect("every token is answered once");
-        let tries_again = result == Err(DiskError::NoSpace)
-            || (is_planted(Bug::RetryFailedSync) && matches!(result, Err(DiskError::Failed(_))));
-        if tries_again && op.is_some() {
-            self.stats.no_space += 1;
-            self.purposes.insert(token, (purpose, op));
-            self.retries.push_back((now.elapsed + NO_SPACE_RETRY, token));
-            return Ok(());
+        let (purpose, op) = self.operations.take(token);
+        match result {
+            Ok(reply) => self.on_success(now, purpose, op, reply, ops, progress),
+            Err(error) => self.on_failure(now, token, (purpose, op), error, ops, progress),
         }
-        let reply = match (result, &purpose) {
-            (Ok(reply), _) => reply,
-            // What cannot be filled is used as it is.
-            (Err(DiskError::NoSpace), Purpose::Fill) => DiskReply::Done,
-            (Err(error), Purpose::Compact { log }) => {
-                self.on_compaction_failed(now, *log, error, progress);
-                return Ok(());
-            }
-            (Err(error), Purpose::Walk(_)) => {
-                let Purpose::Walk(walk) = purpose else { unreachable!() };
-                return self.on_walk_failed(*walk, error, ops, progress);
-            }
-            (Err(error), _) => {
-                return Err(Fatal(format!("shard {}: {}: {error}", self.shard, describe(&purpose, op.as_ref()))));
-            }
-        };
+    }
+
+    fn on_success(
+        &mut self,
+        now: Now,
+        purpose: Purpose,
+        op: Option<DiskOp>,
+        reply: DiskReply,
+        ops: &mut Ops,
+        progress: &mut Vec<Progress>,
+    ) -> Result<(), Fatal> {
         match purpose {
-            Purpose::Group => self.finish_group_part(progress),
-            Purpose::Fill => {
-                self.fill.is_writing = false;
-                self.fill_journal(ops);
-            }
+            Purpose::Group => self.group_part_ended(progress),
             Purpose::Extent { log, segment, from, to, remainder } => {
-                let partition = self.log_mut(log);
-                partition.operations -= 1;
-                if let Some(segment) = partition.segment_mut(segment) {
-                    segment.writing = false;
-                    segment.written = to;
-                    segment.remainder = Some(remainder);
-                    // Durable as far as it reaches back without a gap.
-                    if segment.synced >= from {
-                        segment.synced = to;
-                    }
-                }
-                self.note_synced(log);
-                self.finish_write(log);
-                self.finish_group_part(progress);
-                self.finish_removal(log);
+                self.on_extent(log, segment, (from, to), remainder, progress);
             }
-            Purpose::WriteBack { log, segment, to, remainder } => {
-                if let Some(segment) = self.log_mut(log).segment_mut(segment) {
-                    segment.writing = false;
-                    segment.written = to;
-                    segment.remainder = Some(remainder);
-                }
-                self.finish_write(log);
-                self.finish(log);
-            }
-            Purpose::LoadRemainder { log, segment } => {
-                let DiskReply::Data(data) = reply else { unreachable!("a read answers with data") };
-                if let Some(segment) = self.log_mut(log).segment_mut(segment) {
-                    let expected = (segment.written % BLOCK_BYTES as u64) as usize;
-                    if data.len() != expected {
-                        return Err(Fatal(format!(
-                            "{} is shorter than its {} bytes: it was changed by something else",
-                            segment.path, segment.written
-                        )));
-                    }
-                    segment.writing = false;
-                    segment.remainder = Some(data.to_vec());
-                }
-                self.finish(log);
-            }
-            Purpose::Sync { log, segment, to } => {
-                if let Some(segment) = self.log_mut(log).segment_mut(segment) {
-                    segment.syncing = false;
-                    segment.synced = segment.synced.max(to);
-                }
-                self.note_synced(log);
-                self.finish(log);
-            }
-            Purpose::CreateDirectory { log } => {
-                let partition = self.log_mut(log);
-                partition.creating_directory = false;
-                partition.directory_created = true;
-                self.finish(log);
-            }
-            Purpose::Allocate { log, segment, bytes } => {
-                if let Some(segment) = self.log_mut(log).segment_mut(segment) {
-                    segment.allocating = false;
-                    segment.allocated = segment.allocated.max(bytes);
-                    segment.file = FileState::Present;
-                }
-                self.finish(log);
-            }
-            Purpose::CloseTruncate { log, segment: base } => {
-                let partition = self.log_mut(log);
-                let key = partition.key;
-                let path = index_path(&partition.directory, base, 0);
-                let segment = partition.segment_mut(base).expect("a closing segment is not dropped");
-                segment.synced = segment.bytes;
-                let data = segment.index.as_ref().expect("an open segment's index is in memory").encode(key);
-                self.note_synced(log);
-                self.start(Purpose::CloseIndex { log, segment: base }, log, DiskOp::Replace { path, data }, ops);
-                self.finish(log);
-            }
-            Purpose::CloseIndex { log, segment: base } => {
-                let partition = self.log_mut(log);
-                let segment = partition.segment_mut(base).expect("a closing segment is not dropped");
-                segment.closing = false;
-                segment.closed = true;
-                segment.remainder = None;
-                let bytes = segment.index.as_ref().map_or(0, |index| index.memory_bytes());
-                self.keep_index(log, base, bytes);
-                self.finish(log);
-            }
-            Purpose::Walk(mut walk) => {
-                let DiskReply::Data(data) = reply else { unreachable!("a read answers with data") };
-                let log = walk.log;
-                self.log_mut(log).operations -= 1;
-                if self.log(log).removing {
-                    progress.push(walk.failed(DiskError::NotFound));
-                    self.finish_removal(log);
-                    return Ok(());
-                }
-                walk.supply(data);
-                if let Ok((token, outcome)) = self.walk(*walk, ops) {
-                    progress.push(outcome.into_progress(token));
-                }
-            }
-            Purpose::Checkpoint => {
-                let checkpoint = self.checkpoint.take().expect("one is being published");
-                self.checkpointed = checkpoint.cut;
-                self.stats.checkpoints += 1;
-                if let Some(DiskOp::Replace { data, .. }) = op {
-                    self.checkpoint_file = data;
-                }
-            }
-            Purpose::Remove => self.removing -= 1,
+            Purpose::WriteBack { log, segment, to, remainder } => self.on_written_back(log, segment, to, remainder),
+            Purpose::LoadRemainder { log, segment } => return self.on_remainder(log, segment, &data(reply)),
+            Purpose::Sync { log, segment, to } => self.on_synced(log, segment, to),
+            Purpose::CreateDirectory { log } => self.on_directory_created(log),
+            Purpose::Allocate { log, segment, bytes } => self.on_allocated(log, segment, bytes),
+            Purpose::Fill => self.on_filled(ops),
+            Purpose::CloseTruncate { log, segment } => self.on_truncated(log, segment, ops),
+            Purpose::CloseIndex { log, segment } => self.on_closed(log, segment),
+            Purpose::Walk(walk) => self.on_walk_read(*walk, data(reply), ops, progress),
+            Purpose::Checkpoint => self.on_checkpoint_published(op),
+            Purpose::Remove => self.removals.ended(),
             Purpose::Compact { log } => {
                 let DiskReply::Compacted(compaction, step) = reply else { unreachable!("it answers with itself") };
                 self.on_compacted(now, log, compaction, step);
@@ -162,60 +61,176 @@ impl ShardLog {
         Ok(())
     }
 
-    pub(super) fn finish_group_part(&mut self, progress: &mut Vec<Progress>) {
-        let group = self.group.as_mut().expect("a group is under way");
-        group.outstanding -= 1;
-        if group.outstanding == 0 {
-            self.finish_group(progress);
-        }
-    }
-
-    /// An operation of [`ShardLog::start`] ended: the partition goes on with the next.
-    pub(super) fn finish(&mut self, log: LogId) {
-        self.log_mut(log).operations -= 1;
-        self.write_backs -= 1;
-        self.enqueue(log);
-        self.finish_removal(log);
-    }
-
-    pub(super) fn finish_write(&mut self, log: LogId) {
-        let evictable = self.log_mut(log).take_evictable();
-        self.evictable.extend(std::iter::repeat_n(log, evictable));
-        self.enqueue(log);
-    }
-
-    /// A read failed: what it was for is told so, unless the index was only missing and can be rebuilt.
-    pub(super) fn on_walk_failed(
+    fn on_failure(
         &mut self,
-        mut walk: Walk,
+        now: Now,
+        token: DiskToken,
+        (purpose, op): (Purpose, Option<DiskOp>),
         error: DiskError,
         ops: &mut Ops,
         progress: &mut Vec<Progress>,
     ) -> Result<(), Fatal> {
+        let tries_again =
+            error == DiskError::NoSpace || (is_planted(Bug::RetryFailedSync) && matches!(error, DiskError::Failed(_)));
+        match (purpose, op) {
+            (purpose, Some(op)) if tries_again => {
+                self.stats.no_space += 1;
+                self.operations.try_later(now.elapsed, token, purpose, op);
+            }
+            // What cannot be filled is used as it is.
+            (Purpose::Fill, _) if error == DiskError::NoSpace => self.on_filled(ops),
+            (Purpose::Compact { log }, _) => self.on_compaction_failed(now, log, error, progress),
+            (Purpose::Walk(walk), _) => self.on_walk_failed(*walk, error, ops, progress),
+            (purpose, op) => {
+                let what = purpose.describe_failure(op.as_ref());
+                return Err(Fatal(format!("shard {}: {what}: {error}", self.journal.shard())));
+            }
+        }
+        Ok(())
+    }
+
+    /// An extent is in its segment's file.
+    fn on_extent(
+        &mut self,
+        log: LogId,
+        segment: i64,
+        (from, to): (u64, u64),
+        remainder: Vec<u8>,
+        progress: &mut Vec<Progress>,
+    ) {
+        let partition = self.logs.get_mut(log);
+        partition.end_operation();
+        if let Some(segment) = partition.segment_mut(segment) {
+            segment.wrote_extent(from, to, remainder);
+        }
+        self.note_synced(log);
+        self.write_ended(log);
+        self.group_part_ended(progress);
+        self.finish_removal(log);
+    }
+
+    /// Bytes of the journal are in their segment's file.
+    fn on_written_back(&mut self, log: LogId, segment: i64, to: u64, remainder: Vec<u8>) {
+        if let Some(segment) = self.logs.get_mut(log).segment_mut(segment) {
+            segment.wrote(to, remainder);
+        }
+        self.write_ended(log);
+        self.operation_ended(log);
+    }
+
+    /// What the first write after a restart repeats has been read.
+    fn on_remainder(&mut self, log: LogId, segment: i64, remainder: &[u8]) -> Result<(), Fatal> {
+        if let Some(segment) = self.logs.get_mut(log).segment_mut(segment)
+            && !segment.remainder_loaded(remainder)
+        {
+            return Err(Fatal(format!(
+                "{} is shorter than its {} bytes: it was changed by something else",
+                segment.path,
+                segment.written()
+            )));
+        }
+        self.operation_ended(log);
+        Ok(())
+    }
+
+    /// What was written to a segment's file up to a position is durable.
+    fn on_synced(&mut self, log: LogId, segment: i64, to: u64) {
+        if let Some(segment) = self.logs.get_mut(log).segment_mut(segment) {
+            segment.synced(to);
+        }
+        self.note_synced(log);
+        self.operation_ended(log);
+    }
+
+    /// A partition's directory is there.
+    fn on_directory_created(&mut self, log: LogId) {
+        let partition = self.logs.get_mut(log);
+        partition.creating_directory = false;
+        partition.directory_created = true;
+        self.operation_ended(log);
+    }
+
+    /// A segment's file is there and has this much space.
+    fn on_allocated(&mut self, log: LogId, segment: i64, bytes: u64) {
+        if let Some(segment) = self.logs.get_mut(log).segment_mut(segment) {
+            segment.allocated(bytes);
+        }
+        self.operation_ended(log);
+    }
+
+    /// A piece of the journal is filled with zeros, or is to be used without.
+    fn on_filled(&mut self, ops: &mut Ops) {
+        self.journal.filled();
+        self.fill_journal(ops);
+    }
+
+    /// A segment that is being closed has its exact length, durably: its index follows.
+    fn on_truncated(&mut self, log: LogId, base: i64, ops: &mut Ops) {
+        let partition = self.logs.get_mut(log);
+        let key = partition.key;
+        let path = index_path(&partition.directory, base, 0);
+        let segment = partition.segment_mut(base).expect("a closing segment is not dropped");
+        let data = segment.truncated().encode(key);
+        self.note_synced(log);
+        self.start(Purpose::CloseIndex { log, segment: base }, log, DiskOp::Replace { path, data }, ops);
+        self.operation_ended(log);
+    }
+
+    /// A segment is closed.
+    fn on_closed(&mut self, log: LogId, base: i64) {
+        let segment = self.logs.get_mut(log).segment_mut(base).expect("a closing segment is not dropped");
+        let index_bytes = segment.close();
+        self.keep_index(log, base, index_bytes);
+        self.operation_ended(log);
+    }
+
+    /// A walk has read what it wanted.
+    fn on_walk_read(&mut self, mut walk: Walk, data: Bytes, ops: &mut Ops, progress: &mut Vec<Progress>) {
         let log = walk.log;
-        self.log_mut(log).operations -= 1;
-        if error == DiskError::NotFound && !self.log(log).removing && walk.index_is_missing() {
+        let partition = self.logs.get_mut(log);
+        partition.end_operation();
+        if partition.removing {
+            progress.push(walk.failed(DiskError::NotFound));
+            self.finish_removal(log);
+            return;
+        }
+        walk.supply(data);
+        if let Ok((token, outcome)) = self.walk(walk, ops) {
+            progress.push(outcome.into_progress(token));
+        }
+    }
+
+    /// A read failed: what it was for is told so, unless the index was only missing and can be rebuilt.
+    fn on_walk_failed(&mut self, mut walk: Walk, error: DiskError, ops: &mut Ops, progress: &mut Vec<Progress>) {
+        let log = walk.log;
+        let partition = self.logs.get_mut(log);
+        partition.end_operation();
+        if error == DiskError::NotFound && !partition.removing && walk.index_is_missing() {
             if let Ok((token, outcome)) = self.walk(walk, ops) {
                 progress.push(outcome.into_progress(token));
             }
-            return Ok(());
+            return;
         }
         progress.push(walk.failed(error));
         self.finish_removal(log);
-        Ok(())
+    }
+
+    /// A checkpoint has taken the place of the last one.
+    fn on_checkpoint_published(&mut self, op: Option<DiskOp>) {
+        let Some(DiskOp::Replace { data, .. }) = op else { unreachable!("a checkpoint replaces a file") };
+        let covered = self.checkpoints.published(data);
+        self.journal.checkpoint_published(covered);
+        self.stats.checkpoints += 1;
+    }
+
+    /// A write to a segment has ended: memory of the tail may be evicted, and the segment goes on with the next step.
+    fn write_ended(&mut self, log: LogId) {
+        self.logs.note_evictable(log);
+        self.logs.enqueue(log);
     }
 }
 
-fn describe(purpose: &Purpose, op: Option<&DiskOp>) -> String {
-    match (purpose, op) {
-        (Purpose::Group | Purpose::Fill, _) => "writing the journal failed".to_string(),
-        (_, Some(DiskOp::Write { path, .. })) => format!("writing {path} failed"),
-        (_, Some(DiskOp::Sync { path })) => format!("syncing {path} failed"),
-        (_, Some(DiskOp::Allocate { path, .. })) => format!("reserving space for {path} failed"),
-        (_, Some(DiskOp::Replace { path, .. })) => format!("replacing {path} failed"),
-        (_, Some(DiskOp::Truncate { path, .. })) => format!("truncating {path} failed"),
-        (_, Some(DiskOp::CreateDirectory { path })) => format!("creating {path} failed"),
-        (_, Some(DiskOp::Remove { path })) => format!("removing {path} failed"),
-        _ => "a disk operation failed".to_string(),
-    }
+fn data(reply: DiskReply) -> Bytes {
+    let DiskReply::Data(data) = reply else { unreachable!("a read answers with data") };
+    data
 }

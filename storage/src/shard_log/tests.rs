@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 mod compaction;
 
+use bytes::Bytes;
+
 use super::*;
 use crate::TopicId;
-use crate::batch::{BatchBuilder, Batches};
+use crate::batch::{BatchBuilder, Batches, TimestampType};
+use crate::disk::{BLOCK_BYTES, DiskReply};
 use crate::journal::{GroupBuilder, GroupPlace};
+use crate::random::Random;
 use crate::recovery::{KnownPartition, RecoveryError, RecoveryOptions, recover};
-use crate::testing::Random;
 
 /// Files in memory; every operation that is executed is durable.
 #[derive(Default)]
@@ -361,7 +364,7 @@ fn cold_offsets_are_answered_with_file_ranges_and_times_are_found() {
         node.settle();
     }
     assert!(node.log.stats().checkpoints > 2);
-    assert!(node.log.log(node.id(0)).segments.len() > 2);
+    assert!(node.log.logs.get(node.id(0)).segments().len() > 2);
     assert_eq!(node.read_all(0, 0, 10_000), expected);
     assert!(node.log.stats().file_reads > 10);
 
@@ -416,8 +419,8 @@ fn what_a_read_passes_over_is_checked() {
         node.settle();
     }
     let mut node = Node::start(node.disk, 1, 64 << 10, 2);
-    let path = node.log.log(node.id(0)).segments[1].path.clone();
-    let base = node.log.log(node.id(0)).segments[1].base_offset;
+    let path = node.log.logs.get(node.id(0)).segments()[1].path.clone();
+    let base = node.log.logs.get(node.id(0)).segments()[1].base_offset;
     let good = node.disk.files[path.as_ref()].clone();
     let bytes = Batches::new(&good).next().expect("a batch").expect("a good one").1.len();
     // Offset base + 2 lies behind two batches that the index does not name.
@@ -780,11 +783,11 @@ fn random_stops_lose_nothing_durable() {
                 assert_eq!(node.log.log_end(node.id(partition)), log_start + records.len() as i64);
                 appended.insert(partition, records);
             }
-            let steps = random.below(400);
+            let steps = random.index(400);
             for step in 0..steps {
-                let partition = random.below(partitions as usize) as i32;
+                let partition = random.index(partitions as usize) as i32;
                 if random.below(3) > 0 {
-                    let length = if random.below(10) == 0 { 70_000 } else { random.below(3000) };
+                    let length = if random.below(10) == 0 { 70_000 } else { random.index(3000) };
                     let value = vec![(seed as usize + step) as u8; length];
                     // Refused when too much waits for the disk.
                     if let Ok(at) = node.try_append(partition, &value, 1) {
@@ -799,7 +802,7 @@ fn random_stops_lose_nothing_durable() {
                     node.end_turn();
                 }
                 if !node.ops.is_empty() && random.below(2) == 0 {
-                    node.execute(random.below(node.ops.len()));
+                    node.execute(random.index(node.ops.len()));
                 }
                 for progress in node.progress.drain(..) {
                     match progress {
@@ -826,7 +829,7 @@ fn a_checkpoint_of_many_logs_is_encoded_in_pieces() {
     const PARTITIONS: i32 = 300;
     let mut node = Node::start(MemoryDisk::default(), PARTITIONS, 256 << 10, 1);
     let mut before = 0;
-    while node.log.checkpoint.is_none() {
+    while !node.log.checkpoints.is_under_way() {
         for partition in 0..PARTITIONS {
             node.append(partition, &[1; 300], 1);
         }
@@ -838,7 +841,7 @@ fn a_checkpoint_of_many_logs_is_encoded_in_pieces() {
     }
     let mut turns = 0;
     while node.log.stats().checkpoints == 0 {
-        if node.log.checkpoint.as_ref().is_some_and(|it| matches!(it.stage, CheckpointStage::Encoding { .. })) {
+        if node.log.checkpoints.is_encoding() {
             assert!(node.log.next_deadline() < Some(now(node.time + 1).elapsed), "it goes on by itself");
             // The last ones change before their turn comes, the first ones after.
             node.append(PARTITIONS - 1 - turns, &[2; 10], 1);

@@ -18,9 +18,9 @@ use kafka_wire::sync_group_request::SyncGroupRequestAssignment;
 use kafka_wire::*;
 use kafka_wire_core::{StrBytes, Uuid};
 use millstream_storage::TopicId;
+use millstream_storage::random::Random;
 
 use super::harness::{Harness, topic_id};
-use super::random::Random;
 use crate::group::embedded::{decode_assignment, encode_assignment};
 use crate::group::{Coordinator, GroupConfig, Record, RequestRef, error};
 use crate::protocol::versions::ApiKey;
@@ -114,7 +114,7 @@ fn text(value: &str) -> StrBytes {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         // Some seeds are of one protocol, most of both.
         let mix = random.below(4);
         let clients = (0..CLIENTS)
@@ -130,7 +130,7 @@ impl World {
             .collect();
         let config = GroupConfig {
             initial_rebalance_delay: Duration::from_millis(1000 * random.below(2) as u64),
-            consumer_members_max: 4 + random.below(4),
+            consumer_members_max: 4 + random.index(4),
             ..GroupConfig::default()
         };
         let mut harness = Harness::new(config);
@@ -153,7 +153,7 @@ impl World {
     }
 
     fn step(&mut self) {
-        let client = self.random.below(CLIENTS);
+        let client = self.random.index(CLIENTS);
         match self.random.below(100) {
             0..56 => self.go_on(client),
             56..60 => self.give_up(client),
@@ -218,7 +218,7 @@ impl World {
             self.clients[client].member_id = format!("member-{client}-{id:x}");
         }
         let is_full = self.random.one_in(3);
-        let assignor = self.random.one_in(20).then(|| ["uniform", "range"][self.random.below(2)]);
+        let assignor = self.random.one_in(20).then(|| ["uniform", "range"][self.random.index(2)]);
         let me = &mut self.clients[client];
         let is_joining = me.phase == Phase::Out;
         let mut request = ConsumerGroupHeartbeatRequest::default();
@@ -259,7 +259,7 @@ impl World {
     }
 
     fn join(&mut self, client: usize) {
-        let version = [3, 5, 9][self.random.below(3)];
+        let version = [3, 5, 9][self.random.index(3)];
         let sent = self.now();
         let me = &mut self.clients[client];
         // Eager: it gives up everything before it joins.

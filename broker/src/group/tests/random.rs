@@ -12,6 +12,7 @@ use kafka_wire::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_wire::sync_group_request::SyncGroupRequestAssignment;
 use kafka_wire::*;
 use kafka_wire_core::StrBytes;
+use millstream_storage::random::Random;
 
 use super::harness::Harness;
 use crate::group::{Coordinator, GroupConfig, Record, RequestRef, error};
@@ -21,26 +22,6 @@ const SEEDS: u64 = 300;
 const STEPS: usize = 400;
 const CLIENTS: usize = 5;
 const GROUPS: [&str; 2] = ["g", "h"];
-
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    pub fn one_in(&mut self, bound: usize) -> bool {
-        self.below(bound) == 0
-    }
-}
 
 enum Asked {
     Join { client: usize, version: i16 },
@@ -95,13 +76,13 @@ fn text(value: &str) -> StrBytes {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let clients = (0..CLIENTS)
-            .map(|_| Client { group: random.below(GROUPS.len()), instance: random.one_in(3), ..Client::default() })
+            .map(|_| Client { group: random.index(GROUPS.len()), instance: random.one_in(3), ..Client::default() })
             .collect();
         let config = GroupConfig {
             initial_rebalance_delay: Duration::from_millis(3000 * random.below(2) as u64),
-            members_max: 3 + random.below(3),
+            members_max: 3 + random.index(3),
             ..GroupConfig::default()
         };
         World {
@@ -119,7 +100,7 @@ impl World {
     }
 
     fn step(&mut self) {
-        let client = self.random.below(CLIENTS);
+        let client = self.random.index(CLIENTS);
         match self.random.below(100) {
             // Mostly clients do as they should; now and then anything.
             0..60 => match self.clients[client].phase {
@@ -258,7 +239,7 @@ impl World {
     }
 
     fn fetch(&mut self) {
-        let group = self.random.below(GROUPS.len());
+        let group = self.random.index(GROUPS.len());
         let mut asked = OffsetFetchRequestGroup::default();
         asked.group_id = text(GROUPS[group]);
         asked.topics = None;

@@ -134,7 +134,7 @@ fn the_last_record_of_each_key_stays() {
     }
     // The files of what was replaced are gone, and a restart finds the same.
     let files = node.disk.files.keys().filter(|path| path.ends_with(".log")).count();
-    assert!(files <= node.log.log(node.id(0)).segments.len() + 1, "{:?}", node.disk.files.keys());
+    assert!(files <= node.log.logs.get(node.id(0)).segments().len() + 1, "{:?}", node.disk.files.keys());
     let mut node = Node::start_with(node.disk, 1, 64 << 10, 2, compacted());
     assert_eq!(node.found(0, 1 << 20), found);
 }
@@ -223,7 +223,7 @@ fn damage_stops_compaction_and_nothing_else() {
         node.append_keyed(&[(round % 3, Some(vec![1; 200]))], Codec::None).expect("appends");
         node.settle();
     }
-    let first = node.log.log(node.id(0)).segments[0].path.to_string();
+    let first = node.log.logs.get(node.id(0)).segments()[0].path.to_string();
     node.disk.files.get_mut(&first).expect("written back")[1_000] ^= 1;
     node.log.options.cleaner.is_enabled = true;
     let files: Vec<String> = node.disk.files.keys().cloned().collect();
@@ -260,7 +260,7 @@ fn whatever_happens_no_last_value_is_lost() {
         let mut random = Random::new(seed);
         let mut disk = MemoryDisk::default();
         let mut model = Model::default();
-        let keys = 1 + random.below(200);
+        let keys = 1 + random.index(200);
         let mut time = 0;
         for start in 1..5u8 {
             let mut node = Node::start_with(disk, 1, 64 << 10, start, compacted());
@@ -271,14 +271,14 @@ fn whatever_happens_no_last_value_is_lost() {
             if random.below(3) == 0 {
                 node.log.options.cleaner.map_bytes_max = 1;
             }
-            model.check(&node.found(0, 1 + random.below(20_000)), end, seed);
+            model.check(&node.found(0, 1 + random.index(20_000)), end, seed);
             for _ in 0..300 + random.below(600) {
                 match random.below(10) {
                     0..4 => {
                         let records: Vec<Written> = (0..1 + random.below(8))
                             .map(|_| {
-                                let value = vec![random.below(256) as u8; random.below(300)];
-                                (random.below(keys) as u32, (random.below(8) > 0).then_some(value))
+                                let value = vec![random.below(256) as u8; random.index(300)];
+                                (random.index(keys) as u32, (random.below(8) > 0).then_some(value))
                             })
                             .collect();
                         let codec = if random.below(3) == 0 { Codec::Zstd } else { Codec::None };
@@ -288,7 +288,7 @@ fn whatever_happens_no_last_value_is_lost() {
                         );
                     }
                     4..9 if !node.ops.is_empty() => {
-                        let index = random.below(node.ops.len());
+                        let index = random.index(node.ops.len());
                         node.execute(index);
                     }
                     _ => node.end_turn(),
@@ -299,7 +299,7 @@ fn whatever_happens_no_last_value_is_lost() {
                 node.rest(5);
                 let end = node.log.durable_end(id);
                 let log_start = node.log.log_start(id);
-                model.check(&node.found(log_start, 1 + random.below(20_000)), end, seed);
+                model.check(&node.found(log_start, 1 + random.index(20_000)), end, seed);
             }
             compactions += node.log.stats().compactions;
             // What was under way is lost.
