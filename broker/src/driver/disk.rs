@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use millstream_storage::block::BlockPool;
 use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, DiskToken, FilePath};
+use rustix::io::Errno;
 
 use super::Inbound;
 use super::files;
@@ -344,7 +345,7 @@ impl Disk {
         let Operation { tag, file, mut work } = operation;
         let result = match (result, &mut work) {
             // Interrupted before anything was done.
-            (Err(error), _) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {
+            (Err(error), _) if matches!(Errno::from_io_error(&error), Some(Errno::INTR | Errno::AGAIN)) => {
                 self.ring.start(Operation { tag, file, work });
                 return;
             }

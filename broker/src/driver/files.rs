@@ -10,6 +10,7 @@ use bytes::Bytes;
 use millstream_storage::block::Block;
 use millstream_storage::compaction::Compaction;
 use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply};
+use rustix::fs::OFlags;
 
 use super::sys::{self, Advice};
 
@@ -100,7 +101,7 @@ pub fn create(path: &Path) -> io::Result<()> {
 
 /// Opens a file for writes past the page cache.
 pub fn open_direct(path: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).custom_flags(libc::O_DIRECT).open(path)
+    File::options().read(true).write(true).custom_flags(OFlags::DIRECT.bits() as i32).open(path)
 }
 
 /// Reads up to `bytes`, fewer at the end of the file.

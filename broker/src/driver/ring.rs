@@ -2,23 +2,24 @@
 //! calls and a few dozen microseconds each time the executor passes them (docs/performance.md): too much for every
 //! request. glommio still runs the core: it sleeps for us, and this ring wakes it through an eventfd.
 //!
-//! With [`crate::driver::sys`] the only code of this crate with `unsafe` blocks. What makes them sound: memory that the
-//! kernel reads belongs to the ring from the moment it is named to the kernel until the kernel has answered, and is
-//! leaked should the ring be dropped before that.
-#![allow(unsafe_code)]
+//! One of the three files of this crate with `unsafe` code; the others are [`super::sys`] and [`super::allocator`]. What
+//! makes it sound: memory that the kernel reads belongs to the ring from the moment it is named to the kernel until the
+//! kernel has answered, and is leaked should the ring be dropped before that.
+#![allow(unsafe_code, reason = "the kernel is told of memory and descriptors by address")]
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 use millstream_storage::BLOCK_BYTES;
 use millstream_storage::block::Block;
+use rustix::event::EventfdFlags;
 
 use crate::metrics::{Kind, Sample};
 use crate::shard::slab::Slab;
@@ -210,6 +211,11 @@ pub struct Ring {
 }
 
 impl Ring {
+    /// Whether the kernel has io_uring and lets this process use it.
+    pub fn probe() -> io::Result<()> {
+        IoUring::new(4).map(drop)
+    }
+
     /// A ring for the calling thread.
     pub fn new() -> io::Result<Ring> {
         let build = |is_deferred: bool| {
@@ -225,13 +231,7 @@ impl Ring {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (build(false)?, false),
             other => (other?, true),
         };
-        // SAFETY: no memory is passed.
-        let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
-        if event < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor is new and ours.
-        let event = unsafe { OwnedFd::from_raw_fd(event) };
+        let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
         ring.submitter().register_eventfd(event.as_raw_fd())?;
         let inner = Inner { ring, operations: Slab::default(), backlog: VecDeque::new(), is_deferred, enters: 0 };
         Ok(Ring { inner: RefCell::new(inner), event })
