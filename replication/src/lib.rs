@@ -3,7 +3,7 @@
 //! Pure: [`Controller::handle`] takes an image and a request and returns records and a response; only the replay of a
 //! committed record ([`ClusterImage::replay`]) changes an image. One node is a cluster of one.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 pub mod config;
 pub mod controller;
