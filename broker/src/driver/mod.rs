@@ -2,9 +2,10 @@
 //!
 //! One executor a core runs one [`crate::shard::Shard`] ([`executor`]). Its connections ([`net`]) and disk operations
 //! ([`disk`]) share an io_uring of its own ([`ring`]); what they bring become events in the shard's [`inbox`]; other threads
-//! (other shards, the [`pool`], the [`controller`], [`http`]) leave theirs in its [`mailbox`]. One task takes them all,
-//! calls the shard, and executes the effects: that is a turn. Turns follow each other while there is something to do,
-//! for a while after that ([`patience`]), and then the executor sleeps until the ring or another thread wakes it.
+//! (other shards, the [`pool`], the [`controller`], [`http`]) leave theirs in its [`mailbox`]. A [`turn`] takes them all,
+//! calls the shard, and executes the effects; what is for other threads leaves through the [`outbox`]. Turns follow each
+//! other while there is something to do, for a while after that ([`patience`]), and then the executor sleeps until the ring
+//! or another thread wakes it, or something is due.
 
 pub mod allocator;
 pub mod clock;
@@ -21,6 +22,7 @@ pub mod memory;
 pub mod meter;
 pub mod net;
 pub mod open_files;
+pub mod outbox;
 pub mod output;
 pub mod patience;
 pub mod pool;
@@ -30,6 +32,7 @@ pub mod put_off;
 pub mod ring;
 pub mod serve;
 pub mod sys;
+pub mod turn;
 pub mod watchdog;
 
 use std::fs::File;
