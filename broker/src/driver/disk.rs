@@ -52,7 +52,7 @@ pub struct Pools {
     pub files: Pool,
     /// Bringing cold ranges into the page cache. Apart, so that a backfill delays no journal file.
     pub read_ahead: Pool,
-    /// Compacting logs.
+    /// Compacting logs, which takes long and may take longer.
     pub cleaner: Pool,
 }
 

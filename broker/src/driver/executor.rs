@@ -36,7 +36,7 @@ const TIMER_MIN: Duration = Duration::from_micros(5);
 /// How other threads know a shard.
 #[derive(Clone, Debug, Default)]
 pub struct ShardHandle {
-    /// Reaches it.
+    /// Where other threads leave what it is to take.
     pub mailbox: Arc<Mailbox<Inbound>>,
     /// Shows that it lives.
     pub progress: Arc<Progress>,
@@ -49,7 +49,7 @@ pub enum Report {
     Recovered,
     /// It could not be; the process must end with this message.
     Failed(String),
-    /// It listens.
+    /// It listens on its sockets.
     Listening,
     /// Everything is answered and durable.
     ShutDown,
@@ -57,7 +57,7 @@ pub enum Report {
 
 /// What an executor needs.
 pub struct ExecutorOptions {
-    /// This shard.
+    /// Which of the process's shards it runs.
     pub index: ShardIndex,
     /// The core to be pinned to.
     pub processor: usize,

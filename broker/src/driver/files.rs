@@ -253,6 +253,7 @@ fn sync_directory_of(path: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
+/// Besides the tests of this file, what those of others need of a file system.
 #[cfg(test)]
 pub mod tests {
     use super::*;
@@ -263,6 +264,7 @@ pub mod tests {
     pub struct TestDirectory(pub PathBuf);
 
     impl TestDirectory {
+        /// A fresh one, whose name says which test it is for.
         pub fn new(name: &str) -> TestDirectory {
             static NEXT: AtomicUsize = AtomicUsize::new(0);
             let unique = format!("{name}_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));

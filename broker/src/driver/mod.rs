@@ -7,6 +7,8 @@
 //! other while there is something to do, for a while after that ([`patience`]), and then the executor sleeps until the ring
 //! or another thread wakes it, or something is due.
 
+#![warn(missing_docs)]
+
 pub mod allocator;
 pub mod clock;
 pub mod controller;
@@ -51,16 +53,40 @@ use crate::shard::{Event, GroupCursor, PartitionRow, Piece};
 pub enum Inbound {
     /// Something happened that concerns the shard itself.
     Event(Event),
-    /// A thread of the pool has opened a file that the disk may keep, if no name has changed since `generation`.
-    Opened { generation: u64, path: FilePath, file: Arc<File> },
-    /// The same for direct writes, which wait for it; or why it could not be opened.
-    OpenedDirect { generation: u64, path: FilePath, result: io::Result<Arc<File>> },
+    /// A thread of the pool has opened a file that the disk may keep.
+    Opened {
+        /// That of the [`open_files::OpenFiles`] before: a name may have changed since.
+        generation: u64,
+        /// Below the data directory.
+        path: FilePath,
+        /// Opened for reads through the page cache.
+        file: Arc<File>,
+    },
+    /// The same for direct writes, which wait for it.
+    OpenedDirect {
+        /// As in [`Inbound::Opened`].
+        generation: u64,
+        /// Below the data directory.
+        path: FilePath,
+        /// Or why it could not be opened.
+        result: io::Result<Arc<File>>,
+    },
     /// Somebody wants the shard's samples.
     Samples(SyncSender<Scrape>),
     /// Somebody wants a piece of the list of partitions.
-    Partitions { from: usize, reply: SyncSender<Piece<PartitionRow, usize>> },
+    Partitions {
+        /// Where the last piece ended; 0 at first.
+        from: usize,
+        /// Who waits for it.
+        reply: SyncSender<Piece<PartitionRow, usize>>,
+    },
     /// Somebody wants a piece of the list of groups.
-    Groups { from: GroupCursor, reply: SyncSender<Piece<GroupRow, GroupCursor>> },
+    Groups {
+        /// Where the last piece ended.
+        from: GroupCursor,
+        /// Who waits for it.
+        reply: SyncSender<Piece<GroupRow, GroupCursor>>,
+    },
     /// Somebody wants to know whether the shard comes to a turn.
     Ping(SyncSender<()>),
     /// Begin to listen on the sockets.

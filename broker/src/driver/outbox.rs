@@ -59,3 +59,33 @@ impl Outbox {
         let _ = self.controller.send(message);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millstream_replication::ControllerResponse;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn what_a_turn_gathers_is_handed_over_once() {
+        let shards = [ShardHandle::default(), ShardHandle::default()];
+        let (controller, told) = channel();
+        let mut outbox = Outbox::new(1, shards.to_vec(), controller);
+        let response = || ControllerResponse::RegisterBroker(Ok(9));
+        outbox.message(0, Message::Controller { token: 1, response: response() });
+        outbox.message(0, Message::Controller { token: 2, response: response() });
+        let request = || ControllerRequest::AllocateProducerIds;
+        outbox.request(3, request());
+        outbox.request(4, request());
+        assert!(shards[0].mailbox.is_empty() && told.try_recv().is_err(), "the turn goes on");
+        outbox.send();
+        outbox.send();
+        assert_eq!((shards[0].mailbox.len(), shards[1].mailbox.len()), (2, 0));
+        let requests = match told.try_recv().expect("told") {
+            ToController::Requests { shard: 1, requests } => requests,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(requests, [(3, request()), (4, request())]);
+        assert!(told.try_recv().is_err());
+    }
+}

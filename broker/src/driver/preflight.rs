@@ -104,7 +104,12 @@ pub struct DataDirectory {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DirectoryRefusal {
     /// This process uses it.
-    InUse { shown: String, process: String },
+    InUse {
+        /// The directory as it was given.
+        shown: String,
+        /// The process's id.
+        process: String,
+    },
     /// Anything else: one line for people.
     Unusable(String),
 }

@@ -244,6 +244,24 @@ mod tests {
     }
 
     #[test]
+    fn few_events_keep_their_order_and_many_are_rationed() {
+        let known = Known::default();
+        let mut put_off = PutOff::default();
+        let mut events: VecDeque<Happened> = (0..3).map(|number| request(GREEDY, number)).collect();
+        put_off.ration(&mut events, 0, Pressure::None, &known);
+        assert_eq!(numbers(&mut events), [(1, 0), (1, 1), (1, 2)]);
+
+        events = (0..CROWD as u8 + 1).map(|number| request(GREEDY, number)).chain([request(GOOD, 0)]).collect();
+        put_off.ration(&mut events, 0, Pressure::None, &known);
+        assert_eq!((events.len(), put_off.len()), (CROWD, 2));
+        assert_eq!(numbers(&mut events)[..2], [(1, 0), (2, 0)], "everybody has a turn");
+        put_off.ration(&mut events, 0, Pressure::Full, &known);
+        assert_eq!((events.len(), put_off.len()), (0, 2), "there is no memory for any");
+        put_off.ration(&mut events, 0, Pressure::Tight, &known);
+        assert_eq!((events.len(), put_off.len()), (2, 0));
+    }
+
+    #[test]
     fn requests_of_a_connection_that_is_gone_are_forgotten() {
         let known = Known::default();
         let mut put_off = PutOff::default();

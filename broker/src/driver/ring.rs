@@ -68,7 +68,7 @@ pub enum Completion {
     Disk {
         /// The operation with its memory.
         operation: Operation,
-        /// Bytes written.
+        /// How many bytes it wrote.
         result: io::Result<usize>,
     },
 }
@@ -171,7 +171,7 @@ pub enum DiskWork {
         /// Complete only when the bytes survive a loss of power.
         durable: bool,
     },
-    /// `fdatasync`
+    /// Has what was written survive a loss of power: `fdatasync`.
     Sync,
 }
 

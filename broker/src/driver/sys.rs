@@ -177,7 +177,7 @@ pub fn bind(address: SocketAddr, port_use: PortUse) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Starts listening.
+/// Has the kernel queue up to `backlog` connections of a bound socket until they are accepted.
 pub fn listen(socket: &OwnedFd, backlog: i32) -> io::Result<()> {
     Ok(rustix::net::listen(socket, backlog)?)
 }

@@ -52,7 +52,7 @@ pub struct Turn {
     index: ShardIndex,
     shard: Shard,
     clock: Clock,
-    /// Our own.
+    /// How other threads know this shard.
     handle: ShardHandle,
     reports: Sender<Report>,
     ring: Ring,

@@ -265,10 +265,11 @@ impl Net {
     }
 
     /// Closes connections that do nothing, and gives back memory that nobody needs.
-    pub fn sweep(&mut self, now: Duration) {
+    pub fn sweep(&mut self, elapsed: Duration) {
+        let now = Instant::now();
         self.receiver.memory.give_up_idle();
-        self.listeners.close_refused(Instant::now());
-        self.sweeper.sweep(now, &self.options, &mut self.connections, &mut self.receiver);
+        self.listeners.close_refused(now);
+        self.sweeper.sweep(now, elapsed, &self.options, &mut self.connections, &mut self.receiver);
     }
 
     /// Counters for a scrape.

@@ -57,15 +57,15 @@ impl Sweeper {
     }
 
     /// Looks at the connections, closes those that are to be closed, and has the receiver clean up behind them. Gives memory
-    /// of quiet ones back.
+    /// of quiet ones back. `elapsed` is `now` in the clock's time.
     pub fn sweep(
         &mut self,
+        now: Instant,
         elapsed: Duration,
         options: &NetOptions,
         connections: &mut HashMap<ConnectionId, Connection>,
         receiver: &mut Receiver,
     ) {
-        let now = Instant::now();
         let look = Look { now, options, pressure: options.memory.pressure(), is_waited_for: receiver.waiting() > 0 };
         let (mut stuck, mut last_stuck) = (0, None);
         for connection in connections.values_mut() {
@@ -152,5 +152,63 @@ impl Look<'_> {
         // responses.
         let is_waited_for = connection.is_reading || !connection.output.is_empty();
         is_waited_for && self.options.idle_max.is_some_and(|max| self.quiet(connection) >= max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::frames::ReadMemory;
+    use super::super::super::memory::MemoryBudget;
+    use super::super::super::sys::SocketBuffers;
+    use super::super::connection::{self, Phase};
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::Arc;
+
+    const IDLE: Duration = Duration::from_secs(60);
+
+    /// A connection with this key, and its peer's end.
+    fn connect(listener: &TcpListener, key: u64) -> (Connection, TcpStream) {
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+        let (stream, peer) = listener.accept().expect("connected");
+        (Connection::new(connection::name(0, key), peer, stream, 1000), client)
+    }
+
+    #[test]
+    fn idle_and_overdue_connections_are_closed_and_looked_at_by_the_receiver() {
+        let options = NetOptions {
+            request_bytes_max: 1000,
+            idle_max: Some(IDLE),
+            buffers: SocketBuffers::default(),
+            memory: Arc::new(MemoryBudget::for_tests()),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let mut receiver = Receiver::new(ReadMemory::new(1 << 20));
+        let mut sweeper = Sweeper::new(Duration::ZERO);
+        let (idle, _first) = connect(&listener, 1);
+        let (mut held_back, _second) = connect(&listener, 2);
+        let (mut closed, _third) = connect(&listener, 3);
+        let start = idle.moved_at.max(held_back.moved_at).max(closed.moved_at);
+        // The shard wants no more of its requests: its silence is ours.
+        held_back.is_reading = false;
+        closed.phase = Phase::Closing;
+        closed.closing_since = Some(start);
+        let mut connections: HashMap<_, _> = [idle, held_back, closed].map(|known| (known.id, known)).into();
+
+        let mut sweep = |after: Duration| {
+            sweeper.sweep(start + after, after, &options, &mut connections, &mut receiver);
+            assert_eq!(sweeper.due_at(), after + SWEEP_INTERVAL);
+            let mut ended = Vec::new();
+            while let Some(id) = receiver.next() {
+                let connection = connections.remove(&id).expect("in the table");
+                assert_eq!(connection.phase, Phase::Gone);
+                ended.push(connection.key());
+            }
+            (ended, sweeper.idle_closed)
+        };
+        assert_eq!(sweep(SWEEP_INTERVAL), (vec![], 0));
+        assert_eq!(sweep(LINGER), (vec![3], 0), "its peer had time enough to close its side");
+        assert_eq!(sweep(IDLE), (vec![1], 1));
+        assert_eq!(sweep(10 * IDLE), (vec![], 1), "what we do not read from is not idle");
     }
 }
