@@ -1,6 +1,6 @@
 //! A shard's turns: take what has happened, have the shard handle it, execute what it wants done, send what it answers.
-//! Turns follow each other in a pass, which ends when there is nothing to do or it is time for whoever runs us to look
-//! around. Nothing here knows who that is.
+//! Turns follow each other in a pass, which ends when there is nothing to do or it is time for the [`super::executor`], which
+//! runs us, to look around. Nothing here calls it, nor its runtime.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -128,7 +128,7 @@ impl Turn {
         let _ = self.reports.send(report);
     }
 
-    /// Has one turn follow the other until nothing has happened for a while, or it is time for glommio's other tasks.
+    /// Has one turn follow the other until nothing has happened for a while, or it is time for the executor to look around.
     /// Returns the time, and when the next pass is to begin if nobody wakes us before.
     pub fn pass(&mut self) -> (Duration, Duration) {
         let began = self.clock.elapsed();
