@@ -10,7 +10,7 @@ use millstream::driver::allocator::CountingAllocator;
 use millstream::driver::serve;
 
 #[global_allocator]
-static ALLOCATOR: CountingAllocator = CountingAllocator;
+static ALLOCATOR: CountingAllocator = CountingAllocator::new();
 
 /// A durable streaming log broker that speaks the Kafka protocol.
 #[derive(Parser)]

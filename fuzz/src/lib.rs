@@ -3,7 +3,7 @@
 //! A target is a plain function, so that libFuzzer (`fuzz_targets/`, nightly Rust) and the runner in `main.rs` (any Rust)
 //! call the same code. It fails by panicking, or by holding more memory than it may: see [`memory`].
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 pub mod disk;
 pub mod input;

@@ -3,11 +3,10 @@
 //!
 //! What C code allocates (zstd's contexts) is not counted; libFuzzer's `-malloc_limit_mb` and `-rss_limit_mb` watch that.
 
-#![allow(unsafe_code)]
-
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::OnceLock;
+
+use millstream::driver::allocator::{Count, CountingAllocator};
 
 /// What every target may hold, however small the input: error messages, hash tables of the process, short vectors.
 pub const BASE_BYTES: usize = 64 << 10;
@@ -15,7 +14,8 @@ pub const BASE_BYTES: usize = 64 << 10;
 /// For decoders that take nothing: the count of references that a slice gets when it is first shared.
 pub const SHARING_BYTES: usize = 64;
 
-struct Counting;
+/// Counts what the current thread holds.
+struct Held;
 
 thread_local! {
     static HELD: Cell<isize> = const { Cell::new(0) };
@@ -27,21 +27,22 @@ thread_local! {
 static ON_OVERRUN: OnceLock<fn()> = OnceLock::new();
 
 #[global_allocator]
-static COUNTING: Counting = Counting;
+static ALLOCATOR: CountingAllocator<Held> = CountingAllocator::new();
 
-/// Takes note of bytes allocated or, below zero, freed.
-fn count(bytes: isize) {
-    // A thread that ends has no counters any more; it is not measured.
-    let _ = HELD.try_with(|held| {
-        let now = held.get() + bytes;
-        held.set(now);
-        if now > MOST.get() {
-            MOST.set(now);
-        }
-        if now > LIMIT.get() {
-            overrun(bytes, now);
-        }
-    });
+impl Count for Held {
+    fn count(bytes: isize) {
+        // A thread that ends has no counters any more; it is not measured.
+        let _ = HELD.try_with(|held| {
+            let now = held.get() + bytes;
+            held.set(now);
+            if now > MOST.get() {
+                MOST.set(now);
+            }
+            if now > LIMIT.get() {
+                overrun(bytes, now);
+            }
+        });
+    }
 }
 
 /// Ends the process here, where a stack trace shows who wanted so much.
@@ -57,33 +58,6 @@ fn overrun(bytes: isize, held: isize) {
         prepare();
     }
     std::process::abort();
-}
-
-// SAFETY: hands every call to the system's allocator unchanged; counting touches plain thread-local cells only.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        count(bytes as isize - layout.size() as isize);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.realloc(pointer, layout, bytes) }
-    }
 }
 
 /// Calls `prepare` before the process ends for an input that takes too much. Only the first call counts.

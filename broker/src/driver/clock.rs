@@ -16,7 +16,7 @@ impl Clock {
         Clock { started: Instant::now() }
     }
 
-    /// The time.
+    /// The time since the start, and the time of day.
     pub fn now(&self) -> Now {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         Now { elapsed: self.elapsed(), unix_ms: i64::try_from(unix.as_millis()).unwrap_or(i64::MAX) }

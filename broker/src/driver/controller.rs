@@ -21,11 +21,26 @@ use crate::shard::{Event, Message, ShardIndex};
 #[derive(Debug)]
 pub enum ToController {
     /// A shard's requests of one turn, each with the token its answer is to carry.
-    Requests { shard: ShardIndex, requests: Vec<(u64, ControllerRequest)> },
+    Requests {
+        /// Who asks, and gets the answers.
+        shard: ShardIndex,
+        /// In the order in which they are to be decided.
+        requests: Vec<(u64, ControllerRequest)>,
+    },
     /// A shard has applied the metadata up to and including this offset.
-    Applied { shard: ShardIndex, offset: u64 },
+    Applied {
+        /// Which shard.
+        shard: ShardIndex,
+        /// Of the last record that it has applied.
+        offset: u64,
+    },
     /// A request of the process itself.
-    Ask { request: ControllerRequest, reply: Sender<ControllerResponse> },
+    Ask {
+        /// Decided like a shard's.
+        request: ControllerRequest,
+        /// Hears the answer when every shard has applied it.
+        reply: Sender<ControllerResponse>,
+    },
 }
 
 /// Who gets an answer.

@@ -1,18 +1,17 @@
 //! Executes a shard's disk operations: direct writes and syncs on the shard's [`Ring`], everything else on the pool's
 //! threads.
 
-use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use millstream_storage::block::BlockPool;
 use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, DiskToken, FilePath};
+use rustix::io::Errno;
 
 use super::Inbound;
 use super::files;
@@ -53,7 +52,7 @@ pub struct Pools {
     pub files: Pool,
     /// Bringing cold ranges into the page cache. Apart, so that a backfill delays no journal file.
     pub read_ahead: Pool,
-    /// Compacting logs.
+    /// Compacting logs, which takes long and may take longer.
     pub cleaner: Pool,
 }
 
@@ -83,86 +82,73 @@ struct Unopened {
     work: DiskWork,
 }
 
-/// A shard's hand on the disk.
+/// A shard's hand on the disk. What it asks of the shard's ring and what becomes of it go through the [`Ring`] and the
+/// [`Inbox`] that it is called with: always the same.
 pub struct Disk {
     root: PathBuf,
-    ring: Rc<Ring>,
-    open: RefCell<OpenFiles>,
+    open: OpenFiles,
     pools: Pools,
     mailbox: Arc<Mailbox<Inbound>>,
-    inbox: Rc<Inbox>,
     /// By the tag of their operations on the ring.
-    asked: RefCell<Slab<Asked>>,
+    asked: Slab<Asked>,
     /// By the path of the file; a thread of the pool is opening it.
-    unopened: RefCell<HashMap<FilePath, Vec<Unopened>>>,
-    write_memory: RefCell<BlockPool>,
-    last_write_bytes: Cell<u64>,
+    unopened: HashMap<FilePath, Vec<Unopened>>,
+    write_memory: BlockPool,
+    last_write_bytes: u64,
     counters: Counters,
 }
 
 #[derive(Default)]
 struct Counters {
-    writes: Cell<u64>,
-    write_bytes: Cell<u64>,
-    write_time: Cell<Duration>,
-    write_time_max: Cell<Duration>,
-    in_flight: Cell<u64>,
-    in_flight_bytes: Cell<u64>,
-    syncs: Cell<u64>,
-    reads_resident: Cell<u64>,
-    reads_pool: Cell<u64>,
-    prefetches_resident: Cell<u64>,
-    prefetches_pool: Cell<u64>,
-}
-
-fn add(counter: &Cell<u64>, count: u64) {
-    counter.set(counter.get() + count);
+    writes: u64,
+    write_bytes: u64,
+    write_time: Duration,
+    write_time_max: Duration,
+    in_flight: u64,
+    in_flight_bytes: u64,
+    syncs: u64,
+    reads_resident: u64,
+    reads_pool: u64,
+    prefetches_resident: u64,
+    prefetches_pool: u64,
 }
 
 impl Disk {
-    /// A disk below `root` that keeps at most `handles_max` idle descriptors open.
-    pub fn new(
-        root: &Path,
-        ring: Rc<Ring>,
-        handles_max: usize,
-        pools: Pools,
-        mailbox: Arc<Mailbox<Inbound>>,
-        inbox: Rc<Inbox>,
-    ) -> Disk {
+    /// A disk below `root` that keeps at most `handles_max` idle descriptors open. What threads of the pools have done comes
+    /// back through `mailbox`.
+    pub fn new(root: &Path, handles_max: usize, pools: Pools, mailbox: Arc<Mailbox<Inbound>>) -> Disk {
         Disk {
             root: root.to_owned(),
-            ring,
-            open: RefCell::new(OpenFiles::new(handles_max)),
+            open: OpenFiles::new(handles_max),
             pools,
             mailbox,
-            inbox,
-            asked: RefCell::default(),
-            unopened: RefCell::default(),
-            write_memory: RefCell::new(BlockPool::new(WRITE_MEMORY_BYTES_MAX)),
-            last_write_bytes: Cell::new(0),
+            asked: Slab::default(),
+            unopened: HashMap::new(),
+            write_memory: BlockPool::new(WRITE_MEMORY_BYTES_MAX),
+            last_write_bytes: 0,
             counters: Counters::default(),
         }
     }
 
     /// Starts an operation; its result becomes an event.
-    pub fn start(self: &Rc<Disk>, token: DiskToken, operation: DiskOp) {
+    pub fn start(&mut self, ring: &mut Ring, inbox: &mut Inbox, token: DiskToken, operation: DiskOp) {
         match operation {
             DiskOp::Write { path, position, data, durable } => {
                 assert!(position.is_multiple_of(BLOCK_BYTES as u64), "writes begin at a block");
-                add(&self.counters.writes, 1);
                 let bytes = data.iter().map(|part| part.len() as u64).sum();
-                add(&self.counters.write_bytes, bytes);
-                add(&self.counters.in_flight, 1);
-                self.last_write_bytes.set(bytes);
-                let memory = WriteMemory::new(data, |bytes| self.write_memory.borrow_mut().take(bytes));
-                add(&self.counters.in_flight_bytes, memory.bytes() as u64);
-                self.begin(token, path, DiskWork::Write { memory, position, done: 0, durable });
+                let memory = WriteMemory::new(data, |bytes| self.write_memory.take(bytes));
+                self.counters.writes += 1;
+                self.counters.write_bytes += bytes;
+                self.counters.in_flight += 1;
+                self.counters.in_flight_bytes += memory.bytes() as u64;
+                self.last_write_bytes = bytes;
+                self.begin(ring, token, path, DiskWork::Write { memory, position, done: 0, durable });
             }
             DiskOp::Sync { path } => {
-                add(&self.counters.syncs, 1);
-                self.begin(token, path, DiskWork::Sync);
+                self.counters.syncs += 1;
+                self.begin(ring, token, path, DiskWork::Sync);
             }
-            DiskOp::Read { path, position, bytes } => self.read(token, path, position, bytes),
+            DiskOp::Read { path, position, bytes } => self.read(inbox, token, path, position, bytes),
             DiskOp::Compact(compaction) => {
                 let root = self.root.clone();
                 let mailbox = Arc::clone(&self.mailbox);
@@ -174,11 +160,11 @@ impl Disk {
             other => {
                 match &other {
                     DiskOp::Rename { from, to } => {
-                        self.open.borrow_mut().forget(from);
-                        self.open.borrow_mut().forget(to);
+                        self.open.forget(from);
+                        self.open.forget(to);
                     }
                     DiskOp::Remove { path } | DiskOp::Truncate { path, .. } | DiskOp::Replace { path, .. } => {
-                        self.open.borrow_mut().forget(path);
+                        self.open.forget(path);
                     }
                     _ => {}
                 }
@@ -193,17 +179,17 @@ impl Disk {
     }
 
     /// Brings a range into the page cache; the end of it becomes an event.
-    pub fn prefetch(self: &Rc<Disk>, token: PrefetchToken, path: FilePath, position: u64, bytes: usize) {
-        let known = self.open.borrow_mut().buffered(&path);
+    pub fn prefetch(&mut self, inbox: &mut Inbox, token: PrefetchToken, path: FilePath, position: u64, bytes: usize) {
+        let known = self.open.buffered(&path);
         if known.as_ref().is_some_and(|file| sys::is_resident(file, position, bytes)) {
-            add(&self.counters.prefetches_resident, 1);
-            self.inbox.push(Event::Prefetched { token, result: Ok(()) });
+            self.counters.prefetches_resident += 1;
+            inbox.push(Event::Prefetched { token, result: Ok(()) });
             return;
         }
-        add(&self.counters.prefetches_pool, 1);
+        self.counters.prefetches_pool += 1;
         let root = self.root.clone();
         let mailbox = Arc::clone(&self.mailbox);
-        let generation = self.open.borrow().generation();
+        let generation = self.open.generation();
         self.pools.read_ahead.run(move || {
             let result = match known {
                 Some(file) => files::prefetch(&file, position, bytes),
@@ -219,52 +205,47 @@ impl Disk {
     }
 
     /// Drops a range from the page cache when a thread has time for it.
-    pub fn discard(&self, path: &FilePath, position: u64, bytes: usize) {
+    pub fn discard(&mut self, path: &FilePath, position: u64, bytes: usize) {
         // A file that is no longer open was closed, renamed or removed: its pages age out by themselves.
-        if let Some(file) = self.open.borrow_mut().buffered(path) {
+        if let Some(file) = self.open.buffered(path) {
             self.pools.read_ahead.run(move || sys::advise(&file, position, bytes, Advice::DontNeed));
         }
     }
 
     /// The file to send from. Open already, as a rule: its range was prefetched.
-    pub fn buffered(&self, path: &FilePath) -> io::Result<Arc<File>> {
-        if let Some(file) = self.open.borrow_mut().buffered(path) {
+    pub fn buffered(&mut self, path: &FilePath) -> io::Result<Arc<File>> {
+        if let Some(file) = self.open.buffered(path) {
             return Ok(file);
         }
         let file = Arc::new(File::open(files::resolve(&self.root, path))?);
-        let mut open = self.open.borrow_mut();
-        let generation = open.generation();
-        open.add_buffered(generation, path, Arc::clone(&file));
+        let generation = self.open.generation();
+        self.open.add_buffered(generation, path, Arc::clone(&file));
         Ok(file)
     }
 
     /// Keeps a file that a thread of the pool has opened.
-    pub fn opened(&self, generation: u64, path: &FilePath, file: Arc<File>) {
-        self.open.borrow_mut().add_buffered(generation, path, file);
+    pub fn opened(&mut self, generation: u64, path: &FilePath, file: Arc<File>) {
+        self.open.add_buffered(generation, path, file);
     }
 
-    fn finished(&self, token: DiskToken, result: Result<DiskReply, DiskError>) {
-        self.inbox.push(Event::Disk { token, result });
-    }
-
-    fn read(&self, token: DiskToken, path: FilePath, position: u64, bytes: usize) {
-        let known = self.open.borrow_mut().buffered(&path);
+    fn read(&mut self, inbox: &mut Inbox, token: DiskToken, path: FilePath, position: u64, bytes: usize) {
+        let known = self.open.buffered(&path);
         if bytes <= INLINE_READ_BYTES_MAX
             && let Some(file) = &known
         {
             let mut buffer = vec![0; bytes];
             let filled = files::fill(&mut buffer, |buffer, at| sys::read_resident(file, buffer, position + at));
             if let Ok(filled) = filled {
-                add(&self.counters.reads_resident, 1);
+                self.counters.reads_resident += 1;
                 buffer.truncate(filled);
-                self.finished(token, Ok(DiskReply::Data(Bytes::from(buffer))));
+                inbox.push(Event::Disk { token, result: Ok(DiskReply::Data(Bytes::from(buffer))) });
                 return;
             }
         }
-        add(&self.counters.reads_pool, 1);
+        self.counters.reads_pool += 1;
         let root = self.root.clone();
         let mailbox = Arc::clone(&self.mailbox);
-        let generation = self.open.borrow().generation();
+        let generation = self.open.generation();
         self.pools.files.run(move || {
             let result = match known {
                 Some(file) => files::read(&file, position, bytes),
@@ -280,25 +261,24 @@ impl Disk {
     }
 
     /// Has the ring do something, with the file opened first if need be.
-    fn begin(&self, token: DiskToken, path: FilePath, work: DiskWork) {
-        let tag = u64::from(self.asked.borrow_mut().insert(Asked { token, began: Instant::now() }));
-        self.run(tag, path, work);
+    fn begin(&mut self, ring: &mut Ring, token: DiskToken, path: FilePath, work: DiskWork) {
+        let tag = u64::from(self.asked.insert(Asked { token, began: Instant::now() }));
+        self.run(ring, tag, path, work);
     }
 
-    fn run(&self, tag: u64, path: FilePath, work: DiskWork) {
-        if let Some(file) = self.open.borrow_mut().direct(&path) {
-            self.ring.start(Operation { tag, file, work });
+    fn run(&mut self, ring: &mut Ring, tag: u64, path: FilePath, work: DiskWork) {
+        if let Some(file) = self.open.direct(&path) {
+            ring.start(Operation { tag, file, work });
             return;
         }
-        let mut unopened = self.unopened.borrow_mut();
-        let waiting = unopened.entry(Arc::clone(&path)).or_default();
+        let waiting = self.unopened.entry(Arc::clone(&path)).or_default();
         waiting.push(Unopened { tag, work });
         if waiting.len() > 1 {
             return;
         }
         // A write creates its file.
         let creates = !matches!(waiting[0].work, DiskWork::Sync);
-        let generation = self.open.borrow().generation();
+        let generation = self.open.generation();
         let root = self.root.clone();
         let mailbox = Arc::clone(&self.mailbox);
         self.pools.files.run(move || {
@@ -314,13 +294,20 @@ impl Disk {
     }
 
     /// A thread of the pool has opened a file for direct writes, or failed to.
-    pub fn opened_direct(&self, generation: u64, path: &FilePath, result: io::Result<Arc<File>>) {
-        let waiting = self.unopened.borrow_mut().remove(path).unwrap_or_default();
+    pub fn opened_direct(
+        &mut self,
+        ring: &mut Ring,
+        inbox: &mut Inbox,
+        generation: u64,
+        path: &FilePath,
+        result: io::Result<Arc<File>>,
+    ) {
+        let waiting = self.unopened.remove(path).unwrap_or_default();
         match result {
             Ok(file) => {
-                self.open.borrow_mut().add_direct(generation, path, Arc::clone(&file));
+                self.open.add_direct(generation, path, Arc::clone(&file));
                 for Unopened { tag, work } in waiting {
-                    self.ring.start(Operation { tag, file: Arc::clone(&file), work });
+                    ring.start(Operation { tag, file: Arc::clone(&file), work });
                 }
             }
             Err(error) => {
@@ -330,9 +317,9 @@ impl Disk {
                 let tried_to_create = waiting.first().is_some_and(|first| !matches!(first.work, DiskWork::Sync));
                 for Unopened { tag, work } in waiting {
                     if is_missing && !tried_to_create && !matches!(work, DiskWork::Sync) {
-                        self.run(tag, Arc::clone(path), work);
+                        self.run(ring, tag, Arc::clone(path), work);
                     } else {
-                        self.end(tag, work, Err(failure.clone()));
+                        self.end(inbox, tag, work, Err(failure.clone()));
                     }
                 }
             }
@@ -340,12 +327,12 @@ impl Disk {
     }
 
     /// The ring has done something, or a part of it.
-    pub fn completed(&self, operation: Operation, result: io::Result<usize>) {
+    pub fn completed(&mut self, ring: &mut Ring, inbox: &mut Inbox, operation: Operation, result: io::Result<usize>) {
         let Operation { tag, file, mut work } = operation;
         let result = match (result, &mut work) {
             // Interrupted before anything was done.
-            (Err(error), _) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {
-                self.ring.start(Operation { tag, file, work });
+            (Err(error), _) if matches!(Errno::from_io_error(&error), Some(Errno::INTR | Errno::AGAIN)) => {
+                ring.start(Operation { tag, file, work });
                 return;
             }
             (Err(error), _) => Err(files::failure(&error)),
@@ -357,33 +344,33 @@ impl Disk {
                 } else if bytes > 0 && bytes < left && bytes.is_multiple_of(BLOCK_BYTES) {
                     // The kernel may write less than it was given, in whole blocks.
                     *done += bytes;
-                    self.ring.start(Operation { tag, file, work });
+                    ring.start(Operation { tag, file, work });
                     return;
                 } else {
                     Err(DiskError::Failed(format!("a write of {left} bytes wrote {bytes}")))
                 }
             }
         };
-        self.end(tag, work, result);
+        self.end(inbox, tag, work, result);
     }
 
-    fn end(&self, tag: u64, work: DiskWork, result: Result<(), DiskError>) {
-        let Asked { token, began } = self.asked.borrow_mut().remove(tag as u32);
+    fn end(&mut self, inbox: &mut Inbox, tag: u64, work: DiskWork, result: Result<(), DiskError>) {
+        let Asked { token, began } = self.asked.remove(tag as u32);
         if let DiskWork::Write { memory, .. } = work {
             let took = began.elapsed();
-            self.counters.in_flight.set(self.counters.in_flight.get() - 1);
-            self.counters.in_flight_bytes.set(self.counters.in_flight_bytes.get() - memory.bytes() as u64);
-            self.counters.write_time.set(self.counters.write_time.get() + took);
-            self.counters.write_time_max.set(self.counters.write_time_max.get().max(took));
-            let mut write_memory = self.write_memory.borrow_mut();
-            memory.into_blocks().for_each(|block| write_memory.give(block));
+            let counters = &mut self.counters;
+            counters.in_flight -= 1;
+            counters.in_flight_bytes -= memory.bytes() as u64;
+            counters.write_time += took;
+            counters.write_time_max = counters.write_time_max.max(took);
+            memory.into_blocks().for_each(|block| self.write_memory.give(block));
         }
-        self.finished(token, result.map(|()| DiskReply::Done));
+        inbox.push(Event::Disk { token, result: result.map(|()| DiskReply::Done) });
     }
 
     /// Whether what is under way will be done soon, and whoever waits for it may as well poll.
     pub fn is_quick(&self) -> bool {
-        self.counters.in_flight_bytes.get().max(self.last_write_bytes.get()) <= QUICK_WRITE_BYTES_MAX
+        self.counters.in_flight_bytes.max(self.last_write_bytes) <= QUICK_WRITE_BYTES_MAX
     }
 
     /// Counters for a scrape.
@@ -393,29 +380,29 @@ impl Disk {
             samples.push(Sample { name, help, kind, labels: Vec::new(), value });
         };
         let (counter, gauge) = (Kind::Counter, Kind::Gauge);
-        sample("millstream_disk_writes_total", "Direct writes.", counter, counters.writes.get() as f64);
-        let bytes = counters.write_bytes.get() as f64;
+        sample("millstream_disk_writes_total", "Direct writes.", counter, counters.writes as f64);
+        let bytes = counters.write_bytes as f64;
         sample("millstream_disk_write_bytes_total", "Bytes written directly, without padding.", counter, bytes);
-        let seconds = counters.write_time.get().as_secs_f64();
+        let seconds = counters.write_time.as_secs_f64();
         sample("millstream_disk_write_seconds_total", "Time direct writes took, added up.", counter, seconds);
-        let seconds = counters.write_time_max.get().as_secs_f64();
+        let seconds = counters.write_time_max.as_secs_f64();
         sample("millstream_disk_write_seconds_max", "The slowest direct write since the start.", gauge, seconds);
-        sample("millstream_disk_writes_in_flight", "Direct writes under way.", gauge, counters.in_flight.get() as f64);
-        sample("millstream_disk_syncs_total", "Calls of fdatasync.", counter, counters.syncs.get() as f64);
-        let reads = counters.reads_resident.get() as f64;
+        sample("millstream_disk_writes_in_flight", "Direct writes under way.", gauge, counters.in_flight as f64);
+        sample("millstream_disk_syncs_total", "Calls of fdatasync.", counter, counters.syncs as f64);
+        let reads = counters.reads_resident as f64;
         sample("millstream_disk_reads_resident_total", "Reads that the page cache answered.", counter, reads);
-        let reads = counters.reads_pool.get() as f64;
+        let reads = counters.reads_pool as f64;
         sample("millstream_disk_reads_total", "Reads that went to a thread of the pool.", counter, reads);
-        let count = counters.prefetches_resident.get() as f64;
+        let count = counters.prefetches_resident as f64;
         sample(
             "millstream_prefetches_resident_total",
             "Prefetches of ranges that were in the page cache.",
             counter,
             count,
         );
-        let count = counters.prefetches_pool.get() as f64;
+        let count = counters.prefetches_pool as f64;
         sample("millstream_prefetches_total", "Prefetches that went to a thread of the pool.", counter, count);
-        let files = self.open.borrow().handles() as f64;
+        let files = self.open.handles() as f64;
         sample("millstream_open_files", "Open descriptors of data files.", gauge, files);
     }
 }
@@ -433,60 +420,71 @@ mod tests {
         Arc::from(text)
     }
 
+    /// A disk in a directory with what a turn calls it with.
+    struct TestDisk {
+        disk: Disk,
+        ring: Ring,
+        inbox: Inbox,
+        mailbox: Arc<Mailbox<Inbound>>,
+    }
+
+    impl TestDisk {
+        fn new(root: &Path) -> TestDisk {
+            let mailbox = Arc::new(Mailbox::default());
+            let disk = Disk::new(root, 100, Pools::start().expect("threads"), Arc::clone(&mailbox));
+            TestDisk { disk, ring: Ring::new().expect("a ring"), inbox: Inbox::default(), mailbox }
+        }
+
+        fn start(&mut self, token: u64, operation: DiskOp) {
+            self.disk.start(&mut self.ring, &mut self.inbox, DiskToken(token), operation);
+        }
+
+        /// Waits for the next operation that ends.
+        fn next(&mut self) -> (DiskToken, Result<DiskReply, DiskError>) {
+            let TestDisk { disk, ring, inbox, mailbox } = self;
+            let (mut events, mut inbound, mut completions) = (VecDeque::new(), Vec::new(), Vec::new());
+            loop {
+                ring.submit().expect("submitted");
+                ring.take(&mut completions).expect("taken");
+                for completion in completions.drain(..) {
+                    match completion {
+                        Completion::Disk { operation, result } => disk.completed(ring, inbox, operation, result),
+                        other => panic!("nothing is watched: {other:?}"),
+                    }
+                }
+                mailbox.drain(&mut inbound);
+                for item in inbound.drain(..) {
+                    match item {
+                        Inbound::Event(event) => events.push_back(Happened { at: None, event }),
+                        Inbound::Opened { generation, path, file } => disk.opened(generation, &path, file),
+                        Inbound::OpenedDirect { generation, path, result } => {
+                            disk.opened_direct(ring, inbox, generation, &path, result);
+                        }
+                        other => panic!("only the pool sends: {other:?}"),
+                    }
+                }
+                inbox.take(&mut events);
+                match events.pop_back().map(|happened| happened.event) {
+                    Some(Event::Disk { token, result }) => return (token, result),
+                    Some(other) => panic!("not a disk event: {other:?}"),
+                    None => std::thread::yield_now(),
+                }
+            }
+        }
+    }
+
     /// Runs operations on a disk in a fresh directory, one after the other, and gives the results.
     fn run(name: &str, operations: Vec<DiskOp>) -> (TestDirectory, Vec<Result<DiskReply, DiskError>>) {
         let root = TestDirectory::new(name);
-        let mailbox = Arc::new(Mailbox::default());
-        let inbox = Rc::new(Inbox::default());
-        let pools = Pools::start().expect("threads");
-        let ring = Rc::new(Ring::new().expect("a ring"));
-        let disk = Disk::new(&root.0, Rc::clone(&ring), 100, pools, Arc::clone(&mailbox), Rc::clone(&inbox));
-        let disk = Rc::new(disk);
+        let mut disk = TestDisk::new(&root.0);
         let mut results = Vec::new();
-        for (token, operation) in operations.into_iter().enumerate() {
-            let token = DiskToken(token as u64);
+        for (token, operation) in (0..).zip(operations) {
             disk.start(token, operation);
-            let (done, result) = next_disk_event(&disk, &ring, &mailbox, &inbox);
-            assert_eq!(done, token);
+            let (done, result) = disk.next();
+            assert_eq!(done, DiskToken(token));
             results.push(result);
         }
         (root, results)
-    }
-
-    fn next_disk_event(
-        disk: &Disk,
-        ring: &Ring,
-        mailbox: &Mailbox<Inbound>,
-        inbox: &Inbox,
-    ) -> (DiskToken, Result<DiskReply, DiskError>) {
-        let (mut events, mut inbound, mut completions) = (VecDeque::new(), Vec::new(), Vec::new());
-        loop {
-            ring.submit().expect("submitted");
-            ring.take(&mut completions).expect("taken");
-            for completion in completions.drain(..) {
-                match completion {
-                    Completion::Disk { operation, result } => disk.completed(operation, result),
-                    other => panic!("nothing is watched: {other:?}"),
-                }
-            }
-            mailbox.drain(&mut inbound);
-            for item in inbound.drain(..) {
-                match item {
-                    Inbound::Event(event) => events.push_back(Happened { at: None, event }),
-                    Inbound::Opened { generation, path, file } => disk.opened(generation, &path, file),
-                    Inbound::OpenedDirect { generation, path, result } => {
-                        disk.opened_direct(generation, &path, result);
-                    }
-                    other => panic!("only the pool sends: {other:?}"),
-                }
-            }
-            inbox.take(&mut events);
-            match events.pop_back().map(|happened| happened.event) {
-                Some(Event::Disk { token, result }) => return (token, result),
-                Some(other) => panic!("not a disk event: {other:?}"),
-                None => std::thread::yield_now(),
-            }
-        }
     }
 
     #[test]
@@ -526,16 +524,12 @@ mod tests {
     #[test]
     fn a_write_creates_its_file_though_a_sync_came_first() {
         let root = TestDirectory::new("disk_sync_first");
-        let (mailbox, inbox) = (Arc::new(Mailbox::default()), Rc::new(Inbox::default()));
-        let ring = Rc::new(Ring::new().expect("a ring"));
-        let pools = Pools::start().expect("threads");
-        let disk = Rc::new(Disk::new(&root.0, Rc::clone(&ring), 9, pools, Arc::clone(&mailbox), Rc::clone(&inbox)));
-        disk.start(DiskToken(0), DiskOp::Sync { path: path("a") });
+        let mut disk = TestDisk::new(&root.0);
+        disk.start(0, DiskOp::Sync { path: path("a") });
         let data = vec![Bytes::from("x")];
-        disk.start(DiskToken(1), DiskOp::Write { path: path("a"), position: 0, data, durable: true });
-        let next = || next_disk_event(&disk, &ring, &mailbox, &inbox);
-        assert_eq!(next(), (DiskToken(0), Err(DiskError::NotFound)));
-        assert_eq!(next(), (DiskToken(1), Ok(DiskReply::Done)));
+        disk.start(1, DiskOp::Write { path: path("a"), position: 0, data, durable: true });
+        assert_eq!(disk.next(), (DiskToken(0), Err(DiskError::NotFound)));
+        assert_eq!(disk.next(), (DiskToken(1), Ok(DiskReply::Done)));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use millstream_storage::block::Block;
 use millstream_storage::compaction::Compaction;
 use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply};
+use rustix::fs::OFlags;
 
 use super::sys::{self, Advice};
 
@@ -100,7 +101,7 @@ pub fn create(path: &Path) -> io::Result<()> {
 
 /// Opens a file for writes past the page cache.
 pub fn open_direct(path: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).custom_flags(libc::O_DIRECT).open(path)
+    File::options().read(true).write(true).custom_flags(OFlags::DIRECT.bits() as i32).open(path)
 }
 
 /// Reads up to `bytes`, fewer at the end of the file.
@@ -252,6 +253,7 @@ fn sync_directory_of(path: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
+/// Besides the tests of this file, what those of others need of a file system.
 #[cfg(test)]
 pub mod tests {
     use super::*;
@@ -262,6 +264,7 @@ pub mod tests {
     pub struct TestDirectory(pub PathBuf);
 
     impl TestDirectory {
+        /// A fresh one, whose name says which test it is for.
         pub fn new(name: &str) -> TestDirectory {
             static NEXT: AtomicUsize = AtomicUsize::new(0);
             let unique = format!("{name}_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));

@@ -78,12 +78,6 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// Forgets the task: its executor is about to end.
-    pub fn deregister(&self) {
-        let waker = self.lock().waker.take();
-        drop(waker);
-    }
-
     /// Items that wait.
     pub fn len(&self) -> usize {
         self.lock().items.len()

@@ -27,7 +27,7 @@ pub struct Meter {
     began: Duration,
     /// When the work before ended.
     lap_at: Duration,
-    /// This turn's.
+    /// In this turn, by the kind of work.
     spent: [u64; WORKS],
     /// Since the start, and the longest piece of each.
     total: [u64; WORKS],

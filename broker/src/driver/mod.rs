@@ -2,9 +2,12 @@
 //!
 //! One executor a core runs one [`crate::shard::Shard`] ([`executor`]). Its connections ([`net`]) and disk operations
 //! ([`disk`]) share an io_uring of its own ([`ring`]); what they bring become events in the shard's [`inbox`]; other threads
-//! (other shards, the [`pool`], the [`controller`], [`http`]) leave theirs in its [`mailbox`]. One task takes them all,
-//! calls the shard, and executes the effects: that is a turn. Turns follow each other while there is something to do,
-//! for a while after that ([`patience`]), and then the executor sleeps until the ring or another thread wakes it.
+//! (other shards, the [`pool`], the [`controller`], [`http`]) leave theirs in its [`mailbox`]. A [`turn`] takes them all,
+//! calls the shard, and executes the effects; what is for other threads leaves through the [`outbox`]. Turns follow each
+//! other while there is something to do, for a while after that ([`patience`]), and then the executor sleeps until the ring
+//! or another thread wakes it, or something is due.
+
+#![warn(missing_docs)]
 
 pub mod allocator;
 pub mod clock;
@@ -21,6 +24,7 @@ pub mod memory;
 pub mod meter;
 pub mod net;
 pub mod open_files;
+pub mod outbox;
 pub mod output;
 pub mod patience;
 pub mod pool;
@@ -30,6 +34,7 @@ pub mod put_off;
 pub mod ring;
 pub mod serve;
 pub mod sys;
+pub mod turn;
 pub mod watchdog;
 
 use std::fs::File;
@@ -48,16 +53,40 @@ use crate::shard::{Event, GroupCursor, PartitionRow, Piece};
 pub enum Inbound {
     /// Something happened that concerns the shard itself.
     Event(Event),
-    /// A thread of the pool has opened a file that the disk may keep, if no name has changed since `generation`.
-    Opened { generation: u64, path: FilePath, file: Arc<File> },
-    /// The same for direct writes, which wait for it; or why it could not be opened.
-    OpenedDirect { generation: u64, path: FilePath, result: io::Result<Arc<File>> },
+    /// A thread of the pool has opened a file that the disk may keep.
+    Opened {
+        /// That of the [`open_files::OpenFiles`] before: a name may have changed since.
+        generation: u64,
+        /// Below the data directory.
+        path: FilePath,
+        /// Opened for reads through the page cache.
+        file: Arc<File>,
+    },
+    /// The same for direct writes, which wait for it.
+    OpenedDirect {
+        /// As in [`Inbound::Opened`].
+        generation: u64,
+        /// Below the data directory.
+        path: FilePath,
+        /// Or why it could not be opened.
+        result: io::Result<Arc<File>>,
+    },
     /// Somebody wants the shard's samples.
     Samples(SyncSender<Scrape>),
     /// Somebody wants a piece of the list of partitions.
-    Partitions { from: usize, reply: SyncSender<Piece<PartitionRow, usize>> },
+    Partitions {
+        /// Where the last piece ended; 0 at first.
+        from: usize,
+        /// Who waits for it.
+        reply: SyncSender<Piece<PartitionRow, usize>>,
+    },
     /// Somebody wants a piece of the list of groups.
-    Groups { from: GroupCursor, reply: SyncSender<Piece<GroupRow, GroupCursor>> },
+    Groups {
+        /// Where the last piece ended.
+        from: GroupCursor,
+        /// Who waits for it.
+        reply: SyncSender<Piece<GroupRow, GroupCursor>>,
+    },
     /// Somebody wants to know whether the shard comes to a turn.
     Ping(SyncSender<()>),
     /// Begin to listen on the sockets.

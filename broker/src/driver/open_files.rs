@@ -95,7 +95,7 @@ impl OpenFiles {
         }
     }
 
-    /// Open descriptors.
+    /// Descriptors that are open, in use or not.
     pub fn handles(&self) -> usize {
         self.handles
     }

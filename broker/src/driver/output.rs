@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -126,7 +126,7 @@ impl Output {
     }
 
     /// Sends as much as fits, up to one turn's share, without waiting.
-    pub fn send(&mut self, socket: &impl AsRawFd, counters: &mut SendCounters) -> io::Result<Sent> {
+    pub fn send(&mut self, socket: &impl AsFd, counters: &mut SendCounters) -> io::Result<Sent> {
         let mut share = TURN_BYTES_MAX;
         while let Some(first) = self.pieces.front() {
             if share == 0 {
@@ -152,7 +152,7 @@ impl Output {
         Ok(Sent::All)
     }
 
-    fn send_memory(&self, socket: &impl AsRawFd, counters: &mut SendCounters) -> io::Result<usize> {
+    fn send_memory(&self, socket: &impl AsFd, counters: &mut SendCounters) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let mut count = 0;
         for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
@@ -193,7 +193,7 @@ impl Output {
 }
 
 fn send_file(
-    socket: &impl AsRawFd,
+    socket: &impl AsFd,
     file: &File,
     position: u64,
     bytes: usize,

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::metrics::{Kind, Sample};
+
 /// How many times `max` a wait counts at most: one long rest is soon forgotten.
 const WAIT_MAX: u32 = 4;
 /// The share of the newest wait in what is usual.
@@ -60,9 +62,17 @@ impl Patience {
         self.long += 1;
     }
 
-    /// Time spent polling, waits that ended meanwhile, and sleeps, since the start.
-    pub fn counts(&self) -> (Duration, u64, u64) {
-        (self.polled, self.short, self.long)
+    /// Counters for a scrape.
+    pub fn samples(&self, samples: &mut Vec<Sample>) {
+        let mut counter = |name, help, value| {
+            samples.push(Sample { name, help, kind: Kind::Counter, labels: Vec::new(), value });
+        };
+        let help = "Time spent polling before a sleep or instead of one.";
+        counter("millstream_poll_seconds_total", help, self.polled.as_secs_f64());
+        let help = "Waits that ended while the core polled: sleeps that were saved.";
+        counter("millstream_polls_paid_total", help, self.short as f64);
+        let help = "Times that the core had nothing to do and slept.";
+        counter("millstream_sleeps_total", help, self.long as f64);
     }
 }
 
@@ -99,8 +109,7 @@ mod tests {
         assert!(!wait(&mut patience, &mut now, 8, MAX * 2), "longer than it would poll");
         assert!(wait(&mut patience, &mut now, 16, MAX / 2), "and short again");
         assert_eq!(patience.waits(now, false), None, "for the disk has much to do");
-        let (polled, short, _) = patience.counts();
-        assert!(short >= 7 && polled >= MAX / 2 * 7);
+        assert!(patience.short >= 7 && patience.polled >= MAX / 2 * 7);
     }
 
     #[test]
@@ -108,6 +117,6 @@ mod tests {
         let mut patience = Patience::new(Duration::ZERO);
         let mut now = Duration::from_secs(1);
         assert!(!wait(&mut patience, &mut now, 5, Duration::from_nanos(1)));
-        assert_eq!(patience.counts(), (Duration::ZERO, 0, 0));
+        assert_eq!((patience.polled, patience.short, patience.long), (Duration::ZERO, 0, 0));
     }
 }

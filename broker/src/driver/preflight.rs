@@ -9,6 +9,10 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::ring::Ring;
 use super::sys::{self, PortUse};
 use crate::config::{self, Listener};
 use millstream_storage::BLOCK_BYTES;
@@ -34,15 +38,15 @@ const OPEN_FILES_MIN: u64 = 1024;
 
 /// io_uring can be used.
 pub fn check_io_uring() -> Result<(), String> {
-    sys::probe_io_uring().map_err(|error| match error.raw_os_error() {
-        Some(libc::ENOSYS) => {
+    Ring::probe().map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::NOSYS) => {
             "io_uring is missing: the kernel is too old or built without it; Linux 5.13 or later is needed".to_owned()
         }
-        Some(libc::EPERM | libc::EACCES) => "io_uring is forbidden: in a container, allow io_uring_setup, \
+        Some(Errno::PERM | Errno::ACCESS) => "io_uring is forbidden: in a container, allow io_uring_setup, \
              io_uring_enter and io_uring_register in its seccomp profile; elsewhere set sysctl \
              kernel.io_uring_disabled=0"
             .to_owned(),
-        Some(libc::ENOMEM) => memory_message(None),
+        Some(Errno::NOMEM) => memory_message(None),
         _ => format!("io_uring does not work: {error}"),
     })
 }
@@ -100,7 +104,12 @@ pub struct DataDirectory {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DirectoryRefusal {
     /// This process uses it.
-    InUse { shown: String, process: String },
+    InUse {
+        /// The directory as it was given.
+        shown: String,
+        /// The process's id.
+        process: String,
+    },
     /// Anything else: one line for people.
     Unusable(String),
 }
@@ -179,7 +188,12 @@ fn lock(directory: &Path) -> io::Result<File> {
 
 /// Writes a block past the page cache.
 fn write_directly(path: &Path) -> io::Result<()> {
-    let file = File::options().create(true).truncate(false).write(true).custom_flags(libc::O_DIRECT).open(path)?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .custom_flags(OFlags::DIRECT.bits() as i32)
+        .open(path)?;
     let mut block = Block::new(BLOCK_BYTES);
     block.commit(BLOCK_BYTES);
     file.write_all_at(block.filled(), 0)

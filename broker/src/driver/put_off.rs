@@ -8,7 +8,13 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::inbox::Happened;
+use super::memory::Pressure;
 use crate::shard::{ConnectionId, Event};
+
+/// Requests that a turn handles while memory is tight: their responses may be a thousand times their size.
+const TIGHT_REQUESTS_MAX: usize = 16;
+/// Events that are handled in the order in which they happened; of more, some of each connection in turn.
+const CROWD: usize = 64;
 
 /// Waiting requests, by connection. Bounded by what connections may have in flight.
 #[derive(Debug, Default)]
@@ -52,9 +58,35 @@ impl PutOff {
         !self.light.is_empty() || !self.heavy.is_empty()
     }
 
+    /// Leaves in `events` what may be handled now. Few are handled in their order; of many, some of each connection in turn;
+    /// few while memory is tight, none while it is full. What is no request goes on. The first `left` events were left by
+    /// the last round.
+    pub fn ration(
+        &mut self,
+        events: &mut VecDeque<Happened>,
+        left: usize,
+        pressure: Pressure,
+        connections: &impl Connections,
+    ) {
+        if pressure == Pressure::None && self.is_empty() && events.len() <= CROWD {
+            return;
+        }
+        let requests_max = match pressure {
+            Pressure::None => CROWD,
+            Pressure::Tight => TIGHT_REQUESTS_MAX,
+            Pressure::Full => 0,
+        };
+        // What was rationed before stays; the first time nothing was.
+        let rationed = if self.is_empty() { 0 } else { left };
+        let rest = events.split_off(rationed);
+        self.put_off(rest.into_iter(), connections, events);
+        let room = requests_max.saturating_sub(rationed);
+        self.take(room, pressure >= Pressure::Tight, connections, events);
+    }
+
     /// Puts the requests among these events off, and leaves the others, in their order. Learns from these which
     /// connections hold memory no longer.
-    pub fn put_off(
+    fn put_off(
         &mut self,
         events: impl Iterator<Item = Happened>,
         connections: &impl Connections,
@@ -97,7 +129,7 @@ impl PutOff {
 
     /// Takes up to `requests_max` requests, one of each connection in turn, the last of them a heavy one; with `is_tight`
     /// none of those that hold memory.
-    pub fn take(
+    fn take(
         &mut self,
         requests_max: usize,
         is_tight: bool,
@@ -209,6 +241,24 @@ mod tests {
         assert_eq!(numbers(&mut events), [(2, 3), (2, 4), (2, 5), (2, 6), (2, 7), (2, 8), (2, 9), (1, 1)]);
         put_off.take(100, false, &known, &mut events);
         assert_eq!(numbers(&mut events), [(1, 2)]);
+    }
+
+    #[test]
+    fn few_events_keep_their_order_and_many_are_rationed() {
+        let known = Known::default();
+        let mut put_off = PutOff::default();
+        let mut events: VecDeque<Happened> = (0..3).map(|number| request(GREEDY, number)).collect();
+        put_off.ration(&mut events, 0, Pressure::None, &known);
+        assert_eq!(numbers(&mut events), [(1, 0), (1, 1), (1, 2)]);
+
+        events = (0..CROWD as u8 + 1).map(|number| request(GREEDY, number)).chain([request(GOOD, 0)]).collect();
+        put_off.ration(&mut events, 0, Pressure::None, &known);
+        assert_eq!((events.len(), put_off.len()), (CROWD, 2));
+        assert_eq!(numbers(&mut events)[..2], [(1, 0), (2, 0)], "everybody has a turn");
+        put_off.ration(&mut events, 0, Pressure::Full, &known);
+        assert_eq!((events.len(), put_off.len()), (0, 2), "there is no memory for any");
+        put_off.ration(&mut events, 0, Pressure::Tight, &known);
+        assert_eq!((events.len(), put_off.len()), (2, 0));
     }
 
     #[test]

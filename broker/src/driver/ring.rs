@@ -2,23 +2,23 @@
 //! calls and a few dozen microseconds each time the executor passes them (docs/performance.md): too much for every
 //! request. glommio still runs the core: it sleeps for us, and this ring wakes it through an eventfd.
 //!
-//! With [`crate::driver::sys`] the only code of this crate with `unsafe` blocks. What makes them sound: memory that the
-//! kernel reads belongs to the ring from the moment it is named to the kernel until the kernel has answered, and is
-//! leaked should the ring be dropped before that.
-#![allow(unsafe_code)]
+//! One of the three files of this crate with `unsafe` code; the others are [`super::sys`] and [`super::allocator`]. What
+//! makes it sound: memory that the kernel reads belongs to the ring from the moment it is named to the kernel until the
+//! kernel has answered, and is leaked should the ring be dropped before that.
+#![allow(unsafe_code, reason = "the kernel is told of memory and descriptors by address")]
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 use millstream_storage::BLOCK_BYTES;
 use millstream_storage::block::Block;
+use rustix::event::EventfdFlags;
 
 use crate::metrics::{Kind, Sample};
 use crate::shard::slab::Slab;
@@ -44,7 +44,7 @@ pub enum Watch {
 
 /// The user data of what nobody waits for.
 const FORGOTTEN: u64 = 0;
-/// The kind of user data that names a place in [`Inner::operations`].
+/// The kind of user data that names a place in [`Ring::operations`].
 const OPERATION: u64 = 4;
 const KIND_SHIFT: u32 = 56;
 /// The bits of user data that hold a key or a place.
@@ -68,7 +68,7 @@ pub enum Completion {
     Disk {
         /// The operation with its memory.
         operation: Operation,
-        /// Bytes written.
+        /// How many bytes it wrote.
         result: io::Result<usize>,
     },
 }
@@ -171,7 +171,7 @@ pub enum DiskWork {
         /// Complete only when the bytes survive a loss of power.
         durable: bool,
     },
-    /// `fdatasync`
+    /// Has what was written survive a loss of power: `fdatasync`.
     Sync,
 }
 
@@ -193,8 +193,10 @@ struct UnderWay {
     vectors: Box<[libc::iovec]>,
 }
 
-struct Inner {
+/// An io_uring and the eventfd that tells of its completions. Belongs to the thread that made it.
+pub struct Ring {
     ring: IoUring,
+    event: OwnedFd,
     operations: Slab<UnderWay>,
     /// What did not fit into the submission queue.
     backlog: VecDeque<squeue::Entry>,
@@ -203,13 +205,12 @@ struct Inner {
     enters: u64,
 }
 
-/// An io_uring and the eventfd that tells of its completions. Belongs to the thread that made it.
-pub struct Ring {
-    inner: RefCell<Inner>,
-    event: OwnedFd,
-}
-
 impl Ring {
+    /// Whether the kernel has io_uring and lets this process use it.
+    pub fn probe() -> io::Result<()> {
+        IoUring::new(4).map(drop)
+    }
+
     /// A ring for the calling thread.
     pub fn new() -> io::Result<Ring> {
         let build = |is_deferred: bool| {
@@ -225,16 +226,9 @@ impl Ring {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (build(false)?, false),
             other => (other?, true),
         };
-        // SAFETY: no memory is passed.
-        let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
-        if event < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor is new and ours.
-        let event = unsafe { OwnedFd::from_raw_fd(event) };
+        let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
         ring.submitter().register_eventfd(event.as_raw_fd())?;
-        let inner = Inner { ring, operations: Slab::default(), backlog: VecDeque::new(), is_deferred, enters: 0 };
-        Ok(Ring { inner: RefCell::new(inner), event })
+        Ok(Ring { ring, event, operations: Slab::default(), backlog: VecDeque::new(), is_deferred, enters: 0 })
     }
 
     /// Becomes readable when something completes. A copy of the descriptor.
@@ -243,70 +237,24 @@ impl Ring {
     }
 
     /// Watches a socket; `key` must be below 2^56. Close the socket only after [`Ring::unwatch`].
-    pub fn watch(&self, socket: &impl AsRawFd, watch: Watch, key: u64) {
+    pub fn watch(&mut self, socket: &impl AsRawFd, watch: Watch, key: u64) {
         let (mask, goes_on) = match watch {
             Watch::Accept => (libc::POLLIN, true),
             Watch::Read => (libc::POLLIN | libc::POLLRDHUP, true),
             Watch::Write => (libc::POLLOUT, false),
         };
         let entry = opcode::PollAdd::new(types::Fd(socket.as_raw_fd()), mask as u32).multi(goes_on).build();
-        self.inner.borrow_mut().push(entry.user_data(name(watch as u64, key)));
+        self.push(entry.user_data(name(watch as u64, key)));
     }
 
     /// Ends a watch. Its socket is closed for good only after this.
-    pub fn unwatch(&self, watch: Watch, key: u64) {
+    pub fn unwatch(&mut self, watch: Watch, key: u64) {
         let entry = opcode::PollRemove::new(name(watch as u64, key)).build();
-        self.inner.borrow_mut().push(entry.user_data(FORGOTTEN));
+        self.push(entry.user_data(FORGOTTEN));
     }
 
     /// Starts a disk operation.
-    pub fn start(&self, operation: Operation) {
-        self.inner.borrow_mut().start(operation);
-    }
-
-    /// Disk operations under way.
-    pub fn operations(&self) -> usize {
-        self.inner.borrow().operations.len()
-    }
-
-    /// Hands what was asked for to the kernel, if there is anything, and has it finish what it can.
-    pub fn submit(&self) -> io::Result<()> {
-        self.inner.borrow_mut().submit()
-    }
-
-    /// Whether there is something to take or to submit; costs no system call.
-    pub fn has_work(&self) -> bool {
-        let mut inner = self.inner.borrow_mut();
-        inner.has_deferred_work() || !inner.ring.completion().is_empty() || inner.has_unsubmitted()
-    }
-
-    /// Takes what has completed.
-    pub fn take(&self, into: &mut Vec<Completion>) -> io::Result<()> {
-        let mut inner = self.inner.borrow_mut();
-        if inner.has_deferred_work() {
-            inner.enter()?;
-        }
-        let Inner { ring, operations, .. } = &mut *inner;
-        for entry in ring.completion() {
-            into.extend(completed(&entry, operations));
-        }
-        Ok(())
-    }
-
-    /// Counters for a scrape.
-    pub fn samples(&self, samples: &mut Vec<Sample>) {
-        let inner = self.inner.borrow();
-        let help = "System calls into the shard's io_uring.";
-        let (labels, value) = (Vec::new(), inner.enters as f64);
-        samples.push(Sample { name: "millstream_ring_enters_total", help, kind: Kind::Counter, labels, value });
-        let help = "Disk operations that the shard's io_uring has under way.";
-        let (labels, value) = (Vec::new(), inner.operations.len() as f64);
-        samples.push(Sample { name: "millstream_ring_operations", help, kind: Kind::Gauge, labels, value });
-    }
-}
-
-impl Inner {
-    fn start(&mut self, operation: Operation) {
+    pub fn start(&mut self, operation: Operation) {
         let descriptor = types::Fd(operation.file.as_raw_fd());
         let vectors: Box<[libc::iovec]> = match &operation.work {
             DiskWork::Write { memory, done, .. } => memory.vectors(*done),
@@ -322,6 +270,52 @@ impl Inner {
         };
         let place = self.operations.insert(UnderWay { operation, vectors });
         self.push(entry.user_data(name(OPERATION, u64::from(place))));
+    }
+
+    /// Disk operations under way.
+    pub fn operations(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// Hands what was asked for to the kernel, if there is anything, and has it finish what it can.
+    pub fn submit(&mut self) -> io::Result<()> {
+        loop {
+            self.fill();
+            let waiting = self.ring.submission().len();
+            if waiting == 0 {
+                return Ok(());
+            }
+            self.enter()?;
+            if self.backlog.is_empty() || self.ring.submission().len() == waiting {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether there is something to take or to submit; costs no system call.
+    pub fn has_work(&mut self) -> bool {
+        self.has_deferred_work() || !self.ring.completion().is_empty() || self.has_unsubmitted()
+    }
+
+    /// Takes what has completed.
+    pub fn take(&mut self, into: &mut Vec<Completion>) -> io::Result<()> {
+        if self.has_deferred_work() {
+            self.enter()?;
+        }
+        for entry in self.ring.completion() {
+            into.extend(completed(&entry, &mut self.operations));
+        }
+        Ok(())
+    }
+
+    /// Counters for a scrape.
+    pub fn samples(&self, samples: &mut Vec<Sample>) {
+        let help = "System calls into the shard's io_uring.";
+        let (labels, value) = (Vec::new(), self.enters as f64);
+        samples.push(Sample { name: "millstream_ring_enters_total", help, kind: Kind::Counter, labels, value });
+        let help = "Disk operations that the shard's io_uring has under way.";
+        let (labels, value) = (Vec::new(), self.operations.len() as f64);
+        samples.push(Sample { name: "millstream_ring_operations", help, kind: Kind::Gauge, labels, value });
     }
 
     fn push(&mut self, entry: squeue::Entry) {
@@ -340,20 +334,6 @@ impl Inner {
             if unsafe { queue.push(&entry) }.is_err() {
                 self.backlog.push_front(entry);
                 break;
-            }
-        }
-    }
-
-    fn submit(&mut self) -> io::Result<()> {
-        loop {
-            self.fill();
-            let waiting = self.ring.submission().len();
-            if waiting == 0 {
-                return Ok(());
-            }
-            self.enter()?;
-            if self.backlog.is_empty() || self.ring.submission().len() == waiting {
-                return Ok(());
             }
         }
     }
@@ -382,7 +362,7 @@ impl Inner {
     }
 }
 
-impl Drop for Inner {
+impl Drop for Ring {
     fn drop(&mut self) {
         // The kernel may still read it.
         mem::forget(mem::take(&mut self.operations));
@@ -432,7 +412,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     /// Takes completions until there is one.
-    fn next(ring: &Ring) -> Completion {
+    fn next(ring: &mut Ring) -> Completion {
         let mut completions = Vec::new();
         let began = Instant::now();
         while completions.is_empty() {
@@ -445,7 +425,7 @@ mod tests {
         completions.remove(0)
     }
 
-    fn ready(ring: &Ring) -> (Watch, u64, bool) {
+    fn ready(ring: &mut Ring) -> (Watch, u64, bool) {
         match next(ring) {
             Completion::Ready { watch, key, has_ended, must_renew: false } => (watch, key, has_ended),
             other => panic!("not ready: {other:?}"),
@@ -454,25 +434,25 @@ mod tests {
 
     #[test]
     fn a_socket_is_ready_each_time_something_comes() {
-        let ring = Ring::new().expect("a ring");
+        let mut ring = Ring::new().expect("a ring");
         let (mut ours, mut theirs) = UnixStream::pair().expect("a socket pair");
         ours.set_nonblocking(true).expect("set");
         ring.watch(&ours, Watch::Read, 77);
         for _ in 0..3 {
             theirs.write_all(b"abc").expect("written");
-            assert_eq!(ready(&ring), (Watch::Read, 77, false));
+            assert_eq!(ready(&mut ring), (Watch::Read, 77, false));
             assert_eq!(ours.read(&mut [0; 100]).expect("there"), 3);
             assert!(!ring.has_work());
         }
         ring.watch(&ours, Watch::Write, 78);
-        assert_eq!(ready(&ring), (Watch::Write, 78, false));
+        assert_eq!(ready(&mut ring), (Watch::Write, 78, false));
         drop(theirs);
-        assert_eq!(ready(&ring), (Watch::Read, 77, true));
+        assert_eq!(ready(&mut ring), (Watch::Read, 77, true));
     }
 
     #[test]
     fn a_watch_that_is_ended_lets_the_socket_close() {
-        let ring = Ring::new().expect("a ring");
+        let mut ring = Ring::new().expect("a ring");
         let (ours, mut theirs) = UnixStream::pair().expect("a socket pair");
         ring.watch(&ours, Watch::Read, 1);
         ring.submit().expect("submitted");
@@ -488,7 +468,7 @@ mod tests {
 
     #[test]
     fn blocks_and_aligned_parts_are_written_from_any_place() {
-        let ring = Ring::new().expect("a ring");
+        let mut ring = Ring::new().expect("a ring");
         let path = std::env::current_dir().expect("somewhere").join(format!("ring_test_{}", std::process::id()));
         let file = File::options()
             .create(true)
@@ -505,10 +485,10 @@ mod tests {
         let parts = vec![block.slice(0..BLOCK_BYTES), block.slice(BLOCK_BYTES..3 * BLOCK_BYTES)];
         let memory = WriteMemory::new(parts, |_| panic!("they are aligned"));
         assert_eq!(memory.bytes(), 3 * BLOCK_BYTES);
-        let write = |memory, position, done, durable, tag| {
+        let mut write = |memory, position, done, durable, tag| {
             let work = DiskWork::Write { memory, position, done, durable };
             ring.start(Operation { tag, file: Arc::clone(&file), work });
-            match next(&ring) {
+            match next(&mut ring) {
                 Completion::Disk { operation, result } => (operation.tag, result.expect("written")),
                 other => panic!("not a write: {other:?}"),
             }
@@ -518,7 +498,7 @@ mod tests {
         let rest = write(whole, 4 * BLOCK_BYTES as u64, BLOCK_BYTES, false, 6);
         assert_eq!(rest, (6, 2 * BLOCK_BYTES), "what an earlier attempt wrote is not written again");
         ring.start(Operation { tag: 7, file: Arc::clone(&file), work: DiskWork::Sync });
-        assert!(matches!(next(&ring), Completion::Disk { operation: Operation { tag: 7, .. }, result: Ok(0) }));
+        assert!(matches!(next(&mut ring), Completion::Disk { operation: Operation { tag: 7, .. }, result: Ok(0) }));
         let mut read = Block::new(8 * BLOCK_BYTES);
         let count = std::os::unix::fs::FileExt::read_at(&*file, read.spare_mut(), 0).expect("read");
         read.commit(count);
@@ -555,7 +535,7 @@ mod tests {
 
     #[test]
     fn the_event_tells_of_completions() {
-        let ring = Ring::new().expect("a ring");
+        let mut ring = Ring::new().expect("a ring");
         let mut event = File::from(ring.event().expect("copied"));
         let (ours, mut theirs) = UnixStream::pair().expect("a socket pair");
         ring.watch(&ours, Watch::Read, 1);
@@ -564,6 +544,6 @@ mod tests {
         let mut count = [0; 8];
         event.read_exact(&mut count).expect("signalled");
         assert!(u64::from_ne_bytes(count) > 0);
-        assert_eq!(ready(&ring), (Watch::Read, 1, false));
+        assert_eq!(ready(&mut ring), (Watch::Read, 1, false));
     }
 }

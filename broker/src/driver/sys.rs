@@ -1,48 +1,44 @@
-//! System calls that neither the standard library nor glommio offers. With [`super::ring`] the only files of this crate with
-//! `unsafe` code; every function here is safe to call with any argument.
-#![allow(unsafe_code)]
+//! System calls that the standard library does not offer: through rustix where it has them, and else by hand. Every
+//! function here is safe to call with any argument.
+//!
+//! One of the three files of this crate with `unsafe` code; the others are [`super::ring`] and [`super::allocator`].
+#![allow(unsafe_code, reason = "system calls that rustix lacks")]
 
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::mem::{self, MaybeUninit};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::num::NonZeroU64;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use glommio::io::BufferedFile;
-use libc::{c_int, c_void};
-
-/// Turns the `-1` of a system call into `errno`.
-fn check(result: isize) -> io::Result<usize> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
-}
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::io::{Errno, ReadWriteFlags};
+use rustix::net::{AddressFamily, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType, sockopt};
+use rustix::process::{Resource, Rlimit};
+use rustix::rand::GetRandomFlags;
+use rustix::thread::CpuSet;
+use rustix::time::ClockId;
 
 /// Sends slices on a socket without waiting for room. `more`: further bytes follow at once, do not send a short packet.
-pub fn send_slices(socket: &impl AsRawFd, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
-    // SAFETY: all-zero is a valid `msghdr`: null pointers with zero lengths.
-    let mut header: libc::msghdr = unsafe { mem::zeroed() };
-    // `IoSlice` is guaranteed to have the layout of `iovec`; `sendmsg` only reads through the pointer.
-    header.msg_iov = slices.as_ptr() as *mut libc::iovec;
-    header.msg_iovlen = slices.len() as _;
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
-    // SAFETY: the header and the slices it names live across the call.
-    check(unsafe { libc::sendmsg(socket.as_raw_fd(), &header, flags) })
+pub fn send_slices(socket: &impl AsFd, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+    let more = if more { SendFlags::MORE } else { SendFlags::empty() };
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL | more;
+    Ok(rustix::net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), flags)?)
 }
 
 /// Passes a file's bytes from the page cache on to a socket, or whatever else takes pages. Fewer when there is no room for more.
-pub fn send_file(socket: &impl AsRawFd, file: &File, position: u64, bytes: usize) -> io::Result<usize> {
-    let mut offset = position as libc::off_t;
-    // SAFETY: `offset` lives across the call; the descriptors are only numbers to the kernel.
-    check(unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &mut offset, bytes) })
+pub fn send_file(socket: &impl AsFd, file: &File, position: u64, bytes: usize) -> io::Result<usize> {
+    let mut offset = position;
+    Ok(rustix::fs::sendfile(socket, file, Some(&mut offset), bytes)?)
 }
 
 /// Reads what the page cache holds of a file; `WouldBlock` when the first byte would need the disk.
 pub fn read_resident(file: &File, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-    let vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast::<c_void>(), iov_len: buffer.len() };
-    // SAFETY: the vector names `buffer`, which is exclusively ours and lives across the call.
-    check(unsafe { libc::preadv2(file.as_raw_fd(), &vector, 1, position as libc::off_t, libc::RWF_NOWAIT) })
+    Ok(rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], position, ReadWriteFlags::NOWAIT)?)
 }
 
 /// The pieces of a file that [`is_resident`] tries: smaller than what the kernel reads from a disk in one go.
@@ -98,20 +94,31 @@ pub enum Advice {
 /// `posix_fadvise`; a hint, so its failure changes nothing.
 pub fn advise(file: &File, position: u64, bytes: usize, advice: Advice) {
     let advice = match advice {
-        Advice::WillNeed => libc::POSIX_FADV_WILLNEED,
-        Advice::DontNeed => libc::POSIX_FADV_DONTNEED,
+        Advice::WillNeed => rustix::fs::Advice::WillNeed,
+        Advice::DontNeed => rustix::fs::Advice::DontNeed,
     };
-    // SAFETY: no memory is passed.
-    unsafe { libc::posix_fadvise(file.as_raw_fd(), position as libc::off_t, bytes as libc::off_t, advice) };
+    let _ = rustix::fs::fadvise(file, position, NonZeroU64::new(bytes as u64), advice);
 }
 
-/// Reserves space for the first `bytes` of a file and makes it at least that long.
+/// Reserves space for the first `bytes` of a file, opened for appending, and makes it at least that long.
 pub fn allocate(file: &File, bytes: u64) -> io::Result<()> {
-    // SAFETY: no memory is passed.
-    match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, bytes as libc::off_t) } {
-        0 => Ok(()),
-        errno => Err(io::Error::from_raw_os_error(errno)),
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        // A file system that cannot reserve space gives it to what is written.
+        Err(Errno::OPNOTSUPP) => extend(file, bytes),
+        other => Ok(other?),
     }
+}
+
+/// Writes zeros to the end of a file until it is `bytes` long.
+fn extend(mut file: &File, bytes: u64) -> io::Result<()> {
+    const STEP_BYTES: usize = 64 * 1024;
+    let mut missing = bytes.saturating_sub(file.metadata()?.len());
+    while missing > 0 {
+        let step = missing.min(STEP_BYTES as u64);
+        file.write_all(&[0; STEP_BYTES][..step as usize])?;
+        missing -= step;
+    }
+    Ok(())
 }
 
 /// The space of a file system.
@@ -125,12 +132,7 @@ pub struct Space {
 
 /// The space of a path's file system.
 pub fn space(path: &Path) -> io::Result<Space> {
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
-    let mut status = MaybeUninit::<libc::statvfs>::zeroed();
-    // SAFETY: the path ends in NUL, the structure lives across the call.
-    check(unsafe { libc::statvfs(path.as_ptr(), status.as_mut_ptr()) } as isize)?;
-    // SAFETY: zeroed before the call and filled by it.
-    let status = unsafe { status.assume_init() };
+    let status = rustix::fs::statvfs(path)?;
     let unit = status.f_frsize;
     Ok(Space { total_bytes: status.f_blocks * unit, free_bytes: status.f_bavail * unit })
 }
@@ -140,11 +142,9 @@ pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     let mut filled = 0;
     while filled < N {
-        let rest = &mut bytes[filled..];
-        // SAFETY: the kernel writes only into `rest`, which is ours.
-        match check(unsafe { libc::getrandom(rest.as_mut_ptr().cast::<c_void>(), rest.len(), 0) }) {
+        match rustix::rand::getrandom(&mut bytes[filled..], GetRandomFlags::empty()) {
             Ok(count) => filled += count,
-            Err(error) => assert_eq!(error.kind(), io::ErrorKind::Interrupted, "getrandom cannot fail otherwise"),
+            Err(error) => assert_eq!(error, Errno::INTR, "getrandom cannot fail otherwise"),
         }
     }
     bytes
@@ -152,16 +152,7 @@ pub fn random<const N: usize>() -> [u8; N] {
 
 /// Takes an exclusive lock on an open file, or `WouldBlock` when another process holds it. It lasts as long as the file.
 pub fn lock_exclusively(file: &File) -> io::Result<()> {
-    // SAFETY: no memory is passed.
-    check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } as isize).map(drop)
-}
-
-fn set_option(socket: &impl AsRawFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
-    let bytes = mem::size_of::<c_int>() as libc::socklen_t;
-    // SAFETY: `value` is an int of the size given and lives across the call.
-    let result =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast::<c_void>(), bytes) };
-    check(result as isize).map(drop)
+    Ok(rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)?)
 }
 
 /// How a listening socket is made.
@@ -175,50 +166,20 @@ pub enum PortUse {
 
 /// A TCP socket bound to an address; it does not listen yet.
 pub fn bind(address: SocketAddr, port_use: PortUse) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    // SAFETY: no memory is passed; the descriptor returned is new and ours.
-    let socket = unsafe {
-        let descriptor = check(libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) as isize)?;
-        OwnedFd::from_raw_fd(descriptor as c_int)
-    };
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     // Connections of the last process that still wait in TIME_WAIT do not take the port.
-    set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
     if port_use == PortUse::Shared {
-        set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+        sockopt::set_socket_reuseport(&socket, true)?;
     }
-    let result = match address {
-        SocketAddr::V4(address) => {
-            let name = libc::sockaddr_in {
-                sin_family: libc::AF_INET as libc::sa_family_t,
-                sin_port: address.port().to_be(),
-                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
-                sin_zero: [0; 8],
-            };
-            let bytes = mem::size_of_val(&name) as libc::socklen_t;
-            // SAFETY: the name is a `sockaddr_in` of the size given.
-            unsafe { libc::bind(socket.as_raw_fd(), (&raw const name).cast::<libc::sockaddr>(), bytes) }
-        }
-        SocketAddr::V6(address) => {
-            let name = libc::sockaddr_in6 {
-                sin6_family: libc::AF_INET6 as libc::sa_family_t,
-                sin6_port: address.port().to_be(),
-                sin6_flowinfo: address.flowinfo(),
-                sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
-                sin6_scope_id: address.scope_id(),
-            };
-            let bytes = mem::size_of_val(&name) as libc::socklen_t;
-            // SAFETY: the name is a `sockaddr_in6` of the size given.
-            unsafe { libc::bind(socket.as_raw_fd(), (&raw const name).cast::<libc::sockaddr>(), bytes) }
-        }
-    };
-    check(result as isize)?;
+    rustix::net::bind(&socket, &address)?;
     Ok(socket)
 }
 
-/// Starts listening.
+/// Has the kernel queue up to `backlog` connections of a bound socket until they are accepted.
 pub fn listen(socket: &OwnedFd, backlog: i32) -> io::Result<()> {
-    // SAFETY: no memory is passed.
-    check(unsafe { libc::listen(socket.as_raw_fd(), backlog) } as isize).map(drop)
+    Ok(rustix::net::listen(socket, backlog)?)
 }
 
 /// The address a socket is bound to.
@@ -247,10 +208,10 @@ pub fn prepare_connection(stream: &TcpStream, buffers: SocketBuffers) -> io::Res
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
     if let Some(bytes) = buffers.send_bytes {
-        set_option(stream, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes)?;
+        sockopt::set_socket_send_buffer_size(stream, usize::try_from(bytes).unwrap_or(0))?;
     }
     if let Some(bytes) = buffers.receive_bytes {
-        set_option(stream, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)?;
+        sockopt::set_socket_recv_buffer_size(stream, usize::try_from(bytes).unwrap_or(0))?;
     }
     Ok(())
 }
@@ -283,71 +244,42 @@ pub fn set_niceness(niceness: i32, slice: Duration) {
 
 /// How long this thread has run so far.
 pub fn thread_processor_time() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the structure lives across the call; the clock exists on every Linux.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    let time = rustix::time::clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Ends a socket's sending side only, or both sides; an error means that it was ended already.
-pub fn shut_down(socket: &impl AsRawFd, both: bool) {
-    let how = if both { libc::SHUT_RDWR } else { libc::SHUT_WR };
-    // SAFETY: no memory is passed.
-    unsafe { libc::shutdown(socket.as_raw_fd(), how) };
-}
-
-/// Tries to make an io_uring.
-pub fn probe_io_uring() -> io::Result<()> {
-    /// Larger than the kernel's `io_uring_params` (120 bytes), all zero.
-    #[repr(C, align(8))]
-    struct Parameters([u8; 256]);
-    let mut parameters = Parameters([0; 256]);
-    // SAFETY: the parameters are zeroed, as the call demands, larger than what it fills, and live across it.
-    let descriptor = unsafe { libc::syscall(libc::SYS_io_uring_setup, 4 as libc::c_long, &raw mut parameters) };
-    let descriptor = check(descriptor as isize)?;
-    // SAFETY: the descriptor is new and ours.
-    drop(unsafe { OwnedFd::from_raw_fd(descriptor as c_int) });
-    Ok(())
+pub fn shut_down(socket: &impl AsFd, both: bool) {
+    let _ = rustix::net::shutdown(socket, if both { Shutdown::Both } else { Shutdown::Write });
 }
 
 /// The soft limit on locked memory in bytes; `None`: unlimited.
 pub fn locked_memory_limit() -> Option<u64> {
-    limit(libc::RLIMIT_MEMLOCK).ok().and_then(|limit| (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur))
-}
-
-fn limit(resource: libc::__rlimit_resource_t) -> io::Result<libc::rlimit> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the structure lives across the call.
-    check(unsafe { libc::getrlimit(resource, &mut limit) } as isize)?;
-    Ok(limit)
+    rustix::process::getrlimit(Resource::Memlock).current
 }
 
 /// Raises the soft limit of open files to the hard one, and says what it is now.
 pub fn raise_open_files_limit() -> io::Result<u64> {
-    let mut files = limit(libc::RLIMIT_NOFILE)?;
-    if files.rlim_cur < files.rlim_max {
-        files.rlim_cur = files.rlim_max;
-        // SAFETY: the structure lives across the call.
-        check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &files) } as isize)?;
+    let Rlimit { current, maximum } = rustix::process::getrlimit(Resource::Nofile);
+    if current != maximum {
+        rustix::process::setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
     }
-    Ok(files.rlim_cur)
+    Ok(maximum.unwrap_or(u64::MAX))
 }
 
 /// The soft limit of open files, if there is one.
 pub fn open_files_limit() -> Option<u64> {
-    limit(libc::RLIMIT_NOFILE).ok().map(|limit| limit.rlim_cur)
+    rustix::process::getrlimit(Resource::Nofile).current
 }
 
 /// The unit of times in `/proc`.
 pub fn clock_ticks_per_second() -> f64 {
-    // SAFETY: no memory is passed.
-    unsafe { libc::sysconf(libc::_SC_CLK_TCK) as f64 }
+    rustix::param::clock_ticks_per_second() as f64
 }
 
 /// The unit of memory sizes in `/proc`.
 pub fn page_bytes() -> f64 {
-    // SAFETY: no memory is passed.
-    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as f64 }
+    rustix::param::page_size() as f64
 }
 
 /// Whether the system's clock is kept in step with others, as NTP daemons tell the kernel (adjtimex(2)). `None` when the
@@ -372,15 +304,10 @@ pub fn may_lock_memory() -> bool {
 
 /// The processors this process may run on, ascending; at least one.
 pub fn processors() -> Vec<usize> {
-    // SAFETY: all-zero is the empty set.
-    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
-    // SAFETY: the set has the size given and lives across the call.
-    let result = unsafe { libc::sched_getaffinity(0, mem::size_of::<libc::cpu_set_t>(), &mut set) };
-    if result != 0 {
-        return vec![0];
+    match rustix::thread::sched_getaffinity(None) {
+        Ok(set) => (0..CpuSet::MAX_CPU).filter(|&index| set.is_set(index)).collect(),
+        Err(_) => vec![0],
     }
-    // SAFETY: every index is below the set's size.
-    (0..libc::CPU_SETSIZE as usize).filter(|&index| unsafe { libc::CPU_ISSET(index, &set) }).collect()
 }
 
 fn stop_signals() -> libc::sigset_t {
@@ -395,11 +322,11 @@ fn stop_signals() -> libc::sigset_t {
 }
 
 /// Whether the peer of a connection sends no more, also where what it has sent was not read yet.
-pub fn peer_has_ended(socket: &impl AsRawFd) -> bool {
-    let mut polled = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
-    // SAFETY: one structure, which lives across the call.
-    let ready = unsafe { libc::poll(&mut polled, 1, 0) };
-    ready == 1 && polled.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0
+pub fn peer_has_ended(socket: &impl AsFd) -> bool {
+    let mut polled = [PollFd::new(socket, PollFlags::RDHUP)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let ready = rustix::event::poll(&mut polled, Some(&at_once));
+    ready == Ok(1) && polled[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
 }
 
 /// Allocations from this size on are given back to the system when they are freed, in bytes. Left alone, glibc raises its

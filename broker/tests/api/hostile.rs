@@ -1,7 +1,6 @@
 //! Bytes that nobody meant well: valid requests, cut and changed at random. Nothing may panic, and what is allocated
 //! stays within a multiple of the frame.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use bytes::{Bytes, BytesMut};
@@ -28,6 +27,7 @@ use kafka_wire::list_partition_reassignments_request::{
 };
 use kafka_wire::metadata_request::{MetadataRequest, MetadataRequestTopic};
 use kafka_wire_core::{ApiVersion, KafkaEncode};
+use millstream::driver::allocator::{Count, CountingAllocator};
 use millstream::protocol::header::RequestHeader;
 use millstream::protocol::versions::{ApiKey, SERVED};
 use millstream::protocol::wire::Writer;
@@ -36,38 +36,25 @@ use millstream_storage::random::Random;
 use super::cluster::{Cluster, frame};
 
 /// Counts the bytes that the current thread holds, and the most it held.
-struct Counting;
+struct Held;
 
 thread_local! {
     static HELD: Cell<isize> = const { Cell::new(0) };
     static MOST: Cell<isize> = const { Cell::new(0) };
 }
 
-fn count(bytes: isize) {
-    // A thread that ends has no counters any more; it is not measured.
-    let _ = HELD.try_with(|held| {
-        held.set(held.get() + bytes);
-        let _ = MOST.try_with(|most| most.set(most.get().max(held.get())));
-    });
-}
-
-// SAFETY: hands every call to the system's allocator unchanged; counting touches plain thread-local cells only.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(pointer, layout) }
+impl Count for Held {
+    fn count(bytes: isize) {
+        // A thread that ends has no counters any more; it is not measured.
+        let _ = HELD.try_with(|held| {
+            held.set(held.get() + bytes);
+            let _ = MOST.try_with(|most| most.set(most.get().max(held.get())));
+        });
     }
 }
 
 #[global_allocator]
-static COUNTING: Counting = Counting;
+static ALLOCATOR: CountingAllocator<Held> = CountingAllocator::new();
 
 /// The most that `run` held beyond what was held before.
 fn most_held(run: impl FnOnce()) -> usize {
