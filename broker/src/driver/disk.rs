@@ -23,8 +23,8 @@ use super::pool::Pool;
 use super::ring::{DiskWork, Operation, Ring, WriteMemory};
 use super::sys::{self, Advice};
 use crate::metrics::{Kind, Sample};
-use crate::shard::slab::Slab;
 use crate::shard::{Event, PrefetchToken};
+use crate::slab::Slab;
 
 /// Reads up to this size are tried at once, from the page cache.
 const INLINE_READ_BYTES_MAX: usize = 64 * 1024;

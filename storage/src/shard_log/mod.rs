@@ -8,6 +8,7 @@
 mod checkpoints;
 mod cleaner;
 mod commit;
+mod plan;
 mod results;
 mod write_back;
 
