@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use millstream_storage::block::BlockPool;
-use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, DiskToken, FilePath};
+use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, FilePath};
 
 use super::Inbound;
 use super::files;
@@ -23,7 +23,7 @@ use super::pool::Pool;
 use super::ring::{DiskWork, Operation, Ring, WriteMemory};
 use super::sys::{self, Advice};
 use crate::metrics::{Kind, Sample};
-use crate::shard::{Event, PrefetchToken};
+use crate::shard::{DiskToken, Event, PrefetchToken};
 use crate::slab::Slab;
 
 /// Reads up to this size are tried at once, from the page cache.
@@ -444,13 +444,17 @@ mod tests {
         let disk = Rc::new(disk);
         let mut results = Vec::new();
         for (token, operation) in operations.into_iter().enumerate() {
-            let token = DiskToken(token as u64);
+            let token = token_of(token as u64);
             disk.start(token, operation);
             let (done, result) = next_disk_event(&disk, &ring, &mailbox, &inbox);
             assert_eq!(done, token);
             results.push(result);
         }
         (root, results)
+    }
+
+    fn token_of(number: u64) -> DiskToken {
+        DiskToken::Log(millstream_storage::DiskToken(number))
     }
 
     fn next_disk_event(
@@ -530,12 +534,12 @@ mod tests {
         let ring = Rc::new(Ring::new().expect("a ring"));
         let pools = Pools::start().expect("threads");
         let disk = Rc::new(Disk::new(&root.0, Rc::clone(&ring), 9, pools, Arc::clone(&mailbox), Rc::clone(&inbox)));
-        disk.start(DiskToken(0), DiskOp::Sync { path: path("a") });
+        disk.start(token_of(0), DiskOp::Sync { path: path("a") });
         let data = vec![Bytes::from("x")];
-        disk.start(DiskToken(1), DiskOp::Write { path: path("a"), position: 0, data, durable: true });
+        disk.start(token_of(1), DiskOp::Write { path: path("a"), position: 0, data, durable: true });
         let next = || next_disk_event(&disk, &ring, &mailbox, &inbox);
-        assert_eq!(next(), (DiskToken(0), Err(DiskError::NotFound)));
-        assert_eq!(next(), (DiskToken(1), Ok(DiskReply::Done)));
+        assert_eq!(next(), (token_of(0), Err(DiskError::NotFound)));
+        assert_eq!(next(), (token_of(1), Ok(DiskReply::Done)));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! What happens to a shard and what it wants done, as plain data; and the names by which the two find each other.
 
+use std::fmt::{self, Display, Formatter};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_replication::ControllerRequest;
-use millstream_storage::{DiskError, DiskOp, DiskReply, DiskToken, FilePath};
+use millstream_storage::{DiskError, DiskOp, DiskReply, FilePath};
 
 use super::message::Message;
 use crate::config::ConnectionRules;
@@ -25,6 +26,24 @@ pub struct RequestId {
     pub connection: ConnectionId,
     /// Its number on that connection, from 0.
     pub sequence: u64,
+}
+
+/// Names a disk operation until it finished, by which part of the shard asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DiskToken {
+    /// The shard's log.
+    Log(millstream_storage::DiskToken),
+    /// Groups that are being loaded: the number of a read of a file.
+    Groups(u64),
+}
+
+impl Display for DiskToken {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            DiskToken::Log(token) => write!(formatter, "{}", token.0),
+            DiskToken::Groups(number) => write!(formatter, "{}", (1 << 63) + number),
+        }
+    }
 }
 
 /// Names a prefetch until it is done.

@@ -363,9 +363,9 @@ pub struct Payer {
 /// Bytes that connections of one shard used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Used {
-    /// Whose.
+    /// Whose they are.
     pub payer: Payer,
-    /// How many.
+    /// How many bytes.
     pub bytes: u64,
 }
 

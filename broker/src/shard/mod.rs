@@ -47,7 +47,7 @@ use session::{Kind, Sessions};
 use turn::{EndStep, Turn};
 
 pub use crate::protocol::send::SendPart;
-pub use event::{ConnectionId, Effect, Event, PrefetchToken, RequestId, ShardIndex};
+pub use event::{ConnectionId, DiskToken, Effect, Event, PrefetchToken, RequestId, ShardIndex};
 pub use message::{Message, REQUEST_PARTITIONS_MAX};
 pub use options::ShardOptions;
 pub use owner::{GroupCursor, PIECE_PLACES_MAX, PartitionRow, Piece};

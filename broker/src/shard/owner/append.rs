@@ -110,6 +110,7 @@ impl Appends {
             let result = &mut waiting.results[result as usize];
             *result = AppendResult::error(result.slot, error);
         }
+        assert!(waiting.uncommitted > 0, "a result is released once");
         waiting.uncommitted -= 1;
         if waiting.uncommitted == 0 {
             let WaitingAppend { from, request, results, began, appended, .. } = self.waiting.remove(place);

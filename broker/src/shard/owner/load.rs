@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use millstream_storage::batch::{Batches, verify_crc};
 use millstream_storage::records::OpenBatch;
 use millstream_storage::shard_log::{Read, ReadPart, ReadPlan};
-use millstream_storage::{DiskError, DiskOp, DiskReply, DiskToken};
+use millstream_storage::{DiskError, DiskOp, DiskReply};
 
 use super::reader::{LoadId, Reader};
 use super::replicas::Replicas;
@@ -146,8 +146,8 @@ impl Load {
             match from {
                 ReadPart::Memory(bytes) => parts.push(Some(bytes)),
                 ReadPart::File { path, position, bytes } => {
-                    let token = DiskToken(super::GROUP_READS_FROM + reads.begin(self.id, part));
-                    replicas.ops.push((token, DiskOp::Read { path, position, bytes }));
+                    let number = reads.begin(self.id, part);
+                    replicas.read_for_groups(number, DiskOp::Read { path, position, bytes });
                     parts.push(None);
                     missing += 1;
                 }
@@ -166,6 +166,7 @@ impl Load {
         replicas: &mut Replicas,
     ) -> Loaded {
         let Step::Reads { parts, missing, failed } = &mut self.step else { panic!("a part belongs to a piece") };
+        assert!(*missing > 0, "a part is read once");
         *missing -= 1;
         match result {
             Ok(DiskReply::Data(bytes)) => parts[part] = Some(bytes),

@@ -21,9 +21,9 @@ use std::time::Duration;
 use millstream_replication::ErrorCode;
 use millstream_replication::topic_name::CONSUMER_OFFSETS;
 use millstream_storage::shard_log::Progress;
-use millstream_storage::{DiskError, DiskOp, DiskReply, DiskToken, PartitionKey, ShardLog};
+use millstream_storage::{DiskError, DiskOp, DiskReply, PartitionKey, ShardLog};
 
-use super::event::{Effect, RequestId, ShardIndex};
+use super::event::{DiskToken, Effect, RequestId, ShardIndex};
 use super::message::{Append, GroupCall, Query, ReadRequest, SurveyCall, Watch};
 use super::metadata::Metadata;
 use super::options::ShardOptions;
@@ -40,9 +40,6 @@ use reader::Reader;
 use replicas::Replicas;
 
 pub use listing::{GroupCursor, PIECE_PLACES_MAX, PartitionRow, Piece};
-
-/// Disk tokens from here on are those of groups that are being loaded; those below are the logs'.
-const GROUP_READS_FROM: u64 = 1 << 63;
 
 /// The partitions of a shard, and what is asked of them.
 pub struct Owners {
@@ -182,16 +179,19 @@ impl Owners {
         token: DiskToken,
         result: Result<DiskReply, DiskError>,
     ) -> Result<(), String> {
-        if let Some(number) = token.0.checked_sub(GROUP_READS_FROM) {
-            self.coordinators.file_read(turn, &mut self.replicas, number, result);
-            return Ok(());
-        }
+        let token = match token {
+            DiskToken::Log(token) => token,
+            DiskToken::Groups(number) => {
+                self.coordinators.file_read(turn, &mut self.replicas, number, result);
+                return Ok(());
+            }
+        };
         let mut progress = Vec::new();
         let Replicas { log, ops, .. } = &mut self.replicas;
-        log.on_disk(turn.now, token, result, ops, &mut progress).map_err(|fatal| {
-            ops.clear();
-            fatal.0
-        })?;
+        if let Err(fatal) = log.on_disk(turn.now, token, result, ops, &mut progress) {
+            self.replicas.drop_operations();
+            return Err(fatal.0);
+        }
         self.progress(turn, progress);
         Ok(())
     }
@@ -277,7 +277,7 @@ impl Owners {
 
     /// Takes the disk operations that were asked for since the last time.
     pub fn take_operations(&mut self) -> impl Iterator<Item = (DiskToken, DiskOp)> + '_ {
-        self.replicas.ops.drain(..)
+        self.replicas.take_operations()
     }
 
     /// The shard shuts down: coordinators resign.

@@ -117,6 +117,7 @@ impl Queries {
     fn finish(&mut self, turn: &mut Turn<'_>, pending: PendingAnswer, answer: Answer) {
         let waiting = self.waiting.get_mut(pending.place);
         waiting.answers.push((pending.slot, answer));
+        assert!(waiting.pending > 0, "a question is answered once");
         waiting.pending -= 1;
         if waiting.pending == 0 {
             let WaitingQuery { from, request, answers, .. } = self.waiting.remove(pending.place);

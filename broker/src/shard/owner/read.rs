@@ -180,6 +180,7 @@ impl Reads {
     /// One result of a read is there: replies when it was the last.
     fn finish_one(&mut self, turn: &mut Turn<'_>, place: u32) {
         let waiting = self.waiting.get_mut(place);
+        assert!(waiting.pending > 0, "a read is done once");
         waiting.pending -= 1;
         if waiting.pending == 0 {
             let WaitingRead { from, request, results, began, .. } = self.waiting.remove(place);

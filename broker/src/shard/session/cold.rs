@@ -60,11 +60,13 @@ impl ColdReads {
         effects: &mut Vec<Effect>,
     ) -> Option<(RequestId, Result<(), DiskError>)> {
         let (request, bytes) = self.ranges.remove(&token).expect("a prefetch finishes once");
+        assert!(self.bytes_in_flight >= bytes, "what is on its way is counted");
         self.bytes_in_flight -= bytes;
         let mut complete = None;
         // It may be gone: its connection is closed.
         if let Entry::Occupied(mut entry) = self.loading.entry(request) {
             let loading = entry.get_mut();
+            assert!(loading.ranges_left > 0, "a range is loaded once");
             loading.ranges_left -= 1;
             loading.failure = loading.failure.take().or(result.err());
             if loading.ranges_left == 0 {

@@ -213,7 +213,9 @@ impl Connections {
             self.answered.push(connection);
         }
         if index == 0 {
-            self.request_bytes -= state.send_ready(connection, &mut self.stages, effects);
+            let done = state.send_ready(connection, &mut self.stages, effects);
+            assert!(done <= self.request_bytes, "requests in flight are counted");
+            self.request_bytes -= done;
         }
         state.set_reading(connection, effects);
         self.release_held(effects);
@@ -305,6 +307,7 @@ impl Connections {
             timeline.enter(Stage::Respond, at);
             self.stages.record(&timeline);
         }
+        assert!(state.sent_bytes <= state.response_bytes, "what is sent is a part of what waits");
         state.response_bytes -= std::mem::take(&mut state.sent_bytes);
         // A range belongs to a response that may still wait for one before it: then it was not sent yet, and dropping
         // it early costs one more read.
@@ -326,6 +329,7 @@ impl Connections {
         }
         let mut unanswered = Vec::new();
         for (sequence, in_flight) in (state.first_sequence..).zip(&state.in_flight) {
+            assert!(in_flight.frame_bytes <= self.request_bytes, "requests in flight are counted");
             self.request_bytes -= in_flight.frame_bytes;
             if in_flight.response.is_none() {
                 unanswered.push(RequestId { connection, sequence });

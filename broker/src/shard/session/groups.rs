@@ -106,6 +106,7 @@ impl Groups {
         let pending = entry.get_mut();
         let previous = pending.bodies[slot as usize].replace(body);
         assert!(previous.is_none(), "a coordinator answers once");
+        assert!(pending.left > 0, "as many answer as were asked");
         pending.left -= 1;
         if pending.left == 0 {
             let PendingGroup { header, whole, bodies, .. } = entry.remove();

@@ -10,6 +10,7 @@ mod connection;
 mod controller;
 mod counters;
 mod fetch;
+mod fetched;
 mod groups;
 mod offsets;
 mod produce;

@@ -131,6 +131,7 @@ impl Offsets {
         for (slot, answer) in done.answers {
             pending.answers[slot as usize] = answer;
         }
+        assert!(pending.owners_left > 0, "an owner replies once");
         pending.owners_left -= 1;
         if pending.owners_left == 0 {
             let pending = entry.remove();

@@ -103,6 +103,7 @@ impl Produces {
                 ..PartitionResult::error(appended.error.code())
             };
         }
+        assert!(pending.owners_left > 0, "an owner replies once");
         pending.owners_left -= 1;
         if pending.owners_left == 0 {
             let pending = entry.remove();

@@ -44,7 +44,7 @@ const CLIENTS_MAX: usize = 10_000;
 pub const RELEASED_AT_ONCE_MAX: usize = 256;
 
 impl Direction {
-    /// Both.
+    /// Both directions.
     pub const ALL: [Direction; 2] = [Direction::Produce, Direction::Fetch];
 
     fn key(self) -> &'static str {

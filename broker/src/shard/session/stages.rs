@@ -110,7 +110,7 @@ impl Timeline {
         timeline
     }
 
-    /// Which.
+    /// Its kind.
     pub fn kind(&self) -> Kind {
         self.kind
     }

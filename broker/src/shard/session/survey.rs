@@ -136,6 +136,7 @@ impl Surveys {
         for (slot, finding) in done.findings {
             survey.round[slot as usize].finding = finding;
         }
+        assert!(survey.owners_left > 0, "an owner replies once");
         survey.owners_left -= 1;
         if survey.owners_left == 0 {
             survey.write_round();
