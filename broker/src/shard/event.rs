@@ -37,6 +37,7 @@ pub enum DiskToken {
     Groups(u64),
 }
 
+/// As traces show it: one number, the log's counted from 0 and the groups' from 2^63.
 impl Display for DiskToken {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         match self {
@@ -51,6 +52,7 @@ impl Display for DiskToken {
 pub struct PrefetchToken(pub u64);
 
 /// Something that happened.
+#[allow(missing_docs, reason = "the line of a variant says what its fields are")]
 #[derive(Debug)]
 pub enum Event {
     /// A client connected to the listener of this index (in `listeners` order).
@@ -73,6 +75,7 @@ pub enum Event {
 }
 
 /// Something to do.
+#[allow(missing_docs, reason = "the line of a variant says what its fields are")]
 #[derive(Debug)]
 pub enum Effect {
     /// Send these parts on the connection, after all that was sent before.

@@ -21,6 +21,7 @@ use crate::protocol::fetch::DivergingEpoch;
 pub const REQUEST_PARTITIONS_MAX: usize = 100_000;
 
 /// A message to a shard.
+#[allow(missing_docs, reason = "the line of a variant says what its fields are")]
 #[derive(Debug)]
 pub enum Message {
     /// Metadata records were committed: replay them. `offset` is that of the last one.

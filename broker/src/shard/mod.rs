@@ -20,6 +20,8 @@
 //! | FindCoordinator, JoinGroup, ..., OffsetFetch | `session/groups.rs` | `owner/groups.rs`, [`crate::group`] |
 //! | all others | `session/controller.rs`, [`crate::api`] | the controller |
 
+#![warn(missing_docs)]
+
 mod event;
 mod message;
 mod metadata;

@@ -96,14 +96,14 @@ impl Owners {
         partition.min_insync_replicas = settings.min_insync_replicas;
         partition.cleanup_delete = settings.log.cleanup_delete;
         let role = Role::of(state, options.node_id);
-        if role != partition.role {
+        if role != *partition.role() {
             if let Role::Leader { leader_epoch, .. } = role {
                 logs.lead(log, leader_epoch);
                 if &*topic.name == CONSUMER_OFFSETS {
                     self.coordinators.begin(log, logs.log_start(log), partition.high_watermark());
                 }
             }
-            partition.role = role;
+            partition.set_role(role);
         }
     }
 

@@ -75,8 +75,7 @@ pub struct Watcher {
 pub struct Partition {
     /// Its name.
     pub key: PartitionKey,
-    /// What this node is to it.
-    pub role: Role,
+    role: Role,
     /// `min.insync.replicas`
     pub min_insync_replicas: i32,
     /// `cleanup.policy` contains `delete`: records may be deleted.
@@ -91,6 +90,19 @@ pub struct Partition {
 }
 
 impl Partition {
+    /// What this node is to it.
+    pub fn role(&self) -> &Role {
+        &self.role
+    }
+
+    /// This node is something else to it from now on.
+    pub fn set_role(&mut self, role: Role) {
+        if let (Role::Leader { leader_epoch: before, .. }, Role::Leader { leader_epoch, .. }) = (&self.role, &role) {
+            assert!(leader_epoch >= before, "leader epochs do not go back");
+        }
+        self.role = role;
+    }
+
     /// One past the last offset that consumers may read. Without transactions also the last stable offset.
     pub fn high_watermark(&self) -> i64 {
         self.high_watermark
