@@ -51,10 +51,12 @@ tail_pid=$!
 while [[ ! -s $data.tail ]]; do
   "$BENCH" produce --bootstrap "127.0.0.1:$port" --topic tail --partitions 2 --connections 2 --batch-records 16 --rate 1000 --warm-up 0 --seconds 1 >/dev/null
 done
-before="$(counter millstream_fetch_disk_reads_total)" file_before="$(counter millstream_fetch_sendfile_bytes_total)"
+before="$(counter millstream_fetch_disk_reads_total)" prefetches_before="$(counter millstream_fetch_prefetches_total)"
+file_before="$(counter millstream_fetch_sendfile_bytes_total)"
 memory_before="$(counter millstream_fetch_memory_bytes_total)"
 "$BENCH" produce --bootstrap "127.0.0.1:$port" --topic tail --partitions 2 --connections 2 --batch-records 16 --rate 20000 --warm-up 0 --seconds "$SECONDS_LOAD"
-reads=$(($(counter millstream_fetch_disk_reads_total) - before + $(counter millstream_fetch_sendfile_bytes_total) - file_before))
+reads=$(($(counter millstream_fetch_disk_reads_total) - before + $(counter millstream_fetch_prefetches_total) - prefetches_before))
+reads=$((reads + $(counter millstream_fetch_sendfile_bytes_total) - file_before))
 memory=$(($(counter millstream_fetch_memory_bytes_total) - memory_before))
 kill "$tail_pid" && tail_pid=
 check "a consumer at the tail got $memory bytes from memory and caused $reads disk reads" "$((memory > 0 && reads == 0))"

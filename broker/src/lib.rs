@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod protocol;
 mod rate;
 pub mod shard;
+mod slab;
 
 #[cfg(test)]
 mod sim;

@@ -30,6 +30,18 @@ pub struct Sample {
     pub value: f64,
 }
 
+impl Sample {
+    /// A value that only grows, without labels.
+    pub fn counter(name: &'static str, help: &'static str, value: u64) -> Sample {
+        Sample { name, help, kind: Kind::Counter, labels: Vec::new(), value: value as f64 }
+    }
+
+    /// A value that goes up and down, without labels.
+    pub fn gauge(name: &'static str, help: &'static str, value: u64) -> Sample {
+        Sample { name, help, kind: Kind::Gauge, labels: Vec::new(), value: value as f64 }
+    }
+}
+
 /// One histogram, of durations. All shards' are added up: a label `shard` would make many series of little use.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HistogramSample {

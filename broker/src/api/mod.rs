@@ -31,7 +31,7 @@ pub use metadata::AUTO_CREATED_TOPICS_PER_REQUEST_MAX;
 pub use topic_partitions::PARTITIONS_PER_REPLY_MAX;
 
 use crate::protocol::header::RequestHeader;
-use crate::protocol::versions::ApiKey;
+use crate::protocol::versions::ImageApi;
 
 /// What a handler knows besides the request.
 #[derive(Clone, Copy, Debug)]
@@ -96,53 +96,26 @@ enum Then {
     AlterClientQuotas(Vec<client_quotas::Requested>),
 }
 
-/// Whether [`handle`] takes requests of this API.
-pub fn handles(api_key: ApiKey) -> bool {
-    matches!(
-        api_key,
-        ApiKey::Metadata
-            | ApiKey::ApiVersions
-            | ApiKey::CreateTopics
-            | ApiKey::DeleteTopics
-            | ApiKey::DescribeConfigs
-            | ApiKey::AlterConfigs
-            | ApiKey::CreatePartitions
-            | ApiKey::IncrementalAlterConfigs
-            | ApiKey::DescribeCluster
-            | ApiKey::ElectLeaders
-            | ApiKey::ListPartitionReassignments
-            | ApiKey::DescribeClientQuotas
-            | ApiKey::AlterClientQuotas
-            | ApiKey::DescribeQuorum
-            | ApiKey::ListConfigResources
-            | ApiKey::DescribeTopicPartitions
-    )
-}
-
-/// Answers a request, or says what the controller is to decide first. `body` is what
+/// Answers a request of one of these APIs, or says what the controller is to decide first. `body` is what
 /// [`RequestHeader::parse`] left.
-///
-/// # Panics
-/// When [`handles`] says no.
-pub fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) -> Outcome {
-    match header.api_key {
-        ApiKey::ApiVersions => api_versions::handle(context, header, body).into(),
-        ApiKey::Metadata => metadata::handle(context, header, body),
-        ApiKey::DescribeCluster => cluster::handle(context, header, body).into(),
-        ApiKey::DescribeTopicPartitions => topic_partitions::handle(context, header, body).into(),
-        ApiKey::DescribeConfigs => configs::handle(context, header, body).into(),
-        ApiKey::ElectLeaders => elections::handle(context, header, body).into(),
-        ApiKey::ListPartitionReassignments => reassignments::list(header, body).into(),
-        ApiKey::DescribeClientQuotas => client_quotas::describe(context, header, body).into(),
-        ApiKey::AlterClientQuotas => client_quotas::alter(header, body),
-        ApiKey::DescribeQuorum => quorum::handle(context, header, body).into(),
-        ApiKey::ListConfigResources => list_config_resources::handle(context, header, body).into(),
-        ApiKey::CreateTopics => topics::create(header, body),
-        ApiKey::DeleteTopics => topics::delete(header, body),
-        ApiKey::CreatePartitions => topics::create_partitions(header, body),
-        ApiKey::AlterConfigs => alter_configs::replace(header, body),
-        ApiKey::IncrementalAlterConfigs => alter_configs::incremental(header, body),
-        other => panic!("{} is not handled here", other.name()),
+pub fn handle(context: &ApiContext, api: ImageApi, header: &RequestHeader, body: Bytes) -> Outcome {
+    match api {
+        ImageApi::ApiVersions => api_versions::handle(context, header, body).into(),
+        ImageApi::Metadata => metadata::handle(context, header, body),
+        ImageApi::DescribeCluster => cluster::handle(context, header, body).into(),
+        ImageApi::DescribeTopicPartitions => topic_partitions::handle(context, header, body).into(),
+        ImageApi::DescribeConfigs => configs::handle(context, header, body).into(),
+        ImageApi::ElectLeaders => elections::handle(context, header, body).into(),
+        ImageApi::ListPartitionReassignments => reassignments::list(header, body).into(),
+        ImageApi::DescribeClientQuotas => client_quotas::describe(context, header, body).into(),
+        ImageApi::AlterClientQuotas => client_quotas::alter(header, body),
+        ImageApi::DescribeQuorum => quorum::handle(context, header, body).into(),
+        ImageApi::ListConfigResources => list_config_resources::handle(context, header, body).into(),
+        ImageApi::CreateTopics => topics::create(header, body),
+        ImageApi::DeleteTopics => topics::delete(header, body),
+        ImageApi::CreatePartitions => topics::create_partitions(header, body),
+        ImageApi::AlterConfigs => alter_configs::replace(header, body),
+        ImageApi::IncrementalAlterConfigs => alter_configs::incremental(header, body),
     }
 }
 

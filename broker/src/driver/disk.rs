@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use millstream_storage::block::BlockPool;
-use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, DiskToken, FilePath};
+use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, FilePath};
 use rustix::io::Errno;
 
 use super::Inbound;
@@ -22,8 +22,8 @@ use super::pool::Pool;
 use super::ring::{DiskWork, Operation, Ring, WriteMemory};
 use super::sys::{self, Advice};
 use crate::metrics::{Kind, Sample};
-use crate::shard::slab::Slab;
-use crate::shard::{Event, PrefetchToken};
+use crate::shard::{DiskToken, Event, PrefetchToken};
+use crate::slab::Slab;
 
 /// Reads up to this size are tried at once, from the page cache.
 const INLINE_READ_BYTES_MAX: usize = 64 * 1024;
@@ -436,7 +436,7 @@ mod tests {
         }
 
         fn start(&mut self, token: u64, operation: DiskOp) {
-            self.disk.start(&mut self.ring, &mut self.inbox, DiskToken(token), operation);
+            self.disk.start(&mut self.ring, &mut self.inbox, token_of(token), operation);
         }
 
         /// Waits for the next operation that ends.
@@ -478,13 +478,18 @@ mod tests {
         let root = TestDirectory::new(name);
         let mut disk = TestDisk::new(&root.0);
         let mut results = Vec::new();
-        for (token, operation) in (0..).zip(operations) {
-            disk.start(token, operation);
+        for (number, operation) in (0..).zip(operations) {
+            let token = token_of(number);
+            disk.start(number, operation);
             let (done, result) = disk.next();
-            assert_eq!(done, DiskToken(token));
+            assert_eq!(done, token);
             results.push(result);
         }
         (root, results)
+    }
+
+    fn token_of(number: u64) -> DiskToken {
+        DiskToken::Log(millstream_storage::DiskToken(number))
     }
 
     #[test]
@@ -528,8 +533,8 @@ mod tests {
         disk.start(0, DiskOp::Sync { path: path("a") });
         let data = vec![Bytes::from("x")];
         disk.start(1, DiskOp::Write { path: path("a"), position: 0, data, durable: true });
-        assert_eq!(disk.next(), (DiskToken(0), Err(DiskError::NotFound)));
-        assert_eq!(disk.next(), (DiskToken(1), Ok(DiskReply::Done)));
+        assert_eq!(disk.next(), (token_of(0), Err(DiskError::NotFound)));
+        assert_eq!(disk.next(), (token_of(1), Ok(DiskReply::Done)));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use millstream_storage::block::Block;
 use rustix::event::EventfdFlags;
 
 use crate::metrics::{Kind, Sample};
-use crate::shard::slab::Slab;
+use crate::slab::Slab;
 
 /// Entries of the submission queue: what a turn asks for beyond them is submitted at once.
 const ENTRIES: u32 = 256;

@@ -25,7 +25,7 @@ use super::put_off::PutOff;
 use super::ring::{Completion, Ring};
 use super::sys;
 use crate::metrics::{Kind, Sample, Scrape};
-use crate::shard::{Effect, EndStep, Event, Shard, ShardIndex, Work};
+use crate::shard::{Clock as ShardClock, Effect, Event, Shard, ShardIndex, Work};
 
 /// Rounds of a turn, at most.
 const ROUNDS_MAX: usize = 8;
@@ -285,33 +285,24 @@ impl Turn {
 
     /// Has the shard take what has happened, as much as there is time for, and executes what it wants done.
     fn round(&mut self, began: Now) {
-        let mut now = began;
+        let mut laps = Laps { now: began, meter: &mut self.meter };
         while let Some(Happened { at, event }) = self.events.pop_front() {
-            let (take, settle) = Work::of(&event);
             let requester = match &event {
                 Event::Request { connection, .. } => Some(*connection),
                 _ => None,
             };
-            let lasted = self.meter.lasts();
-            self.shard.take(now, at.unwrap_or(now.elapsed), event, &mut self.effects);
-            if take != settle {
-                now.elapsed = self.meter.lap(take);
-            }
-            self.shard.settle(now, &mut self.effects);
-            now.elapsed = self.meter.lap(settle);
+            let lasted = laps.meter.lasts();
+            let happened = at.unwrap_or(laps.now.elapsed);
+            self.shard.handle_late(&mut laps, happened, event, &mut self.effects);
             if let Some(connection) = requester {
-                self.net.set_heavy(connection, self.meter.lasts() - lasted > HEAVY);
+                self.net.set_heavy(connection, laps.meter.lasts() - lasted > HEAVY);
             }
-            if self.meter.lasts() >= TURN_TIME {
+            if laps.meter.lasts() >= TURN_TIME {
                 break;
             }
         }
-        for step in EndStep::ALL {
-            if self.shard.end_turn_step(now, step, &mut self.effects) {
-                now.elapsed = self.meter.lap(step.into());
-            }
-        }
-        self.shard.turn_ended(now);
+        self.shard.end_turn(&mut laps, &mut self.effects);
+        let now = laps.now;
         self.execute();
         // The disk works while responses are sent.
         self.submit();
@@ -393,6 +384,22 @@ impl Scrapes {
         counter("millstream_scrapes_total", help, self.count as f64);
         let help = "Time of the shard that those scrapes took.";
         counter("millstream_scrape_seconds_total", help, self.took.as_secs_f64());
+    }
+}
+
+/// The clock that a turn of the shard is measured by.
+struct Laps<'a> {
+    now: Now,
+    meter: &'a mut Meter,
+}
+
+impl ShardClock for Laps<'_> {
+    fn now(&self) -> Now {
+        self.now
+    }
+
+    fn lap(&mut self, work: Work) {
+        self.now.elapsed = self.meter.lap(work);
     }
 }
 

@@ -21,7 +21,7 @@ use kafka_wire::{
 use kafka_wire_core::{ApiVersion, DecodeError, DecodeLimits, Decoder, KafkaDecode, KafkaEncode, StrBytes};
 
 use super::error;
-use crate::protocol::versions::ApiKey;
+use crate::protocol::versions::{ApiKey, GroupApi};
 
 /// Elements of one array in a group request: partitions committed, members, groups.
 pub const ARRAY_ELEMENTS_MAX: usize = 100_000;
@@ -118,11 +118,8 @@ pub(super) fn encode<M: KafkaEncode>(version: i16, message: &M) -> Bytes {
 
 impl GroupRequest {
     /// Decodes a request body. The caller has checked that the version is served.
-    ///
-    /// # Panics
-    /// When the API is not one that coordinators serve.
-    pub fn decode(api_key: ApiKey, version: i16, body: Bytes) -> Result<GroupRequest, DecodeError> {
-        RequestKind::decode(api_key, version, body).map(|kind| GroupRequest { version, kind })
+    pub fn decode(api: GroupApi, version: i16, body: Bytes) -> Result<GroupRequest, DecodeError> {
+        RequestKind::decode(api, version, body).map(|kind| GroupRequest { version, kind })
     }
 
     /// The API.
@@ -250,9 +247,9 @@ impl GroupRequest {
 }
 
 impl RequestKind {
-    fn decode(api_key: ApiKey, version: i16, body: Bytes) -> Result<RequestKind, DecodeError> {
-        Ok(match api_key {
-            ApiKey::JoinGroup => {
+    fn decode(api: GroupApi, version: i16, body: Bytes) -> Result<RequestKind, DecodeError> {
+        Ok(match api {
+            GroupApi::JoinGroup => {
                 let mut request: JoinGroupRequest = decode(version, body)?;
                 // Version 0 has no rebalance timeout of its own.
                 if version == 0 {
@@ -260,9 +257,9 @@ impl RequestKind {
                 }
                 RequestKind::Join(request)
             }
-            ApiKey::SyncGroup => RequestKind::Sync(decode(version, body)?),
-            ApiKey::Heartbeat => RequestKind::Heartbeat(decode(version, body)?),
-            ApiKey::LeaveGroup => {
+            GroupApi::SyncGroup => RequestKind::Sync(decode(version, body)?),
+            GroupApi::Heartbeat => RequestKind::Heartbeat(decode(version, body)?),
+            GroupApi::LeaveGroup => {
                 let mut request: LeaveGroupRequest = decode(version, body)?;
                 if version < 3 {
                     let mut member = MemberIdentity::default();
@@ -271,10 +268,10 @@ impl RequestKind {
                 }
                 RequestKind::Leave(request)
             }
-            ApiKey::OffsetCommit => {
+            GroupApi::OffsetCommit => {
                 RequestKind::OffsetCommit { request: decode(version, body)?, refused: Refused::new() }
             }
-            ApiKey::OffsetFetch => {
+            GroupApi::OffsetFetch => {
                 let request: OffsetFetchRequest = decode(version, body)?;
                 let mut groups = if version < 8 { vec![single_group(&request)] } else { request.groups };
                 once(&mut groups, |group| group.group_id.clone());
@@ -286,23 +283,22 @@ impl RequestKind {
                 }
                 RequestKind::OffsetFetch { groups, require_stable: request.require_stable }
             }
-            ApiKey::OffsetDelete => {
+            GroupApi::OffsetDelete => {
                 RequestKind::OffsetDelete { request: decode(version, body)?, refused: Refused::new() }
             }
-            ApiKey::DescribeGroups => {
+            GroupApi::DescribeGroups => {
                 let mut request: DescribeGroupsRequest = decode(version, body)?;
                 once(&mut request.groups, StrBytes::clone);
                 RequestKind::Describe(request)
             }
-            ApiKey::ConsumerGroupHeartbeat => RequestKind::ConsumerHeartbeat(decode(version, body)?),
-            ApiKey::ConsumerGroupDescribe => {
+            GroupApi::ConsumerGroupHeartbeat => RequestKind::ConsumerHeartbeat(decode(version, body)?),
+            GroupApi::ConsumerGroupDescribe => {
                 let mut request: ConsumerGroupDescribeRequest = decode(version, body)?;
                 once(&mut request.group_ids, StrBytes::clone);
                 RequestKind::ConsumerDescribe(request)
             }
-            ApiKey::ListGroups => RequestKind::List(decode(version, body)?),
-            ApiKey::DeleteGroups => RequestKind::Delete(decode(version, body)?),
-            other => unreachable!("{} is not a coordinator's", other.name()),
+            GroupApi::ListGroups => RequestKind::List(decode(version, body)?),
+            GroupApi::DeleteGroups => RequestKind::Delete(decode(version, body)?),
         })
     }
 }
@@ -394,7 +390,7 @@ mod tests {
     fn what_is_named_twice_is_asked_for_once() {
         let mut describe = DescribeGroupsRequest::default();
         describe.groups = vec!["b".into(), "a".into(), "b".into(), "a".into()];
-        let decoded = RequestKind::decode(ApiKey::DescribeGroups, 0, encode(0, &describe)).expect("it is whole");
+        let decoded = RequestKind::decode(GroupApi::DescribeGroups, 0, encode(0, &describe)).expect("it is whole");
         let RequestKind::Describe(decoded) = decoded else { panic!("{decoded:?}") };
         assert_eq!(decoded.groups, [StrBytes::from("b"), StrBytes::from("a")]);
 
@@ -409,7 +405,7 @@ mod tests {
         group.topics = Some(vec![topic(&[1, 0, 1]), topic(&[0, 2])]);
         let mut fetch = OffsetFetchRequest::default();
         fetch.groups = vec![group.clone(), group];
-        let decoded = RequestKind::decode(ApiKey::OffsetFetch, 8, encode(8, &fetch)).expect("it is whole");
+        let decoded = RequestKind::decode(GroupApi::OffsetFetch, 8, encode(8, &fetch)).expect("it is whole");
         let RequestKind::OffsetFetch { groups, .. } = decoded else { panic!("{decoded:?}") };
         assert_eq!(groups.len(), 1);
         assert_eq!(groups[0].topics, Some(vec![topic(&[1, 0]), topic(&[2])]));

@@ -5,12 +5,12 @@ use bytes::Bytes;
 use millstream_storage::shard_log::ReadPart;
 
 use super::header::{LENGTH_BYTES, set_frame_length};
+use super::send::SendPart;
 use super::topic::{
     CurrentLeader, NodeEndpoint, RequestTopic, TopicReference, TopicWalk, current_leader_bytes, write_node_endpoints,
     write_tag,
 };
 use super::wire::{Reader, WireError, Writer};
-use crate::shard::SendPart;
 
 /// The versions served.
 pub const VERSIONS: std::ops::RangeInclusive<i16> = 4..=18;
@@ -215,14 +215,6 @@ impl PartitionData {
     }
 }
 
-/// Length of a slice of records.
-pub fn part_bytes(part: &ReadPart) -> usize {
-    match part {
-        ReadPart::Memory(bytes) => bytes.len(),
-        ReadPart::File { bytes, .. } => *bytes,
-    }
-}
-
 /// A response without partitions: an error that concerns the whole request (version 7 and above), or a client that is to
 /// wait and ask again (KIP-219).
 pub fn write_empty_response(writer: &mut Writer, version: i16, error_code: i16, throttle_time_ms: i32) {
@@ -265,7 +257,7 @@ pub fn response_parts(
         writer.array_count(Some(topic.partition_count), flexible);
         while let Some(partition) = topics.next_partition().expect("the request was walked before") {
             let mut data = data.next().expect("data for each partition");
-            let bytes: usize = data.records.iter().map(part_bytes).sum();
+            let bytes: usize = data.records.iter().map(ReadPart::bytes).sum();
             write_partition_head(&mut writer, request, partition.index, &data, bytes);
             if bytes > 0 {
                 records_bytes += bytes;

@@ -3,6 +3,7 @@
 pub mod fetch;
 pub mod header;
 pub mod produce;
+pub mod send;
 pub mod topic;
 pub mod versions;
 pub mod wire;

@@ -1,4 +1,5 @@
-//! The served APIs and their versions: one declaration each, from which dispatch and the ApiVersions reply are derived.
+//! The served APIs: their versions, and who serves them. One declaration each, from which dispatch and the ApiVersions
+//! reply are derived.
 //!
 //! Millstream follows one release, Apache Kafka 4.3: configurations, their defaults, error codes and meanings are its own.
 //! So are these ranges, but for four APIs that end a version earlier (`NOT_YET` among the tests says why). Clients infer a
@@ -42,8 +43,87 @@ impl ApiDeclaration {
     }
 }
 
+/// Who serves an API. A part of the shard that serves several is told which; as each matches on its own, no request can
+/// come to one that does not know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handler {
+    /// Append.
+    Produce,
+    /// Read.
+    Fetch,
+    /// Questions about the offsets of partitions.
+    Offsets(OffsetsApi),
+    /// Questions to every partition of the node, or to many.
+    Survey(SurveyApi),
+    /// InitProducerId.
+    ProducerIds,
+    /// FindCoordinator.
+    FindCoordinator,
+    /// The coordinators of groups.
+    Group(GroupApi),
+    /// What is answered from the cluster image, or decided by the controller: [`crate::api`].
+    Image(ImageApi),
+}
+
+/// Questions about the offsets of partitions.
+#[allow(missing_docs, reason = "they are Kafka's names")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffsetsApi {
+    ListOffsets,
+    DeleteRecords,
+    OffsetForLeaderEpoch,
+}
+
+/// Questions to many partitions.
+#[allow(missing_docs, reason = "they are Kafka's names")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SurveyApi {
+    DescribeLogDirs,
+    DescribeProducers,
+}
+
+/// Requests that the coordinators of groups answer.
+#[allow(missing_docs, reason = "they are Kafka's names")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupApi {
+    OffsetCommit,
+    OffsetFetch,
+    JoinGroup,
+    Heartbeat,
+    LeaveGroup,
+    SyncGroup,
+    DescribeGroups,
+    ListGroups,
+    DeleteGroups,
+    OffsetDelete,
+    ConsumerGroupHeartbeat,
+    ConsumerGroupDescribe,
+}
+
+/// Requests that are answered from the cluster image, or decided by the controller.
+#[allow(missing_docs, reason = "they are Kafka's names")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageApi {
+    Metadata,
+    ApiVersions,
+    CreateTopics,
+    DeleteTopics,
+    DescribeConfigs,
+    AlterConfigs,
+    CreatePartitions,
+    ElectLeaders,
+    IncrementalAlterConfigs,
+    ListPartitionReassignments,
+    DescribeClientQuotas,
+    AlterClientQuotas,
+    DescribeQuorum,
+    DescribeCluster,
+    ListConfigResources,
+    DescribeTopicPartitions,
+}
+
 macro_rules! served_apis {
-    ($($name:ident = $key:literal, $min:literal..=$max:literal, flexible from $flexible:expr $(, advertised from $advertised:literal)?;)*) => {
+    ($($name:ident = $key:literal, $min:literal..=$max:literal, flexible from $flexible:expr, served by $handler:expr $(, advertised from $advertised:literal)?;)*) => {
         /// The APIs that are served, by Kafka's numbers.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(i16)]
@@ -67,6 +147,13 @@ macro_rules! served_apis {
             pub const fn name(self) -> &'static str {
                 match self {
                     $(ApiKey::$name => stringify!($name),)*
+                }
+            }
+
+            /// Who serves it.
+            pub const fn handler(self) -> Handler {
+                match self {
+                    $(ApiKey::$name => $handler,)*
                 }
             }
 
@@ -101,43 +188,43 @@ macro_rules! served_apis {
 const NEVER: i16 = i16::MAX;
 
 served_apis! {
-    Produce = 0, 3..=13, flexible from 9, advertised from 0;
-    Fetch = 1, 4..=18, flexible from 12;
-    ListOffsets = 2, 1..=10, flexible from 6;
-    Metadata = 3, 0..=13, flexible from 9;
-    OffsetCommit = 8, 2..=9, flexible from 8;
-    OffsetFetch = 9, 1..=9, flexible from 6;
-    FindCoordinator = 10, 0..=6, flexible from 3;
-    JoinGroup = 11, 0..=9, flexible from 6;
-    Heartbeat = 12, 0..=4, flexible from 4;
-    LeaveGroup = 13, 0..=5, flexible from 4;
-    SyncGroup = 14, 0..=5, flexible from 4;
-    DescribeGroups = 15, 0..=6, flexible from 5;
-    ListGroups = 16, 0..=5, flexible from 3;
-    ApiVersions = 18, 0..=4, flexible from 3;
-    CreateTopics = 19, 2..=7, flexible from 5;
-    DeleteTopics = 20, 1..=6, flexible from 4;
-    DeleteRecords = 21, 0..=2, flexible from 2;
-    InitProducerId = 22, 0..=5, flexible from 2;
-    OffsetForLeaderEpoch = 23, 2..=4, flexible from 4;
-    DescribeConfigs = 32, 1..=4, flexible from 4;
-    AlterConfigs = 33, 0..=2, flexible from 2;
-    DescribeLogDirs = 35, 1..=4, flexible from 2;
-    CreatePartitions = 37, 0..=3, flexible from 2;
-    DeleteGroups = 42, 0..=2, flexible from 2;
-    ElectLeaders = 43, 0..=2, flexible from 2;
-    IncrementalAlterConfigs = 44, 0..=1, flexible from 1;
-    ListPartitionReassignments = 46, 0..=0, flexible from 0;
-    OffsetDelete = 47, 0..=0, flexible from NEVER;
-    DescribeClientQuotas = 48, 0..=1, flexible from 1;
-    AlterClientQuotas = 49, 0..=1, flexible from 1;
-    DescribeQuorum = 55, 0..=2, flexible from 0;
-    DescribeCluster = 60, 0..=2, flexible from 0;
-    DescribeProducers = 61, 0..=0, flexible from 0;
-    ConsumerGroupHeartbeat = 68, 0..=1, flexible from 0;
-    ConsumerGroupDescribe = 69, 0..=1, flexible from 0;
-    ListConfigResources = 74, 0..=1, flexible from 0;
-    DescribeTopicPartitions = 75, 0..=0, flexible from 0;
+    Produce = 0, 3..=13, flexible from 9, served by Handler::Produce, advertised from 0;
+    Fetch = 1, 4..=18, flexible from 12, served by Handler::Fetch;
+    ListOffsets = 2, 1..=10, flexible from 6, served by Handler::Offsets(OffsetsApi::ListOffsets);
+    Metadata = 3, 0..=13, flexible from 9, served by Handler::Image(ImageApi::Metadata);
+    OffsetCommit = 8, 2..=9, flexible from 8, served by Handler::Group(GroupApi::OffsetCommit);
+    OffsetFetch = 9, 1..=9, flexible from 6, served by Handler::Group(GroupApi::OffsetFetch);
+    FindCoordinator = 10, 0..=6, flexible from 3, served by Handler::FindCoordinator;
+    JoinGroup = 11, 0..=9, flexible from 6, served by Handler::Group(GroupApi::JoinGroup);
+    Heartbeat = 12, 0..=4, flexible from 4, served by Handler::Group(GroupApi::Heartbeat);
+    LeaveGroup = 13, 0..=5, flexible from 4, served by Handler::Group(GroupApi::LeaveGroup);
+    SyncGroup = 14, 0..=5, flexible from 4, served by Handler::Group(GroupApi::SyncGroup);
+    DescribeGroups = 15, 0..=6, flexible from 5, served by Handler::Group(GroupApi::DescribeGroups);
+    ListGroups = 16, 0..=5, flexible from 3, served by Handler::Group(GroupApi::ListGroups);
+    ApiVersions = 18, 0..=4, flexible from 3, served by Handler::Image(ImageApi::ApiVersions);
+    CreateTopics = 19, 2..=7, flexible from 5, served by Handler::Image(ImageApi::CreateTopics);
+    DeleteTopics = 20, 1..=6, flexible from 4, served by Handler::Image(ImageApi::DeleteTopics);
+    DeleteRecords = 21, 0..=2, flexible from 2, served by Handler::Offsets(OffsetsApi::DeleteRecords);
+    InitProducerId = 22, 0..=5, flexible from 2, served by Handler::ProducerIds;
+    OffsetForLeaderEpoch = 23, 2..=4, flexible from 4, served by Handler::Offsets(OffsetsApi::OffsetForLeaderEpoch);
+    DescribeConfigs = 32, 1..=4, flexible from 4, served by Handler::Image(ImageApi::DescribeConfigs);
+    AlterConfigs = 33, 0..=2, flexible from 2, served by Handler::Image(ImageApi::AlterConfigs);
+    DescribeLogDirs = 35, 1..=4, flexible from 2, served by Handler::Survey(SurveyApi::DescribeLogDirs);
+    CreatePartitions = 37, 0..=3, flexible from 2, served by Handler::Image(ImageApi::CreatePartitions);
+    DeleteGroups = 42, 0..=2, flexible from 2, served by Handler::Group(GroupApi::DeleteGroups);
+    ElectLeaders = 43, 0..=2, flexible from 2, served by Handler::Image(ImageApi::ElectLeaders);
+    IncrementalAlterConfigs = 44, 0..=1, flexible from 1, served by Handler::Image(ImageApi::IncrementalAlterConfigs);
+    ListPartitionReassignments = 46, 0..=0, flexible from 0, served by Handler::Image(ImageApi::ListPartitionReassignments);
+    OffsetDelete = 47, 0..=0, flexible from NEVER, served by Handler::Group(GroupApi::OffsetDelete);
+    DescribeClientQuotas = 48, 0..=1, flexible from 1, served by Handler::Image(ImageApi::DescribeClientQuotas);
+    AlterClientQuotas = 49, 0..=1, flexible from 1, served by Handler::Image(ImageApi::AlterClientQuotas);
+    DescribeQuorum = 55, 0..=2, flexible from 0, served by Handler::Image(ImageApi::DescribeQuorum);
+    DescribeCluster = 60, 0..=2, flexible from 0, served by Handler::Image(ImageApi::DescribeCluster);
+    DescribeProducers = 61, 0..=0, flexible from 0, served by Handler::Survey(SurveyApi::DescribeProducers);
+    ConsumerGroupHeartbeat = 68, 0..=1, flexible from 0, served by Handler::Group(GroupApi::ConsumerGroupHeartbeat);
+    ConsumerGroupDescribe = 69, 0..=1, flexible from 0, served by Handler::Group(GroupApi::ConsumerGroupDescribe);
+    ListConfigResources = 74, 0..=1, flexible from 0, served by Handler::Image(ImageApi::ListConfigResources);
+    DescribeTopicPartitions = 75, 0..=0, flexible from 0, served by Handler::Image(ImageApi::DescribeTopicPartitions);
 }
 
 #[cfg(test)]

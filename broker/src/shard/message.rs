@@ -10,30 +10,32 @@ use std::time::Duration;
 use bytes::Bytes;
 use millstream_replication::{ControllerResponse, ErrorCode, MetadataRecord};
 use millstream_storage::PartitionKey;
+use millstream_storage::producer::ProducerView;
 use millstream_storage::shard_log::ReadPlan;
 
-use super::ShardIndex;
-use super::quotas::Used;
-use super::session::RequestId;
-use super::survey::{SurveyCall, SurveyDone};
+use super::event::{RequestId, ShardIndex};
 use crate::group::{ClientInfo, GroupRequest};
 use crate::protocol::fetch::DivergingEpoch;
 
+/// Partitions that one Produce or Fetch request may name; a request with more closes its connection.
+pub const REQUEST_PARTITIONS_MAX: usize = 100_000;
+
 /// A message to a shard.
+#[allow(missing_docs, reason = "the line of a variant says what its fields are")]
 #[derive(Debug)]
 pub enum Message {
     /// Metadata records were committed: replay them. `offset` is that of the last one.
     Metadata { offset: u64, records: Arc<Vec<MetadataRecord>> },
-    /// The controller's answer to [`super::Effect::ToController`]. The records it decided came before it.
+    /// The controller's answer to [`super::event::Effect::ToController`]. The records it decided came before it.
     Controller { token: u64, response: ControllerResponse },
     /// Session to owner: append.
     Append(Append),
     /// Owner to session: every partition of an append was refused or is committed.
     Appended(Appended),
     /// Session to owner: read.
-    Read(Read),
+    Read(ReadRequest),
     /// Owner to session: what was read.
-    ReadDone(ReadDone),
+    ReadReply(ReadReply),
     /// Session to owner: say when one of these partitions has more to read.
     Watch(Watch),
     /// Session to owner: forget the watches of a request.
@@ -128,7 +130,7 @@ impl AppendResult {
 
 /// Partitions to read from.
 #[derive(Debug)]
-pub struct Read {
+pub struct ReadRequest {
     /// The session's shard.
     pub from: ShardIndex,
     /// The request.
@@ -139,7 +141,7 @@ pub struct Read {
     pub items: Vec<ReadItem>,
 }
 
-/// One partition of a [`Read`].
+/// One partition of a [`ReadRequest`].
 #[derive(Clone, Copy, Debug)]
 pub struct ReadItem {
     /// Its place in the request.
@@ -156,9 +158,9 @@ pub struct ReadItem {
     pub last_fetched_epoch: i32,
 }
 
-/// The reply to a [`Read`].
+/// The reply to a [`ReadRequest`].
 #[derive(Debug)]
-pub struct ReadDone {
+pub struct ReadReply {
     /// The request.
     pub request: RequestId,
     /// When the owner began to read, in [`millstream_storage::Now::elapsed`]'s time.
@@ -167,7 +169,7 @@ pub struct ReadDone {
     pub results: Vec<(u32, ReadResult)>,
 }
 
-/// What one partition of a [`Read`] has to say.
+/// What one partition of a [`ReadRequest`] has to say.
 #[derive(Clone, Debug)]
 pub struct ReadResult {
     /// What went wrong, or `None`.
@@ -246,6 +248,17 @@ pub struct QueryItem {
     pub question: Question,
 }
 
+/// ListOffsets: the high watermark.
+pub const LATEST_TIMESTAMP: i64 = -1;
+/// ListOffsets: the log start offset.
+pub const EARLIEST_TIMESTAMP: i64 = -2;
+/// ListOffsets: the record with the largest timestamp (KIP-734).
+pub const MAX_TIMESTAMP: i64 = -3;
+/// ListOffsets: the first offset that is not only in remote storage (KIP-405): there is none, so the log start offset.
+pub const EARLIEST_LOCAL_TIMESTAMP: i64 = -4;
+/// ListOffsets: the last offset in remote storage (KIP-1005): there is none.
+pub const LATEST_TIERED_TIMESTAMP: i64 = -5;
+
 /// What may be asked about a partition's offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
@@ -284,6 +297,77 @@ impl Answer {
     pub fn error(error: ErrorCode) -> Answer {
         Answer { error, offset: -1, timestamp: -1, leader_epoch: -1 }
     }
+}
+
+/// What a survey asks of each partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The bytes of its log.
+    Size,
+    /// Its idempotent producers.
+    Producers,
+}
+
+/// A round's question to one owner.
+#[derive(Debug)]
+pub struct SurveyCall {
+    /// The session's shard.
+    pub from: ShardIndex,
+    /// The request.
+    pub request: RequestId,
+    /// What is asked.
+    pub subject: Subject,
+    /// The partitions, each with its place in the round.
+    pub items: Vec<(u32, PartitionKey)>,
+}
+
+/// An owner's answer to a [`SurveyCall`].
+#[derive(Debug)]
+pub struct SurveyDone {
+    /// The request.
+    pub request: RequestId,
+    /// One for each item.
+    pub findings: Vec<(u32, Finding)>,
+}
+
+/// What was found of one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// It cannot be asked.
+    Error(ErrorCode),
+    /// The bytes of its log.
+    Size(u64),
+    /// Its idempotent producers.
+    Producers(Vec<ProducerView>),
+}
+
+/// What a quota limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Direction {
+    /// `producer_byte_rate`
+    Produce,
+    /// `consumer_byte_rate`
+    Fetch,
+}
+
+/// Whose bytes are counted together: of a user, of a client id, of both, or of all that are counted in common.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Payer {
+    /// What is limited.
+    pub direction: Direction,
+    /// `None`: whatever the user.
+    pub user: Option<Arc<str>>,
+    /// `None`: whatever the client id.
+    pub client_id: Option<Arc<str>>,
+}
+
+/// Bytes that connections of one shard used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// Whose they are.
+    pub payer: Payer,
+    /// How many bytes.
+    pub bytes: u64,
 }
 
 /// Requests to coordinators of groups.

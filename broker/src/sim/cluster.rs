@@ -16,7 +16,7 @@ use millstream_storage::batch::Batches;
 use millstream_storage::partition_log::partition_directory;
 use millstream_storage::recovery::{KnownPartition, Recovered, RecoveryOptions, recover};
 use millstream_storage::shard_log::ShardLogOptions;
-use millstream_storage::{DiskError, DiskOp, DiskToken, PartitionKey, ShardLog};
+use millstream_storage::{DiskError, DiskOp, PartitionKey, ShardLog};
 
 use super::checkers::{Checkers, Observation, ProducerIdsAreUnique};
 use super::clients::wire::TOPIC;
@@ -27,7 +27,9 @@ use super::random::Random;
 use super::restart::{ReadFailure, Whole, cleaner_options, inspect, until_recovered};
 use super::schedule::{Schedule, Trace, fingerprint};
 use super::seeds::{self, Options};
-use crate::shard::{ConnectionId, Effect, Event as ShardEvent, Message, PrefetchToken, SendPart, Shard, ShardOptions};
+use crate::shard::{
+    ConnectionId, DiskToken, Effect, Event as ShardEvent, Message, PrefetchToken, SendPart, Shard, ShardOptions,
+};
 
 const NODE_ID: i32 = 1;
 /// How long everything may take to come to an end when nothing goes wrong any more.
@@ -412,7 +414,7 @@ impl Simulation {
         match event {
             Event::Disk { shard, token, operation } => {
                 let result = self.disk.complete(operation);
-                self.line(|| format!("shard {shard}: operation {} ends: {}", token.0, brief(&result)));
+                self.line(|| format!("shard {shard}: operation {token} ends: {}", brief(&result)));
                 self.give(shard, ShardEvent::Disk { token, result });
             }
             Event::Prefetch { shard, token, path } => {
@@ -737,7 +739,7 @@ impl Simulation {
                     }
                 }
                 Effect::Disk { token, op } => {
-                    self.line(|| format!("shard {shard}: operation {}: {}", token.0, brief_op(&op)));
+                    self.line(|| format!("shard {shard}: operation {token}: {}", brief_op(&op)));
                     let (operation, delay) = self.disk.submit(op);
                     self.schedule.after(delay, Event::Disk { shard, token, operation });
                 }

@@ -7,7 +7,7 @@ use kafka_wire::{KafkaMessage, RequestResponsePair};
 use kafka_wire_core::{ApiVersion, DecodeLimits, KafkaDecode, KafkaEncode};
 use millstream::api::{self, ApiContext, CloseReason, Outcome};
 use millstream::protocol::header::{HeaderError, RequestHeader};
-use millstream::protocol::versions::ApiKey;
+use millstream::protocol::versions::{ApiKey, Handler};
 use millstream::protocol::wire::{Reader, Writer};
 use millstream_replication::config::Properties;
 use millstream_replication::controller::{ConfigChange, ConfigOperation, ConfigResource, NewTopic};
@@ -116,8 +116,8 @@ impl Cluster {
     /// One frame, as the shard treats it. Only for the APIs that are handled here.
     pub fn handle(&mut self, frame: Bytes) -> Result<Bytes, NoReply> {
         let (header, body) = RequestHeader::parse(frame).map_err(NoReply::Header)?;
-        assert!(api::handles(header.api_key));
-        match api::handle(&self.context(), &header, body) {
+        let Handler::Image(api) = header.api_key.handler() else { panic!("{header:?} is not handled here") };
+        match api::handle(&self.context(), api, &header, body) {
             Outcome::Reply(frame) => Ok(frame),
             Outcome::Close(reason) => Err(NoReply::Body(reason)),
             Outcome::Controller { request, then } => {

@@ -12,7 +12,7 @@ use kafka_wire::metadata_request::{MetadataRequest, MetadataRequestTopic};
 use kafka_wire_core::{ApiVersion, DecodeLimits, KafkaDecode, Uuid};
 use millstream::api::{AUTO_CREATED_TOPICS_PER_REQUEST_MAX, ApiContext, Outcome, REQUEST_BYTES_MAX, handle};
 use millstream::protocol::header::{HeaderError, RequestHeader};
-use millstream::protocol::versions::{ApiKey, SERVED};
+use millstream::protocol::versions::{ApiKey, ImageApi, SERVED};
 use millstream::protocol::wire::{Reader, Writer};
 use millstream_replication::ErrorCode;
 
@@ -153,7 +153,7 @@ fn a_listener_without_brokers_has_no_leaders() {
     ];
     for (version, error, replicas) in expected {
         let (header, body) = RequestHeader::parse(frame(version, &request)).unwrap();
-        let Outcome::Reply(reply) = handle(&context, &header, body) else { panic!("a reply") };
+        let Outcome::Reply(reply) = handle(&context, ImageApi::Metadata, &header, body) else { panic!("a reply") };
         let skip = if version >= 9 { 9 } else { 8 };
         let response = kafka_wire::metadata_response::MetadataResponse::decode_from_bytes(
             reply.slice(skip..),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use millstream::api::{self, ApiContext, Outcome};
 use millstream::protocol::header::RequestHeader;
-use millstream::protocol::versions::{ApiKey, SERVED};
+use millstream::protocol::versions::{ApiKey, Handler, SERVED};
 use millstream_replication::config::Properties;
 use millstream_replication::{ClusterImage, Controller, Endpoint, MetadataRecord, Partition};
 use millstream_storage::{Now, TopicId};
@@ -52,7 +52,7 @@ static IMAGE: LazyLock<ClusterImage> = LazyLock::new(|| {
 });
 
 fn keys() -> Vec<ApiKey> {
-    SERVED.iter().copied().filter(|key| api::handles(*key)).collect()
+    SERVED.iter().copied().filter(|key| matches!(key.handler(), Handler::Image(_))).collect()
 }
 
 fn run(bytes: &[u8]) {
@@ -74,7 +74,8 @@ fn answer(image: &ClusterImage, header: &RequestHeader, body: Bytes) {
     let file = Properties::new();
     let context = ApiContext { image, file: &file, node_id: 1, listener: "L" };
     let bytes_max = REPLY_BYTES_MAX + MEMORY_PER_BYTE * body.len();
-    let reply = match bounded(bytes_max, || api::handle(&context, header, body)) {
+    let Handler::Image(api) = header.api_key.handler() else { panic!("only such APIs are tried") };
+    let reply = match bounded(bytes_max, || api::handle(&context, api, header, body)) {
         Outcome::Close(_) => return,
         Outcome::Reply(reply) => reply,
         Outcome::Controller { request, then } => {

@@ -9,7 +9,7 @@ use millstream::group::{
     ClientInfo, CommittedOffset, Coordinator, GroupConfig, GroupEffect, GroupMetadata, GroupRequest, MemberMetadata,
     Moment, Record, RequestKind, RequestRef,
 };
-use millstream::protocol::versions::{ApiKey, SERVED};
+use millstream::protocol::versions::{ApiKey, GroupApi, Handler, SERVED};
 use millstream_replication::{ClusterImage, MetadataRecord, Partition};
 use millstream_storage::{Now, TopicId};
 
@@ -143,7 +143,8 @@ fn conversation(mut input: Input<'_>) {
         let api_key = keys[usize::from(choice & 15) % keys.len()];
         let version = chosen(api_key, input.byte());
         let body = Bytes::copy_from_slice(input.piece());
-        let Ok(mut request) = GroupRequest::decode(api_key, version, body) else { continue };
+        let Handler::Group(api) = api_key.handler() else { continue };
+        let Ok(mut request) = GroupRequest::decode(api, version, body) else { continue };
         request.refuse_unknown_partitions(|topic, partition| topic == requests::TOPIC && (0..2).contains(&partition));
         drop(request.error_reply(16));
         let mut effects = Vec::new();
@@ -222,7 +223,7 @@ fn consumer_records() -> Vec<Record> {
     let mut coordinator = Coordinator::new(GroupConfig::default());
     coordinator.loaded(moment);
     let body = requests::sample(ApiKey::ConsumerGroupHeartbeat, 1);
-    let request = GroupRequest::decode(ApiKey::ConsumerGroupHeartbeat, 1, body.into()).expect("a good request");
+    let request = GroupRequest::decode(GroupApi::ConsumerGroupHeartbeat, 1, body.into()).expect("a good request");
     let client = ClientInfo { client_id: "c".into(), client_host: "/127.0.0.1".into() };
     let mut effects = Vec::new();
     coordinator.handle(moment, request, RequestRef(1), &client, 1, &mut effects);

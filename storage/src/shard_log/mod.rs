@@ -16,6 +16,7 @@ mod journal;
 mod logs;
 mod operations;
 mod options;
+mod plan;
 mod read;
 mod results;
 mod retention;
@@ -37,8 +38,9 @@ use journal::Journal;
 use logs::Logs;
 use operations::Operations;
 pub use options::{CleanerOptions, CompactionConfig, LogConfig, ShardLogOptions};
+pub use plan::{ReadPart, ReadPlan};
 use read::LoadedIndexes;
-pub use read::{Read, ReadPart, ReadPlan, ReadToken, TimeFound, TimeLookup, TimeQuery};
+pub use read::{Read, ReadToken, TimeFound, TimeLookup, TimeQuery};
 use retention::{POOL_INTERVAL, Removals};
 pub use stats::LogStats;
 

@@ -3,11 +3,9 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-
 use super::operations::Purpose;
+use super::plan::{ReadPart, ReadPlan};
 use super::{LogId, Ops, ShardLog};
-use crate::disk::FilePath;
 use crate::walk::{Goal, Outcome, Step, Walk};
 
 /// Memory of indexes of closed segments that were loaded for cold reads.
@@ -16,52 +14,6 @@ const LOADED_INDEX_BYTES_MAX: usize = 32 << 20;
 /// Names a read that has to wait for the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReadToken(pub u64);
-
-/// A slice of a partition's bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReadPart {
-    /// Bytes in memory.
-    Memory(Bytes),
-    /// A range of a segment file. The file stays for at least `file.delete.delay.ms`.
-    File {
-        /// The segment's file.
-        path: FilePath,
-        /// The first byte.
-        position: u64,
-        /// How many bytes.
-        bytes: usize,
-    },
-}
-
-impl ReadPart {
-    /// How long it is.
-    fn bytes(&self) -> usize {
-        match self {
-            ReadPart::Memory(slice) => slice.len(),
-            ReadPart::File { bytes, .. } => *bytes,
-        }
-    }
-}
-
-/// An answer to a read: whole batches from the one containing the offset, the last possibly cut.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReadPlan {
-    /// Slices in order; none when there is nothing to read yet.
-    pub parts: Vec<ReadPart>,
-    /// Total length of `parts`.
-    pub bytes: usize,
-    /// Length of the first batch, which must be sent whole or not at all; 0 when there is none.
-    pub first_batch_bytes: usize,
-}
-
-impl ReadPlan {
-    /// After a read: the slices are as long as they say, and the first batch is whole.
-    fn assert_sound(&self) {
-        debug_assert_eq!(self.bytes, self.parts.iter().map(ReadPart::bytes).sum::<usize>());
-        assert!(self.first_batch_bytes <= self.bytes, "the first batch is whole: {self:?}");
-        assert_eq!(self.bytes == 0, self.parts.is_empty(), "no slice is empty");
-    }
-}
 
 /// The result of a read.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kafka_wire_core::{ApiVersion, KafkaDecode, KafkaEncode};
+use kafka_wire_core::{ApiVersion, DecodeError, KafkaDecode, KafkaEncode};
 use millstream_replication::{ClusterImage, MetadataRecord, Partition};
 use millstream_storage::{Now, TopicId};
 
@@ -13,7 +13,13 @@ use crate::group::request::decode;
 use crate::group::{
     ClientInfo, Coordinator, GroupConfig, GroupEffect, GroupRequest, Moment, RecordBytes, RequestRef, WriteId,
 };
-use crate::protocol::versions::ApiKey;
+use crate::protocol::versions::{ApiKey, Handler};
+
+/// Decodes a request that coordinators answer.
+pub fn decode_request(key: ApiKey, version: i16, body: Bytes) -> Result<GroupRequest, DecodeError> {
+    let Handler::Group(api) = key.handler() else { panic!("{} is not a coordinator's", key.name()) };
+    GroupRequest::decode(api, version, body)
+}
 
 pub struct Harness {
     pub coordinator: Coordinator,
@@ -56,7 +62,7 @@ impl Harness {
     /// Sends a request; its reply, if it comes at once or later, is found under the reference.
     pub fn ask<M: KafkaEncode>(&mut self, key: ApiKey, version: i16, client: &str, request: &M) -> RequestRef {
         let body = request.encode_to_bytes(ApiVersion::new(version)).unwrap();
-        let request = GroupRequest::decode(key, version, body).unwrap();
+        let request = decode_request(key, version, body).unwrap();
         self.ask_decoded(client, request)
     }
 

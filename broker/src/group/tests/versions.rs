@@ -9,7 +9,7 @@ use kafka_wire::sync_group_request::SyncGroupRequestAssignment;
 use kafka_wire::*;
 use kafka_wire_core::{ApiVersion, KafkaEncode, StrBytes};
 
-use super::harness::Harness;
+use super::harness::{Harness, decode_request};
 use crate::group::route::{Route, merge, partition_for_group, route};
 use crate::group::{GroupConfig, GroupRequest, Moment, RequestKind, error};
 use crate::protocol::versions::{ApiKey, SERVED};
@@ -176,7 +176,7 @@ impl Client {
 
     fn ask<M: kafka_wire_core::KafkaDecode>(&mut self, key: ApiKey, version: i16) -> M {
         let body = request(key, version, &self.member_id, self.generation);
-        let request = GroupRequest::decode(key, version, body).unwrap();
+        let request = decode_request(key, version, body).unwrap();
         assert_eq!(request.api_key(), key);
         let reference = self.harness.ask_decoded("client", request);
         self.harness.tick(std::time::Duration::ZERO);
@@ -260,7 +260,7 @@ fn a_member_of_the_consumer_protocol_lives_in_every_version() {
     for version in ApiKey::ConsumerGroupHeartbeat.declaration().versions() {
         let mut harness = Harness::new(GroupConfig::default());
         harness.create_topic("t", 2);
-        let join = GroupRequest::decode(
+        let join = decode_request(
             ApiKey::ConsumerGroupHeartbeat,
             version,
             request(ApiKey::ConsumerGroupHeartbeat, version, "", 0),
@@ -273,7 +273,7 @@ fn a_member_of_the_consumer_protocol_lives_in_every_version() {
         let member_id = joined.member_id.unwrap();
         assert_eq!(member_id.len(), if version == 0 { 22 } else { 1 });
 
-        let describe = GroupRequest::decode(
+        let describe = decode_request(
             ApiKey::ConsumerGroupDescribe,
             version,
             request(ApiKey::ConsumerGroupDescribe, version, "", 0),
@@ -308,7 +308,7 @@ fn every_version_can_carry_an_error() {
         assert!(SERVED.contains(&key));
         for version in key.declaration().versions() {
             let body = request(key, version, "m", 1);
-            let request = GroupRequest::decode(key, version, body).unwrap();
+            let request = decode_request(key, version, body).unwrap();
             let reply = request.error_reply(error::NOT_COORDINATOR);
             let needle = error::NOT_COORDINATOR.to_be_bytes();
             let carried = reply.windows(2).any(|window| window == needle);
@@ -325,7 +325,7 @@ fn a_coordinator_that_loads_says_so_but_lets_members_live() {
     for key in COORDINATED {
         let version = *key.declaration().versions().end();
         let body = request(key, version, "m", 1);
-        let request = GroupRequest::decode(key, version, body).unwrap();
+        let request = decode_request(key, version, body).unwrap();
         let expected = match key {
             ApiKey::Heartbeat => request.error_reply(0),
             _ => request.error_reply(error::COORDINATOR_LOAD_IN_PROGRESS),
@@ -353,12 +353,12 @@ fn bytes_that_are_no_request_are_an_error() {
             let body = request(key, version, "member", 1);
             for length in 0..body.len() {
                 let cut = body.slice(..length);
-                assert!(GroupRequest::decode(key, version, cut).is_err());
+                assert!(decode_request(key, version, cut).is_err());
             }
             // What follows is ignored, as Kafka does.
             let mut longer = body.to_vec();
             longer.push(0);
-            assert!(GroupRequest::decode(key, version, longer.into()).is_ok());
+            assert!(decode_request(key, version, longer.into()).is_ok());
         }
     }
 }
@@ -368,7 +368,7 @@ fn text_that_older_versions_cannot_carry_is_refused() {
     let mut heartbeat = HeartbeatRequest::default();
     heartbeat.group_id = text(&"g".repeat(40_000));
     let body = heartbeat.encode_to_bytes(ApiVersion::new(4)).unwrap();
-    assert!(GroupRequest::decode(ApiKey::Heartbeat, 4, body).is_err());
+    assert!(decode_request(ApiKey::Heartbeat, 4, body).is_err());
 }
 
 #[test]
@@ -452,7 +452,7 @@ fn requests_about_several_groups_are_taken_apart_and_put_together() {
 fn partitions_that_do_not_exist_are_refused_one_by_one() {
     let mut client = Client::new();
     let body = request(ApiKey::OffsetCommit, 9, "", -1);
-    let mut commit = GroupRequest::decode(ApiKey::OffsetCommit, 9, body).unwrap();
+    let mut commit = decode_request(ApiKey::OffsetCommit, 9, body).unwrap();
     commit.refuse_unknown_partitions(|topic, partition| topic == "t" && partition < 3);
     let reference = client.harness.ask_decoded("client", commit);
     let reply: OffsetCommitResponse = client.harness.reply(reference, 9).unwrap();

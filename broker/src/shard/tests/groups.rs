@@ -149,6 +149,51 @@ fn a_long_log_is_loaded_piece_by_piece_from_its_files() {
 }
 
 #[test]
+fn what_was_read_for_a_coordinator_that_has_resigned_is_dropped() {
+    let (setup, broker) = with_a_long_log();
+    let Broker { mut disk, controller, image, now, .. } = broker;
+    disk.lose_power();
+    let mut broker = Broker::start(setup, controller, image, disk, now);
+    // The coordinator loads: a part of its log is read from a file, and the disk takes its time.
+    let mut late = None;
+    while late.is_none() {
+        broker.hold_disk();
+        broker.run();
+        let held = broker.held_disk.take().expect("it was held");
+        assert!(!held.is_empty(), "the log is read from its files");
+        for (shard, token, op) in held {
+            let result = broker.disk.execute(op);
+            let event = Event::Disk { token, result };
+            if matches!(token, DiskToken::Groups(_)) {
+                late = Some(event);
+            } else {
+                broker.events[shard].push_back(event);
+            }
+        }
+    }
+    // Its topic is deleted and made again, in the same place, and the new coordinator has begun when the read is done.
+    let topic = TopicReference::Name("__consumer_offsets".to_string());
+    broker.decide(ControllerRequest::DeleteTopics { topics: vec![topic] });
+    broker.run();
+    let configs = vec![("cleanup.policy".to_string(), Some("compact".to_string()))];
+    let topic = NewTopic {
+        name: "__consumer_offsets".to_string(),
+        partitions: 1,
+        replication_factor: 1,
+        assignments: Vec::new(),
+        configs,
+    };
+    broker.decide(ControllerRequest::CreateTopics { topics: vec![topic], validate_only: false });
+    broker.events[0].extend(late);
+    broker.run();
+    let client = broker.connect(0);
+    assert_eq!(broker.committed(client, &["group".to_string()], 0), [(0, -1)], "nothing of the old log is loaded");
+    assert_eq!(broker.commit(client, "group", 0, 7), 0);
+    assert_eq!(broker.committed(client, &["group".to_string()], 0), [(0, 7)]);
+    assert_eq!(broker.failure, None);
+}
+
+#[test]
 fn a_damaged_log_is_not_served_as_if_nothing_had_been_committed() {
     let (setup, broker) = with_a_long_log();
     let Broker { mut disk, controller, image, now, .. } = broker;

@@ -10,7 +10,7 @@ impl Broker {
     /// Takes turns until what metadata means is done; how many that took.
     fn finish_changes(&mut self) -> usize {
         let mut turns = 0;
-        while self.shards[0].has_changes() {
+        while self.shards[0].changes.is_pending() {
             assert_eq!(self.shards[0].next_deadline(), Some(Duration::ZERO), "it goes on without being asked");
             self.run();
             turns += 1;

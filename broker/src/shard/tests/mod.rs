@@ -25,9 +25,11 @@ use millstream_replication::{
 use millstream_storage::batch::BatchBuilder;
 use millstream_storage::recovery::{KnownPartition, RecoveryOptions, recover};
 use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
-use millstream_storage::{DiskError, DiskReply, DiskToken, Now, PartitionKey, ShardLog, TopicId};
+use millstream_storage::{DiskError, DiskReply, Now, PartitionKey, ShardLog, TopicId};
 
-use super::{ConnectionId, Effect, Event, Message, PrefetchToken, SendPart, Shard, ShardIndex, ShardOptions};
+use super::{
+    ConnectionId, DiskToken, Effect, Event, Message, PrefetchToken, SendPart, Shard, ShardIndex, ShardOptions,
+};
 use crate::config::ConnectionRules;
 use crate::metrics::Scrape;
 use crate::protocol::header::RequestHeader;

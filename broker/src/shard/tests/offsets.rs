@@ -5,7 +5,7 @@ use kafka_wire::offset_for_leader_epoch_request::{OffsetForLeaderPartition, Offs
 use kafka_wire::{DeleteRecordsRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest};
 use millstream_replication::ErrorCode;
 
-use super::super::query::{
+use super::super::message::{
     EARLIEST_LOCAL_TIMESTAMP, EARLIEST_TIMESTAMP, LATEST_TIERED_TIMESTAMP, LATEST_TIMESTAMP, MAX_TIMESTAMP,
 };
 use super::fetch::fetch_request;

@@ -3,7 +3,7 @@ use millstream_replication::QuotaEntity;
 use millstream_replication::controller::QuotaChange;
 use millstream_replication::quota::{CONSUMER_BYTE_RATE, PRODUCER_BYTE_RATE};
 
-use super::super::quotas::TELL_INTERVAL;
+use super::super::session::TELL_INTERVAL;
 use super::fetch::fetch_request;
 use super::produce::produce_request;
 use super::*;

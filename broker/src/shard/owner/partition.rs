@@ -9,9 +9,8 @@ use millstream_replication::ErrorCode;
 use millstream_storage::PartitionKey;
 use millstream_storage::shard_log::LogId;
 
-use super::ShardIndex;
-use super::session::RequestId;
 use crate::group::WriteId;
+use crate::shard::event::{RequestId, ShardIndex};
 
 /// What this node is to a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +24,16 @@ pub enum Role {
     },
     /// It holds a replica, or what was one.
     Follower,
+}
+
+impl Role {
+    /// What a node is to a partition.
+    pub fn of(state: &millstream_replication::Partition, node_id: i32) -> Role {
+        if state.leader != node_id {
+            return Role::Follower;
+        }
+        Role::Leader { leader_epoch: state.leader_epoch, in_sync_replicas: state.isr.clone() }
+    }
 }
 
 /// Who is told that an append is committed.
@@ -64,10 +73,9 @@ pub struct Watcher {
 /// A partition.
 #[derive(Debug)]
 pub struct Partition {
-    /// Which.
+    /// Its name.
     pub key: PartitionKey,
-    /// What this node is to it.
-    pub role: Role,
+    role: Role,
     /// `min.insync.replicas`
     pub min_insync_replicas: i32,
     /// `cleanup.policy` contains `delete`: records may be deleted.
@@ -82,6 +90,19 @@ pub struct Partition {
 }
 
 impl Partition {
+    /// What this node is to it.
+    pub fn role(&self) -> &Role {
+        &self.role
+    }
+
+    /// This node is something else to it from now on.
+    pub fn set_role(&mut self, role: Role) {
+        if let (Role::Leader { leader_epoch: before, .. }, Role::Leader { leader_epoch, .. }) = (&self.role, &role) {
+            assert!(leader_epoch >= before, "leader epochs do not go back");
+        }
+        self.role = role;
+    }
+
     /// One past the last offset that consumers may read. Without transactions also the last stable offset.
     pub fn high_watermark(&self) -> i64 {
         self.high_watermark
@@ -110,6 +131,10 @@ impl Partition {
             assert_eq!(bytes, 0, "what is appended lies above the high watermark");
             return true;
         }
+        // A duplicate may wait for a batch that is not the last.
+        if let Some(last) = self.uncommitted.back() {
+            assert!(bytes == 0 || end_offset > last.end_offset, "what is appended follows what was appended");
+        }
         self.uncommitted.push_back(Uncommitted { end_offset, appended_bytes: self.appended_bytes, waiter });
         false
     }
@@ -122,10 +147,12 @@ impl Partition {
         while let Some(front) = self.uncommitted.front()
             && front.end_offset <= durable_end
         {
+            assert!(front.appended_bytes >= self.committed_bytes, "bytes are committed in the order of their appends");
             self.committed_bytes = front.appended_bytes;
             committed.push(front.waiter);
             self.uncommitted.pop_front();
         }
+        assert!(self.committed_bytes <= self.appended_bytes, "what is committed was appended");
         let committed_bytes = self.committed_bytes;
         self.wake(woken, |watcher| committed_bytes >= watcher.committed_bytes);
     }
@@ -185,21 +212,26 @@ impl Partitions {
     }
 
     /// The partition at a place, if it is still here.
-    pub fn get(&self, log: LogId) -> Option<&Partition> {
-        self.by_log.get(log.0 as usize)?.as_ref()
-    }
-
-    /// The partition at a place, if it is still here.
     pub fn get_mut(&mut self, log: LogId) -> Option<&mut Partition> {
         self.by_log.get_mut(log.0 as usize)?.as_mut()
     }
 
+    /// Finds a partition.
+    pub fn find_mut(&mut self, key: PartitionKey) -> Option<(LogId, &mut Partition)> {
+        let log = self.find(key)?;
+        let partition = self.by_log[log.0 as usize].as_mut().expect("both tables have the same partitions");
+        Some((log, partition))
+    }
+
     /// Finds a partition that this node leads, and checks the leader epoch a client believes in, unless it is -1
     /// (KIP-320).
-    pub fn leader(&self, key: PartitionKey, current_leader_epoch: i32) -> Result<(LogId, &Partition), ErrorCode> {
+    pub fn leader(
+        &mut self,
+        key: PartitionKey,
+        current_leader_epoch: i32,
+    ) -> Result<(LogId, &mut Partition), ErrorCode> {
         // A session knows partitions from the same metadata as their owner, a moment earlier or later: both pass.
-        let log = self.find(key).ok_or(ErrorCode::NotLeaderOrFollower)?;
-        let partition = self.get(log).expect("both tables have the same partitions");
+        let (log, partition) = self.find_mut(key).ok_or(ErrorCode::NotLeaderOrFollower)?;
         let Role::Leader { leader_epoch, .. } = partition.role else { return Err(ErrorCode::NotLeaderOrFollower) };
         if current_leader_epoch >= 0 {
             if current_leader_epoch < leader_epoch {
@@ -212,31 +244,36 @@ impl Partitions {
         Ok((log, partition))
     }
 
-    /// A partition's log was opened; it is durable up to `durable_end`.
-    pub fn open(&mut self, log: LogId, key: PartitionKey, durable_end: i64) -> &mut Partition {
+    /// The partition of a log, which is opened unless it is open; then its log is durable up to `durable_end()`.
+    pub fn open(&mut self, log: LogId, key: PartitionKey, durable_end: impl FnOnce() -> i64) -> &mut Partition {
         let place = log.0 as usize;
         if self.by_log.len() <= place {
             self.by_log.resize_with(place + 1, || None);
         }
-        let previous = self.by_key.insert(key, log);
-        assert!(previous.is_none() && self.by_log[place].is_none(), "a partition is opened once");
-        self.by_log[place].insert(Partition {
-            key,
-            role: Role::Follower,
-            min_insync_replicas: 1,
-            cleanup_delete: true,
-            high_watermark: durable_end,
-            appended_bytes: 0,
-            committed_bytes: 0,
-            uncommitted: VecDeque::new(),
-            watchers: Vec::new(),
-        })
+        let partition = self.by_log[place].get_or_insert_with(|| {
+            let previous = self.by_key.insert(key, log);
+            assert!(previous.is_none(), "a partition has one log");
+            Partition {
+                key,
+                role: Role::Follower,
+                min_insync_replicas: 1,
+                cleanup_delete: true,
+                high_watermark: durable_end(),
+                appended_bytes: 0,
+                committed_bytes: 0,
+                uncommitted: VecDeque::new(),
+                watchers: Vec::new(),
+            }
+        });
+        assert_eq!(partition.key, key, "a log is that of one partition");
+        partition
     }
 
     /// Forgets a partition: takes out who waited for it.
     pub fn close(&mut self, log: LogId, waiting: &mut Vec<Waiter>, woken: &mut Vec<Watcher>) {
-        let partition = self.by_log[log.0 as usize].take().expect("the partition is open");
-        self.by_key.remove(&partition.key);
+        let Some(partition) = self.by_log[log.0 as usize].take() else { return };
+        let known = self.by_key.remove(&partition.key);
+        assert_eq!(known, Some(log), "both tables have the same partitions");
         waiting.extend(partition.uncommitted.into_iter().map(|uncommitted| uncommitted.waiter));
         woken.extend(partition.watchers);
     }

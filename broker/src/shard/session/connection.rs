@@ -1,7 +1,7 @@
-//! Sessions: one for each client connection of this shard.
+//! Client connections of this shard, as their connections see them.
 //!
 //! Requests are answered in any order and leave in the order in which they came (Kafka promises it to its clients). A
-//! session that has too much under way is not read from until it has less: requests in flight, bytes of responses the
+//! connection that has too much under way is not read from until it has less: requests in flight, bytes of responses the
 //! client does not take, and the shard's memory for requests are all bounded here.
 
 use std::collections::{HashMap, VecDeque};
@@ -11,7 +11,9 @@ use std::time::Duration;
 use millstream_storage::FilePath;
 
 use super::stages::{Stage, Stages, Timeline};
-use super::{ConnectionId, Effect, SendPart};
+use crate::metrics::{Sample, Scrape};
+use crate::protocol::send::SendPart;
+use crate::shard::event::{ConnectionId, Effect, RequestId};
 
 /// Requests of one connection that may be in flight before it is not read from any more. Clients pipeline five.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 64;
@@ -20,15 +22,6 @@ pub const RESPONSE_BYTES_MAX: usize = 16 << 20;
 /// Responses of one connection whose way into the socket is timed. Of more than these the oldest are counted as they
 /// stand: a client that takes so little has a time of its own.
 const LEAVING_MAX: usize = 4 * REQUESTS_IN_FLIGHT_MAX;
-
-/// Names a request of a client until it is answered; never reused within a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RequestId {
-    /// The connection it came on.
-    pub connection: ConnectionId,
-    /// Its number on that connection, from 0.
-    pub sequence: u64,
-}
 
 /// How a request ends.
 #[derive(Debug)]
@@ -60,7 +53,7 @@ struct InFlight {
 }
 
 #[derive(Debug)]
-struct Session {
+struct Connection {
     listener: usize,
     /// The client's address as Kafka prints it.
     host: String,
@@ -75,10 +68,10 @@ struct Session {
     sent_ranges: Vec<SentRange>,
     /// The requests whose responses were given to the driver and have not left yet.
     leaving: VecDeque<Timeline>,
-    /// Listed in `Sessions::answered`.
+    /// Listed in `Connections::answered`.
     answered: bool,
     reading: bool,
-    /// Waits in `Sessions::held` for the shard's memory.
+    /// Waits in `Connections::held` for the shard's memory.
     held: bool,
     /// A quota keeps it from being read until then.
     muted_until: Option<Duration>,
@@ -86,29 +79,29 @@ struct Session {
     closing: bool,
 }
 
-/// All sessions of a shard.
+/// All client connections of a shard.
 #[derive(Debug)]
-pub struct Sessions {
-    sessions: HashMap<ConnectionId, Session>,
-    /// Bytes of requests in flight over all sessions.
+pub struct Connections {
+    by_id: HashMap<ConnectionId, Connection>,
+    /// Bytes of requests in flight over all connections.
     request_bytes: usize,
     /// `queued.max.request.bytes`, for this shard.
     request_bytes_max: usize,
-    /// Sessions not read from for want of that memory, first come first.
+    /// Connections not read from for want of that memory, first come first.
     held: VecDeque<ConnectionId>,
     /// No request is taken any more.
     shutting_down: bool,
-    /// Sessions with a request that was answered in this turn.
+    /// Connections with a request that was answered in this turn.
     answered: Vec<ConnectionId>,
     stages: Stages,
 }
 
-impl Sessions {
-    /// None yet. `request_bytes_max` bounds the memory of requests in flight over all sessions: when it is exceeded,
+impl Connections {
+    /// None yet. `request_bytes_max` bounds the memory of requests in flight over all connections: when it is exceeded,
     /// those who send are not read from until it is not.
-    pub fn new(request_bytes_max: usize) -> Sessions {
-        Sessions {
-            sessions: HashMap::new(),
+    pub fn new(request_bytes_max: usize) -> Connections {
+        Connections {
+            by_id: HashMap::new(),
             request_bytes: 0,
             request_bytes_max,
             held: VecDeque::new(),
@@ -120,7 +113,7 @@ impl Sessions {
 
     /// A client connected to the listener of this index.
     pub fn connected(&mut self, connection: ConnectionId, listener: usize, peer: SocketAddr) {
-        let session = Session {
+        let state = Connection {
             listener,
             host: format!("/{}", peer.ip()),
             first_sequence: 0,
@@ -135,48 +128,43 @@ impl Sessions {
             muted_until: None,
             closing: false,
         };
-        let previous = self.sessions.insert(connection, session);
+        let previous = self.by_id.insert(connection, state);
         assert!(previous.is_none(), "a connection connects once");
     }
 
     /// The listener a connection came in by, while it is there.
     pub fn listener(&self, connection: ConnectionId) -> Option<usize> {
-        self.sessions.get(&connection).map(|session| session.listener)
+        self.by_id.get(&connection).map(|state| state.listener)
     }
 
     /// The client's address as Kafka prints it (`/127.0.0.1`), while it is there.
     pub fn host(&self, connection: ConnectionId) -> &str {
-        self.sessions.get(&connection).map_or("", |session| &session.host)
-    }
-
-    /// Connections open.
-    pub fn connections(&self) -> usize {
-        self.sessions.len()
-    }
-
-    /// Bytes of requests in flight.
-    pub fn request_bytes(&self) -> usize {
-        self.request_bytes
+        self.by_id.get(&connection).map_or("", |state| &state.host)
     }
 
     /// Whether every request was answered, as far as this shard can: what clients have not taken may still wait.
     pub fn is_answered(&self) -> bool {
-        self.sessions.values().all(|session| session.closing || session.in_flight.is_empty())
+        self.by_id.values().all(|state| state.closing || state.in_flight.is_empty())
     }
 
     /// Takes no more requests.
     pub fn begin_shutdown(&mut self, effects: &mut Vec<Effect>) {
         self.shutting_down = true;
         let mut read: Vec<ConnectionId> = Vec::new();
-        for (&connection, session) in &mut self.sessions {
-            if session.reading && !session.closing {
-                session.reading = false;
+        for (&connection, state) in &mut self.by_id {
+            if state.reading && !state.closing {
+                state.reading = false;
                 read.push(connection);
             }
         }
-        // The table has no order; effects must have one.
+        // The one walk over a table that every request looks into and that therefore has no order.
         read.sort_unstable();
         effects.extend(read.into_iter().map(|connection| Effect::Reading { connection, on: false }));
+    }
+
+    /// Whether no request is taken any more.
+    pub fn is_shutting_down(&self) -> bool {
+        self.shutting_down
     }
 
     /// A request of this many bytes came. `None`: the connection is being closed, or the shard shuts down; the request
@@ -191,51 +179,53 @@ impl Sessions {
         if self.shutting_down {
             return None;
         }
-        let session = self.sessions.get_mut(&connection)?;
-        if session.closing {
+        let state = self.by_id.get_mut(&connection)?;
+        if state.closing {
             return None;
         }
-        let sequence = session.first_sequence + session.in_flight.len() as u64;
-        session.in_flight.push_back(InFlight { frame_bytes, response: None, timeline });
+        let sequence = state.first_sequence + state.in_flight.len() as u64;
+        state.in_flight.push_back(InFlight { frame_bytes, response: None, timeline });
         self.request_bytes += frame_bytes;
-        if self.request_bytes > self.request_bytes_max && !session.held {
-            session.held = true;
+        if self.request_bytes > self.request_bytes_max && !state.held {
+            state.held = true;
             self.held.push_back(connection);
         }
-        session.set_reading(connection, effects);
+        state.set_reading(connection, effects);
         Some(RequestId { connection, sequence })
     }
 
     /// Ends a request; what can leave leaves. Does nothing when the connection is gone.
     pub fn respond(&mut self, request: RequestId, response: Response, effects: &mut Vec<Effect>) {
         let connection = request.connection;
-        let Some(session) = self.sessions.get_mut(&connection) else { return };
-        if session.closing {
+        let Some(state) = self.by_id.get_mut(&connection) else { return };
+        if state.closing {
             return;
         }
-        let index = request.sequence.checked_sub(session.first_sequence).expect("a request is answered once");
-        let in_flight = &mut session.in_flight[index as usize];
+        let index = request.sequence.checked_sub(state.first_sequence).expect("a request is answered once");
+        let in_flight = &mut state.in_flight[index as usize];
         assert!(in_flight.response.is_none(), "a request is answered once");
         if let Response::Parts(parts) = &response {
-            session.response_bytes += parts.iter().map(SendPart::bytes).sum::<usize>();
+            state.response_bytes += parts.iter().map(SendPart::bytes).sum::<usize>();
         }
         in_flight.response = Some(response);
-        if !session.answered {
-            session.answered = true;
+        if !state.answered {
+            state.answered = true;
             self.answered.push(connection);
         }
         if index == 0 {
-            self.request_bytes -= session.send_ready(connection, &mut self.stages, effects);
+            let done = state.send_ready(connection, &mut self.stages, effects);
+            assert!(done <= self.request_bytes, "requests in flight are counted");
+            self.request_bytes -= done;
         }
-        session.set_reading(connection, effects);
+        state.set_reading(connection, effects);
         self.release_held(effects);
     }
 
     /// The timeline of a request that is not answered yet, if its connection is there.
     pub fn timeline(&mut self, request: RequestId) -> Option<&mut Timeline> {
-        let session = self.sessions.get_mut(&request.connection)?;
-        let index = request.sequence.checked_sub(session.first_sequence)?;
-        let in_flight = session.in_flight.get_mut(usize::try_from(index).ok()?)?;
+        let state = self.by_id.get_mut(&request.connection)?;
+        let index = request.sequence.checked_sub(state.first_sequence)?;
+        let in_flight = state.in_flight.get_mut(usize::try_from(index).ok()?)?;
         in_flight.response.is_none().then_some(&mut in_flight.timeline)
     }
 
@@ -243,10 +233,10 @@ impl Sessions {
     pub fn turn_ended(&mut self, now: Duration) {
         for connection in self.answered.drain(..) {
             // It may be gone.
-            let Some(session) = self.sessions.get_mut(&connection) else { continue };
-            session.answered = false;
-            let waiting = session.in_flight.iter_mut().filter(|in_flight| in_flight.response.is_some());
-            for timeline in session.leaving.iter_mut().chain(waiting.map(|in_flight| &mut in_flight.timeline)) {
+            let Some(state) = self.by_id.get_mut(&connection) else { continue };
+            state.answered = false;
+            let waiting = state.in_flight.iter_mut().filter(|in_flight| in_flight.response.is_some());
+            for timeline in state.leaving.iter_mut().chain(waiting.map(|in_flight| &mut in_flight.timeline)) {
                 if timeline.stage() != Stage::Respond {
                     timeline.enter(Stage::Respond, now);
                 }
@@ -262,127 +252,139 @@ impl Sessions {
         until: Duration,
         effects: &mut Vec<Effect>,
     ) -> Option<Option<Duration>> {
-        let session = self.sessions.get_mut(&connection)?;
-        if session.closing || session.muted_until.is_some_and(|before| before >= until) {
+        let state = self.by_id.get_mut(&connection)?;
+        if state.closing || state.muted_until.is_some_and(|before| before >= until) {
             return None;
         }
-        let before = session.muted_until.replace(until);
+        let before = state.muted_until.replace(until);
         if !self.shutting_down {
-            session.set_reading(connection, effects);
+            state.set_reading(connection, effects);
         }
         Some(before)
     }
 
-    /// The time of [`Sessions::mute`] is over.
+    /// The time of [`Connections::mute`] is over.
     pub fn unmute(&mut self, connection: ConnectionId, effects: &mut Vec<Effect>) {
-        let session = self.sessions.get_mut(&connection).expect("a session that is gone is not muted");
-        session.muted_until = None;
-        if !session.closing && !self.shutting_down {
-            session.set_reading(connection, effects);
+        let state = self.by_id.get_mut(&connection).expect("a connection that is gone is not muted");
+        state.muted_until = None;
+        if !state.closing && !self.shutting_down {
+            state.set_reading(connection, effects);
         }
     }
 
     /// Until when a connection is not read from.
     pub fn muted_until(&self, connection: ConnectionId) -> Option<Duration> {
-        self.sessions.get(&connection)?.muted_until
+        self.by_id.get(&connection)?.muted_until
     }
 
-    /// Histograms over the requests that were answered.
-    pub fn stages(&self) -> &Stages {
-        &self.stages
+    /// Gauges, and histograms over the requests that were answered, for a scrape.
+    pub fn samples(&self, scrape: &mut Scrape) {
+        self.stages.samples(&mut scrape.histograms);
+        scrape.samples.extend([
+            Sample::gauge("millstream_connections", "Client connections open.", self.by_id.len() as u64),
+            Sample::gauge(
+                "millstream_request_bytes_in_flight",
+                "Bytes of requests in flight.",
+                self.request_bytes as u64,
+            ),
+        ]);
     }
 
     /// Remembers ranges of a response of this connection, to be dropped from the page cache when it has taken them.
     pub fn discard_after_send(&mut self, connection: ConnectionId, ranges: Vec<SentRange>) {
-        if let Some(session) = self.sessions.get_mut(&connection) {
-            session.sent_ranges.extend(ranges);
+        if let Some(state) = self.by_id.get_mut(&connection) {
+            state.sent_ranges.extend(ranges);
         }
     }
 
     /// The socket took all that was sent so far, at this time.
     pub fn drained(&mut self, connection: ConnectionId, at: Duration, effects: &mut Vec<Effect>) {
-        let Some(session) = self.sessions.get_mut(&connection) else { return };
+        let Some(state) = self.by_id.get_mut(&connection) else { return };
         // What was answered since has not left.
-        while session.leaving.front().is_some_and(|timeline| timeline.is_since(at)) {
-            let mut timeline = session.leaving.pop_front().expect("it was just seen");
+        while state.leaving.front().is_some_and(|timeline| timeline.is_since(at))
+            && let Some(mut timeline) = state.leaving.pop_front()
+        {
             timeline.enter(Stage::Respond, at);
             self.stages.record(&timeline);
         }
-        session.response_bytes -= std::mem::take(&mut session.sent_bytes);
+        assert!(state.sent_bytes <= state.response_bytes, "what is sent is a part of what waits");
+        state.response_bytes -= std::mem::take(&mut state.sent_bytes);
         // A range belongs to a response that may still wait for one before it: then it was not sent yet, and dropping
         // it early costs one more read.
-        if session.in_flight.iter().all(|in_flight| in_flight.response.is_none()) {
-            for SentRange { path, position, bytes } in session.sent_ranges.drain(..) {
+        if state.in_flight.iter().all(|in_flight| in_flight.response.is_none()) {
+            for SentRange { path, position, bytes } in state.sent_ranges.drain(..) {
                 effects.push(Effect::Discard { path, position, bytes });
             }
         }
-        if !session.closing && !self.shutting_down {
-            session.set_reading(connection, effects);
+        if !state.closing && !self.shutting_down {
+            state.set_reading(connection, effects);
         }
     }
 
     /// The connection is gone. Returns the requests that were not answered.
     pub fn disconnected(&mut self, connection: ConnectionId, effects: &mut Vec<Effect>) -> Vec<RequestId> {
-        let Some(session) = self.sessions.remove(&connection) else { return Vec::new() };
-        if session.held {
+        let Some(state) = self.by_id.remove(&connection) else { return Vec::new() };
+        if state.held {
             self.held.retain(|&held| held != connection);
         }
         let mut unanswered = Vec::new();
-        for (sequence, in_flight) in (session.first_sequence..).zip(&session.in_flight) {
+        for (sequence, in_flight) in (state.first_sequence..).zip(&state.in_flight) {
+            assert!(in_flight.frame_bytes <= self.request_bytes, "requests in flight are counted");
             self.request_bytes -= in_flight.frame_bytes;
             if in_flight.response.is_none() {
                 unanswered.push(RequestId { connection, sequence });
             }
         }
-        for SentRange { path, position, bytes } in session.sent_ranges {
+        for SentRange { path, position, bytes } in state.sent_ranges {
             effects.push(Effect::Discard { path, position, bytes });
         }
         self.release_held(effects);
         unanswered
     }
 
-    /// Reads again from sessions that were held for want of memory, in their order, while there is some.
+    /// Reads again from connections that were held for want of memory, in their order, while there is some.
     fn release_held(&mut self, effects: &mut Vec<Effect>) {
         while self.request_bytes <= self.request_bytes_max
             && let Some(connection) = self.held.pop_front()
         {
-            let session = self.sessions.get_mut(&connection).expect("a session that is gone is not held");
-            session.held = false;
-            if !session.closing && !self.shutting_down {
-                session.set_reading(connection, effects);
+            let state = self.by_id.get_mut(&connection).expect("a connection that is gone is not held");
+            state.held = false;
+            if !state.closing && !self.shutting_down {
+                state.set_reading(connection, effects);
             }
         }
     }
 }
 
-impl Session {
+impl Connection {
     /// Sends the responses at the front that are there. Returns the bytes of the requests that are done with.
     fn send_ready(&mut self, connection: ConnectionId, stages: &mut Stages, effects: &mut Vec<Effect>) -> usize {
         let mut frame_bytes = 0;
         let mut parts = Vec::new();
-        while let Some(InFlight { response: Some(_), .. }) = self.in_flight.front() {
-            let done = self.in_flight.pop_front().expect("it was just seen");
+        while self.in_flight.front().is_some_and(|front| front.response.is_some())
+            && let Some(InFlight { frame_bytes: bytes, response: Some(response), timeline }) =
+                self.in_flight.pop_front()
+        {
             self.first_sequence += 1;
-            frame_bytes += done.frame_bytes;
-            match done.response.expect("it was just seen") {
+            frame_bytes += bytes;
+            match response {
                 Response::Parts(more) => {
                     if parts.is_empty() {
                         parts = more;
                     } else {
                         parts.extend(more);
                     }
-                    self.leaving.push_back(done.timeline);
+                    self.leaving.push_back(timeline);
                 }
-                Response::Nothing => stages.record(&done.timeline),
+                Response::Nothing => stages.record(&timeline),
                 Response::Close => {
                     self.closing = true;
                     break;
                 }
             }
         }
-        while self.leaving.len() > LEAVING_MAX {
-            stages.record(&self.leaving.pop_front().expect("there are many"));
-        }
+        let too_many = self.leaving.len().saturating_sub(LEAVING_MAX);
+        self.leaving.drain(..too_many).for_each(|timeline| stages.record(&timeline));
         if !parts.is_empty() {
             self.sent_bytes += parts.iter().map(SendPart::bytes).sum::<usize>();
             effects.push(Effect::Send { connection, parts });
@@ -443,63 +445,63 @@ mod tests {
     #[test]
     fn responses_leave_in_the_order_of_their_requests() {
         let mut effects = Vec::new();
-        let mut sessions = Sessions::new(1000);
-        sessions.connected(CONNECTION, 3, peer());
-        assert_eq!(sessions.listener(CONNECTION), Some(3));
+        let mut connections = Connections::new(1000);
+        connections.connected(CONNECTION, 3, peer());
+        assert_eq!(connections.listener(CONNECTION), Some(3));
         let ids: Vec<RequestId> =
-            (0..4).map(|_| sessions.admit(CONNECTION, 10, timeline(), &mut effects).unwrap()).collect();
-        sessions.respond(ids[2], parts("third"), &mut effects);
-        sessions.respond(ids[1], Response::Nothing, &mut effects);
+            (0..4).map(|_| connections.admit(CONNECTION, 10, timeline(), &mut effects).unwrap()).collect();
+        connections.respond(ids[2], parts("third"), &mut effects);
+        connections.respond(ids[1], Response::Nothing, &mut effects);
         assert_effects(&mut effects, &[]);
-        sessions.respond(ids[0], parts("first"), &mut effects);
+        connections.respond(ids[0], parts("first"), &mut effects);
         assert_effects(&mut effects, &[send(CONNECTION, &["first", "third"])]);
-        assert_eq!(sessions.request_bytes(), 10);
-        sessions.respond(ids[3], parts("fourth"), &mut effects);
+        assert_eq!(connections.request_bytes, 10);
+        connections.respond(ids[3], parts("fourth"), &mut effects);
         assert_effects(&mut effects, &[send(CONNECTION, &["fourth"])]);
-        assert_eq!(sessions.request_bytes(), 0);
+        assert_eq!(connections.request_bytes, 0);
     }
 
     #[test]
     fn a_close_waits_for_the_responses_before_it_and_ends_what_comes_after() {
         let mut effects = Vec::new();
-        let mut sessions = Sessions::new(1000);
-        sessions.connected(CONNECTION, 0, peer());
+        let mut connections = Connections::new(1000);
+        connections.connected(CONNECTION, 0, peer());
         let ids: Vec<RequestId> =
-            (0..3).map(|_| sessions.admit(CONNECTION, 10, timeline(), &mut effects).unwrap()).collect();
-        sessions.respond(ids[1], Response::Close, &mut effects);
-        sessions.respond(ids[2], parts("never"), &mut effects);
+            (0..3).map(|_| connections.admit(CONNECTION, 10, timeline(), &mut effects).unwrap()).collect();
+        connections.respond(ids[1], Response::Close, &mut effects);
+        connections.respond(ids[2], parts("never"), &mut effects);
         assert_effects(&mut effects, &[]);
-        sessions.respond(ids[0], parts("first"), &mut effects);
+        connections.respond(ids[0], parts("first"), &mut effects);
         assert_effects(&mut effects, &[send(CONNECTION, &["first"]), Effect::Close { connection: CONNECTION }]);
-        assert_eq!(sessions.admit(CONNECTION, 10, timeline(), &mut effects), None);
-        sessions.disconnected(CONNECTION, &mut effects);
-        assert_eq!(sessions.request_bytes(), 0);
+        assert_eq!(connections.admit(CONNECTION, 10, timeline(), &mut effects), None);
+        connections.disconnected(CONNECTION, &mut effects);
+        assert_eq!(connections.request_bytes, 0);
         assert_effects(&mut effects, &[]);
     }
 
     #[test]
     fn a_session_with_too_many_requests_is_not_read_from() {
         let mut effects = Vec::new();
-        let mut sessions = Sessions::new(1000);
-        sessions.connected(CONNECTION, 0, peer());
+        let mut connections = Connections::new(1000);
+        connections.connected(CONNECTION, 0, peer());
         let ids: Vec<RequestId> = (0..REQUESTS_IN_FLIGHT_MAX)
-            .map(|_| sessions.admit(CONNECTION, 1, timeline(), &mut effects).unwrap())
+            .map(|_| connections.admit(CONNECTION, 1, timeline(), &mut effects).unwrap())
             .collect();
         assert_effects(&mut effects, &[Effect::Reading { connection: CONNECTION, on: false }]);
-        sessions.respond(ids[0], Response::Nothing, &mut effects);
+        connections.respond(ids[0], Response::Nothing, &mut effects);
         assert_effects(&mut effects, &[Effect::Reading { connection: CONNECTION, on: true }]);
     }
 
     #[test]
     fn a_client_that_takes_nothing_is_not_read_from() {
         let mut effects = Vec::new();
-        let mut sessions = Sessions::new(1000);
-        sessions.connected(CONNECTION, 0, peer());
-        let request = sessions.admit(CONNECTION, 10, timeline(), &mut effects).unwrap();
+        let mut connections = Connections::new(1000);
+        connections.connected(CONNECTION, 0, peer());
+        let request = connections.admit(CONNECTION, 10, timeline(), &mut effects).unwrap();
         let large = SendPart::File { path: "segment".into(), position: 0, bytes: RESPONSE_BYTES_MAX };
-        sessions.respond(request, Response::Parts(vec![large.clone()]), &mut effects);
+        connections.respond(request, Response::Parts(vec![large.clone()]), &mut effects);
         let range = SentRange { path: "segment".into(), position: 0, bytes: RESPONSE_BYTES_MAX };
-        sessions.discard_after_send(CONNECTION, vec![range]);
+        connections.discard_after_send(CONNECTION, vec![range]);
         assert_effects(
             &mut effects,
             &[
@@ -507,7 +509,7 @@ mod tests {
                 Effect::Reading { connection: CONNECTION, on: false },
             ],
         );
-        sessions.drained(CONNECTION, Duration::ZERO, &mut effects);
+        connections.drained(CONNECTION, Duration::ZERO, &mut effects);
         assert_effects(
             &mut effects,
             &[
@@ -520,17 +522,17 @@ mod tests {
     #[test]
     fn the_shards_memory_for_requests_is_bounded() {
         let mut effects = Vec::new();
-        let mut sessions = Sessions::new(100);
-        sessions.connected(CONNECTION, 0, peer());
-        sessions.connected(OTHER, 0, peer());
-        let first = sessions.admit(CONNECTION, 100, timeline(), &mut effects).unwrap();
+        let mut connections = Connections::new(100);
+        connections.connected(CONNECTION, 0, peer());
+        connections.connected(OTHER, 0, peer());
+        let first = connections.admit(CONNECTION, 100, timeline(), &mut effects).unwrap();
         assert_effects(&mut effects, &[]);
-        let second = sessions.admit(OTHER, 60, timeline(), &mut effects).unwrap();
+        let second = connections.admit(OTHER, 60, timeline(), &mut effects).unwrap();
         assert_effects(&mut effects, &[Effect::Reading { connection: OTHER, on: false }]);
-        sessions.respond(first, Response::Nothing, &mut effects);
+        connections.respond(first, Response::Nothing, &mut effects);
         assert_effects(&mut effects, &[Effect::Reading { connection: OTHER, on: true }]);
-        assert_eq!(sessions.request_bytes(), 60);
-        assert_eq!(sessions.disconnected(OTHER, &mut effects), [second]);
-        assert_eq!(sessions.request_bytes(), 0);
+        assert_eq!(connections.request_bytes, 60);
+        assert_eq!(connections.disconnected(OTHER, &mut effects), [second]);
+        assert_eq!(connections.request_bytes, 0);
     }
 }

@@ -4,12 +4,13 @@
 //! It has a budget of its own, so that a backfill is not felt by producers and tail consumers: who exceeds it waits
 //! for those before him.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
 use millstream_storage::DiskError;
 
-use super::session::{RequestId, SentRange};
-use super::{Effect, PrefetchToken};
+use super::connection::SentRange;
+use crate::shard::event::{Effect, PrefetchToken, RequestId};
 
 /// Bytes that are brought into the page cache at once, over all responses of a shard. One response may exceed it
 /// alone.
@@ -59,15 +60,17 @@ impl ColdReads {
         effects: &mut Vec<Effect>,
     ) -> Option<(RequestId, Result<(), DiskError>)> {
         let (request, bytes) = self.ranges.remove(&token).expect("a prefetch finishes once");
+        assert!(self.bytes_in_flight >= bytes, "what is on its way is counted");
         self.bytes_in_flight -= bytes;
         let mut complete = None;
         // It may be gone: its connection is closed.
-        if let Some(loading) = self.loading.get_mut(&request) {
+        if let Entry::Occupied(mut entry) = self.loading.entry(request) {
+            let loading = entry.get_mut();
+            assert!(loading.ranges_left > 0, "a range is loaded once");
             loading.ranges_left -= 1;
             loading.failure = loading.failure.take().or(result.err());
             if loading.ranges_left == 0 {
-                let loading = self.loading.remove(&request).expect("it was just there");
-                complete = Some((request, loading.failure.map_or(Ok(()), Err)));
+                complete = Some((request, entry.remove().failure.map_or(Ok(()), Err)));
             }
         }
         self.start(effects);
@@ -81,12 +84,11 @@ impl ColdReads {
     }
 
     fn start(&mut self, effects: &mut Vec<Effect>) {
-        while let Some((_, ranges)) = self.queue.front() {
+        while let Some((request, ranges)) = self.queue.pop_front() {
             let bytes: usize = ranges.iter().map(|range| range.bytes).sum();
             if self.bytes_in_flight > 0 && self.bytes_in_flight + bytes > COLD_BYTES_IN_FLIGHT_MAX {
-                return;
+                return self.queue.push_front((request, ranges));
             }
-            let (request, ranges) = self.queue.pop_front().expect("it was just seen");
             self.loading.insert(request, Loading { ranges_left: ranges.len(), failure: None });
             for SentRange { path, position, bytes } in ranges {
                 let token = PrefetchToken(self.next_token);
@@ -101,8 +103,8 @@ impl ColdReads {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ConnectionId;
     use super::*;
+    use crate::shard::event::ConnectionId;
 
     fn request(sequence: u64) -> RequestId {
         RequestId { connection: ConnectionId(0), sequence }

@@ -24,9 +24,11 @@ use millstream_replication::config::Properties;
 use millstream_replication::quota::{CONSUMER_BYTE_RATE, PRODUCER_BYTE_RATE};
 use millstream_storage::Now;
 
-use super::message::Message;
-use super::{ConnectionId, Effect, Shard};
+use crate::metrics::{Kind, Sample};
 use crate::rate::{Rate, Window};
+use crate::shard::event::{ConnectionId, Effect};
+use crate::shard::message::{Direction, Message, Payer, Used};
+use crate::shard::turn::Turn;
 
 /// Whoever has not authenticated: Kafka's `User:ANONYMOUS`.
 const ANONYMOUS: &str = "ANONYMOUS";
@@ -39,19 +41,10 @@ const METERS_MAX: usize = 10_000;
 /// Client ids whose limit is remembered.
 const CLIENTS_MAX: usize = 10_000;
 /// Connections that may be read from again in one step.
-const RELEASED_AT_ONCE_MAX: usize = 256;
-
-/// What is limited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Direction {
-    /// `producer_byte_rate`
-    Produce,
-    /// `consumer_byte_rate`
-    Fetch,
-}
+pub const RELEASED_AT_ONCE_MAX: usize = 256;
 
 impl Direction {
-    /// Both.
+    /// Both directions.
     pub const ALL: [Direction; 2] = [Direction::Produce, Direction::Fetch];
 
     fn key(self) -> &'static str {
@@ -70,29 +63,11 @@ impl Direction {
     }
 }
 
-/// Whose bytes are counted together: of a user, of a client id, of both, or of all that are counted in common.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Payer {
-    /// What is limited.
-    pub direction: Direction,
-    user: Option<Arc<str>>,
-    client_id: Option<Arc<str>>,
-}
-
 impl Payer {
     /// All those for whom there is no count of their own.
     fn common(direction: Direction) -> Payer {
         Payer { direction, user: None, client_id: None }
     }
-}
-
-/// Bytes that connections of one shard used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Used {
-    /// Whose.
-    pub payer: Payer,
-    /// How many.
-    pub bytes: u64,
 }
 
 /// The limit that a request is under.
@@ -127,9 +102,9 @@ pub struct Quotas {
     /// Connections that are not read from, by when they are again.
     muted: BTreeSet<(Duration, ConnectionId)>,
     /// Requests that were told to wait, by [`Direction`].
-    pub throttled: [u64; 2],
+    throttled: [u64; 2],
     /// For how long, in all.
-    pub throttled_time: [Duration; 2],
+    throttled_time: [Duration; 2],
 }
 
 impl Quotas {
@@ -193,9 +168,17 @@ impl Quotas {
     /// Counts what a produce request brought, or a fetch is answered with. Returns how long the client is to wait.
     pub fn used(&mut self, now: Now, charge: &Charge, bytes: usize, shards: usize) -> Duration {
         let (window, elapsed) = (self.window, now.elapsed);
-        let payer = self.record(elapsed, &charge.payer, bytes as u64);
-        self.tell_later(elapsed, payer.clone(), bytes as u64, shards);
-        let excess = self.meters.get_mut(&payer).expect("it was just used").rate.excess(window, elapsed, charge.limit);
+        let payer = self.payer(elapsed, &charge.payer);
+        let meter = self.meters.entry(payer.clone()).or_default();
+        meter.rate.record(window, elapsed, bytes as u64);
+        let excess = meter.rate.excess(window, elapsed, charge.limit);
+        if shards > 1 && bytes > 0 {
+            if meter.untold == 0 {
+                self.untold.push(payer);
+                self.tell_at.get_or_insert(elapsed + TELL_INTERVAL);
+            }
+            meter.untold += bytes as u64;
+        }
         self.count(charge.payer.direction, excess);
         excess
     }
@@ -206,14 +189,6 @@ impl Quotas {
             let sum = &mut self.throttled_time[direction as usize];
             *sum = sum.saturating_add(excess);
         }
-    }
-
-    /// Counts bytes; returns with whom they were counted.
-    fn record(&mut self, now: Duration, payer: &Payer, bytes: u64) -> Payer {
-        let window = self.window;
-        let payer = self.payer(now, payer);
-        self.meters.entry(payer.clone()).or_default().rate.record(window, now, bytes);
-        payer
     }
 
     /// With whom somebody's bytes are counted: by themselves, or with others when there are too many.
@@ -236,18 +211,6 @@ impl Quotas {
         }
     }
 
-    fn tell_later(&mut self, now: Duration, payer: Payer, bytes: u64, shards: usize) {
-        if shards == 1 || bytes == 0 {
-            return;
-        }
-        let meter = self.meters.get_mut(&payer).expect("it was just used");
-        if meter.untold == 0 {
-            self.untold.push(payer);
-            self.tell_at.get_or_insert(now + TELL_INTERVAL);
-        }
-        meter.untold += bytes;
-    }
-
     /// Takes what the other shards are to be told now: a bounded part of it.
     fn take_untold(&mut self, now: Duration) -> Option<Vec<Used>> {
         self.tell_at.filter(|at| *at <= now)?;
@@ -265,18 +228,69 @@ impl Quotas {
     /// Another shard says what its clients used.
     pub fn told(&mut self, now: Now, used: &[Used]) {
         for Used { payer, bytes } in used {
-            self.record(now.elapsed, payer, *bytes);
+            let payer = self.payer(now.elapsed, payer);
+            self.meters.entry(payer).or_default().rate.record(self.window, now.elapsed, *bytes);
         }
     }
 
-    /// Connections that are not read from for now.
-    pub fn muted(&self) -> usize {
-        self.muted.len()
+    /// A connection is not read from until this time; `before`: until when it was not to be read from so far.
+    pub fn mute(&mut self, connection: ConnectionId, before: Option<Duration>, until: Duration) {
+        if let Some(before) = before {
+            self.muted.remove(&(before, connection));
+        }
+        self.muted.insert((until, connection));
     }
 
-    /// Clients that are counted.
-    pub fn meters(&self) -> usize {
-        self.meters.len()
+    /// Takes the next of the connections that are to be read from again.
+    pub fn take_released(&mut self, now: Duration) -> Option<ConnectionId> {
+        let &(until, connection) = self.muted.first().filter(|(until, _)| *until <= now)?;
+        self.muted.remove(&(until, connection));
+        Some(connection)
+    }
+
+    /// Tells the other shards what was used. Returns whether there was anything to tell.
+    pub fn tell(&mut self, turn: &mut Turn<'_>) -> bool {
+        let Some(used) = self.take_untold(turn.now.elapsed) else { return false };
+        let used = Arc::new(used);
+        for shard in (0..turn.options.shards).filter(|shard| *shard != turn.options.index) {
+            turn.effects.push(Effect::ToShard { shard, message: Message::QuotaUse(Arc::clone(&used)) });
+        }
+        true
+    }
+
+    /// Gauges and counters, for a scrape.
+    pub fn samples(&self, samples: &mut Vec<Sample>) {
+        for direction in Direction::ALL {
+            let labels = || vec![("api", direction.name())];
+            let index = direction as usize;
+            samples.push(Sample {
+                labels: labels(),
+                ..Sample::counter(
+                    "millstream_quota_throttled_total",
+                    "Requests whose client was told to wait because of a quota.",
+                    self.throttled[index],
+                )
+            });
+            samples.push(Sample {
+                name: "millstream_quota_throttled_seconds_total",
+                help: "Time that clients were told to wait because of a quota.",
+                kind: Kind::Counter,
+                labels: labels(),
+                value: self.throttled_time[index].as_secs_f64(),
+            });
+        }
+        samples.extend([
+            Sample::gauge(
+                "millstream_connections_muted",
+                "Client connections that are not read from because of a quota.",
+                self.muted.len() as u64,
+            ),
+            Sample::gauge(
+                "millstream_quota_clients",
+                "Clients and users under a quota that are counted.",
+                self.meters.len() as u64,
+            ),
+        ]);
     }
 
     /// A connection is gone.
@@ -290,44 +304,6 @@ impl Quotas {
     pub fn next_deadline(&self) -> Option<Duration> {
         let muted = self.muted.first().map(|(until, _)| *until);
         [muted, self.tell_at].into_iter().flatten().min()
-    }
-}
-
-impl Shard {
-    /// Does not read from a connection for a time; a longer one that was given before holds.
-    pub(super) fn mute(&mut self, now: Now, connection: ConnectionId, time: Duration, effects: &mut Vec<Effect>) {
-        if time.is_zero() {
-            return;
-        }
-        let until = now.elapsed.saturating_add(time);
-        let Some(before) = self.sessions.mute(connection, until, effects) else { return };
-        if let Some(before) = before {
-            self.quotas.muted.remove(&(before, connection));
-        }
-        self.quotas.muted.insert((until, connection));
-    }
-
-    /// Reads again from those who have waited, and tells the other shards what was used. Returns whether there was
-    /// anything to do.
-    pub(super) fn advance_quotas(&mut self, now: Now, effects: &mut Vec<Effect>) -> bool {
-        let mut has_worked = false;
-        for _ in 0..RELEASED_AT_ONCE_MAX {
-            let Some(&(until, connection)) = self.quotas.muted.first().filter(|(until, _)| *until <= now.elapsed)
-            else {
-                break;
-            };
-            self.quotas.muted.remove(&(until, connection));
-            self.sessions.unmute(connection, effects);
-            has_worked = true;
-        }
-        if let Some(used) = self.quotas.take_untold(now.elapsed) {
-            let used = Arc::new(used);
-            for shard in (0..self.options.shards).filter(|shard| *shard != self.options.index) {
-                effects.push(Effect::ToShard { shard, message: Message::QuotaUse(Arc::clone(&used)) });
-            }
-            has_worked = true;
-        }
-        has_worked
     }
 }
 
@@ -384,7 +360,7 @@ mod tests {
         // Those who were silent for a window make room.
         let charge = quotas.charge(image.quotas(), Direction::Produce, Some("new")).expect("a default");
         assert_eq!(quotas.used(at(20), &charge, 1_000, 2), Duration::ZERO);
-        assert_eq!(quotas.meters(), 1);
+        assert_eq!(quotas.meters.len(), 1);
     }
 
     #[test]

@@ -9,17 +9,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kafka_wire::{DescribeLogDirsRequest, DescribeProducersRequest};
-use millstream_replication::ErrorCode;
-use millstream_storage::PartitionKey;
-use millstream_storage::producer::ProducerView;
+use millstream_replication::{ClusterImage, ErrorCode};
 
-use super::message::{ByOwner, Message};
-use super::session::{RequestId, Response};
-use super::{Effect, REQUEST_PARTITIONS_MAX, SendPart, Shard, ShardIndex};
+use super::clients::Clients;
 use crate::api::codec::decode;
 use crate::protocol::header::{RequestHeader, finish_frame};
-use crate::protocol::versions::ApiKey;
+use crate::protocol::versions::SurveyApi;
 use crate::protocol::wire::Writer;
+use crate::shard::event::RequestId;
+use crate::shard::message::{ByOwner, Finding, Message, REQUEST_PARTITIONS_MAX, Subject, SurveyCall, SurveyDone};
+use crate::shard::turn::Turn;
 
 /// Partitions whose sizes one round asks for.
 const SIZES_PER_ROUND: usize = 256;
@@ -27,48 +26,6 @@ const SIZES_PER_ROUND: usize = 256;
 const PRODUCERS_PER_ROUND: usize = 4;
 /// What Kafka says of a file system that could not be measured.
 const UNKNOWN_BYTES: i64 = -1;
-
-/// What is asked of each partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Subject {
-    /// The bytes of its log.
-    Size,
-    /// Its idempotent producers.
-    Producers,
-}
-
-/// A round's question to one owner.
-#[derive(Debug)]
-pub struct SurveyCall {
-    /// The session's shard.
-    pub from: ShardIndex,
-    /// The request.
-    pub request: RequestId,
-    /// What is asked.
-    pub subject: Subject,
-    /// The partitions, each with its place in the round.
-    pub items: Vec<(u32, PartitionKey)>,
-}
-
-/// An owner's answer to a [`SurveyCall`].
-#[derive(Debug)]
-pub struct SurveyDone {
-    /// The request.
-    pub request: RequestId,
-    /// One for each item.
-    pub findings: Vec<(u32, Finding)>,
-}
-
-/// What was found of one partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
-    /// It cannot be asked.
-    Error(ErrorCode),
-    /// The bytes of its log.
-    Size(u64),
-    /// Its idempotent producers.
-    Producers(Vec<ProducerView>),
-}
 
 /// A topic of a survey.
 #[derive(Debug)]
@@ -127,23 +84,27 @@ impl Surveys {
     pub fn cancel(&mut self, id: RequestId) {
         self.queue.retain(|survey| survey.id != id);
     }
-}
 
-impl Shard {
     /// Takes a DescribeLogDirs or DescribeProducers request.
-    pub(super) fn survey(&mut self, id: RequestId, header: &RequestHeader, body: Bytes, effects: &mut Vec<Effect>) {
-        let topics = match header.api_key {
-            ApiKey::DescribeLogDirs => self.log_dir_topics(header, body),
-            ApiKey::DescribeProducers => producer_topics(header, body),
-            other => panic!("{} is no survey", other.name()),
+    pub fn take(
+        &mut self,
+        turn: &mut Turn<'_>,
+        clients: &mut Clients,
+        id: RequestId,
+        api: SurveyApi,
+        header: &RequestHeader,
+        body: Bytes,
+    ) {
+        let (subject, topics) = match api {
+            SurveyApi::DescribeLogDirs => (Subject::Size, log_dir_topics(turn.metadata.image(), header, body)),
+            SurveyApi::DescribeProducers => (Subject::Producers, producer_topics(header, body)),
         };
-        let Some(topics) = topics else { return self.close(id, effects) };
-        let subject = if header.api_key == ApiKey::DescribeLogDirs { Subject::Size } else { Subject::Producers };
+        let Some(topics) = topics else { return clients.close(turn, id) };
         // A copy of the header that does not keep the frame.
         let header = RequestHeader { client_id: None, ..header.clone() };
         let mut writer = header.response().begin_frame(0);
-        self.write_head(&mut writer, &header, topics.len());
-        self.surveys.queue.push_back(Survey {
+        write_head(&mut writer, &header, subject, &turn.options.log_dir, topics.len());
+        self.queue.push_back(Survey {
             id,
             header,
             subject,
@@ -155,123 +116,71 @@ impl Shard {
         });
     }
 
-    /// The partitions that a DescribeLogDirs request is about: of those it names the ones that exist, as in Kafka.
-    fn log_dir_topics(&self, header: &RequestHeader, body: Bytes) -> Option<Vec<Surveyed>> {
-        let request: DescribeLogDirsRequest = decode(header, body).ok()?;
-        let image = self.metadata.image();
-        let all = |count: usize| (0..count as i32).collect();
-        let Some(named) = request.topics else {
-            let topics = image.topics().filter(|topic| !topic.partitions.is_empty());
-            return Some(
-                topics
-                    .map(|topic| Surveyed { name: topic.name.clone(), partitions: all(topic.partitions.len()) })
-                    .collect(),
-            );
-        };
-        let named = named.iter().map(|topic| (topic.topic.as_str(), &topic.partitions[..]));
-        let mut topics = by_topic(named)?;
-        topics.retain_mut(|topic| {
-            let known = image.topic(&topic.name).map_or(0, |topic| topic.partitions.len() as i32);
-            topic.partitions.retain(|partition| (0..known).contains(partition));
-            !topic.partitions.is_empty()
-        });
-        Some(topics)
-    }
-
     /// Begins a round of the survey at the front, or ends it. Returns whether there was anything to do.
-    pub(super) fn advance_survey(&mut self, effects: &mut Vec<Effect>) -> bool {
-        if !self.surveys.is_ready() {
-            return false;
-        }
-        let mut survey = self.surveys.queue.pop_front().expect("it is ready");
+    pub fn advance(&mut self, turn: &mut Turn<'_>, clients: &mut Clients) -> bool {
+        let Some(survey) = self.queue.front_mut().filter(|survey| survey.owners_left == 0) else { return false };
         survey.begin_round();
-        if survey.round.is_empty() {
-            self.finish_survey(survey, effects);
+        if !survey.round.is_empty() {
+            survey.ask(turn);
             return true;
         }
-        let mut calls = ByOwner::default();
-        for (slot, place) in (0..).zip(&mut survey.round) {
-            let topic = self.metadata.topic_by_name(&place.topic);
-            let key = topic.and_then(|topic| self.metadata.led_partition(topic, place.partition));
-            match key {
-                Ok(key) => calls.push(self.owner(key), (slot, key)),
-                Err(not_here) => place.finding = Finding::Error(not_here.error),
-            }
-        }
-        let (request, subject) = (survey.id, survey.subject);
-        survey.owners_left = calls.len();
-        if calls.is_empty() {
-            survey.write_round();
-        }
-        self.surveys.queue.push_front(survey);
-        for (owner, items) in calls {
-            let call = SurveyCall { from: self.options.index, request, subject, items };
-            self.tell(owner, Message::Survey(call), effects);
-        }
+        let ended = self.queue.pop_front();
+        ended.into_iter().for_each(|survey| survey.finish(turn, clients, self.space));
         true
     }
 
-    /// The owner's side.
-    pub(super) fn survey_asked(&mut self, call: SurveyCall, effects: &mut Vec<Effect>) {
-        let find = |key| match (self.partitions.leader(key, -1), call.subject) {
-            (Err(error), _) => Finding::Error(error),
-            (Ok((log, _)), Subject::Size) => Finding::Size(self.log.log_bytes(log)),
-            (Ok((log, _)), Subject::Producers) => Finding::Producers(self.log.producers(log)),
-        };
-        let findings = call.items.iter().map(|&(slot, key)| (slot, find(key))).collect();
-        self.tell(call.from, Message::Surveyed(SurveyDone { request: call.request, findings }), effects);
-    }
-
     /// An owner has answered.
-    pub(super) fn survey_answered(&mut self, done: SurveyDone) {
+    pub fn answered(&mut self, done: SurveyDone) {
         // Its connection may be gone.
-        let Some(survey) = self.surveys.queue.front_mut().filter(|survey| survey.id == done.request) else { return };
+        let Some(survey) = self.queue.front_mut().filter(|survey| survey.id == done.request) else { return };
         for (slot, finding) in done.findings {
             survey.round[slot as usize].finding = finding;
         }
+        assert!(survey.owners_left > 0, "an owner replies once");
         survey.owners_left -= 1;
         if survey.owners_left == 0 {
             survey.write_round();
         }
     }
+}
 
-    /// What comes before the topics.
-    fn write_head(&self, writer: &mut Writer, header: &RequestHeader, topics: usize) {
-        let flexible = header.is_flexible();
-        // The throttle time.
-        writer.i32(0);
-        if header.api_key == ApiKey::DescribeLogDirs {
-            if header.api_version >= 3 {
-                writer.i16(ErrorCode::None.code());
-            }
-            // One directory, without an error.
-            writer.array_count(Some(1), flexible);
+/// The partitions that a DescribeLogDirs request is about: of those it names the ones that exist, as in Kafka.
+fn log_dir_topics(image: &ClusterImage, header: &RequestHeader, body: Bytes) -> Option<Vec<Surveyed>> {
+    let request: DescribeLogDirsRequest = decode(header, body).ok()?;
+    let all = |count: usize| (0..count as i32).collect();
+    let Some(named) = request.topics else {
+        let topics = image.topics().filter(|topic| !topic.partitions.is_empty());
+        return Some(
+            topics
+                .map(|topic| Surveyed { name: topic.name.clone(), partitions: all(topic.partitions.len()) })
+                .collect(),
+        );
+    };
+    let named = named.iter().map(|topic| (topic.topic.as_str(), &topic.partitions[..]));
+    let mut topics = by_topic(named)?;
+    topics.retain_mut(|topic| {
+        let known = image.topic(&topic.name).map_or(0, |topic| topic.partitions.len() as i32);
+        topic.partitions.retain(|partition| (0..known).contains(partition));
+        !topic.partitions.is_empty()
+    });
+    Some(topics)
+}
+
+/// What comes before the topics.
+fn write_head(writer: &mut Writer, header: &RequestHeader, subject: Subject, log_dir: &str, topics: usize) {
+    let flexible = header.is_flexible();
+    // The throttle time.
+    writer.i32(0);
+    if subject == Subject::Size {
+        if header.api_version >= 3 {
             writer.i16(ErrorCode::None.code());
-            writer.string(&self.options.log_dir, flexible);
         }
-        writer.array_count(Some(topics), flexible);
+        // One directory, without an error.
+        writer.array_count(Some(1), flexible);
+        writer.i16(ErrorCode::None.code());
+        writer.string(log_dir, flexible);
     }
-
-    /// Writes what comes behind the topics, and answers.
-    fn finish_survey(&mut self, survey: Survey, effects: &mut Vec<Effect>) {
-        let Survey { id, header, subject, mut writer, .. } = survey;
-        let flexible = header.is_flexible();
-        if subject == Subject::Size {
-            if header.api_version >= 4 {
-                let known = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
-                let (free, total) = self
-                    .surveys
-                    .space
-                    .map_or((UNKNOWN_BYTES, UNKNOWN_BYTES), |(free, total)| (known(free), known(total)));
-                writer.i64(total);
-                writer.i64(free);
-            }
-            writer.no_tagged_fields(flexible);
-        }
-        writer.no_tagged_fields(flexible);
-        let parts = vec![SendPart::Memory(finish_frame(writer))];
-        self.sessions.respond(id, Response::Parts(parts), effects);
-    }
+    writer.array_count(Some(topics), flexible);
 }
 
 /// The partitions that a DescribeProducers request names; `None` when it cannot be read.
@@ -322,6 +231,45 @@ impl Survey {
                 self.asked = 0;
             }
         }
+    }
+
+    /// Asks the owners about the partitions of the round.
+    fn ask(&mut self, turn: &mut Turn<'_>) {
+        let mut calls = ByOwner::default();
+        for (slot, place) in (0..).zip(&mut self.round) {
+            let topic = turn.metadata.topic_by_name(&place.topic);
+            let key = topic.and_then(|topic| turn.metadata.led_partition(topic, place.partition));
+            match key {
+                Ok(key) => calls.push(turn.options.owner(key), (slot, key)),
+                Err(not_here) => place.finding = Finding::Error(not_here.error),
+            }
+        }
+        self.owners_left = calls.len();
+        if calls.is_empty() {
+            self.write_round();
+        }
+        for (owner, items) in calls {
+            let call = SurveyCall { from: turn.options.index, request: self.id, subject: self.subject, items };
+            turn.tell(owner, Message::Survey(call));
+        }
+    }
+
+    /// Writes what comes behind the topics, and answers. `space`: free and total bytes, if they are known.
+    fn finish(self, turn: &mut Turn<'_>, clients: &mut Clients, space: Option<(u64, u64)>) {
+        let Survey { id, header, subject, mut writer, .. } = self;
+        let flexible = header.is_flexible();
+        if subject == Subject::Size {
+            if header.api_version >= 4 {
+                let known = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+                let (free, total) =
+                    space.map_or((UNKNOWN_BYTES, UNKNOWN_BYTES), |(free, total)| (known(free), known(total)));
+                writer.i64(total);
+                writer.i64(free);
+            }
+            writer.no_tagged_fields(flexible);
+        }
+        writer.no_tagged_fields(flexible);
+        clients.reply(turn, id, finish_frame(writer));
     }
 
     /// Writes the partitions of the round, which is then over.

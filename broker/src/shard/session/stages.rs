@@ -2,16 +2,14 @@
 //! byte sent into stages without a gap, and histograms of the stages and of their sum.
 //!
 //! The shard reads no clock. Stages begin and end at the times that the driver gives with events and between the parts
-//! of a turn ([`super::Shard::take`]), and at those that other shards say in their replies; all of a process's shards
+//! of a turn ([`super::super::Shard::handle`]), and at those that other shards say in their replies; all of a process's shards
 //! have the same clock.
 
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::histogram::Histogram;
 use crate::metrics::HistogramSample;
-use crate::protocol::versions::ApiKey;
+use crate::protocol::versions::Handler;
 
 /// Requests whose times are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,13 +44,17 @@ pub enum Stage {
 const STAGES: usize = 6;
 
 impl Kind {
-    /// The kind of a request by its first bytes.
-    pub fn of(frame: &Bytes) -> Kind {
-        let key = frame.first_chunk().map(|key| i16::from_be_bytes(*key));
-        match key {
-            Some(key) if key == ApiKey::Produce as i16 => Kind::Produce,
-            Some(key) if key == ApiKey::Fetch as i16 => Kind::Fetch,
-            _ => Kind::Other,
+    /// The kind of a request whose header could be read, by who serves it.
+    pub fn of(handler: Handler) -> Kind {
+        match handler {
+            Handler::Produce => Kind::Produce,
+            Handler::Fetch => Kind::Fetch,
+            Handler::Offsets(_)
+            | Handler::Survey(_)
+            | Handler::ProducerIds
+            | Handler::FindCoordinator
+            | Handler::Group(_)
+            | Handler::Image(_) => Kind::Other,
         }
     }
 
@@ -108,7 +110,7 @@ impl Timeline {
         timeline
     }
 
-    /// Which.
+    /// Its kind.
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -212,13 +214,5 @@ mod tests {
         ];
         assert_eq!(spent, expected);
         assert!(samples.iter().all(|sample| sample.labels[0].1 == "Produce" || sample.histogram.count() == 0));
-    }
-
-    #[test]
-    fn kinds_are_known_by_the_first_bytes() {
-        assert_eq!(Kind::of(&Bytes::from_static(&[0, 0, 0, 9])), Kind::Produce);
-        assert_eq!(Kind::of(&Bytes::from_static(&[0, 1])), Kind::Fetch);
-        assert_eq!(Kind::of(&Bytes::from_static(&[0, 3])), Kind::Other);
-        assert_eq!(Kind::of(&Bytes::from_static(&[0])), Kind::Other);
     }
 }

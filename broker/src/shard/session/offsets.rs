@@ -2,6 +2,7 @@
 //! owners of some partitions one question each and put the answers together.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,15 +14,18 @@ use kafka_wire::{
     OffsetForLeaderEpochResponse,
 };
 use millstream_replication::ErrorCode;
-use millstream_storage::Now;
 
-use super::message::{Answer, ByOwner, Message, Query, QueryDone, QueryItem, Question};
-use super::query::{EARLIEST_LOCAL_TIMESTAMP, LATEST_TIERED_TIMESTAMP, MAX_TIMESTAMP};
-use super::session::{RequestId, Response};
-use super::{Effect, SendPart, Shard};
-use crate::api::codec::{CloseReason, decode, encode};
+use super::clients::Clients;
+use super::timer::Waits;
+use crate::api::codec::{decode, encode};
 use crate::protocol::header::RequestHeader;
-use crate::protocol::versions::ApiKey;
+use crate::protocol::versions::OffsetsApi;
+use crate::shard::event::RequestId;
+use crate::shard::message::{
+    Answer, ByOwner, EARLIEST_LOCAL_TIMESTAMP, LATEST_TIERED_TIMESTAMP, MAX_TIMESTAMP, Message, Query, QueryDone,
+    QueryItem, Question,
+};
+use crate::shard::turn::Turn;
 
 /// A request, decoded.
 #[derive(Debug)]
@@ -56,39 +60,39 @@ struct Asking<'a> {
     question: Result<Question, ErrorCode>,
 }
 
-impl Shard {
+impl Offsets {
     /// Takes a ListOffsets, DeleteRecords or OffsetForLeaderEpoch request.
-    pub(super) fn offsets(
+    pub fn take(
         &mut self,
-        now: Now,
+        turn: &mut Turn<'_>,
+        clients: &mut Clients,
         id: RequestId,
+        api: OffsetsApi,
         header: &RequestHeader,
         body: Bytes,
-        effects: &mut Vec<Effect>,
     ) {
-        let asked = match header.api_key {
-            ApiKey::ListOffsets => decode(header, body).map(Asked::ListOffsets),
-            ApiKey::DeleteRecords => decode(header, body).map(Asked::DeleteRecords),
-            ApiKey::OffsetForLeaderEpoch => decode(header, body).map(Asked::EpochEnd),
-            other => panic!("{} asks no offsets", other.name()),
+        let asked = match api {
+            OffsetsApi::ListOffsets => decode(header, body).map(Asked::ListOffsets),
+            OffsetsApi::DeleteRecords => decode(header, body).map(Asked::DeleteRecords),
+            OffsetsApi::OffsetForLeaderEpoch => decode(header, body).map(Asked::EpochEnd),
         };
-        let Ok(asked) = asked else { return self.close(id, effects) };
+        let Ok(asked) = asked else { return clients.close(turn, id) };
         let mut answers = Vec::new();
         let mut queries = ByOwner::default();
         asked.for_each(header.api_version, |asking| {
             let found = asking.question.and_then(|question| {
-                let topic = self.metadata.topic_by_name(asking.topic).map_err(|not_here| not_here.error)?;
+                let topic = turn.metadata.topic_by_name(asking.topic).map_err(|not_here| not_here.error)?;
                 if topic.internal && matches!(question, Question::DeleteRecords { .. }) {
                     return Err(ErrorCode::InvalidTopicException);
                 }
-                let key = self.metadata.led_partition(topic, asking.partition).map_err(|not_here| not_here.error)?;
+                let key = turn.metadata.led_partition(topic, asking.partition).map_err(|not_here| not_here.error)?;
                 Ok((key, question))
             });
             match found {
                 Ok((key, question)) => {
                     let slot = answers.len() as u32;
                     let current_leader_epoch = asking.current_leader_epoch;
-                    queries.push(self.owner(key), QueryItem { slot, key, current_leader_epoch, question });
+                    queries.push(turn.options.owner(key), QueryItem { slot, key, current_leader_epoch, question });
                     answers.push(Answer::error(ErrorCode::RequestTimedOut));
                 }
                 Err(error) => answers.push(Answer::error(error)),
@@ -97,7 +101,7 @@ impl Shard {
         let deadline = match &asked {
             Asked::DeleteRecords(request) => {
                 let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
-                Some(now.elapsed + timeout)
+                Some(turn.now.elapsed + timeout)
             }
             Asked::ListOffsets(_) | Asked::EpochEnd(_) => None,
         };
@@ -106,66 +110,61 @@ impl Shard {
         let header = RequestHeader { client_id: None, ..header.clone() };
         let pending = PendingOffsets { header, asked, answers, owners_left, deadline };
         if queries.is_empty() {
-            return self.finish_offsets(id, pending, effects);
+            return pending.finish(turn, clients, id);
         }
         if let Some(deadline) = deadline {
-            self.timers.set(deadline, id);
+            clients.timers.set(deadline, id, Waits::Offsets);
         }
-        self.offsets.pending.insert(id, pending);
+        self.pending.insert(id, pending);
         for (owner, items) in queries {
-            let query = Query { from: self.options.index, request: id, items };
-            self.tell(owner, Message::Query(query), effects);
+            let query = Query { from: turn.options.index, request: id, items };
+            turn.tell(owner, Message::Query(query));
         }
     }
 
     /// An owner has replied.
-    pub(super) fn offsets_answered(&mut self, done: QueryDone, effects: &mut Vec<Effect>) {
+    pub fn answered(&mut self, turn: &mut Turn<'_>, clients: &mut Clients, done: QueryDone) {
         let id = done.request;
         // It may be gone: its time was up, or its connection is closed.
-        let Some(pending) = self.offsets.pending.get_mut(&id) else { return };
+        let Entry::Occupied(mut entry) = self.pending.entry(id) else { return };
+        let pending = entry.get_mut();
         for (slot, answer) in done.answers {
             pending.answers[slot as usize] = answer;
         }
+        assert!(pending.owners_left > 0, "an owner replies once");
         pending.owners_left -= 1;
         if pending.owners_left == 0 {
-            let pending = self.offsets.pending.remove(&id).expect("it was just there");
+            let pending = entry.remove();
             if let Some(deadline) = pending.deadline {
-                self.timers.clear(deadline, id);
+                clients.timers.clear(deadline, id);
             }
-            self.finish_offsets(id, pending, effects);
+            pending.finish(turn, clients, id);
         }
     }
 
     /// The time of a request is up.
-    pub(super) fn offsets_timed_out(&mut self, id: RequestId, effects: &mut Vec<Effect>) -> bool {
-        let Some(pending) = self.offsets.pending.remove(&id) else { return false };
-        self.finish_offsets(id, pending, effects);
-        true
+    pub fn timed_out(&mut self, turn: &mut Turn<'_>, clients: &mut Clients, id: RequestId) {
+        let pending = self.pending.remove(&id).expect("a deadline belongs to a request");
+        pending.finish(turn, clients, id);
     }
 
     /// Forgets a request whose connection is gone.
-    pub(super) fn cancel_offsets(&mut self, id: RequestId) {
-        if let Some(PendingOffsets { deadline: Some(deadline), .. }) = self.offsets.pending.remove(&id) {
-            self.timers.clear(deadline, id);
+    pub fn cancel(&mut self, clients: &mut Clients, id: RequestId) {
+        if let Some(PendingOffsets { deadline: Some(deadline), .. }) = self.pending.remove(&id) {
+            clients.timers.clear(deadline, id);
         }
     }
+}
 
-    fn finish_offsets(&mut self, id: RequestId, pending: PendingOffsets, effects: &mut Vec<Effect>) {
-        let PendingOffsets { header, asked, answers, .. } = pending;
+impl PendingOffsets {
+    fn finish(self, turn: &mut Turn<'_>, clients: &mut Clients, id: RequestId) {
+        let PendingOffsets { header, asked, answers, .. } = self;
         let frame = match asked {
             Asked::ListOffsets(request) => encode(&header, &list_offsets_response(&header, request, answers)),
             Asked::DeleteRecords(request) => encode(&header, &delete_records_response(request, answers)),
             Asked::EpochEnd(request) => encode(&header, &epoch_end_response(request, answers)),
         };
-        self.reply(id, frame, effects);
-    }
-
-    /// Sends a frame, or closes the connection that cannot be answered.
-    pub(super) fn reply(&mut self, id: RequestId, frame: Result<Bytes, CloseReason>, effects: &mut Vec<Effect>) {
-        match frame {
-            Ok(frame) => self.sessions.respond(id, Response::Parts(vec![SendPart::Memory(frame)]), effects),
-            Err(_) => self.close(id, effects),
-        }
+        clients.reply_or_close(turn, id, frame);
     }
 }
 

@@ -1,0 +1,127 @@
+//! What this shard knows of the cluster: a replica of the cluster image, with what every topic's configuration means
+//! here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use millstream_replication::config::{Properties, TopicSettings};
+use millstream_replication::{ClusterImage, ConfigOwner, ErrorCode, MetadataRecord, Topic};
+use millstream_storage::{PartitionKey, TopicId};
+
+use crate::protocol::topic::{CurrentLeader, NodeEndpoint, TopicReference};
+
+/// The image, with what every topic's configuration means here.
+#[derive(Debug)]
+pub struct Metadata {
+    image: ClusterImage,
+    /// This node.
+    node_id: i32,
+    /// What this process was started with.
+    file: Arc<Properties>,
+    settings: HashMap<TopicId, TopicSettings>,
+}
+
+/// Why a partition cannot be asked for something: an error, and where to go instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotHere {
+    /// The error.
+    pub error: ErrorCode,
+    /// The leader, if it is another node.
+    pub leader: Option<CurrentLeader>,
+}
+
+impl NotHere {
+    fn new(error: ErrorCode) -> NotHere {
+        NotHere { error, leader: None }
+    }
+}
+
+impl Metadata {
+    /// Knows the image.
+    pub fn new(image: ClusterImage, node_id: i32, file: Arc<Properties>) -> Metadata {
+        let mut metadata = Metadata { image, node_id, file, settings: HashMap::new() };
+        metadata.resolve_all();
+        metadata
+    }
+
+    /// The image.
+    pub fn image(&self) -> &ClusterImage {
+        &self.image
+    }
+
+    /// What a topic's configuration means.
+    pub fn settings(&self, topic: TopicId) -> &TopicSettings {
+        &self.settings[&topic]
+    }
+
+    /// Finds a topic as a request names it.
+    pub fn topic(&self, reference: &TopicReference) -> Result<&Topic, NotHere> {
+        match reference {
+            TopicReference::Name(name) => self.topic_by_name(name),
+            TopicReference::Id(id) => self.image.topic_by_id(*id).ok_or(NotHere::new(ErrorCode::UnknownTopicId)),
+        }
+    }
+
+    /// Finds a topic by name.
+    pub fn topic_by_name(&self, name: &str) -> Result<&Topic, NotHere> {
+        self.image.topic(name).ok_or(NotHere::new(ErrorCode::UnknownTopicOrPartition))
+    }
+
+    /// Finds a partition that this node leads.
+    pub fn led_partition(&self, topic: &Topic, index: i32) -> Result<PartitionKey, NotHere> {
+        let partition = topic.partition(index).ok_or(NotHere::new(ErrorCode::UnknownTopicOrPartition))?;
+        if partition.leader != self.node_id {
+            let leader = CurrentLeader { leader_id: partition.leader, leader_epoch: partition.leader_epoch };
+            return Err(NotHere { error: ErrorCode::NotLeaderOrFollower, leader: Some(leader) });
+        }
+        Ok(PartitionKey { topic_id: topic.id, partition: index })
+    }
+
+    /// Where these leaders are reached by clients of a listener (KIP-951).
+    pub fn endpoints(&self, leaders: impl Iterator<Item = CurrentLeader>, listener: &str) -> Vec<NodeEndpoint> {
+        let mut endpoints: Vec<NodeEndpoint> = Vec::new();
+        for leader in leaders {
+            if endpoints.iter().any(|endpoint| endpoint.node_id == leader.leader_id) {
+                continue;
+            }
+            let Some(broker) = self.image.broker(leader.leader_id) else { continue };
+            let Some(endpoint) = broker.endpoint(listener) else { continue };
+            endpoints.push(NodeEndpoint {
+                node_id: leader.leader_id,
+                host: endpoint.host.clone(),
+                port: i32::from(endpoint.port),
+                rack: broker.rack.clone(),
+            });
+        }
+        endpoints
+    }
+
+    /// Reads what a topic's configuration means now.
+    pub fn resolve(&mut self, id: TopicId) {
+        if let Some(topic) = self.image.topic_by_id(id) {
+            self.settings.insert(id, self.image.topic_settings(topic, self.node_id, &self.file));
+        }
+    }
+
+    fn resolve_all(&mut self) {
+        let ids: Vec<TopicId> = self.image.topics().map(|topic| topic.id).collect();
+        ids.into_iter().for_each(|id| self.resolve(id));
+    }
+
+    /// Replays a committed record.
+    pub fn replay(&mut self, record: &MetadataRecord) {
+        if let MetadataRecord::RemoveTopic { topic_id } = record {
+            self.settings.remove(topic_id);
+        }
+        self.image.replay(record);
+    }
+
+    /// Whether a record is a configuration of this broker, or of all.
+    pub fn is_broker_config(&self, record: &MetadataRecord) -> bool {
+        match record {
+            MetadataRecord::Config { owner: ConfigOwner::Cluster, .. } => true,
+            MetadataRecord::Config { owner: ConfigOwner::Broker(node_id), .. } => *node_id == self.node_id,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What a shard is told of itself and of its process when it is made.
+
+use std::sync::Arc;
+
+use millstream_replication::config::Properties;
+use millstream_storage::PartitionKey;
+
+use super::event::ShardIndex;
+
+/// What a shard is, and its limits.
+#[derive(Clone, Debug)]
+pub struct ShardOptions {
+    /// Which of the process's shards.
+    pub index: ShardIndex,
+    /// How many shards the process has.
+    pub shards: usize,
+    /// This broker.
+    pub node_id: i32,
+    /// What the process was configured with at its start.
+    pub file: Arc<Properties>,
+    /// The data directory, as clients are told of it.
+    pub log_dir: String,
+    /// The names of the listeners, in `listeners` order.
+    pub listeners: Vec<String>,
+    /// `fetch.max.bytes`: records in one Fetch response, but for its first batch.
+    pub fetch_bytes_max: usize,
+    /// Memory of all groups of the broker.
+    pub group_bytes_max: usize,
+    /// This shard's part of `queued.max.request.bytes`: memory of requests in flight, beyond which clients are not read
+    /// from.
+    pub request_bytes_max: usize,
+}
+
+impl ShardOptions {
+    /// The shard that owns a partition.
+    pub fn owner(&self, key: PartitionKey) -> ShardIndex {
+        key.shard(self.shards)
+    }
+}

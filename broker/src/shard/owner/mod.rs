@@ -1,0 +1,317 @@
+//! The owners' half of a shard: the partitions that it holds, their logs, and who waits for them.
+//!
+//! It is asked by messages, of this shard's sessions as of others', and answers by messages. A file for each kind of
+//! question, with what is under way of it; [`replicas`] is what all of them ask. No file here knows the sessions.
+
+mod append;
+mod group_config;
+mod groups;
+mod listing;
+mod load;
+mod partition;
+mod query;
+mod read;
+mod reader;
+mod replicas;
+mod samples;
+mod survey;
+
+use std::time::Duration;
+
+use millstream_replication::ErrorCode;
+use millstream_replication::topic_name::CONSUMER_OFFSETS;
+use millstream_storage::shard_log::Progress;
+use millstream_storage::{DiskError, DiskOp, DiskReply, PartitionKey, ShardLog};
+
+use super::event::{DiskToken, Effect, RequestId, ShardIndex};
+use super::message::{Append, GroupCall, Query, ReadRequest, SurveyCall, Watch};
+use super::metadata::Metadata;
+use super::options::ShardOptions;
+use super::turn::Turn;
+use crate::config::LogRules;
+use crate::group::GroupRow;
+use crate::metrics::Sample;
+use append::Appends;
+use groups::Coordinators;
+use partition::{Role, Waiter};
+use query::Queries;
+use read::Reads;
+use reader::Reader;
+use replicas::Replicas;
+
+pub use listing::{GroupCursor, PIECE_PLACES_MAX, PartitionRow, Piece};
+
+/// The partitions of a shard, and what is asked of them.
+pub struct Owners {
+    replicas: Replicas,
+    appends: Appends,
+    reads: Reads,
+    queries: Queries,
+    coordinators: Coordinators,
+}
+
+impl Owners {
+    /// Opens the partitions of a recovered log that the metadata knows; the logs of others are removed.
+    pub fn new(options: &ShardOptions, metadata: &Metadata, log: ShardLog) -> Owners {
+        let mut owners = Owners {
+            replicas: Replicas::new(log),
+            appends: Appends::default(),
+            reads: Reads::default(),
+            queries: Queries::default(),
+            coordinators: Coordinators::new(options),
+        };
+        owners.remove_unknown(metadata);
+        for topic in metadata.image().topics() {
+            for partition in 0..topic.partitions.len() as i32 {
+                owners.open_or_update(options, metadata, PartitionKey { topic_id: topic.id, partition });
+            }
+        }
+        owners
+    }
+
+    fn remove_unknown(&mut self, metadata: &Metadata) {
+        let is_known = |key: PartitionKey| {
+            metadata.image().topic_by_id(key.topic_id).is_some_and(|topic| topic.partition(key.partition).is_some())
+        };
+        let mut gone: Vec<_> = self.replicas.log.partitions().filter(|(key, _)| !is_known(*key)).collect();
+        // The log's table has no order; disk operations must have one.
+        gone.sort_unstable();
+        for (_, log) in gone {
+            self.replicas.log.remove_partition(log);
+        }
+    }
+
+    /// Opens a partition if this shard owns it, and takes over its role and settings.
+    pub fn open_or_update(&mut self, options: &ShardOptions, metadata: &Metadata, key: PartitionKey) {
+        if options.owner(key) != options.index {
+            return;
+        }
+        // The decision that has it may remove it too.
+        let Some(topic) = metadata.image().topic_by_id(key.topic_id) else { return };
+        let Some(state) = topic.partition(key.partition) else { return };
+        let settings = metadata.settings(key.topic_id);
+        let Replicas { log: logs, partitions, .. } = &mut self.replicas;
+        let log = logs.create_partition(key, &topic.name, settings.log.clone());
+        let partition = partitions.open(log, key, || logs.durable_end(log));
+        partition.min_insync_replicas = settings.min_insync_replicas;
+        partition.cleanup_delete = settings.log.cleanup_delete;
+        let role = Role::of(state, options.node_id);
+        if role != *partition.role() {
+            if let Role::Leader { leader_epoch, .. } = role {
+                logs.lead(log, leader_epoch);
+                if &*topic.name == CONSUMER_OFFSETS {
+                    self.coordinators.begin(log, logs.log_start(log), partition.high_watermark());
+                }
+            }
+            partition.set_role(role);
+        }
+    }
+
+    /// Closes a partition: who waits for it is told that it is gone.
+    pub fn close(&mut self, turn: &mut Turn<'_>, key: PartitionKey) {
+        let Some(log) = self.replicas.partitions.find(key) else { return };
+        self.coordinators.resign(turn, &mut self.replicas, log);
+        let mut waiters = Vec::new();
+        self.replicas.partitions.close(log, &mut waiters, &mut self.reads.woken);
+        self.release(turn, waiters, ErrorCode::UnknownTopicOrPartition);
+        self.reads.fail(turn, &mut self.replicas, log);
+        self.queries.fail(turn, log);
+        self.replicas.log.remove_partition(log);
+    }
+
+    /// A topic is gone, and all its partitions are closed.
+    pub fn topic_gone(&mut self, turn: &mut Turn<'_>, topic: &str) {
+        self.coordinators.topic_gone(turn, &mut self.replicas, topic);
+    }
+
+    /// Configurations of this broker have changed: they may mean something for the log as a whole.
+    pub fn broker_config_changed(&mut self, turn: &Turn<'_>) {
+        let layers = turn.metadata.image().config_layers(turn.options.node_id, &turn.options.file);
+        let rules = LogRules::new(&layers, turn.options.shards);
+        self.replicas.log.set_producer_expiration(rules.producer_expiration_ms);
+        self.replicas.log.set_cleaner_pace(rules.cleaner_bytes_per_second_max, rules.cleaner_backoff);
+    }
+
+    /// Free space of the data directory's file system.
+    pub fn set_free_space(&mut self, bytes: u64) {
+        self.replicas.log.set_free_space(bytes);
+    }
+
+    /// A session appends.
+    pub fn append(&mut self, turn: &mut Turn<'_>, append: Append) {
+        self.appends.take(turn, &mut self.replicas, append);
+    }
+
+    /// A session reads.
+    pub fn read(&mut self, turn: &mut Turn<'_>, read: ReadRequest) {
+        self.reads.take(turn, &mut self.replicas, read);
+    }
+
+    /// A session wants to know when partitions have more to read.
+    pub fn watch(&mut self, watch: Watch) {
+        self.reads.watch(&mut self.replicas, watch);
+    }
+
+    /// A session wants to know no more.
+    pub fn unwatch(&mut self, from: ShardIndex, request: RequestId) {
+        self.reads.unwatch(&mut self.replicas, from, request);
+    }
+
+    /// A session asks about offsets.
+    pub fn query(&mut self, turn: &mut Turn<'_>, query: Query) {
+        self.queries.take(turn, &mut self.replicas, query);
+    }
+
+    /// A session asks for a round of a survey.
+    pub fn survey(&mut self, turn: &mut Turn<'_>, call: SurveyCall) {
+        survey::answer(turn, &mut self.replicas, call);
+    }
+
+    /// A session asks coordinators of groups.
+    pub fn group(&mut self, turn: &mut Turn<'_>, call: GroupCall) {
+        self.coordinators.ask(turn, &mut self.replicas, call);
+    }
+
+    /// A disk operation finished. An error is fatal: nothing may be acknowledged any more.
+    pub fn disk_done(
+        &mut self,
+        turn: &mut Turn<'_>,
+        token: DiskToken,
+        result: Result<DiskReply, DiskError>,
+    ) -> Result<(), String> {
+        let token = match token {
+            DiskToken::Log(token) => token,
+            DiskToken::Groups(number) => {
+                self.coordinators.file_read(turn, &mut self.replicas, number, result);
+                return Ok(());
+            }
+        };
+        let mut progress = Vec::new();
+        let Replicas { log, ops, .. } = &mut self.replicas;
+        if let Err(fatal) = log.on_disk(turn.now, token, result, ops, &mut progress) {
+            self.replicas.drop_operations();
+            return Err(fatal.0);
+        }
+        self.progress(turn, progress);
+        Ok(())
+    }
+
+    /// Puts what was appended into a commit group. Returns whether there was anything to do.
+    pub fn commit(&mut self, turn: &mut Turn<'_>) -> bool {
+        let mut progress = Vec::new();
+        let has_worked = self.replicas.log.commit(turn.now, &mut self.replicas.ops, &mut progress);
+        self.progress(turn, progress);
+        has_worked
+    }
+
+    fn progress(&mut self, turn: &mut Turn<'_>, progress: Vec<Progress>) {
+        let mut committed = Vec::new();
+        for progress in progress {
+            match progress {
+                Progress::Durable { log, offset } => {
+                    self.replicas.durable(log, offset, &mut committed, &mut self.reads.woken);
+                }
+                Progress::LogStart { log, offset } => {
+                    self.replicas.log_start_moved(log, offset, &mut self.reads.woken);
+                    self.queries.log_start_moved(turn, log, offset);
+                }
+                Progress::CompactionFailed { why, .. } => {
+                    let message = format!("compaction leaves a partition alone until the next start: {why}");
+                    turn.effects.push(Effect::Warn { message });
+                }
+                Progress::ReadDone { token, result } => match self.replicas.readers.remove(token) {
+                    Some(Reader::Fetch(read)) => self.reads.read_done(turn, &mut self.replicas, read, result),
+                    Some(Reader::Groups(id)) => self.coordinators.read_done(turn, &mut self.replicas, id, result),
+                    // Its partition is gone.
+                    None => {}
+                },
+                Progress::TimeDone { token, result } => self.queries.time_done(turn, token, result),
+            }
+        }
+        self.release(turn, committed, ErrorCode::None);
+    }
+
+    /// Tells who waits that what was appended is committed, or that it never will be.
+    fn release(&mut self, turn: &mut Turn<'_>, waiters: Vec<Waiter>, error: ErrorCode) {
+        for waiter in waiters {
+            match waiter {
+                Waiter::Append { place, result } => self.appends.released(turn, place, result, error),
+                Waiter::Group { log, write } => {
+                    self.coordinators.written(turn, &mut self.replicas, log, write, error);
+                }
+            }
+        }
+    }
+
+    /// Groups: what has fallen due, what is still loading. Returns whether there was anything to do.
+    pub fn advance_groups(&mut self, turn: &mut Turn<'_>) -> bool {
+        self.coordinators.advance(turn, &mut self.replicas)
+    }
+
+    /// A piece of a checkpoint. Returns whether there was anything to do.
+    pub fn advance_checkpoint(&mut self) -> bool {
+        self.replicas.log.advance_checkpoint(&mut self.replicas.ops)
+    }
+
+    /// From the journal to the segments. Returns whether there was anything to do.
+    pub fn advance_write_back(&mut self) -> bool {
+        self.replicas.log.advance_write_back(&mut self.replicas.ops)
+    }
+
+    /// A piece of retention, and the next step of a compaction. Returns whether there was anything to do.
+    pub fn advance_retention(&mut self, turn: &Turn<'_>) -> bool {
+        let Replicas { log, ops, .. } = &mut self.replicas;
+        let has_retained = log.advance_retention(turn.now, ops);
+        log.advance_compaction(turn.now, ops) || has_retained
+    }
+
+    /// Tells the requests that watch partitions which have more to read by now.
+    pub fn tell_woken(&mut self, turn: &mut Turn<'_>) {
+        self.reads.tell_woken(turn);
+    }
+
+    /// The turn has ended.
+    pub fn turn_ended(&mut self, now: Duration) {
+        self.appends.turn_ended(now);
+    }
+
+    /// Takes the disk operations that were asked for since the last time.
+    pub fn take_operations(&mut self) -> impl Iterator<Item = (DiskToken, DiskOp)> + '_ {
+        self.replicas.take_operations()
+    }
+
+    /// The shard shuts down: coordinators resign.
+    pub fn begin_shutdown(&mut self, turn: &mut Turn<'_>) {
+        self.coordinators.resign_all(turn, &mut self.replicas);
+    }
+
+    /// Whether everything is durable, and nothing under way on the disk.
+    pub fn is_idle(&self) -> bool {
+        self.replicas.log.is_idle()
+    }
+
+    /// When something is due though nothing happens.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        [self.replicas.log.next_deadline(), self.coordinators.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// Lists partitions from a place on; 0 is the first.
+    pub fn list_partitions(&self, metadata: &Metadata, from: usize) -> Piece<PartitionRow, usize> {
+        listing::partitions(&self.replicas, metadata.image(), from)
+    }
+
+    /// Lists groups with the offsets that they committed, from a place on.
+    pub fn list_groups(&self, from: &GroupCursor) -> Piece<GroupRow, GroupCursor> {
+        listing::groups(&self.coordinators, from)
+    }
+
+    /// What the owners count, for a scrape.
+    pub fn samples(&self, samples: &mut Vec<Sample>) {
+        self.appends.samples(samples);
+        self.reads.samples(samples);
+        self.coordinators.samples(samples);
+        let partitions = self.replicas.partitions.len() as u64;
+        samples.push(Sample::gauge("millstream_partitions", "Partitions owned.", partitions));
+        samples::log_samples(&self.replicas.log, samples);
+    }
+}
