@@ -1,16 +1,19 @@
-//! The Millstream broker: a pure core ([`shard`]) that speaks the Kafka protocol ([`protocol`], [`api`], [`group`]) and
-//! a thin driver ([`driver`]) that runs it, one glommio executor a core; and a command line for clusters ([`cli`]).
+//! The Millstream broker: a pure core ([`shard`]) that speaks the Kafka protocol ([`protocol`], [`api`], [`group`]), beside
+//! it the [`controller`], both put together by [`node`]; a thin driver ([`driver`]) that runs them, one glommio executor a
+//! core; and a command line for clusters ([`cli`]).
 
 #![deny(unsafe_code)]
 
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod controller;
 pub mod driver;
 pub mod group;
 pub mod histogram;
 pub mod json;
 pub mod metrics;
+pub mod node;
 pub mod protocol;
 mod rate;
 pub mod shard;

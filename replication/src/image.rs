@@ -67,7 +67,8 @@ pub struct ClusterImage {
     free_places: Vec<usize>,
     place_by_name: HashMap<Arc<str>, usize>,
     place_by_id: HashMap<TopicId, usize>,
-    /// Only for names that contain `.` or `_`.
+    /// Only for names that contain `.` or `_`. The three maps are only looked into: their order differs from process to
+    /// process and must reach nobody.
     place_by_collision: HashMap<String, usize>,
     partition_count: usize,
     broker_configs: BTreeMap<i32, Properties>,
@@ -203,6 +204,7 @@ impl ClusterImage {
                     return Err(format!("topic id {} is unknown", topic_id.to_base64()));
                 };
                 let name = &topic.name;
+                state.check().map_err(|why| format!("{name}-{partition}: {why}"))?;
                 match topic.partition(*partition) {
                     Some(known) if state.leader_epoch < known.leader_epoch => Err(format!(
                         "the leader epoch of {name}-{partition} goes from {} to {}",
@@ -265,14 +267,7 @@ impl ClusterImage {
             }
             MetadataRecord::Topic { topic_id, name } => self.add_topic(*topic_id, name),
             MetadataRecord::Partition { topic_id, partition, state } => {
-                let topic = self.topic_mut(*topic_id);
-                match topic.partitions.get_mut(*partition as usize) {
-                    Some(known) => known.clone_from(state),
-                    None => {
-                        topic.partitions.push(state.clone());
-                        self.partition_count += 1;
-                    }
-                }
+                self.set_partition(*topic_id, *partition, state);
             }
             MetadataRecord::RemoveTopic { topic_id } => self.remove_topic(*topic_id),
             MetadataRecord::Config { owner, name, value } => {
@@ -281,6 +276,27 @@ impl ClusterImage {
             MetadataRecord::Quota { entity, key, value } => self.quotas.set(entity, key, *value),
             MetadataRecord::ProducerIds { next } => self.next_producer_id = *next,
         }
+    }
+
+    fn set_partition(&mut self, topic_id: TopicId, index: i32, state: &Partition) {
+        let topic = self.topic_mut(topic_id);
+        let index = index as usize;
+        match topic.partitions.get_mut(index) {
+            Some(known) => {
+                let before = (known.leader_epoch, known.partition_epoch);
+                known.clone_from(state);
+                let after = (known.leader_epoch, known.partition_epoch);
+                assert!(before.0 <= after.0 && before.1 < after.1, "epochs grow: {before:?} to {after:?}");
+            }
+            None => {
+                topic.partitions.push(state.clone());
+                assert_eq!(topic.partitions.len(), index + 1, "partitions are created in order");
+                self.partition_count += 1;
+                assert!(self.partition_count <= PARTITIONS_PER_CLUSTER_MAX, "a cluster of bounded size");
+            }
+        }
+        let known = &self.topic_mut(topic_id).partitions[index];
+        assert_eq!(known.check(), Ok(()), "what every partition is");
     }
 
     fn topic_mut(&mut self, topic_id: TopicId) -> &mut Topic {
@@ -473,6 +489,12 @@ mod tests {
             add_partition(2, 0, partition(0, 0)),
             add_partition(1, 0, partition(4, 6)),
             add_partition(1, 0, partition(5, 5)),
+            add_partition(1, 0, Partition { leader: 2, ..partition(6, 6) }),
+            add_partition(1, 0, Partition { isr: vec![1, 2], ..partition(6, 6) }),
+            add_partition(1, 0, Partition { isr: vec![1, 1], ..partition(6, 6) }),
+            add_partition(1, 0, Partition { isr: Vec::new(), ..partition(6, 6) }),
+            add_partition(1, 0, Partition { replicas: vec![1, 1], ..partition(6, 6) }),
+            add_partition(1, 0, partition(6, -1)),
             broker(7),
             MetadataRecord::ProducerIds { next: 999 },
             MetadataRecord::RemoveTopic { topic_id: TopicId([2; 16]) },

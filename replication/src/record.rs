@@ -30,6 +30,25 @@ pub struct Partition {
     pub partition_epoch: i32,
 }
 
+impl Partition {
+    /// What holds of every partition: its leader is in sync, who is in sync holds it, and nobody does twice.
+    pub fn check(&self) -> Result<(), String> {
+        let Partition { replicas, isr, leader, leader_epoch, partition_epoch } = self;
+        let is_twice = |brokers: &[i32]| (1..brokers.len()).any(|at| brokers[..at].contains(&brokers[at]));
+        if is_twice(replicas) || is_twice(isr) {
+            Err(format!("a broker is there twice: replicas {replicas:?}, in sync {isr:?}"))
+        } else if let Some(stranger) = isr.iter().find(|broker| !replicas.contains(broker)) {
+            Err(format!("broker {stranger} is in sync and no replica of {replicas:?}"))
+        } else if !isr.contains(leader) {
+            Err(format!("the leader, {leader}, is not in sync: {isr:?}"))
+        } else if *leader_epoch < 0 || *partition_epoch < 0 {
+            Err(format!("leader epoch {leader_epoch}, partition epoch {partition_epoch}"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
 /// What a dynamic configuration belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ConfigOwner {

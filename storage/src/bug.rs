@@ -18,6 +18,8 @@ pub enum Bug {
     CompactLastValue,
     /// Removes the segments that a compaction has copied before the journal says so.
     RemoveBeforeReplaced,
+    /// Takes what the controller decides for true when it is handed to the disk, not when it is on it.
+    AnswerBeforeWrite,
 }
 
 #[cfg(feature = "simulated-bugs")]
@@ -25,7 +27,7 @@ thread_local! {
     static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
 }
 
-/// A bug that this thread's logs have until this is dropped.
+/// A bug that this thread's broker has until this is dropped.
 #[cfg(feature = "simulated-bugs")]
 #[derive(Debug)]
 pub struct Planted(());
@@ -47,12 +49,12 @@ pub fn plant(bug: Bug) -> Planted {
 
 /// Whether this thread has the bug.
 #[cfg(feature = "simulated-bugs")]
-pub(crate) fn is_planted(bug: Bug) -> bool {
+pub fn is_planted(bug: Bug) -> bool {
     PLANTED.get() == Some(bug)
 }
 
 /// Whether this thread has the bug: never.
 #[cfg(not(feature = "simulated-bugs"))]
-pub(crate) const fn is_planted(_: Bug) -> bool {
+pub const fn is_planted(_: Bug) -> bool {
     false
 }

@@ -6,37 +6,27 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use millstream_replication::log::MetadataLog;
-use millstream_replication::{ClusterImage, Controller, ControllerRequest, ControllerResponse, Endpoint};
-use millstream_storage::producer::PRODUCER_BYTES;
-use millstream_storage::recovery::{
-    KnownPartition, Recovered, RecoveredShard, RecoveryError, RecoveryOptions, recover,
-};
-use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
-use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, PartitionKey, ShardLog};
+use millstream_replication::{ControllerRequest, ControllerResponse, Endpoint};
+use millstream_storage::recovery::RecoveryError;
+use millstream_storage::{DiskError, DiskOp};
 
 use super::clock::Clock;
 use super::controller::{self, ControllerThread, ToController};
 use super::disk::Pools;
 use super::executor::{self, ExecutorOptions, Report, ShardHandle};
-use super::http::{About, Node};
+use super::http::{self, About};
 use super::limits::ConnectionLimits;
 use super::memory::{self, MemoryBudget};
 use super::net::NetOptions;
 use super::sys::{self, SocketBuffers, Space};
 use super::watchdog::{self, Watched};
-use super::{Inbound, files, http, preflight};
-use crate::config::{BrokerConfig, ConnectionRules, LogRules};
+use super::{Inbound, files, preflight};
+use crate::config::{BrokerConfig, ConnectionRules};
+use crate::node::{Node, NodeMemory, NodeOptions, RecoverError};
 use crate::rate::Window;
-use crate::shard::{Shard, ShardOptions};
 
 /// How long a stop may take before the process ends anyway; nothing acknowledged is lost by that.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
-/// Slots of each shard's journal.
-const JOURNAL_SLOTS: u32 = 8;
-/// The part of one shard's journal that the requests in flight on all shards may fill, for they may all be for that one:
-/// 1 / 4. What is appended but not durable when a checkpoint starts must fit the half of the journal that is free then.
-const JOURNAL_REQUEST_SHARE: u64 = 4;
 /// Descriptors for everything but connections and data files.
 const OTHER_FILES: u64 = 128;
 /// Idle data files that one shard keeps open, at most.
@@ -69,9 +59,14 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     };
 
     let recovery = Instant::now();
-    let state = Recovery::run(&config, &directory.path, shards, &clock)?;
+    let space = sys::space(&directory.path).map_err(|error| format!("cannot measure the free space: {error}"))?;
+    let free_space_floor_bytes = free_space_floor(&config, &space);
+    let log_dir = std::path::absolute(&directory.path).unwrap_or_else(|_| directory.path.clone()).display().to_string();
+    let for_node = NodeMemory { groups: memory.groups, producers: memory.producers };
+    let options = NodeOptions::new(&config, shards, for_node, log_dir, free_space_floor_bytes);
+    let node = recover(&config, options, &directory.path, &clock)?;
     let took = recovery.elapsed();
-    let recovered = &state.recovered;
+    let recovered = &node.counts;
     if recovered.groups > 0 || recovered.torn_groups > 0 {
         super::info(
             "recovery",
@@ -87,11 +82,12 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     let pools = Pools::start().map_err(cannot_start_threads)?;
     let files_for_data = open_files_max / 4;
     let files_for_connections = open_files_max.saturating_sub(files_for_data + OTHER_FILES);
-    let layers = state.image.config_layers(config.node_id, &config.properties);
+    let image = node.controller.image();
+    let layers = image.config_layers(config.node_id, &config.properties);
     let limits = Arc::new(ConnectionLimits::new(
         usize::try_from(files_for_connections).unwrap_or(usize::MAX),
         Window::configured(&config.properties),
-        ConnectionRules::new(&layers, state.image.quotas()),
+        ConnectionRules::new(&layers, image.quotas()),
     ));
     let addresses: Vec<SocketAddr> = listeners.iter().map(|(address, _)| *address).collect();
     let mut sockets: Vec<_> = (0..shards).map(|_| Vec::new()).collect();
@@ -103,8 +99,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     let endpoints = endpoints(&config, &addresses);
 
     let mut reports = Vec::new();
-    let shared = Arc::new(Shared::new(&config, &memory, shards, &directory.path, &state.image)?);
-    for (index, (recovered, sockets)) in state.recovered.shards.into_iter().zip(sockets).enumerate() {
+    for (index, (shard, sockets)) in node.shards.into_iter().zip(sockets).enumerate() {
         let options = ExecutorOptions {
             index,
             processor: processors[index % processors.len()],
@@ -128,18 +123,11 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
             shards: handles.clone(),
             controller: to_controller.clone(),
         };
-        let shared = Arc::clone(&shared);
-        let started = executor::start(options, move || shared.shard(index, shards, recovered));
+        let started = executor::start(options, move || shard.open().start());
         reports.push(started.map_err(cannot_start_threads)?);
     }
-    let thread = ControllerThread {
-        root: directory.path.clone(),
-        clock,
-        controller: Controller::new(config.properties.clone()),
-        log: state.log,
-        image: state.image,
-        shards: handles.clone(),
-    };
+    let thread =
+        ControllerThread { root: directory.path.clone(), clock, controller: node.controller, shards: handles.clone() };
     controller::start(thread, controller_inbox).map_err(cannot_start_threads)?;
     let watched = handles.iter().map(|shard| Watched::new(Arc::clone(&shard.progress), Arc::clone(&shard.mailbox)));
     watchdog::start(clock, watched.collect(), directory.path.clone(), pools.files.clone())
@@ -155,17 +143,17 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
         node_id: config.node_id,
         listeners: listener_names(&config, &addresses),
         data_directory: directory.path.clone(),
-        free_space_floor_bytes: shared.log.free_space_floor_bytes,
+        free_space_floor_bytes,
     };
-    let node = Arc::new(Node::new(handles.clone(), Arc::clone(&memory), about));
+    let shown = Arc::new(http::Node::new(handles.clone(), Arc::clone(&memory), about));
     if let Some(listener) = http {
-        http::start(listener, Arc::clone(&node)).map_err(cannot_start_threads)?;
+        http::start(listener, Arc::clone(&shown)).map_err(cannot_start_threads)?;
     }
     super::info("serve", &memory.describe());
     println!("{}", ready_line(&config, &addresses, shards, took));
 
     while !sys::wait_for_stop_signal(Duration::MAX) {}
-    node.stops();
+    shown.stops();
     stop(&handles, &reports);
     Ok(())
 }
@@ -183,139 +171,25 @@ fn cannot_start_threads(error: std::io::Error) -> String {
     format!("cannot start a thread: {error}; raise the limit on processes (`ulimit -u`)")
 }
 
-/// What is there before the first shard runs.
-struct Recovery {
-    log: MetadataLog,
-    image: ClusterImage,
-    recovered: Recovered,
-}
-
-impl Recovery {
-    fn run(config: &BrokerConfig, root: &Path, shards: usize, clock: &Clock) -> Result<Recovery, String> {
-        let mut io = |operation: DiskOp| files::execute(root, &operation);
-        let metadata = DiskOp::List { path: millstream_replication::log::DIRECTORY.into() };
-        let metadata_is_new = match io(metadata) {
-            Ok(DiskReply::Names(names)) => names.is_empty(),
-            Ok(other) => panic!("a listing is names, not {other:?}"),
-            Err(error) => return Err(format!("cannot read the data directory: {error}")),
-        };
-        let (log, image) =
-            MetadataLog::open(&mut io, config.node_id, sys::random()).map_err(|error| error.to_string())?;
-        let slot_bytes = config.journal_bytes / u64::from(JOURNAL_SLOTS);
-        let options = RecoveryOptions {
-            shards,
-            salt: sys::random(),
-            slots: JOURNAL_SLOTS,
-            slot_bytes: slot_bytes - slot_bytes % BLOCK_BYTES as u64,
-            partitions: &known_partitions(config, &image),
-            metadata_is_new,
-            now_ms: clock.now().unix_ms,
-        };
-        let recovered = recover(&mut io, &options).map_err(|error| match error {
-            RecoveryError::Disk { error: DiskError::NoSpace, .. } => format!(
-                "{error}: the journals of {shards} shards need {} MiB; free some space in {}, or lower \
-                 millstream.journal.bytes",
-                (config.journal_bytes * shards as u64).div_ceil(1 << 20),
-                root.display()
-            ),
-            _ => error.to_string(),
-        })?;
-        Ok(Recovery { log, image, recovered })
-    }
-}
-
-/// The partitions that this broker holds.
-fn known_partitions(config: &BrokerConfig, image: &ClusterImage) -> Vec<KnownPartition> {
-    let mut known = Vec::new();
-    for topic in image.topics() {
-        let settings = image.topic_settings(topic, config.node_id, &config.properties);
-        for (index, partition) in (0..).zip(&topic.partitions) {
-            if partition.replicas.contains(&config.node_id) {
-                known.push(KnownPartition {
-                    key: PartitionKey { topic_id: topic.id, partition: index },
-                    topic: topic.name.to_string(),
-                    index_interval_bytes: settings.log.index_interval_bytes,
-                });
-            }
-        }
-    }
-    known
+/// Recovers what the data directory holds.
+fn recover(config: &BrokerConfig, options: NodeOptions, root: &Path, clock: &Clock) -> Result<Node, String> {
+    let mut io = |operation: DiskOp| files::execute(root, &operation);
+    let shards = options.shards;
+    Node::recover(&mut io, options, clock.now(), sys::random()).map_err(|error| match error {
+        RecoverError::Partitions(RecoveryError::Disk { error: DiskError::NoSpace, .. }) => format!(
+            "{error}: the journals of {shards} shards need {} MiB; free some space in {}, or lower \
+             millstream.journal.bytes",
+            (config.journal_bytes * shards as u64).div_ceil(1 << 20),
+            root.display()
+        ),
+        _ => error.to_string(),
+    })
 }
 
 /// Free space below which produce requests are refused, in bytes.
 pub fn free_space_floor(config: &BrokerConfig, space: &Space) -> u64 {
     let share = FREE_SPACE_FLOOR_BYTES.min(space.total_bytes / FREE_SPACE_FLOOR_SHARE);
     config.free_space_floor_bytes.unwrap_or(share)
-}
-
-/// What every shard is made from.
-struct Shared {
-    config: BrokerConfig,
-    /// The data directory, absolute.
-    root: String,
-    properties: Arc<millstream_replication::config::Properties>,
-    image: ClusterImage,
-    log: ShardLogOptions,
-    group_bytes_max: usize,
-}
-
-impl Shared {
-    fn new(
-        config: &BrokerConfig,
-        memory: &MemoryBudget,
-        shards: usize,
-        root: &Path,
-        image: &ClusterImage,
-    ) -> Result<Shared, String> {
-        let space = sys::space(root).map_err(|error| format!("cannot measure the free space: {error}"))?;
-        let rules = LogRules::new(&image.config_layers(config.node_id, &config.properties), shards);
-        Ok(Shared {
-            properties: Arc::new(config.properties.clone()),
-            image: image.clone(),
-            log: ShardLogOptions {
-                tail_memory_bytes_max: config.tail_memory_bytes,
-                free_space_floor_bytes: free_space_floor(config, &space),
-                extent_bytes_min: config.extent_bytes,
-                retention_check_interval: config.retention_check_interval,
-                producer_expiration_ms: rules.producer_expiration_ms,
-                producers_max: memory.producers / PRODUCER_BYTES / shards,
-                cleaner: CleanerOptions {
-                    is_enabled: config.cleaner_enable,
-                    map_bytes_max: (config.cleaner_map_bytes / shards as u64) as usize,
-                    bytes_per_second_max: rules.cleaner_bytes_per_second_max,
-                    backoff: rules.cleaner_backoff,
-                },
-            },
-            group_bytes_max: memory.groups,
-            root: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()).display().to_string(),
-            config: config.clone(),
-        })
-    }
-
-    /// Makes a shard on its own thread.
-    fn shard(&self, index: usize, shards: usize, recovered: RecoveredShard) -> Shard {
-        let node_id = self.config.node_id;
-        let log = ShardLog::new(self.log.clone(), recovered, |key| {
-            let topic = self.image.topic_by_id(key.topic_id).expect("recovery keeps only partitions of the image");
-            let settings = self.image.topic_settings(topic, node_id, &self.properties);
-            (topic.name.to_string(), settings.log)
-        });
-        let options = ShardOptions {
-            index,
-            shards,
-            node_id,
-            file: Arc::clone(&self.properties),
-            log_dir: self.root.clone(),
-            listeners: self.config.listeners.iter().map(|listener| listener.name.clone()).collect(),
-            fetch_bytes_max: self.config.fetch_bytes_max,
-            group_bytes_max: self.group_bytes_max,
-            request_bytes_max: {
-                let journal = (self.config.journal_bytes / JOURNAL_REQUEST_SHARE) as usize;
-                self.config.queued_request_bytes_max.unwrap_or(usize::MAX).min(journal) / shards
-            },
-        };
-        Shard::new(options, log, self.image.clone())
-    }
 }
 
 /// Where clients reach this broker.

@@ -1,6 +1,6 @@
 //! One node as it is shipped (shards, their logs, the controller and its log, recovery) and its clients, on one event
 //! heap: a network that delays and cuts, a disk that loses power, crashes at any event, restarts with another number
-//! of shards. The driver's part is played by this file.
+//! of shards. The driver's part is played by this file: it executes effects, late.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -8,15 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_replication::config::Properties;
-use millstream_replication::log::MetadataLog;
-use millstream_replication::{
-    ClusterImage, Controller, ControllerRequest, ControllerResponse, Decision, Endpoint, MetadataRecord,
-};
+use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse, Endpoint};
 use millstream_storage::batch::Batches;
 use millstream_storage::partition_log::partition_directory;
-use millstream_storage::recovery::{KnownPartition, Recovered, RecoveryOptions, recover};
 use millstream_storage::shard_log::ShardLogOptions;
-use millstream_storage::{DiskError, DiskOp, PartitionKey, ShardLog};
+use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, Now, PartitionKey};
 
 use super::checkers::{Checkers, Observation, ProducerIdsAreUnique};
 use super::clients::wire::TOPIC;
@@ -27,17 +23,23 @@ use super::random::Random;
 use super::restart::{ReadFailure, Whole, cleaner_options, inspect, until_recovered};
 use super::schedule::{Schedule, Trace, fingerprint};
 use super::seeds::{self, Options};
-use crate::shard::{
-    ConnectionId, DiskToken, Effect, Event as ShardEvent, Message, PrefetchToken, SendPart, Shard, ShardOptions,
-};
+use crate::controller::{Asker, ControllerShard, Effect as ControllerEffect, Event as ControllerEvent};
+use crate::node::{Node as Recovered, NodeOptions, OpenShard};
+use crate::shard::{ConnectionId, DiskToken, Effect, Event as ShardEvent, Message, PrefetchToken, SendPart, Shard};
 
 const NODE_ID: i32 = 1;
+/// Who asks the controller to register the broker.
+const REGISTRATION: Asker = Asker::Node { token: 0 };
 /// How long everything may take to come to an end when nothing goes wrong any more.
 const ENDING_US_MAX: u64 = 20_000_000;
 /// How long the disk is full in simulations that wait and see whether everything else goes on.
 const FULL_US: u64 = 8_000_000;
 /// How long a read, a question or a deletion of records may wait for its answer, on a disk that is not slow.
 const ANSWER_US_MAX: u64 = 2_000_000;
+/// One operation in so many of those that take a snapshot of the metadata does not end: the node goes down before.
+const SNAPSHOT_CUT_ONE_IN: u64 = 12;
+/// The place of the controller among those that send messages.
+const CONTROLLER: usize = usize::MAX;
 const DAY_MS: u64 = 86_400_000;
 /// `message.timestamp.after.max.ms` is an hour.
 const CLOCK_BACK_MS_MAX: u64 = 40 * 60_000;
@@ -57,6 +59,8 @@ pub struct Outcome {
     pub stops: u64,
     /// What starts on damaged disks came to.
     pub verdicts: Verdicts,
+    /// What became of the snapshots of the metadata log.
+    pub snapshots: Snapshots,
 }
 
 impl seeds::Outcome for Outcome {
@@ -65,20 +69,31 @@ impl seeds::Outcome for Outcome {
     }
 }
 
-/// What the controller has decided and is making durable.
-struct Committing {
-    records: Vec<MetadataRecord>,
-    frees_space: bool,
-    write: DiskOp,
-    asker: Asker,
-    response: ControllerResponse,
+/// What became of the snapshots of the metadata log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Snapshots {
+    /// Snapshots that were taken.
+    pub taken: usize,
+    /// Ends of the node within the operations of one: the new log's beginning, the snapshot, the removal of the old log.
+    pub interrupted: [usize; 3],
 }
 
-/// Who asked the controller.
-#[derive(Debug)]
-enum Asker {
-    Shard { shard: usize, token: u64 },
-    Node,
+impl Snapshots {
+    /// Adds what another simulation has counted.
+    pub fn add_all(&mut self, other: Snapshots) {
+        self.taken += other.taken;
+        self.interrupted.iter_mut().zip(other.interrupted).for_each(|(sum, more)| *sum += more);
+    }
+
+    /// Which of a snapshot's operations this is, if it is one: it is recognised by its file, as an operator would.
+    fn step(op: &DiskOp) -> Option<usize> {
+        match op {
+            DiskOp::Replace { path, .. } if path.ends_with(".log") => Some(0),
+            DiskOp::Replace { .. } => Some(1),
+            DiskOp::Remove { .. } => Some(2),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -86,8 +101,7 @@ enum Event {
     // Of the running node; gone when it goes down.
     Disk { shard: usize, token: DiskToken, operation: Operation },
     Prefetch { shard: usize, token: PrefetchToken, path: millstream_storage::FilePath },
-    ControllerWrite { op: DiskOp },
-    ControllerDisk { op: DiskOp, operation: Operation },
+    ControllerDisk { token: millstream_storage::DiskToken, operation: Operation },
     ToShard { shard: usize, message: Message },
     ToController { asker: Asker, request: ControllerRequest },
     Applied { shard: usize, offset: u64 },
@@ -125,26 +139,17 @@ struct Connection {
     last_frame_us: u64,
 }
 
-/// What the driver's controller thread does.
-struct ControllerNode {
-    controller: Controller,
-    log: MetadataLog,
-    image: ClusterImage,
-    queue: VecDeque<(Asker, ControllerRequest)>,
-    committing: Option<Committing>,
-    applied: Vec<u64>,
-    waiting: VecDeque<(u64, Asker, ControllerResponse)>,
-}
-
 struct Node {
     started_us: u64,
     shards: Vec<Shard>,
     inbox: Vec<Vec<ShardEvent>>,
     has_turn: Vec<bool>,
     timer_at: Vec<Option<u64>>,
-    controller: ControllerNode,
+    controller: ControllerShard,
+    /// The step of a snapshot that the controller's disk operation under way is.
+    snapshot_step: Option<usize>,
     connections: BTreeMap<ConnectionId, Connection>,
-    /// When the last message from one place to another arrives; the controller is `usize::MAX`.
+    /// When the last message from one place to another arrives; the controller is [`CONTROLLER`].
     last_message_us: BTreeMap<(usize, usize), u64>,
     is_listening: bool,
     is_stopping: bool,
@@ -157,6 +162,8 @@ fn properties() -> Properties {
         ("offsets.topic.num.partitions", "3"),
         // What groups commit is compacted all the time: its segments are closed as soon as they are so old.
         ("log.cleaner.max.compaction.lag.ms", "30"),
+        // Compactions follow each other as in the other simulation.
+        ("log.cleaner.backoff.ms", "20"),
         ("group.min.session.timeout.ms", "1"),
         ("group.initial.rebalance.delay.ms", "5"),
         ("group.consumer.min.session.timeout.ms", "1"),
@@ -191,6 +198,7 @@ pub struct Simulation {
     stops: u64,
     is_damaged_at_rest: bool,
     verdicts: Verdicts,
+    snapshots: Snapshots,
     end_us: u64,
 }
 
@@ -206,6 +214,7 @@ impl Simulation {
             group: simulation.knowledge.group.counts(),
             stops: simulation.stops,
             verdicts: simulation.verdicts,
+            snapshots: simulation.snapshots,
         })
     }
 
@@ -286,6 +295,7 @@ impl Simulation {
             next_connection: 0,
             stops: 0,
             verdicts: Verdicts::default(),
+            snapshots: Snapshots::default(),
         }
     }
 
@@ -422,35 +432,20 @@ impl Simulation {
                 let result = is_there.then_some(()).ok_or(DiskError::NotFound);
                 self.give(shard, ShardEvent::Prefetched { token, result });
             }
-            Event::ControllerWrite { op } => {
-                let (operation, delay) = self.disk.submit(op.clone());
-                self.schedule.after(delay, Event::ControllerDisk { op, operation });
+            Event::ControllerDisk { token, operation } => {
+                let result = self.disk.complete(operation);
+                if node.snapshot_step.take() == Some(1) && result.is_ok() {
+                    self.snapshots.taken += 1;
+                }
+                self.line(|| format!("controller: operation {} ends: {}", token.0, brief(&result)));
+                self.controller(ControllerEvent::Disk { token, result })?;
             }
-            Event::ControllerDisk { op, operation } => match self.disk.complete(operation) {
-                Ok(_) if matches!(op, DiskOp::Allocate { .. }) => {
-                    node.controller.log.allocated();
-                    self.controller_writes();
-                }
-                Ok(_) => self.controller_committed()?,
-                Err(DiskError::NoSpace) => {
-                    let committing = node.controller.committing.as_ref().ok_or("nothing was being committed")?;
-                    if matches!(op, DiskOp::Allocate { .. }) && committing.frees_space {
-                        self.controller_writes();
-                    } else {
-                        self.controller_refused()?;
-                    }
-                }
-                Err(error) => self.give_up(&error.to_string())?,
-            },
             Event::ToShard { shard, message } => self.give(shard, ShardEvent::Message(message)),
             Event::ToController { asker, request } => {
-                node.controller.queue.push_back((asker, request));
-                self.controller_decides();
+                let random_id = self.random.bytes();
+                self.controller(ControllerEvent::Asked { asker, request, random_id })?;
             }
-            Event::Applied { shard, offset } => {
-                node.controller.applied[shard] = offset;
-                self.controller_answers();
-            }
+            Event::Applied { shard, offset } => self.controller(ControllerEvent::Applied { shard, offset })?,
             Event::Timer { shard } => {
                 node.timer_at[shard] = None;
                 self.turn(shard)?;
@@ -491,7 +486,9 @@ impl Simulation {
         self.stops += 1;
         self.line(|| format!("the node goes down, power lost: {is_power}"));
         self.disk.go_down(is_power);
-        self.node = None;
+        if let Some(step) = self.node.take().and_then(|node| node.snapshot_step) {
+            self.snapshots.interrupted[step] += 1;
+        }
         self.schedule.retain(Event::is_of_the_world);
         for (client, connection) in self.clients.iter_mut().zip(&mut self.connected) {
             if connection.take().is_some() {
@@ -543,51 +540,30 @@ impl Simulation {
         }
         let faults = std::mem::take(&mut self.disk.faults);
         let shards = self.random.between(1, 4) as usize;
+        let now = self.schedule.now(0);
         let Simulation { disk, random, trace, properties, schedule, .. } = self;
         let now_us = schedule.now_us();
-        let now_ms = schedule.now(0).unix_ms;
-        let (log, image, recovered) = until_recovered(
+        let Recovered { controller, shards, counts } = until_recovered(
             disk,
             random,
             4,
             |line| trace.line(now_us, line),
-            |disk, random| recover_node(disk, random, shards, now_ms, properties),
+            |disk, random| recover_node(disk, random, shards, now, properties),
         )?;
-        self.line(|| format!("recovered {} groups, {shards} shards", recovered.groups));
-        let mut logs = open_logs(&image, recovered, &self.properties);
-        self.check_everything(&image, &mut logs)?;
+        self.line(|| format!("recovered {} groups, {} shards", counts.groups, shards.len()));
+        let mut shards: Vec<OpenShard> = shards.into_iter().map(|shard| shard.open()).collect();
+        self.check_everything(controller.image(), &mut shards)?;
         self.disk.faults = faults;
 
-        let shards_of = |(index, log)| {
-            let options = ShardOptions {
-                index,
-                shards,
-                node_id: NODE_ID,
-                file: Arc::clone(&self.properties),
-                log_dir: "data".to_string(),
-                listeners: vec!["PLAINTEXT".to_string()],
-                fetch_bytes_max: 1 << 20,
-                group_bytes_max: 64 << 20,
-                request_bytes_max: 1 << 20,
-            };
-            Shard::new(options, log, image.clone())
-        };
-        let shards: Vec<Shard> = logs.into_iter().enumerate().map(shards_of).collect();
+        let shards: Vec<Shard> = shards.into_iter().map(OpenShard::start).collect();
         let count = shards.len();
         self.node = Some(Node {
             started_us: self.schedule.now_us(),
             inbox: shards.iter().map(|_| Vec::new()).collect(),
             has_turn: vec![false; count],
             timer_at: vec![None; count],
-            controller: ControllerNode {
-                controller: Controller::new((*self.properties).clone()),
-                applied: vec![image.offset(); count],
-                log,
-                image,
-                queue: VecDeque::new(),
-                committing: None,
-                waiting: VecDeque::new(),
-            },
+            controller,
+            snapshot_step: None,
             shards,
             connections: BTreeMap::new(),
             last_message_us: BTreeMap::new(),
@@ -599,18 +575,18 @@ impl Simulation {
         }
         let endpoints = vec![Endpoint { listener: "PLAINTEXT".to_string(), host: "localhost".to_string(), port: 9092 }];
         let request = ControllerRequest::RegisterBroker { node_id: NODE_ID, endpoints, rack: None };
-        self.schedule.after(0, Event::ToController { asker: Asker::Node, request });
+        self.schedule.after(0, Event::ToController { asker: REGISTRATION, request });
         self.schedule.after(0, Event::FreeSpace);
         Ok(())
     }
 
     /// Reads all that was recovered and shows it to the checkers.
-    fn check_everything(&mut self, image: &ClusterImage, logs: &mut [ShardLog]) -> Result<(), String> {
+    fn check_everything(&mut self, image: &ClusterImage, shards: &mut [OpenShard]) -> Result<(), String> {
         for partition in 0..self.checkers.len() {
             let mut checkers = std::mem::take(&mut self.checkers[partition]);
             let mut random = self.random.fork();
             let mut disk = std::mem::replace(&mut self.disk, SimDisk::new(Random::new(0)));
-            let whole = self.inspect(&mut disk, &mut random, image, logs, partition, &mut checkers);
+            let whole = self.inspect(&mut disk, &mut random, image, shards, partition, &mut checkers);
             self.disk = disk;
             self.checkers[partition] = checkers;
             let Whole { log_start, log_end, .. } = whole.map_err(|error| format!("partition {partition}: {error}"))?;
@@ -626,7 +602,7 @@ impl Simulation {
         disk: &mut SimDisk,
         random: &mut Random,
         image: &ClusterImage,
-        logs: &mut [ShardLog],
+        shards: &mut [OpenShard],
         partition: usize,
         checkers: &mut Checkers,
     ) -> Result<Whole, ReadFailure> {
@@ -635,9 +611,9 @@ impl Simulation {
             return Err(ReadFailure::Wrong("the topic is gone".to_string()));
         }
         let key = topic.map(|topic| PartitionKey { topic_id: topic.id, partition: partition as i32 });
-        let shards = logs.len();
+        let count = shards.len();
         let found = key.and_then(|key| {
-            let log = &mut logs[key.shard(shards)];
+            let log = &mut shards[key.shard(count)].log;
             log.find(key).map(|id| (log, id))
         });
         let Some(log) = found else {
@@ -650,12 +626,13 @@ impl Simulation {
 
     fn start_on(&self, disk: &mut SimDisk, random: &mut Random) -> Result<Inspected, String> {
         let shards = random.between(1, 4) as usize;
-        let now_ms = self.schedule.now(0).unix_ms;
-        let (_, image, recovered) = recover_node(disk, random, shards, now_ms, &self.properties)?;
-        let mut logs = open_logs(&image, recovered, &self.properties);
+        let now = self.schedule.now(0);
+        let Recovered { controller, shards, .. } = recover_node(disk, random, shards, now, &self.properties)?;
+        let image = controller.image();
+        let mut shards: Vec<OpenShard> = shards.into_iter().map(|shard| shard.open()).collect();
         let mut inspected = Vec::new();
         for (partition, checkers) in self.checkers.iter().enumerate() {
-            let whole = self.inspect(disk, random, &image, &mut logs, partition, &mut checkers.clone());
+            let whole = self.inspect(disk, random, image, &mut shards, partition, &mut checkers.clone());
             let directory = image.topic(TOPIC).map(|topic| {
                 partition_directory(TOPIC, PartitionKey { topic_id: topic.id, partition: partition as i32 })
             });
@@ -775,87 +752,48 @@ impl Simulation {
 
     // ---- The controller ----
 
-    /// Decides requests until one has to be committed first.
-    fn controller_decides(&mut self) {
-        let now = self.schedule.now(0);
+    /// Something happens to the controller.
+    fn controller(&mut self, event: ControllerEvent) -> Result<(), String> {
         let node = self.node.as_mut().expect("the node is up");
-        let controller = &mut node.controller;
-        while controller.committing.is_none()
-            && let Some((asker, request)) = controller.queue.pop_front()
-        {
-            let mut random_id = [0; 16];
-            random_id.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&self.random.next().to_le_bytes()));
-            let frees_space = request.frees_space();
-            let decision = controller.controller.handle(&controller.image, request, now, random_id);
-            if decision.records.is_empty() {
-                controller.waiting.push_back((controller.image.offset(), asker, decision.response));
-            } else {
-                let write = controller.log.append(&decision.records);
-                let allocate = controller.log.allocate();
-                let Decision { records, response } = decision;
-                controller.committing =
-                    Some(Committing { records, frees_space, write: write.clone(), asker, response });
-                self.schedule.after(0, Event::ControllerWrite { op: allocate.unwrap_or(write) });
+        let now = self.schedule.now(node.started_us);
+        let mut effects = Vec::new();
+        node.controller.handle(now, event, &mut effects);
+        for effect in effects {
+            let Some(node) = &mut self.node else { return Ok(()) };
+            match effect {
+                ControllerEffect::Disk { token, op } => {
+                    node.snapshot_step = Snapshots::step(&op);
+                    let is_cut = node.snapshot_step.is_some()
+                        && !self.knowledge.is_ending
+                        && self.random.one_in(SNAPSHOT_CUT_ONE_IN);
+                    self.line(|| format!("controller: operation {}: {}", token.0, brief_op(&op)));
+                    let (operation, delay) = self.disk.submit(op);
+                    if is_cut {
+                        let at = self.random.below(delay);
+                        self.schedule.after(at, Event::Crash);
+                    }
+                    self.schedule.after(delay, Event::ControllerDisk { token, operation });
+                }
+                ControllerEffect::Publish { offset, records } => {
+                    self.line(|| format!("metadata committed up to {offset}"));
+                    for shard in 0..self.node.as_ref().map_or(0, |node| node.shards.len()) {
+                        self.send(CONTROLLER, shard, Message::Metadata { offset, records: Arc::clone(&records) });
+                    }
+                }
+                ControllerEffect::Answer { asker: Asker::Shard { shard, token }, response } => {
+                    self.send(CONTROLLER, shard, Message::Controller { token, response });
+                }
+                ControllerEffect::Answer { asker: Asker::Node { .. }, response } => match response {
+                    ControllerResponse::RegisterBroker(Err(error)) => {
+                        self.give_up(&format!("the broker cannot be registered: {error}"))?;
+                    }
+                    _ => node.is_listening = true,
+                },
+                ControllerEffect::Warn { message } => self.line(|| format!("the controller warns: {message}")),
+                ControllerEffect::Fail { reason } => self.give_up(&reason)?,
             }
         }
-        self.controller_answers();
-    }
-
-    /// The space for what is being committed is there, or it may do without.
-    fn controller_writes(&mut self) {
-        let node = self.node.as_mut().expect("the node is up");
-        let op = node.controller.committing.as_ref().expect("something is being committed").write.clone();
-        self.schedule.after(0, Event::ControllerWrite { op });
-    }
-
-    /// There is no room for what was decided.
-    fn controller_refused(&mut self) -> Result<(), String> {
-        let controller = &mut self.node.as_mut().expect("the node is up").controller;
-        let Committing { asker, response, .. } = controller.committing.take().ok_or("nothing was being committed")?;
-        if matches!(asker, Asker::Node) {
-            return self.give_up("no room to register the broker");
-        }
-        controller.waiting.push_back((controller.image.offset(), asker, response.refused_for_lack_of_space()));
-        self.line(|| "metadata refused: no space".to_string());
-        self.controller_decides();
         Ok(())
-    }
-
-    fn controller_committed(&mut self) -> Result<(), String> {
-        let node = self.node.as_mut().expect("the node is up");
-        let controller = &mut node.controller;
-        let Committing { records, asker, response, .. } =
-            controller.committing.take().ok_or("nothing was being committed")?;
-        controller.log.committed();
-        for record in &records {
-            controller.image.replay(record);
-        }
-        let offset = controller.image.offset();
-        controller.waiting.push_back((offset, asker, response));
-        let records = Arc::new(records);
-        for shard in 0..node.shards.len() {
-            self.send(usize::MAX, shard, Message::Metadata { offset, records: Arc::clone(&records) });
-        }
-        self.line(|| format!("metadata committed up to {offset}"));
-        self.controller_decides();
-        Ok(())
-    }
-
-    /// Gives the answers whose records every shard has applied.
-    fn controller_answers(&mut self) {
-        loop {
-            let node = self.node.as_mut().expect("the node is up");
-            let applied = node.controller.applied.iter().copied().min().unwrap_or(u64::MAX);
-            let waiting = &mut node.controller.waiting;
-            if waiting.front().is_none_or(|first| first.0 > applied) {
-                return;
-            }
-            let (_, asker, response) = waiting.pop_front().expect("seen above");
-            match asker {
-                Asker::Shard { shard, token } => self.send(usize::MAX, shard, Message::Controller { token, response }),
-                Asker::Node => node.is_listening = true,
-            }
-        }
     }
 
     // ---- Clients and the network ----
@@ -1032,63 +970,38 @@ fn perhaps_damaged(bytes: Bytes, one_in: u64, random: &mut Random) -> Bytes {
     damaged.into()
 }
 
-/// Recovers a node's metadata and logs.
+/// Recovers a node.
 fn recover_node(
     disk: &mut SimDisk,
     random: &mut Random,
     shards: usize,
-    now_ms: i64,
-    properties: &Properties,
-) -> Result<(MetadataLog, ClusterImage, Recovered), String> {
-    let mut io = |op: DiskOp| disk.execute(op);
-    let metadata_is_new = matches!(
-        io(DiskOp::List { path: millstream_replication::log::DIRECTORY.into() }),
-        Ok(millstream_storage::DiskReply::Names(names)) if names.is_empty()
-    );
-    let (log, image) = MetadataLog::open(&mut io, NODE_ID, random.bytes()).map_err(|error| error.to_string())?;
-    let options = RecoveryOptions {
+    now: Now,
+    properties: &Arc<Properties>,
+) -> Result<Recovered, String> {
+    let options = NodeOptions {
+        node_id: NODE_ID,
         shards,
-        salt: random.bytes(),
-        slots: 4 + random.below(4) as u32,
-        slot_bytes: 128 << 10,
-        partitions: &known_partitions(&image, properties),
-        metadata_is_new,
-        now_ms,
+        file: Arc::clone(properties),
+        log_dir: "data".to_string(),
+        listeners: vec!["PLAINTEXT".to_string()],
+        metadata_log_bytes_max: random.between(2, 8) * BLOCK_BYTES as u64,
+        journal_slots: 4 + random.below(4) as u32,
+        journal_slot_bytes: 128 << 10,
+        log: ShardLogOptions {
+            tail_memory_bytes_max: 128 << 10,
+            free_space_floor_bytes: 64 << 10,
+            extent_bytes_min: 48 << 10,
+            retention_check_interval: Duration::from_millis(50),
+            producer_expiration_ms: 86_400_000,
+            producers_max: 1_000_000,
+            cleaner: cleaner_options(),
+        },
+        fetch_bytes_max: 1 << 20,
+        group_bytes_max: 64 << 20,
+        request_bytes_max: 1 << 20,
     };
-    let recovered = recover(&mut io, &options).map_err(|error| error.to_string())?;
-    Ok((log, image, recovered))
-}
-
-fn open_logs(image: &ClusterImage, recovered: Recovered, properties: &Properties) -> Vec<ShardLog> {
-    let options = ShardLogOptions {
-        tail_memory_bytes_max: 128 << 10,
-        free_space_floor_bytes: 64 << 10,
-        extent_bytes_min: 48 << 10,
-        retention_check_interval: Duration::from_millis(50),
-        producer_expiration_ms: 86_400_000,
-        producers_max: 1_000_000,
-        cleaner: cleaner_options(),
-    };
-    let config_of = |key: PartitionKey| {
-        let topic = image.topic_by_id(key.topic_id).expect("recovery keeps only partitions of the image");
-        (topic.name.to_string(), image.topic_settings(topic, NODE_ID, properties).log)
-    };
-    recovered.shards.into_iter().map(|shard| ShardLog::new(options.clone(), shard, config_of)).collect()
-}
-
-fn known_partitions(image: &ClusterImage, properties: &Properties) -> Vec<KnownPartition> {
-    let mut known = Vec::new();
-    for topic in image.topics() {
-        let settings = image.topic_settings(topic, NODE_ID, properties);
-        for partition in 0..topic.partitions.len() {
-            known.push(KnownPartition {
-                key: PartitionKey { topic_id: topic.id, partition: partition as i32 },
-                topic: topic.name.to_string(),
-                index_interval_bytes: settings.log.index_interval_bytes,
-            });
-        }
-    }
-    known
+    let random = random.bytes();
+    Recovered::recover(&mut |op| disk.execute(op), options, now, random).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -1105,9 +1018,12 @@ mod tests {
             total.stops += outcome.stops;
             total.group = (total.group.0 + outcome.group.0, total.group.1 + outcome.group.1);
             total.verdicts.add_all(outcome.verdicts);
+            total.snapshots.add_all(outcome.snapshots);
         }
         println!("{total:?}");
         let is_part = ["MILLSTREAM_SIM_SEED", "MILLSTREAM_SIM_SEEDS"].map(std::env::var_os).iter().any(Option::is_some);
         assert!(is_part || (total.group.0 > 100 && total.group.1 > 100), "the group did next to nothing");
+        let Snapshots { taken, interrupted } = total.snapshots;
+        assert!(is_part || (taken > 100 && interrupted.iter().all(|count| *count > 2)), "few snapshots were taken");
     }
 }

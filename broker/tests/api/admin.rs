@@ -242,7 +242,7 @@ fn the_quorum_is_this_node() {
         assert_eq!(response.error_code, 0);
         let partition = &response.topics[0].partitions[0];
         assert_eq!((partition.error_code, partition.leader_id, partition.current_voters.len()), (0, 1, 1));
-        let offset = cluster.image.offset() as i64;
+        let offset = cluster.image().offset() as i64;
         assert_eq!((partition.high_watermark, partition.current_voters[0].log_end_offset), (offset, offset));
         assert_eq!(response.topics[1].partitions[0].error_code, ErrorCode::UnknownTopicOrPartition.code());
         assert_eq!(response.nodes.len(), usize::from(version >= 2));

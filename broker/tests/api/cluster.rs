@@ -1,23 +1,36 @@
-//! A cluster of one node without a shard around it: an image, the controller, and a client.
+//! A cluster of one node without its shards: the controller, on a disk that keeps nothing, and a client.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use kafka_wire::{KafkaMessage, RequestResponsePair};
 use kafka_wire_core::{ApiVersion, DecodeLimits, KafkaDecode, KafkaEncode};
 use millstream::api::{self, ApiContext, CloseReason, Outcome};
+use millstream::config::BrokerConfig;
+use millstream::controller::{Asker, ControllerShard, Effect, Event};
+use millstream::node::{Node, NodeMemory, NodeOptions};
 use millstream::protocol::header::{HeaderError, RequestHeader};
 use millstream::protocol::versions::{ApiKey, Handler};
 use millstream::protocol::wire::{Reader, Writer};
 use millstream_replication::config::Properties;
 use millstream_replication::controller::{ConfigChange, ConfigOperation, ConfigResource, NewTopic};
-use millstream_replication::{
-    ClusterImage, Controller, ControllerRequest, ControllerResponse, Endpoint, MetadataRecord,
-};
-use millstream_storage::{Now, TopicId};
+use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse, Endpoint};
+use millstream_storage::{DiskError, DiskOp, DiskReply, Now, TopicId};
 
 pub const NODE_ID: i32 = 1;
 pub const LISTENER: &str = "PLAINTEXT";
+
+const NOW: Now = Now { elapsed: Duration::ZERO, unix_ms: 1_700_000_000_000 };
+
+/// A disk that is empty whatever is written.
+fn keep_nothing(op: DiskOp) -> Result<DiskReply, DiskError> {
+    match op {
+        DiskOp::Read { .. } => Err(DiskError::NotFound),
+        DiskOp::List { .. } => Ok(DiskReply::Names(Vec::new())),
+        _ => Ok(DiskReply::Done),
+    }
+}
 
 /// Why there is no reply.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,7 +40,7 @@ pub enum NoReply {
 }
 
 pub struct Cluster {
-    pub image: ClusterImage,
+    controller: ControllerShard,
     pub file: Properties,
     /// Requests that went to the controller.
     pub asked: usize,
@@ -37,14 +50,16 @@ pub struct Cluster {
 impl Cluster {
     /// A registered broker and nothing else.
     pub fn empty(file: &[(&str, &str)]) -> Self {
-        let mut cluster = Cluster {
-            image: ClusterImage::new(),
-            file: file.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
-            asked: 0,
-            next_id: 1,
+        let config = BrokerConfig::load(None, &[]).expect("the defaults");
+        let memory = NodeMemory { groups: 1 << 20, producers: 1 << 20 };
+        let file: Properties = file.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let options = NodeOptions {
+            node_id: NODE_ID,
+            file: file.clone().into(),
+            ..NodeOptions::new(&config, 1, memory, "/data".into(), 0)
         };
-        cluster.image.replay(&MetadataRecord::Cluster { cluster_id: [0xab; 16] });
-        cluster.image.replay(&MetadataRecord::Node { node_id: NODE_ID });
+        let node = Node::recover(&mut keep_nothing, options, NOW, [0xab; 48]).expect("an empty disk");
+        let mut cluster = Cluster { controller: node.controller, file, asked: 0, next_id: 1 };
         let endpoint =
             |listener: &str, port| Endpoint { listener: listener.into(), host: format!("{listener}.host"), port };
         cluster.decide(ControllerRequest::RegisterBroker {
@@ -97,20 +112,34 @@ impl Cluster {
     }
 
     pub fn topic_id(&self, name: &str) -> TopicId {
-        self.image.topic(name).expect("a topic that was created").id
+        self.image().topic(name).expect("a topic that was created").id
     }
 
-    /// Has the controller decide, and replays what it decided.
+    pub fn image(&self) -> &ClusterImage {
+        self.controller.image()
+    }
+
+    /// Has the controller decide, and the one shard apply it at once.
     fn decide(&mut self, request: ControllerRequest) -> ControllerResponse {
         self.asked += 1;
         self.next_id += 1;
         let random = self.next_id.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).to_be_bytes();
-        let now = Now { elapsed: Duration::ZERO, unix_ms: 1_700_000_000_000 };
-        let decision = Controller::new(self.file.clone()).handle(&self.image, request, now, random);
-        for record in &decision.records {
-            self.image.replay(record);
+        let asked = Event::Asked { asker: Asker::Node { token: 0 }, request, random_id: random };
+        let mut events = VecDeque::from([asked]);
+        let mut answer = None;
+        while let Some(event) = events.pop_front() {
+            let mut effects = Vec::new();
+            self.controller.handle(NOW, event, &mut effects);
+            for effect in effects {
+                match effect {
+                    Effect::Disk { token, op } => events.push_back(Event::Disk { token, result: keep_nothing(op) }),
+                    Effect::Publish { offset, .. } => events.push_back(Event::Applied { shard: 0, offset }),
+                    Effect::Answer { response, .. } => answer = Some(response),
+                    other => panic!("nothing goes wrong here: {other:?}"),
+                }
+            }
         }
-        decision.response
+        answer.expect("an answer")
     }
 
     /// One frame, as the shard treats it. Only for the APIs that are handled here.
@@ -128,7 +157,7 @@ impl Cluster {
     }
 
     pub fn context(&self) -> ApiContext<'_> {
-        ApiContext { image: &self.image, file: &self.file, node_id: NODE_ID, listener: LISTENER }
+        ApiContext { image: self.image(), file: &self.file, node_id: NODE_ID, listener: LISTENER }
     }
 
     /// Sends a request and reads the reply, to the last byte.

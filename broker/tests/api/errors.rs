@@ -132,7 +132,7 @@ fn one_metadata_request_creates_a_bounded_number_of_topics() {
     let response = cluster.call(9, &request);
     let created = response.topics.iter().filter(|topic| topic.error_code == 0).count();
     assert_eq!(created, AUTO_CREATED_TOPICS_PER_REQUEST_MAX);
-    assert_eq!(cluster.image.topics().count(), AUTO_CREATED_TOPICS_PER_REQUEST_MAX);
+    assert_eq!(cluster.image().topics().count(), AUTO_CREATED_TOPICS_PER_REQUEST_MAX);
     let last = response.topics.last().unwrap();
     assert_eq!(last.error_code, ErrorCode::UnknownTopicOrPartition.code());
     // The rest, when they are asked for again.
@@ -255,7 +255,7 @@ fn delete_topics_errors() {
         request.topics = vec![malformed];
         let response = cluster.call(6, &request);
         assert_eq!(response.responses[0].error_code, ErrorCode::InvalidRequest.code());
-        assert!(cluster.image.topic("events").is_some());
+        assert!(cluster.image().topic("events").is_some());
     }
 
     let mut cluster = Cluster::empty(&[("delete.topic.enable", "false")]);
@@ -266,7 +266,7 @@ fn delete_topics_errors() {
         let response = cluster.call(version, &request);
         assert_eq!(response.responses[0].error_code, error.code());
     }
-    assert!(cluster.image.topic("kept").is_some());
+    assert!(cluster.image().topic("kept").is_some());
 }
 
 #[test]

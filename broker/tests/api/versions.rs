@@ -152,7 +152,7 @@ fn metadata_creates_topics_and_answers_with_them() {
         assert_eq!(errors, [0, 0, ErrorCode::InvalidTopicException.code()]);
         assert_eq!(response.topics[0].partitions.len(), 2, "num.partitions");
         assert_eq!(cluster.asked, 1);
-        assert!(cluster.image.topic("fresh").is_some());
+        assert!(cluster.image().topic("fresh").is_some());
 
         if version >= 4 {
             request.allow_auto_topic_creation = false;
@@ -269,7 +269,7 @@ fn create_topics() {
 
             let [fresh, existing] = &response.topics[..] else { panic!("{:?}", response.topics) };
             assert_eq!((&*fresh.name, fresh.error_code, fresh.error_message.as_deref()), ("fresh", 0, None));
-            assert_eq!(cluster.image.topic("fresh").is_some(), !validate_only);
+            assert_eq!(cluster.image().topic("fresh").is_some(), !validate_only);
             if version >= 5 {
                 assert_eq!((fresh.num_partitions, fresh.replication_factor), (4, 1));
                 let configs = fresh.configs.as_ref().expect("never null without an error");
@@ -323,7 +323,7 @@ fn delete_topics() {
             assert_eq!(names, [Some("events"), Some("other"), Some("gone")]);
         }
         assert_eq!(response.responses[2].error_message.is_some(), version >= 5);
-        assert_eq!(cluster.image.topics().count(), 0);
+        assert_eq!(cluster.image().topics().count(), 0);
     }
 }
 
@@ -346,7 +346,7 @@ fn create_partitions() {
         assert_eq!(response.results[0].error_message, None);
         assert_eq!(response.results[1].error_code, ErrorCode::InvalidPartitions.code());
         assert!(response.results[1].error_message.is_some());
-        assert_eq!(cluster.image.topic("events").unwrap().partitions.len(), 5);
+        assert_eq!(cluster.image().topic("events").unwrap().partitions.len(), 5);
     }
 }
 
@@ -507,13 +507,13 @@ fn incremental_alter_configs() {
                     (2, "a/b", ErrorCode::InvalidTopicException.code())
                 ]
             );
-            let configs = &cluster.image.topic("events").unwrap().configs;
+            let configs = &cluster.image().topic("events").unwrap().configs;
             if validate_only {
                 assert_eq!(configs["retention.ms"], "1000");
             } else {
                 assert!(!configs.contains_key("retention.ms"));
                 assert_eq!((&*configs["cleanup.policy"], &*configs["segment.bytes"]), ("delete", "1048576"));
-                assert_eq!(cluster.image.cluster_configs()["message.max.bytes"], "4000000");
+                assert_eq!(cluster.image().cluster_configs()["message.max.bytes"], "4000000");
             }
         }
     }
@@ -544,7 +544,7 @@ fn alter_configs_replaces_all() {
         let codes: Vec<i16> = response.responses.iter().map(|result| result.error_code).collect();
         assert_eq!(codes, [0, ErrorCode::InvalidConfig.code(), ErrorCode::InvalidRequest.code()]);
         assert!(response.responses[1].error_message.as_deref().unwrap().contains("segment.ms"));
-        let configs: Vec<_> = cluster.image.topic("events").unwrap().configs.clone().into_iter().collect();
+        let configs: Vec<_> = cluster.image().topic("events").unwrap().configs.clone().into_iter().collect();
         assert_eq!(configs, [("segment.ms".to_string(), "60000".to_string())]);
     }
 }

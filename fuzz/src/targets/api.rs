@@ -1,15 +1,20 @@
 //! Requests of the APIs outside the hot path, to the last byte of the reply. The first two bytes choose API and version.
 
+use std::collections::VecDeque;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
 use millstream::api::{self, ApiContext, Outcome};
+use millstream::config::BrokerConfig;
+use millstream::controller::{Asker, ControllerShard, Effect, Event};
+use millstream::node::{Node, NodeMemory, NodeOptions};
 use millstream::protocol::header::RequestHeader;
 use millstream::protocol::versions::{ApiKey, Handler, SERVED};
 use millstream_replication::config::Properties;
-use millstream_replication::{ClusterImage, Controller, Endpoint, MetadataRecord, Partition};
-use millstream_storage::{Now, TopicId};
+use millstream_replication::controller::NewTopic;
+use millstream_replication::{ControllerRequest, ControllerResponse, Endpoint};
+use millstream_storage::{DiskError, DiskOp, DiskReply, Now};
 
 use crate::Target;
 use crate::memory::bounded;
@@ -23,33 +28,66 @@ const MEMORY_PER_BYTE: usize = 512;
 const REPLY_BYTES_MAX: usize = 2 << 20;
 
 /// A number in a request may create as many partitions as the cluster may have, 100,000: each is a record of 88 bytes and
-/// two lists, in a vector that may have twice the room.
-const DECISION_BYTES_MAX: usize = 100_000 * 256;
+/// two lists, in a vector that may have twice the room; then an entry of the log, and as much in the image.
+const DECISION_BYTES_MAX: usize = 100_000 * 768;
 
-/// One broker with the topic `t`.
-static IMAGE: LazyLock<ClusterImage> = LazyLock::new(|| {
-    let mut image = ClusterImage::new();
-    let topic_id = TopicId([1; 16]);
-    for record in [
-        MetadataRecord::Cluster { cluster_id: [2; 16] },
-        MetadataRecord::Node { node_id: 1 },
-        MetadataRecord::Broker {
-            node_id: 1,
-            epoch: 1,
-            endpoints: vec![Endpoint { listener: "L".into(), host: "h".into(), port: 9092 }],
-            rack: None,
-        },
-        MetadataRecord::Topic { topic_id, name: "t".into() },
-        MetadataRecord::Partition {
-            topic_id,
-            partition: 0,
-            state: Partition { replicas: vec![1], isr: vec![1], leader: 1, leader_epoch: 0, partition_epoch: 0 },
-        },
-    ] {
-        image.replay(&record);
-    }
-    image
+const NOW: Now = Now { elapsed: Duration::ZERO, unix_ms: 0 };
+
+/// The controller of one broker with the topic `t`.
+static CONTROLLER: LazyLock<ControllerShard> = LazyLock::new(|| {
+    let config = BrokerConfig::load(None, &[]).expect("the defaults");
+    let memory = NodeMemory { groups: 1 << 20, producers: 1 << 20 };
+    let options = NodeOptions {
+        node_id: 1,
+        file: Properties::new().into(),
+        ..NodeOptions::new(&config, 1, memory, "/data".to_owned(), 0)
+    };
+    let mut controller = Node::recover(&mut keep_nothing, options, NOW, [2; 48]).expect("an empty disk").controller;
+    let endpoint = Endpoint { listener: "L".into(), host: "h".into(), port: 9092 };
+    decide(
+        &mut controller,
+        ControllerRequest::RegisterBroker { node_id: 1, endpoints: vec![endpoint], rack: None },
+        [0; 16],
+    );
+    let topic = NewTopic {
+        name: "t".into(),
+        partitions: 1,
+        replication_factor: 1,
+        assignments: Vec::new(),
+        configs: Vec::new(),
+    };
+    decide(&mut controller, ControllerRequest::CreateTopics { topics: vec![topic], validate_only: false }, [1; 16]);
+    controller
 });
+
+/// A disk that is empty whatever is written.
+fn keep_nothing(op: DiskOp) -> Result<DiskReply, DiskError> {
+    match op {
+        DiskOp::Read { .. } => Err(DiskError::NotFound),
+        DiskOp::List { .. } => Ok(DiskReply::Names(Vec::new())),
+        _ => Ok(DiskReply::Done),
+    }
+}
+
+/// Has a controller decide, and the one shard apply it at once.
+fn decide(controller: &mut ControllerShard, request: ControllerRequest, random_id: [u8; 16]) -> ControllerResponse {
+    let asked = Event::Asked { asker: Asker::Node { token: 0 }, request, random_id };
+    let mut events = VecDeque::from([asked]);
+    let mut answer = None;
+    while let Some(event) = events.pop_front() {
+        let mut effects = Vec::new();
+        controller.handle(NOW, event, &mut effects);
+        for effect in effects {
+            match effect {
+                Effect::Disk { token, op } => events.push_back(Event::Disk { token, result: keep_nothing(op) }),
+                Effect::Publish { offset, .. } => events.push_back(Event::Applied { shard: 0, offset }),
+                Effect::Answer { response, .. } => answer = Some(response),
+                other => panic!("nothing goes wrong here: {other:?}"),
+            }
+        }
+    }
+    answer.expect("an answer")
+}
 
 fn keys() -> Vec<ApiKey> {
     SERVED.iter().copied().filter(|key| matches!(key.handler(), Handler::Image(_))).collect()
@@ -67,26 +105,22 @@ fn run(bytes: &[u8]) {
         correlation_id: 1,
         client_id: None,
     };
-    answer(&IMAGE, &header, Bytes::copy_from_slice(body));
+    answer(&CONTROLLER, &header, Bytes::copy_from_slice(body));
 }
 
-fn answer(image: &ClusterImage, header: &RequestHeader, body: Bytes) {
+fn answer(controller: &ControllerShard, header: &RequestHeader, body: Bytes) {
     let file = Properties::new();
-    let context = ApiContext { image, file: &file, node_id: 1, listener: "L" };
+    let context = ApiContext { image: controller.image(), file: &file, node_id: 1, listener: "L" };
     let bytes_max = REPLY_BYTES_MAX + MEMORY_PER_BYTE * body.len();
     let Handler::Image(api) = header.api_key.handler() else { panic!("only such APIs are tried") };
     let reply = match bounded(bytes_max, || api::handle(&context, api, header, body)) {
         Outcome::Close(_) => return,
         Outcome::Reply(reply) => reply,
         Outcome::Controller { request, then } => {
-            let now = Now { elapsed: Duration::ZERO, unix_ms: 0 };
-            let decision = bounded(bytes_max + DECISION_BYTES_MAX, || {
-                Controller::new(Properties::new()).handle(image, request, now, [7; 16])
-            });
-            let mut decided = image.clone();
-            decision.records.iter().for_each(|record| decided.replay(record));
-            let context = ApiContext { image: &decided, ..context };
-            match bounded(bytes_max, || api::finish(&context, then, decision.response)) {
+            let mut controller = controller.clone();
+            let response = bounded(bytes_max + DECISION_BYTES_MAX, || decide(&mut controller, request, [7; 16]));
+            let context = ApiContext { image: controller.image(), ..context };
+            match bounded(bytes_max, || api::finish(&context, then, response)) {
                 Ok(reply) => reply,
                 Err(_) => return,
             }

@@ -3,19 +3,19 @@
 //! OffsetForLeaderEpoch and InitProducerId in place, and what each request meets when others have come before it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use millstream::config::BrokerConfig;
+use millstream::controller::{self, Asker, ControllerShard};
 use millstream::metrics::Scrape;
+use millstream::node::{self, NodeMemory, NodeOptions};
 use millstream::protocol::versions::{ApiKey, SERVED};
-use millstream::shard::{ConnectionId, Effect, Event, Message, SendPart, Shard, ShardOptions};
-use millstream_replication::config::Properties;
+use millstream::shard::{ConnectionId, Effect, Event, Message, SendPart, Shard};
 use millstream_replication::controller::NewTopic;
-use millstream_replication::{ClusterImage, Controller, ControllerRequest, Endpoint, MetadataRecord};
-use millstream_storage::recovery::{RecoveryOptions, recover};
-use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
-use millstream_storage::{Now, ShardLog};
+use millstream_replication::{ControllerRequest, Endpoint};
+use millstream_storage::Now;
 
 use super::requests;
 use crate::Target;
@@ -36,12 +36,26 @@ const CONNECTIONS: u64 = 3;
 const FRAMES_MAX: usize = 24;
 const TURNS_MAX: usize = 10_000;
 
+/// A broker of one small shard.
+static OPTIONS: LazyLock<NodeOptions> = LazyLock::new(|| {
+    let config = BrokerConfig::load(None, &[]).expect("the defaults");
+    let memory = NodeMemory { groups: 8 << 20, producers: 1 << 20 };
+    let mut options = NodeOptions::new(&config, 1, memory, "/data".to_owned(), 0);
+    options.node_id = 1;
+    options.journal_slots = 4;
+    options.journal_slot_bytes = 1 << 16;
+    options.log.tail_memory_bytes_max = 1 << 16;
+    options.log.extent_bytes_min = 1 << 12;
+    options.fetch_bytes_max = 1 << 20;
+    options.request_bytes_max = usize::MAX;
+    options
+});
+
 /// A node of one shard.
 struct Node {
     shard: Shard,
     disk: Disk,
-    controller: Controller,
-    image: ClusterImage,
+    controller: ControllerShard,
     now: Now,
     events: VecDeque<Event>,
     /// What each connection has received and not taken yet. A connection that is not here is closed.
@@ -51,55 +65,24 @@ struct Node {
 
 impl Node {
     fn new() -> Node {
-        let file = Arc::new(Properties::new());
-        let mut image = ClusterImage::new();
-        image.replay(&MetadataRecord::Cluster { cluster_id: [7; 16] });
-        image.replay(&MetadataRecord::Node { node_id: 1 });
         let now = Now { elapsed: Duration::from_secs(1), unix_ms: 1_700_000_000_000 };
         let mut disk = Disk::default();
-        let options = RecoveryOptions {
-            shards: 1,
-            salt: [3; 16],
-            slots: 4,
-            slot_bytes: 1 << 16,
-            partitions: &[],
-            metadata_is_new: true,
-            now_ms: now.unix_ms,
-        };
-        let mut recovered = recover(&mut |op| disk.execute(op), &options).expect("an empty disk");
-        let options = ShardLogOptions {
-            tail_memory_bytes_max: 1 << 16,
-            free_space_floor_bytes: 0,
-            extent_bytes_min: 1 << 12,
-            retention_check_interval: Duration::from_secs(300),
-            producer_expiration_ms: 86_400_000,
-            producers_max: 1000,
-            cleaner: CleanerOptions::default(),
-        };
-        let log = ShardLog::new(options, recovered.shards.remove(0), |_| unreachable!("there is no partition"));
-        let options = ShardOptions {
-            index: 0,
-            shards: 1,
-            node_id: 1,
-            file: file.clone(),
-            log_dir: "/data".to_owned(),
-            listeners: vec!["PLAINTEXT".to_owned()],
-            fetch_bytes_max: 1 << 20,
-            group_bytes_max: 8 << 20,
-            request_bytes_max: usize::MAX,
-        };
+        let mut parts =
+            node::Node::recover(&mut |op| disk.execute(op), OPTIONS.clone(), now, [3; 48]).expect("an empty disk");
         let mut node = Node {
-            shard: Shard::new(options, log, image.clone()),
+            shard: parts.shards.remove(0).open().start(),
             disk,
-            controller: Controller::new((*file).clone()),
-            image,
+            controller: parts.controller,
             now,
             events: VecDeque::new(),
             received: BTreeMap::new(),
             decisions: 0,
         };
         let endpoint = Endpoint { listener: "PLAINTEXT".into(), host: "h".into(), port: 9092 };
-        node.decide(ControllerRequest::RegisterBroker { node_id: 1, endpoints: vec![endpoint], rack: None });
+        node.ask(
+            Asker::Node { token: 0 },
+            ControllerRequest::RegisterBroker { node_id: 1, endpoints: vec![endpoint], rack: None },
+        );
         node.create_topic(requests::TOPIC, &[]);
         node.create_topic("compacted", &[("cleanup.policy", "compact"), ("compression.type", "lz4")]);
         for connection in 0..CONNECTIONS {
@@ -116,18 +99,37 @@ impl Node {
         let configs = configs.iter().map(|(name, value)| (name.to_string(), Some(value.to_string()))).collect();
         let topic =
             NewTopic { name: name.to_owned(), partitions: 2, replication_factor: 1, assignments: Vec::new(), configs };
-        self.decide(ControllerRequest::CreateTopics { topics: vec![topic], validate_only: false });
+        let request = ControllerRequest::CreateTopics { topics: vec![topic], validate_only: false };
+        self.ask(Asker::Node { token: 0 }, request);
     }
 
-    fn decide(&mut self, request: ControllerRequest) -> millstream_replication::ControllerResponse {
+    fn ask(&mut self, asker: Asker, request: ControllerRequest) {
         self.decisions = self.decisions.wrapping_add(1);
-        let decision = self.controller.handle(&self.image, request, self.now, [self.decisions; 16]);
-        decision.records.iter().for_each(|record| self.image.replay(record));
-        if !decision.records.is_empty() {
-            let records = Arc::new(decision.records);
-            self.events.push_back(Event::Message(Message::Metadata { offset: self.image.offset(), records }));
+        self.tell_controller(controller::Event::Asked { asker, request, random_id: [self.decisions; 16] });
+    }
+
+    fn tell_controller(&mut self, event: controller::Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let mut effects = Vec::new();
+            self.controller.handle(self.now, event, &mut effects);
+            for effect in effects {
+                match effect {
+                    controller::Effect::Disk { token, op } => {
+                        events.push_back(controller::Event::Disk { token, result: self.disk.execute(op) });
+                    }
+                    controller::Effect::Publish { offset, records } => {
+                        self.events.push_back(Event::Message(Message::Metadata { offset, records }));
+                    }
+                    controller::Effect::Answer { asker: Asker::Shard { token, .. }, response } => {
+                        self.events.push_back(Event::Message(Message::Controller { token, response }));
+                    }
+                    // A full disk refuses what it has no room for.
+                    controller::Effect::Answer { .. } | controller::Effect::Warn { .. } => {}
+                    controller::Effect::Fail { reason } => panic!("the metadata log failed: {reason}"),
+                }
+            }
         }
-        decision.response
     }
 
     /// Takes turns until nothing happens any more.
@@ -175,16 +177,14 @@ impl Node {
             }
             Effect::Prefetch { token, .. } => self.events.push_back(Event::Prefetched { token, result: Ok(()) }),
             Effect::ToController { token, request } => {
-                let response = unbounded(|| self.decide(request));
-                self.events.push_back(Event::Message(Message::Controller { token, response }));
+                unbounded(|| self.ask(Asker::Shard { shard: 0, token }, request));
             }
             Effect::ToShard { .. } => panic!("there is no other shard"),
             Effect::Fail { reason } => panic!("the log failed: {reason}"),
-            Effect::Warn { .. }
-            | Effect::Reading { .. }
-            | Effect::Discard { .. }
-            | Effect::ConnectionRules(_)
-            | Effect::MetadataApplied { .. } => {}
+            Effect::MetadataApplied { offset } => {
+                unbounded(|| self.tell_controller(controller::Event::Applied { shard: 0, offset }));
+            }
+            Effect::Warn { .. } | Effect::Reading { .. } | Effect::Discard { .. } | Effect::ConnectionRules(_) => {}
         }
     }
 

@@ -1,6 +1,6 @@
 //! Creating, growing and deleting topics.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use millstream_storage::TopicId;
 
@@ -21,13 +21,13 @@ struct Pending<'a> {
     image: &'a ClusterImage,
     records: Records,
     /// Names decided, by what `.` and `_` make of them.
-    colliding: HashMap<String, String>,
+    colliding: BTreeMap<String, String>,
     partitions: usize,
 }
 
 impl<'a> Pending<'a> {
     fn new(image: &'a ClusterImage) -> Self {
-        Pending { image, records: Records::default(), colliding: HashMap::new(), partitions: 0 }
+        Pending { image, records: Records::default(), colliding: BTreeMap::new(), partitions: 0 }
     }
 
     /// Whether so many more partitions fit this request and the cluster.

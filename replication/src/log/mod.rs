@@ -210,6 +210,17 @@ impl MetadataLog {
         }
     }
 
+    /// The log is replaced by a snapshot when it is larger than `bytes`, instead of [`LOG_BYTES_MAX`], and than the
+    /// snapshot before it.
+    pub fn with_log_bytes_max(self, bytes: u64) -> Self {
+        MetadataLog { log_bytes_max: bytes, ..self }
+    }
+
+    /// The offset of the last record committed.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// The write that makes `records` durable, all or none of them. They follow those committed before; a write asked
     /// for earlier that was not committed is forgotten.
     ///

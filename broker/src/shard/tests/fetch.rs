@@ -116,10 +116,8 @@ fn a_parked_fetch_is_woken_by_the_commit_and_not_before() {
             let partitions = broker.fetched(consumer).expect("it was woken");
             assert_eq!(offsets(&partitions[partition as usize]), [0]);
             assert_eq!(broker.sample("millstream_fetches_parked"), 0);
-            let deleted =
-                broker.decide(ControllerRequest::DeleteTopics { topics: vec![TopicReference::Name("t".into())] });
-            assert!(matches!(deleted, ControllerResponse::DeleteTopics(_)));
-            broker.run();
+            let delete = ControllerRequest::DeleteTopics { topics: vec![TopicReference::Name("t".into())] };
+            assert!(matches!(broker.ask(delete), ControllerResponse::DeleteTopics(_)));
             broker.create_topic("t", 3, &[]);
         }
     }
@@ -236,7 +234,7 @@ fn leader_epochs_are_checked() {
     let id = broker.create_topic("t", 1, &[]);
     let client = broker.connect(0);
     broker.produce(client, "t", 0, batch(&["a"]));
-    let epoch = broker.image.topic_by_id(id).unwrap().partitions[0].leader_epoch;
+    let epoch = broker.image().topic_by_id(id).unwrap().partitions[0].leader_epoch;
     let mut request = fetch_request("t", &[(0, 0)]);
     let mut code = |broker: &mut Broker, epoch| {
         request.topics[0].partitions[0].current_leader_epoch = epoch;
@@ -244,14 +242,8 @@ fn leader_epochs_are_checked() {
     };
     assert_eq!(code(&mut broker, epoch), 0);
     assert_eq!(code(&mut broker, epoch + 1), ErrorCode::UnknownLeaderEpoch.code());
-    let mut state = broker.image.topic_by_id(id).unwrap().partitions[0].clone();
-    state.leader_epoch += 1;
-    state.partition_epoch += 1;
-    let record = MetadataRecord::Partition { topic_id: id, partition: 0, state };
-    broker.image.replay(&record);
-    let offset = broker.image.offset();
-    broker.events[0].push_back(Event::Message(Message::Metadata { offset, records: Arc::new(vec![record]) }));
-    broker.run();
+    broker.register();
+    assert_eq!(broker.image().topic_by_id(id).unwrap().partitions[0].leader_epoch, epoch + 1);
     assert_eq!(code(&mut broker, epoch), ErrorCode::FencedLeaderEpoch.code());
     assert_eq!(code(&mut broker, epoch + 1), 0);
 
@@ -399,13 +391,11 @@ fn a_broker_that_starts_again_has_what_was_acknowledged() {
     for partition in 0..5 {
         broker.produce(client, "t", partition, batch(&["a", "b"]));
     }
-    let Broker { mut disk, controller, image, now, .. } = broker;
+    let Broker { mut disk, now, .. } = broker;
     disk.lose_power();
     for shards in [2, 4] {
         let mut broker = Broker::start(
             Setup { shards, ..Setup::default() },
-            controller.clone(),
-            image.clone(),
             std::mem::replace(&mut disk, SimDisk::new(Random::new(0))),
             now,
         );

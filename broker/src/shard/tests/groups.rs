@@ -77,7 +77,7 @@ fn offsets_are_committed_durably_and_survive_a_loss_of_power() {
     broker.create_topic("t", 2, &[]);
     let client = broker.connect(0);
     assert_eq!(broker.find_coordinator(client, 0, &["group-0", "group-1"]), [(0, NODE_ID), (0, NODE_ID)]);
-    assert_eq!(broker.image.topic("__consumer_offsets").unwrap().partitions.len(), 50);
+    assert_eq!(broker.image().topic("__consumer_offsets").unwrap().partitions.len(), 50);
 
     let groups: Vec<String> = (0..12).map(|index| format!("group-{index}")).collect();
     for (offset, group) in (100..).zip(&groups) {
@@ -94,9 +94,9 @@ fn offsets_are_committed_durably_and_survive_a_loss_of_power() {
     assert_eq!(broker.committed(client, &groups, 1), expected);
     assert_eq!(broker.committed(client, &groups[..1], 0), [(0, -1)], "nothing was committed");
 
-    let Broker { mut disk, controller, image, now, .. } = broker;
+    let Broker { mut disk, now, .. } = broker;
     disk.lose_power();
-    let mut broker = Broker::start(Setup { shards: 2, ..setup }, controller, image, disk, now);
+    let mut broker = Broker::start(Setup { shards: 2, ..setup }, disk, now);
     assert_eq!(broker.shards[0].next_deadline(), Some(Duration::ZERO), "it loads without being asked");
     broker.run();
     let client = broker.connect(1);
@@ -141,9 +141,9 @@ fn with_a_long_log() -> (Setup, Broker) {
 #[test]
 fn a_long_log_is_loaded_piece_by_piece_from_its_files() {
     let (setup, broker) = with_a_long_log();
-    let Broker { mut disk, controller, image, now, .. } = broker;
+    let Broker { mut disk, now, .. } = broker;
     disk.lose_power();
-    let mut broker = Broker::start(setup, controller, image, disk, now);
+    let mut broker = Broker::start(setup, disk, now);
     let client = broker.connect(0);
     assert_eq!(broker.committed(client, &["group".to_string()], 0), [(0, 699)]);
 }
@@ -151,9 +151,9 @@ fn a_long_log_is_loaded_piece_by_piece_from_its_files() {
 #[test]
 fn what_was_read_for_a_coordinator_that_has_resigned_is_dropped() {
     let (setup, broker) = with_a_long_log();
-    let Broker { mut disk, controller, image, now, .. } = broker;
+    let Broker { mut disk, now, .. } = broker;
     disk.lose_power();
-    let mut broker = Broker::start(setup, controller, image, disk, now);
+    let mut broker = Broker::start(setup, disk, now);
     // The coordinator loads: a part of its log is read from a file, and the disk takes its time.
     let mut late = None;
     while late.is_none() {
@@ -196,11 +196,11 @@ fn what_was_read_for_a_coordinator_that_has_resigned_is_dropped() {
 #[test]
 fn a_damaged_log_is_not_served_as_if_nothing_had_been_committed() {
     let (setup, broker) = with_a_long_log();
-    let Broker { mut disk, controller, image, now, .. } = broker;
+    let Broker { mut disk, now, .. } = broker;
     disk.lose_power();
     // Recovery brings everything into the segments.
-    let broker = Broker::start(setup.clone(), controller, image, disk, now);
-    let Broker { mut disk, controller, image, now, .. } = broker;
+    let broker = Broker::start(setup.clone(), disk, now);
+    let Broker { mut disk, now, .. } = broker;
     let segment = disk
         .listing()
         .map(|(path, _)| path.to_string())
@@ -215,7 +215,7 @@ fn a_damaged_log_is_not_served_as_if_nothing_had_been_committed() {
     let path = segment.as_str().into();
     disk.execute(millstream_storage::DiskOp::Write { path, position, data, durable: true }).expect("it is written");
 
-    let mut broker = Broker::start(setup, controller, image, disk, now);
+    let mut broker = Broker::start(setup, disk, now);
     let client = broker.connect(0);
     let mut fetch = OffsetFetchRequest::default();
     let mut group = OffsetFetchRequestGroup::default();

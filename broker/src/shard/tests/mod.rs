@@ -19,19 +19,17 @@ use kafka_wire::{KafkaRequest, RequestResponsePair};
 use kafka_wire_core::{ApiVersion, DecodeLimits, Decoder, KafkaDecode, StrBytes};
 use millstream_replication::config::Properties;
 use millstream_replication::controller::NewTopic;
-use millstream_replication::{
-    ClusterImage, Controller, ControllerRequest, ControllerResponse, Endpoint, MetadataRecord,
-};
+use millstream_replication::log::LOG_BYTES_MAX;
+use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse, Endpoint};
 use millstream_storage::batch::BatchBuilder;
-use millstream_storage::recovery::{KnownPartition, RecoveryOptions, recover};
 use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
-use millstream_storage::{DiskError, DiskReply, Now, PartitionKey, ShardLog, TopicId};
+use millstream_storage::{DiskError, DiskReply, Now, TopicId};
 
-use super::{
-    ConnectionId, DiskToken, Effect, Event, Message, PrefetchToken, SendPart, Shard, ShardIndex, ShardOptions,
-};
+use super::{ConnectionId, DiskToken, Effect, Event, Message, PrefetchToken, SendPart, Shard, ShardIndex};
 use crate::config::ConnectionRules;
+use crate::controller::{self, Asker, ControllerShard};
 use crate::metrics::Scrape;
+use crate::node::{Node, NodeOptions};
 use crate::protocol::header::RequestHeader;
 use crate::sim::disk::SimDisk;
 use crate::sim::random::Random;
@@ -55,8 +53,10 @@ struct Client {
 struct Broker {
     shards: Vec<Shard>,
     disk: SimDisk,
-    controller: Controller,
-    image: ClusterImage,
+    controller: ControllerShard,
+    /// What the controller was asked for otherwise than by a shard, and what it answered.
+    own_requests: u64,
+    own_answers: BTreeMap<u64, ControllerResponse>,
     now: Now,
     events: Vec<VecDeque<Event>>,
     clients: BTreeMap<ConnectionId, Client>,
@@ -71,7 +71,8 @@ struct Broker {
     failure: Option<String>,
     /// What the driver was told last.
     connection_rules: Option<Arc<ConnectionRules>>,
-    controller_requests: usize,
+    /// What shards asked the controller for.
+    controller_requests: u64,
     next_connection: u64,
 }
 
@@ -92,77 +93,43 @@ impl Default for Setup {
 
 impl Broker {
     fn new(setup: Setup) -> Broker {
-        let controller = Controller::new(setup.file.clone());
-        let mut image = ClusterImage::new();
-        image.replay(&MetadataRecord::Cluster { cluster_id: [7; 16] });
-        image.replay(&MetadataRecord::Node { node_id: NODE_ID });
         let now = Now { elapsed: Duration::from_secs(1), unix_ms: START_UNIX_MS };
-        let endpoint = Endpoint { listener: LISTENER.to_string(), host: "broker".to_string(), port: 9092 };
-        let register = ControllerRequest::RegisterBroker { node_id: NODE_ID, endpoints: vec![endpoint], rack: None };
-        for record in controller.handle(&image, register, now, [1; 16]).records {
-            image.replay(&record);
-        }
-        Broker::start(setup, controller, image, SimDisk::new(Random::new(1)), now)
+        let mut broker = Broker::start(setup, SimDisk::new(Random::new(1)), now);
+        broker.register();
+        broker
     }
 
     /// Recovers from the disk and starts.
-    fn start(setup: Setup, controller: Controller, image: ClusterImage, mut disk: SimDisk, now: Now) -> Broker {
-        let file = Arc::new(setup.file);
-        let settings = |topic: TopicId| {
-            let topic = image.topic_by_id(topic).expect("the topic is known");
-            (topic.name.to_string(), image.topic_settings(topic, NODE_ID, &file).log)
-        };
-        let known: Vec<KnownPartition> = image
-            .topics()
-            .flat_map(|topic| (0..topic.partitions.len()).map(|index| (topic.id, index as i32)))
-            .map(|(topic_id, partition)| {
-                let (topic, config) = settings(topic_id);
-                let key = PartitionKey { topic_id, partition };
-                KnownPartition { key, topic, index_interval_bytes: config.index_interval_bytes }
-            })
-            .collect();
-        let options = RecoveryOptions {
+    fn start(setup: Setup, mut disk: SimDisk, now: Now) -> Broker {
+        let options = NodeOptions {
+            node_id: NODE_ID,
             shards: setup.shards,
-            salt: [3; 16],
-            slots: 4,
-            slot_bytes: 1 << 20,
-            partitions: &known,
-            metadata_is_new: false,
-            now_ms: now.unix_ms,
+            file: Arc::new(setup.file),
+            log_dir: "/data".to_string(),
+            listeners: vec![LISTENER.to_string()],
+            metadata_log_bytes_max: LOG_BYTES_MAX,
+            journal_slots: 4,
+            journal_slot_bytes: 1 << 20,
+            log: ShardLogOptions {
+                tail_memory_bytes_max: setup.tail_memory_bytes_max,
+                free_space_floor_bytes: 1 << 20,
+                extent_bytes_min: 1 << 20,
+                retention_check_interval: Duration::from_secs(300),
+                producer_expiration_ms: 86_400_000,
+                producers_max: 1_000_000,
+                cleaner: CleanerOptions::default(),
+            },
+            fetch_bytes_max: 55 << 20,
+            group_bytes_max: 64 << 20,
+            request_bytes_max: setup.request_bytes_max,
         };
-        let recovered = recover(&mut |op| disk.execute(op), &options).expect("recovery succeeds");
-        let shards = (0..)
-            .zip(recovered.shards)
-            .map(|(index, recovered)| {
-                let options = ShardLogOptions {
-                    tail_memory_bytes_max: setup.tail_memory_bytes_max,
-                    free_space_floor_bytes: 1 << 20,
-                    extent_bytes_min: 1 << 20,
-                    retention_check_interval: Duration::from_secs(300),
-                    producer_expiration_ms: 86_400_000,
-                    producers_max: 1_000_000,
-                    cleaner: CleanerOptions::default(),
-                };
-                let log = ShardLog::new(options, recovered, |key| settings(key.topic_id));
-                let options = ShardOptions {
-                    index,
-                    shards: setup.shards,
-                    node_id: NODE_ID,
-                    file: file.clone(),
-                    log_dir: "/data".to_string(),
-                    listeners: vec![LISTENER.to_string()],
-                    fetch_bytes_max: 55 << 20,
-                    group_bytes_max: 64 << 20,
-                    request_bytes_max: setup.request_bytes_max,
-                };
-                Shard::new(options, log, image.clone())
-            })
-            .collect();
+        let node = Node::recover(&mut |op| disk.execute(op), options, now, [3; 48]).expect("recovery succeeds");
         Broker {
-            shards,
+            shards: node.shards.into_iter().map(|shard| shard.open().start()).collect(),
             disk,
-            controller,
-            image,
+            controller: node.controller,
+            own_requests: 0,
+            own_answers: BTreeMap::new(),
             now,
             events: (0..setup.shards).map(|_| VecDeque::new()).collect(),
             clients: BTreeMap::new(),
@@ -178,36 +145,76 @@ impl Broker {
         }
     }
 
+    /// What the controller knows.
+    fn image(&self) -> &ClusterImage {
+        self.controller.image()
+    }
+
+    /// Says to the controller that the broker has started.
+    fn register(&mut self) {
+        let endpoint = Endpoint { listener: LISTENER.to_string(), host: "broker".to_string(), port: 9092 };
+        let request = ControllerRequest::RegisterBroker { node_id: NODE_ID, endpoints: vec![endpoint], rack: None };
+        let answer = self.ask(request);
+        assert!(matches!(answer, ControllerResponse::RegisterBroker(Ok(_))), "{answer:?}");
+    }
+
     /// Creates a topic and returns its id.
     fn create_topic(&mut self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> TopicId {
         let configs = configs.iter().map(|(name, value)| (name.to_string(), Some(value.to_string()))).collect();
         let name = name.to_string();
         let topic =
             NewTopic { name: name.clone(), partitions, replication_factor: 1, assignments: Vec::new(), configs };
-        let request = ControllerRequest::CreateTopics { topics: vec![topic], validate_only: false };
-        let ControllerResponse::CreateTopics(created) = self.decide(request) else { panic!("topics are created") };
-        created[0].1.as_ref().expect("the topic is created");
+        self.decide(ControllerRequest::CreateTopics { topics: vec![topic], validate_only: false });
         self.run();
-        self.image.topic(&name).expect("it was created").id
+        self.image().topic(&name).expect("it was created").id
     }
 
-    /// Lets the controller decide, and tells the shards.
-    fn decide(&mut self, request: ControllerRequest) -> ControllerResponse {
-        self.controller_requests += 1;
+    /// Lets the controller decide; the shards learn of it in their next turns. Returns the token of the answer.
+    fn decide(&mut self, request: ControllerRequest) -> u64 {
+        let token = self.own_requests;
+        self.own_requests += 1;
+        self.ask_controller(Asker::Node { token }, request);
+        token
+    }
+
+    /// Lets the controller decide and the shards apply it, and returns the answer.
+    fn ask(&mut self, request: ControllerRequest) -> ControllerResponse {
+        let token = self.decide(request);
+        self.run();
+        self.own_answers.remove(&token).expect("every shard has applied it")
+    }
+
+    fn ask_controller(&mut self, asker: Asker, request: ControllerRequest) {
         let mut random_id = [0; 16];
-        random_id[0] = self.controller_requests as u8;
-        let decision = self.controller.handle(&self.image, request, self.now, random_id);
-        for record in &decision.records {
-            self.image.replay(record);
-        }
-        if !decision.records.is_empty() {
-            let offset = self.image.offset();
-            let records = Arc::new(decision.records);
-            for events in &mut self.events {
-                events.push_back(Event::Message(Message::Metadata { offset, records: records.clone() }));
+        random_id[0] = (self.own_requests + self.controller_requests) as u8;
+        self.tell_controller(controller::Event::Asked { asker, request, random_id });
+    }
+
+    fn tell_controller(&mut self, event: controller::Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let mut effects = Vec::new();
+            self.controller.handle(self.now, event, &mut effects);
+            for effect in effects {
+                match effect {
+                    controller::Effect::Disk { token, op } => {
+                        events.push_back(controller::Event::Disk { token, result: self.disk.execute(op) });
+                    }
+                    controller::Effect::Publish { offset, records } => {
+                        for events in &mut self.events {
+                            events.push_back(Event::Message(Message::Metadata { offset, records: records.clone() }));
+                        }
+                    }
+                    controller::Effect::Answer { asker: Asker::Shard { shard, token }, response } => {
+                        self.events[shard].push_back(Event::Message(Message::Controller { token, response }));
+                    }
+                    controller::Effect::Answer { asker: Asker::Node { token }, response } => {
+                        self.own_answers.insert(token, response);
+                    }
+                    other => panic!("nothing goes wrong here: {other:?}"),
+                }
             }
         }
-        decision.response
     }
 
     /// A new connection, at this shard.
@@ -357,14 +364,14 @@ impl Broker {
                 self.events[to].push_back(Event::Message(message));
             }
             Effect::ToController { token, request } => {
-                let response = self.decide(request);
-                self.events[shard].push_back(Event::Message(Message::Controller { token, response }));
+                self.controller_requests += 1;
+                self.ask_controller(Asker::Shard { shard, token }, request);
             }
             Effect::ConnectionRules(rules) => {
                 assert_eq!(shard, 0, "one shard says it");
                 self.connection_rules = Some(rules);
             }
-            Effect::MetadataApplied { offset } => assert!(offset <= self.image.offset()),
+            Effect::MetadataApplied { offset } => self.tell_controller(controller::Event::Applied { shard, offset }),
             Effect::Warn { message } => panic!("nothing goes wrong here: {message}"),
             Effect::Fail { reason } => self.failure = Some(reason),
         }

@@ -170,7 +170,7 @@ fn epochs_end_where_the_next_began() {
     let id = broker.create_topic("t", 1, &[]);
     let client = broker.connect(0);
     broker.produce(client, "t", 0, batch(&["a", "b"]));
-    let epoch = broker.image.topic_by_id(id).unwrap().partitions[0].leader_epoch;
+    let epoch = broker.image().topic_by_id(id).unwrap().partitions[0].leader_epoch;
     let end_of = |broker: &mut Broker, leader_epoch| {
         let mut asked = OffsetForLeaderPartition::default();
         asked.leader_epoch = leader_epoch;

@@ -15,7 +15,7 @@ impl Broker {
     fn set_quota(&mut self, entity: QuotaEntity, key: &str, value: Option<f64>) {
         let change = QuotaChange { entity, values: vec![(key.to_string(), value)] };
         let request = ControllerRequest::AlterClientQuotas { changes: vec![change], validate_only: false };
-        let ControllerResponse::AlterClientQuotas(outcomes) = self.decide(request) else { panic!("quotas") };
+        let ControllerResponse::AlterClientQuotas(outcomes) = self.ask(request) else { panic!("quotas") };
         assert_eq!(outcomes[0].1, Ok(()));
         self.run();
     }

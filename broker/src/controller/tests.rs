@@ -1,0 +1,268 @@
+//! The controller, event by event: what it wants of the disk and in which order it speaks.
+
+use std::collections::VecDeque;
+
+use millstream_replication::config::Properties;
+use millstream_replication::controller::{NewTopic, TopicReference};
+use millstream_replication::log::LOG_BYTES_MAX;
+use millstream_storage::BLOCK_BYTES;
+
+use super::*;
+use crate::sim::disk::SimDisk;
+use crate::sim::random::Random;
+
+const NODE_ID: i32 = 1;
+const NOW: Now = Now { elapsed: Duration::ZERO, unix_ms: 1_700_000_000_000 };
+
+fn open(disk: &mut SimDisk, shards: usize, log_bytes_max: u64) -> ControllerShard {
+    let (log, image) = MetadataLog::open(&mut |op| disk.execute(op), NODE_ID, [7; 32]).expect("the metadata log opens");
+    let log = log.with_log_bytes_max(log_bytes_max);
+    ControllerShard::new(Controller::new(Properties::new()), log, image, shards)
+}
+
+fn empty(shards: usize) -> ControllerShard {
+    open(&mut SimDisk::new(Random::new(1)), shards, LOG_BYTES_MAX)
+}
+
+fn handle(controller: &mut ControllerShard, event: Event) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    controller.handle(NOW, event, &mut effects);
+    effects
+}
+
+const PRODUCER_IDS: ControllerRequest = ControllerRequest::AllocateProducerIds;
+
+fn asked(token: u64, request: ControllerRequest) -> Event {
+    Event::Asked { asker: Asker::Shard { shard: 0, token }, request, random_id: [token as u8; 16] }
+}
+
+fn create(name: &str, validate_only: bool) -> ControllerRequest {
+    let topic = NewTopic {
+        name: name.to_string(),
+        partitions: 1,
+        replication_factor: 1,
+        assignments: Vec::new(),
+        configs: Vec::new(),
+    };
+    ControllerRequest::CreateTopics { topics: vec![topic], validate_only }
+}
+
+fn delete(name: &str) -> ControllerRequest {
+    ControllerRequest::DeleteTopics { topics: vec![TopicReference::Name(name.to_string())] }
+}
+
+fn register() -> ControllerRequest {
+    ControllerRequest::RegisterBroker { node_id: NODE_ID, endpoints: Vec::new(), rack: None }
+}
+
+/// The only effect, which is a disk operation.
+fn only_disk(effects: Vec<Effect>) -> (DiskToken, DiskOp) {
+    match <[Effect; 1]>::try_from(effects) {
+        Ok([Effect::Disk { token, op }]) => (token, op),
+        other => panic!("one disk operation is wanted: {other:?}"),
+    }
+}
+
+fn done(token: DiskToken) -> Event {
+    Event::Disk { token, result: Ok(DiskReply::Done) }
+}
+
+/// Executes what is wanted of the disk until nothing is under way; the other effects.
+fn settle(controller: &mut ControllerShard, event: Event, mut disk: impl FnMut(DiskOp) -> DiskResult) -> Vec<Effect> {
+    let mut events = VecDeque::from([event]);
+    let mut others = Vec::new();
+    while let Some(event) = events.pop_front() {
+        for effect in handle(controller, event) {
+            match effect {
+                Effect::Disk { token, op } => events.push_back(Event::Disk { token, result: disk(op) }),
+                other => others.push(other),
+            }
+        }
+    }
+    others
+}
+
+type DiskResult = Result<DiskReply, DiskError>;
+
+fn keeps_nothing(_: DiskOp) -> DiskResult {
+    Ok(DiskReply::Done)
+}
+
+#[test]
+fn an_answer_waits_until_every_shard_has_applied_it() {
+    let mut controller = empty(2);
+    let first = controller.image().offset();
+    let asker = Asker::Shard { shard: 1, token: 5 };
+    let asked = Event::Asked { asker, request: PRODUCER_IDS, random_id: [0; 16] };
+    let published = settle(&mut controller, asked, keeps_nothing);
+    assert!(matches!(&published[..], [Effect::Publish { offset, records }]
+        if *offset == first + 1 && records.len() == 1));
+    assert_eq!(handle(&mut controller, Event::Applied { shard: 0, offset: first + 1 }), []);
+    let answered = handle(&mut controller, Event::Applied { shard: 1, offset: first + 1 });
+    assert!(
+        matches!(&answered[..], [Effect::Answer { asker: to, response: ControllerResponse::AllocateProducerIds(Ok(_)) }]
+        if *to == asker)
+    );
+}
+
+#[test]
+fn nobody_is_told_of_a_decision_before_it_is_durable() {
+    let mut controller = empty(1);
+    let before = controller.image().clone();
+    let (allocate, op) = only_disk(handle(&mut controller, asked(0, PRODUCER_IDS)));
+    assert!(matches!(op, DiskOp::Allocate { .. }), "{op:?}");
+    let (write, op) = only_disk(handle(&mut controller, done(allocate)));
+    assert!(matches!(op, DiskOp::Write { durable: true, .. }), "{op:?}");
+    assert_eq!(*controller.image(), before, "what is not durable is not true");
+    let told = handle(&mut controller, done(write));
+    assert!(matches!(&told[..], [Effect::Publish { .. }]), "{told:?}");
+    assert_eq!(controller.image().offset(), before.offset() + 1);
+}
+
+#[test]
+fn a_decision_is_made_when_the_one_before_it_is_true() {
+    let mut controller = empty(1);
+    let first = controller.image().offset();
+    let (allocate, _) = only_disk(handle(&mut controller, asked(0, PRODUCER_IDS)));
+    assert_eq!(handle(&mut controller, asked(1, PRODUCER_IDS)), [], "one write at a time");
+    assert_eq!(handle(&mut controller, asked(2, create("t", true))), []);
+    let (write, _) = only_disk(handle(&mut controller, done(allocate)));
+    let effects = handle(&mut controller, done(write));
+    let [Effect::Publish { .. }, Effect::Disk { token, .. }] = effects[..] else { panic!("{effects:?}") };
+    // What nothing has to be written for waits for its turn, too.
+    assert!(matches!(&handle(&mut controller, done(token))[..], [Effect::Publish { .. }]));
+    let answers = handle(&mut controller, Event::Applied { shard: 0, offset: first + 2 });
+    let blocks: Vec<_> = answers
+        .iter()
+        .filter_map(|answer| match answer {
+            Effect::Answer { response: ControllerResponse::AllocateProducerIds(Ok((first, _))), .. } => Some(*first),
+            _ => None,
+        })
+        .collect();
+    assert_eq!((answers.len(), blocks), (3, vec![0, 1000]));
+}
+
+#[test]
+fn a_full_disk_refuses_what_frees_no_space_and_says_so_once() {
+    let mut controller = empty(0);
+    settle(&mut controller, asked(0, register()), keeps_nothing);
+    settle(&mut controller, asked(1, create("t", false)), keeps_nothing);
+    let full = |op: DiskOp| match op {
+        DiskOp::Allocate { .. } => Err(DiskError::NoSpace),
+        _ => Ok(DiskReply::Done),
+    };
+    // What was allocated ahead is used first.
+    let is_refused = |effects: &[Effect]| matches!(effects[0], Effect::Warn { .. });
+    let decisions = (0..).take_while(|_| !is_refused(&settle(&mut controller, asked(2, PRODUCER_IDS), full))).count();
+    assert!((1..1_000).contains(&decisions), "{decisions}");
+    let offset = controller.image().offset();
+    for token in [3, 4] {
+        let effects = settle(&mut controller, asked(token, create("u", false)), full);
+        let [Effect::Answer { response: ControllerResponse::CreateTopics(topics), .. }] = &effects[..] else {
+            panic!("{effects:?}");
+        };
+        assert_eq!(topics[0].1.as_ref().map_err(|error| error.code), Err(ErrorCode::KafkaStorageError));
+    }
+    assert_eq!(controller.image().offset(), offset, "nothing was done");
+    let effects = settle(&mut controller, asked(5, delete("t")), full);
+    assert!(matches!(&effects[..], [Effect::Publish { .. }, Effect::Answer { .. }]), "a way out: {effects:?}");
+    assert!(controller.image().topic("t").is_none());
+    // It was room enough for that: the next lack of it is told again.
+    assert!(is_refused(&settle(&mut controller, asked(6, create("u", false)), full)));
+    settle(&mut controller, asked(7, create("u", false)), keeps_nothing);
+    assert!(controller.image().topic("u").is_some());
+}
+
+#[test]
+fn after_a_failed_write_nothing_is_answered() {
+    let mut controller = empty(0);
+    let effects = settle(&mut controller, asked(0, PRODUCER_IDS), |op| match op {
+        DiskOp::Write { .. } => Err(DiskError::Failed("broken".to_string())),
+        _ => Ok(DiskReply::Done),
+    });
+    assert_eq!(effects, [Effect::Fail { reason: "the metadata cannot be written: broken".to_string() }]);
+    assert_eq!(handle(&mut controller, asked(1, create("t", true))), []);
+    assert_eq!(handle(&mut controller, Event::Tick), []);
+}
+
+#[test]
+fn more_requests_than_can_be_held_are_refused() {
+    let mut controller = empty(1);
+    let (allocate, _) = only_disk(handle(&mut controller, asked(0, PRODUCER_IDS)));
+    for token in 1..=REQUESTS_HELD_MAX as u64 {
+        assert_eq!(handle(&mut controller, asked(token, PRODUCER_IDS)), []);
+    }
+    let effects = handle(&mut controller, asked(u64::MAX, PRODUCER_IDS));
+    let [Effect::Answer { asker: Asker::Shard { token: u64::MAX, .. }, response }] = &effects[..] else {
+        panic!("{effects:?}");
+    };
+    let ControllerResponse::AllocateProducerIds(Err(error)) = response else { panic!("{response:?}") };
+    assert_eq!(error.code, ErrorCode::RequestTimedOut);
+    only_disk(handle(&mut controller, done(allocate)));
+}
+
+#[test]
+fn a_snapshot_that_finds_no_room_is_not_taken() {
+    for refused in [".log", "/snapshot"] {
+        let mut disk = SimDisk::new(Random::new(1));
+        let mut controller = open(&mut disk, 0, 2 * BLOCK_BYTES as u64);
+        let mut replaced = Vec::new();
+        let mut execute = |op: DiskOp| {
+            if let DiskOp::Replace { path, .. } = &op {
+                replaced.push(path.to_string());
+                if path.ends_with(refused) {
+                    return Err(DiskError::NoSpace);
+                }
+            }
+            disk.execute(op)
+        };
+        for token in 0..8 {
+            let effects = settle(&mut controller, asked(token, PRODUCER_IDS), &mut execute);
+            assert!(matches!(&effects[..], [Effect::Publish { .. }, Effect::Answer { .. }]), "{effects:?}");
+        }
+        assert!(replaced.iter().any(|path| path.ends_with(refused)), "{replaced:?}");
+        assert!(replaced.len() > 2, "it is tried again when the log has grown: {replaced:?}");
+        let image = controller.image().clone();
+        assert_eq!(*open(&mut disk, 0, LOG_BYTES_MAX).image(), image);
+    }
+}
+
+/// Decisions, and the snapshots that follow from them, until the power goes: during the operation after so many.
+fn decide(disk: &mut SimDisk, operations: u64) -> (ControllerShard, usize) {
+    let mut controller = open(disk, 0, 2 * BLOCK_BYTES as u64);
+    disk.cut_power_after(operations);
+    let mut snapshots = 0;
+    for token in 0..6 {
+        settle(&mut controller, asked(token, PRODUCER_IDS), |op| {
+            snapshots += usize::from(matches!(&op, DiskOp::Replace { path, .. } if path.ends_with("snapshot")));
+            disk.execute(op)
+        });
+    }
+    (controller, snapshots)
+}
+
+#[test]
+fn a_crash_within_any_operation_of_a_snapshot_keeps_what_was_published() {
+    let mut begun = SimDisk::new(Random::new(0));
+    drop(open(&mut begun, 0, LOG_BYTES_MAX));
+    let (_, snapshots) = decide(&mut begun.clone(), u64::MAX);
+    assert!(snapshots > 1, "{snapshots}");
+    let mut crashes = 0;
+    for is_power in [true, false] {
+        for operations in 0.. {
+            let mut disk = begun.clone();
+            let (controller, _) = decide(&mut disk, operations);
+            if !disk.is_out_of_power() {
+                break;
+            }
+            crashes += 1;
+            disk.go_down(is_power);
+            let published = controller.image().offset();
+            let again = open(&mut disk, 0, LOG_BYTES_MAX);
+            let found = again.image().offset();
+            assert!(found == published || found == published + 1, "{published} published, {found} found");
+            assert!(again.image().next_producer_id() >= controller.image().next_producer_id());
+        }
+    }
+    assert!(crashes > 20, "{crashes}");
+}

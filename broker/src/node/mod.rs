@@ -1,0 +1,191 @@
+//! A node, put together once: its metadata log, the recovery of its partitions, its shards and its controller.
+//!
+//! [`Node::recover`] performs I/O through a function that executes one operation at a time, so that the driver, the
+//! simulator, tests and fuzz targets start the same node. What it returns are the pure parts; who runs them brings
+//! threads, sockets and clocks.
+
+mod options;
+
+use std::fmt;
+use std::sync::Arc;
+
+use millstream_replication::log::{DIRECTORY, OpenError};
+use millstream_replication::{ClusterImage, Controller, MetadataLog};
+use millstream_storage::recovery::{KnownPartition, RecoveredShard, RecoveryError, RecoveryOptions, recover};
+use millstream_storage::shard_log::ShardLogOptions;
+use millstream_storage::{DiskError, DiskOp, DiskReply, Now, PartitionKey, ShardLog};
+
+pub use options::{NodeMemory, NodeOptions};
+
+use crate::config::LogRules;
+use crate::controller::ControllerShard;
+use crate::shard::{Shard, ShardIndex, ShardOptions};
+
+/// Fresh random bytes that the start of a node takes.
+pub const RANDOM_BYTES: usize = 48;
+
+/// Executes one operation and waits for it.
+pub type Io<'a> = dyn FnMut(DiskOp) -> Result<DiskReply, DiskError> + 'a;
+
+/// Why a node cannot start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecoverError {
+    /// The data directory cannot be looked at.
+    DataDirectory(DiskError),
+    /// The metadata log cannot be opened.
+    Metadata(OpenError),
+    /// The partitions cannot be recovered.
+    Partitions(RecoveryError),
+}
+
+impl fmt::Display for RecoverError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RecoverError::DataDirectory(error) => write!(f, "cannot read the data directory: {error}"),
+            RecoverError::Metadata(error) => write!(f, "{error}"),
+            RecoverError::Partitions(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for RecoverError {}
+
+/// What recovery has found in the journals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryCounts {
+    /// Journal groups replayed.
+    pub groups: u64,
+    /// Groups at a journal's end that were cut short by a crash and dropped; they were never acknowledged.
+    pub torn_groups: u64,
+    /// Bytes brought from the journals to segments.
+    pub bytes: u64,
+}
+
+/// The parts of a node that is about to run.
+pub struct Node {
+    /// Decides. The broker is not registered yet.
+    pub controller: ControllerShard,
+    /// One for each shard, in order of their index.
+    pub shards: Vec<ShardStart>,
+    /// What recovery has found.
+    pub counts: RecoveryCounts,
+}
+
+impl Node {
+    /// Opens the metadata log and recovers every partition that this broker holds. At the first start a new cluster is made
+    /// out of `random`.
+    pub fn recover(
+        io: &mut Io<'_>,
+        options: NodeOptions,
+        now: Now,
+        random: [u8; RANDOM_BYTES],
+    ) -> Result<Node, RecoverError> {
+        let (for_metadata, salt) = random.split_first_chunk().expect("48 bytes are 32 and 16");
+        let metadata_is_new = match io(DiskOp::List { path: DIRECTORY.into() }) {
+            Ok(DiskReply::Names(names)) => names.is_empty(),
+            Ok(other) => panic!("a listing is names, not {other:?}"),
+            Err(error) => return Err(RecoverError::DataDirectory(error)),
+        };
+        let (log, image) = MetadataLog::open(io, options.node_id, *for_metadata).map_err(RecoverError::Metadata)?;
+        let log = log.with_log_bytes_max(options.metadata_log_bytes_max);
+        let recovered = recover(
+            io,
+            &RecoveryOptions {
+                shards: options.shards,
+                salt: salt.try_into().expect("16 bytes are left"),
+                slots: options.journal_slots,
+                slot_bytes: options.journal_slot_bytes,
+                partitions: &known_partitions(&options, &image),
+                metadata_is_new,
+                now_ms: now.unix_ms,
+            },
+        )
+        .map_err(RecoverError::Partitions)?;
+        let counts =
+            RecoveryCounts { groups: recovered.groups, torn_groups: recovered.torn_groups, bytes: recovered.bytes };
+        let controller = Controller::new((*options.file).clone());
+        let parts = Arc::new(Parts { image: image.clone(), options });
+        let shards = (0..)
+            .zip(recovered.shards)
+            .map(|(index, recovered)| ShardStart { index, recovered, parts: Arc::clone(&parts) })
+            .collect();
+        let controller = ControllerShard::new(controller, log, image, parts.options.shards);
+        Ok(Node { controller, shards, counts })
+    }
+}
+
+/// The partitions that this broker holds.
+fn known_partitions(options: &NodeOptions, image: &ClusterImage) -> Vec<KnownPartition> {
+    let mut known = Vec::new();
+    for topic in image.topics() {
+        let settings = image.topic_settings(topic, options.node_id, &options.file);
+        for (index, partition) in (0..).zip(&topic.partitions) {
+            if partition.replicas.contains(&options.node_id) {
+                known.push(KnownPartition {
+                    key: PartitionKey { topic_id: topic.id, partition: index },
+                    topic: topic.name.to_string(),
+                    index_interval_bytes: settings.log.index_interval_bytes,
+                });
+            }
+        }
+    }
+    known
+}
+
+/// What all shards of a node are made from.
+#[derive(Debug)]
+struct Parts {
+    options: NodeOptions,
+    image: ClusterImage,
+}
+
+/// What one shard is made from, on its own thread.
+#[derive(Debug)]
+pub struct ShardStart {
+    index: ShardIndex,
+    recovered: RecoveredShard,
+    parts: Arc<Parts>,
+}
+
+impl ShardStart {
+    /// Opens the shard's log.
+    pub fn open(self) -> OpenShard {
+        let Parts { options, image } = &*self.parts;
+        let rules = LogRules::new(&image.config_layers(options.node_id, &options.file), options.shards);
+        let mut log = ShardLogOptions { producer_expiration_ms: rules.producer_expiration_ms, ..options.log.clone() };
+        log.cleaner.bytes_per_second_max = rules.cleaner_bytes_per_second_max;
+        log.cleaner.backoff = rules.cleaner_backoff;
+        let log = ShardLog::new(log, self.recovered, |key| {
+            let topic = image.topic_by_id(key.topic_id).expect("recovery keeps only partitions of the image");
+            (topic.name.to_string(), image.topic_settings(topic, options.node_id, &options.file).log)
+        });
+        OpenShard { log, index: self.index, parts: self.parts }
+    }
+}
+
+/// A shard's log, with what else the shard is made from.
+pub struct OpenShard {
+    /// All that was recovered. Whoever wants to look at it does so before the shard starts.
+    pub log: ShardLog,
+    index: ShardIndex,
+    parts: Arc<Parts>,
+}
+
+impl OpenShard {
+    /// Makes the shard.
+    pub fn start(self) -> Shard {
+        let Parts { options, image } = &*self.parts;
+        let options = ShardOptions {
+            index: self.index,
+            shards: options.shards,
+            node_id: options.node_id,
+            file: Arc::clone(&options.file),
+            log_dir: options.log_dir.clone(),
+            listeners: options.listeners.clone(),
+            fetch_bytes_max: options.fetch_bytes_max,
+            group_bytes_max: options.group_bytes_max,
+            request_bytes_max: options.request_bytes_max,
+        };
+        Shard::new(options, self.log, image.clone())
+    }
+}

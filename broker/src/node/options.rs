@@ -1,0 +1,98 @@
+//! What a node is and how much it may use.
+
+use std::sync::Arc;
+
+use millstream_replication::config::Properties;
+use millstream_replication::log::LOG_BYTES_MAX;
+use millstream_storage::BLOCK_BYTES;
+use millstream_storage::producer::PRODUCER_BYTES;
+use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
+
+use crate::config::{BrokerConfig, LogRules};
+
+/// Slots of each shard's journal.
+const JOURNAL_SLOTS: u32 = 8;
+/// The part of one shard's journal that the requests in flight on all shards may fill, for they may all be for that one:
+/// 1 / 4. What is appended but not durable when a checkpoint starts must fit the half of the journal that is free then.
+const JOURNAL_REQUEST_SHARE: u64 = 4;
+
+/// What a node is and how much it may use.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// `node.id`
+    pub node_id: i32,
+    /// Shards of this process, at least 1; may differ from last time.
+    pub shards: usize,
+    /// What the process was configured with at its start.
+    pub file: Arc<Properties>,
+    /// The data directory, as clients are told of it.
+    pub log_dir: String,
+    /// The names of the listeners, in `listeners` order.
+    pub listeners: Vec<String>,
+    /// The metadata log is replaced by a snapshot when it is larger.
+    pub metadata_log_bytes_max: u64,
+    /// Slots of each shard's journal, at least 4.
+    pub journal_slots: u32,
+    /// Bytes of a slot, a multiple of [`BLOCK_BYTES`].
+    pub journal_slot_bytes: u64,
+    /// Of each shard's log. [`LogRules`], which may change at run time, have the last word.
+    pub log: ShardLogOptions,
+    /// `fetch.max.bytes`
+    pub fetch_bytes_max: usize,
+    /// Memory of all groups of the broker.
+    pub group_bytes_max: usize,
+    /// Memory of requests in flight at one shard, beyond which clients are not read from.
+    pub request_bytes_max: usize,
+}
+
+/// The parts of a process's memory that a node takes by a configuration, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeMemory {
+    /// All groups.
+    pub groups: usize,
+    /// Idempotent producers of all partitions.
+    pub producers: usize,
+}
+
+impl NodeOptions {
+    /// What a configuration means, in a data directory whose free space must not fall below a floor.
+    pub fn new(
+        config: &BrokerConfig,
+        shards: usize,
+        memory: NodeMemory,
+        log_dir: String,
+        free_space_floor_bytes: u64,
+    ) -> NodeOptions {
+        let slot_bytes = config.journal_bytes / u64::from(JOURNAL_SLOTS);
+        let journal_request_bytes = (config.journal_bytes / JOURNAL_REQUEST_SHARE) as usize;
+        let rules = LogRules::new(&[&config.properties], shards);
+        NodeOptions {
+            node_id: config.node_id,
+            shards,
+            file: Arc::new(config.properties.clone()),
+            log_dir,
+            listeners: config.listeners.iter().map(|listener| listener.name.clone()).collect(),
+            metadata_log_bytes_max: LOG_BYTES_MAX,
+            journal_slots: JOURNAL_SLOTS,
+            journal_slot_bytes: slot_bytes - slot_bytes % BLOCK_BYTES as u64,
+            log: ShardLogOptions {
+                tail_memory_bytes_max: config.tail_memory_bytes,
+                free_space_floor_bytes,
+                extent_bytes_min: config.extent_bytes,
+                retention_check_interval: config.retention_check_interval,
+                producer_expiration_ms: rules.producer_expiration_ms,
+                producers_max: memory.producers / PRODUCER_BYTES / shards,
+                cleaner: CleanerOptions {
+                    is_enabled: config.cleaner_enable,
+                    map_bytes_max: (config.cleaner_map_bytes / shards as u64) as usize,
+                    bytes_per_second_max: rules.cleaner_bytes_per_second_max,
+                    backoff: rules.cleaner_backoff,
+                },
+            },
+            fetch_bytes_max: config.fetch_bytes_max,
+            group_bytes_max: memory.groups,
+            request_bytes_max: config.queued_request_bytes_max.unwrap_or(usize::MAX).min(journal_request_bytes)
+                / shards,
+        }
+    }
+}
