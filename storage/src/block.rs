@@ -3,8 +3,8 @@
 //! a copy, and are reused, because the first touch of a page costs far more than the next.
 //!
 //! The only file of this crate with `unsafe` code. Its tests do no I/O and start at most one thread, so that Miri can run
-//! them where it is installed: `cargo +nightly miri test -p millstream-storage --lib block::`.
-#![allow(unsafe_code)]
+//! them where it is installed: `scripts/miri.sh`.
+#![allow(unsafe_code, reason = "memory that one writes while others read what is written already")]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::collections::VecDeque;
