@@ -33,6 +33,16 @@ pub enum ReadPart {
     },
 }
 
+impl ReadPart {
+    /// How long it is.
+    fn bytes(&self) -> usize {
+        match self {
+            ReadPart::Memory(slice) => slice.len(),
+            ReadPart::File { bytes, .. } => *bytes,
+        }
+    }
+}
+
 /// An answer to a read: whole batches from the one containing the offset, the last possibly cut.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadPlan {
@@ -45,10 +55,11 @@ pub struct ReadPlan {
 }
 
 impl ReadPlan {
-    /// After a read: the first batch is whole, and there are slices when there are bytes.
+    /// After a read: the slices are as long as they say, and the first batch is whole.
     fn assert_sound(&self) {
+        debug_assert_eq!(self.bytes, self.parts.iter().map(ReadPart::bytes).sum::<usize>());
         assert!(self.first_batch_bytes <= self.bytes, "the first batch is whole: {self:?}");
-        assert_eq!(self.bytes == 0, self.parts.is_empty(), "no slice is empty: {self:?}");
+        assert_eq!(self.bytes == 0, self.parts.is_empty(), "no slice is empty");
     }
 }
 
