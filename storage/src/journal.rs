@@ -207,7 +207,7 @@ impl GroupBuilder {
     }
 
     /// Adds an extent.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments, reason = "the fields of an entry, one by one")]
     pub fn extent(
         &mut self,
         key: PartitionKey,

@@ -22,6 +22,7 @@ impl Random {
     }
 
     /// Any number.
+    #[allow(clippy::should_implement_trait, reason = "it never ends, and nobody is to walk through it")]
     pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use crate::block::BlockPool;
 use crate::disk::{DiskError, DiskOp, DiskToken};
-use crate::partition_log::PartitionLog;
+use crate::partition_log::{PartitionLog, partition_directory};
 use crate::partition_state::PartitionState;
 use crate::producer::ProducerView;
 use crate::recovery::RecoveredShard;
@@ -189,7 +189,8 @@ impl ShardLog {
         };
         for state in &recovered.checkpoint.partitions {
             let (topic, config) = configs(state.key);
-            let id = log.logs.insert(PartitionLog::new(&topic, config, state));
+            let directory = partition_directory(&topic, state.key);
+            let id = log.logs.insert(PartitionLog::new(&directory, config, state));
             if state.segments.len() > 1 {
                 log.logs.enqueue(id);
             }
@@ -205,7 +206,7 @@ impl ShardLog {
             return log;
         }
         let state = PartitionState::empty(key, config.index_interval_bytes);
-        self.logs.insert(PartitionLog::new(topic, config, &state))
+        self.logs.insert(PartitionLog::new(&partition_directory(topic, key), config, &state))
     }
 
     /// The log of a partition, if it is here.
