@@ -78,3 +78,8 @@ fn reusing_an_offset_is_noticed() {
     logs_notice(Bug::ReuseOffset);
     the_node_notices(Bug::ReuseOffset);
 }
+
+#[test]
+fn answering_before_the_write_is_noticed() {
+    the_node_notices(Bug::AnswerBeforeWrite);
+}

@@ -36,8 +36,11 @@ const ENDING_US_MAX: u64 = 20_000_000;
 const FULL_US: u64 = 8_000_000;
 /// How long a read, a question or a deletion of records may wait for its answer, on a disk that is not slow.
 const ANSWER_US_MAX: u64 = 2_000_000;
-/// One operation in so many of those that take a snapshot of the metadata does not end: the node goes down before.
-const SNAPSHOT_CUT_ONE_IN: u64 = 12;
+/// One of so many disk operations of the controller is late, and the node goes down before it ends: they are too few for
+/// crashes at any time to meet them...
+const CONTROLLER_CUT_ONE_IN: u64 = 12;
+/// ...by so much, in which an answer that did not wait for it would get around.
+const CONTROLLER_LATE_US: u64 = 5_000;
 /// The place of the controller among those that send messages.
 const CONTROLLER: usize = usize::MAX;
 const DAY_MS: u64 = 86_400_000;
@@ -763,13 +766,11 @@ impl Simulation {
             match effect {
                 ControllerEffect::Disk { token, op } => {
                     node.snapshot_step = Snapshots::step(&op);
-                    let is_cut = node.snapshot_step.is_some()
-                        && !self.knowledge.is_ending
-                        && self.random.one_in(SNAPSHOT_CUT_ONE_IN);
                     self.line(|| format!("controller: operation {}: {}", token.0, brief_op(&op)));
-                    let (operation, delay) = self.disk.submit(op);
-                    if is_cut {
-                        let at = self.random.below(delay);
+                    let (operation, mut delay) = self.disk.submit(op);
+                    if !self.knowledge.is_ending && self.random.one_in(CONTROLLER_CUT_ONE_IN) {
+                        delay += CONTROLLER_LATE_US;
+                        let at = self.random.between(CONTROLLER_LATE_US / 2, delay - 1);
                         self.schedule.after(at, Event::Crash);
                     }
                     self.schedule.after(delay, Event::ControllerDisk { token, operation });
