@@ -16,11 +16,12 @@ mod replicas;
 mod samples;
 mod survey;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use millstream_replication::ErrorCode;
 use millstream_replication::topic_name::CONSUMER_OFFSETS;
-use millstream_storage::shard_log::Progress;
+use millstream_storage::shard_log::{LogId, Progress};
 use millstream_storage::{DiskError, DiskOp, DiskReply, PartitionKey, ShardLog};
 
 use super::event::{DiskToken, Effect, RequestId, ShardIndex};
@@ -73,12 +74,9 @@ impl Owners {
         let is_known = |key: PartitionKey| {
             metadata.image().topic_by_id(key.topic_id).is_some_and(|topic| topic.partition(key.partition).is_some())
         };
-        let mut gone: Vec<_> = self.replicas.log.partitions().filter(|(key, _)| !is_known(*key)).collect();
-        // The log's table has no order; disk operations must have one.
-        gone.sort_unstable();
-        for (_, log) in gone {
-            self.replicas.log.remove_partition(log);
-        }
+        let logs = self.replicas.log.partitions();
+        let gone: BTreeMap<PartitionKey, LogId> = logs.filter(|(key, _)| !is_known(*key)).collect();
+        gone.into_values().for_each(|log| self.replicas.log.remove_partition(log));
     }
 
     /// Opens a partition if this shard owns it, and takes over its role and settings.

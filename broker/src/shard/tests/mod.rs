@@ -9,6 +9,7 @@ mod offsets;
 mod produce;
 mod quotas;
 mod survey;
+mod turn;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
