@@ -91,10 +91,10 @@ impl Ungathered {
 }
 
 impl PartitionLog {
-    /// A log as recovery left it: nothing of it is in the journal only.
-    pub fn new(topic: &str, config: LogConfig, state: &PartitionState) -> PartitionLog {
+    /// A log that lies in this directory, as recovery left it: nothing of it is in the journal only.
+    pub fn new(directory: &str, config: LogConfig, state: &PartitionState) -> PartitionLog {
         assert!(state.view().is_sound(), "recovery leaves what it can recover: {state:?}");
-        let directory: Arc<str> = partition_directory(topic, state.key).into();
+        let directory: Arc<str> = directory.into();
         let segments: VecDeque<Segment> =
             state.segments.iter().map(|segment| Segment::recovered(&directory, segment)).collect();
         let mut log_end = state.log_end;
