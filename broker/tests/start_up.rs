@@ -44,6 +44,31 @@ fn it_serves_and_stops_when_told_to() {
 }
 
 #[test]
+fn a_data_directory_with_a_part_missing_is_refused_and_left_alone() {
+    let data = Data::new("parts");
+    let path = std::path::PathBuf::from(data.log_dirs().strip_prefix("log.dirs=").expect("it is that"));
+    let run = || {
+        let mut broker = Broker::start(&[&data.log_dirs()]);
+        broker.signal("-TERM");
+        assert_eq!(broker.child.wait().expect("ended").code(), Some(0));
+    };
+    run();
+    let away = path.with_extension("away");
+    for (part, message) in [("meta.properties", "meta.properties is missing"), ("metadata", "its metadata is missing")]
+    {
+        std::fs::rename(path.join(part), &away).expect("it is there");
+        for _ in 0..2 {
+            // The first refusal must not make the second start succeed.
+            let line = refused(&[&data.log_dirs()]);
+            assert!(line.contains(message), "{line}");
+        }
+        assert!(path.join("shards").is_dir());
+        std::fs::rename(&away, path.join(part)).expect("restored");
+    }
+    run();
+}
+
+#[test]
 fn a_killed_broker_starts_again_at_once_with_another_number_of_shards() {
     let data = Data::new("killed");
     for shards in ["millstream.shards=2", "millstream.shards=1", "millstream.shards=3"] {
@@ -86,6 +111,10 @@ fn mistakes_in_the_configuration_are_explained() {
     assert!(line.ends_with("there is no configuration \"num.partition\"; did you mean num.partitions?\n"), "{line}");
     let line = refused(&["listeners=SSL://127.0.0.1:0"]);
     assert!(line.contains("SSL is not implemented"), "{line}");
+    let line = refused(&["process.roles=broker"]);
+    assert!(line.contains("give process.roles=broker,controller or leave it out"), "{line}");
+    let line = refused(&["node.id=1", "controller.quorum.voters=2@elsewhere:9093"]);
+    assert!(line.contains("controller.quorum.voters is 2@elsewhere:9093"), "{line}");
     let line = refused(&["log.dirs=/proc/nowhere"]);
     assert!(line.contains("cannot create the data directory /proc/nowhere"), "{line}");
 }

@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
 use millstream_fuzz::mutate::mutated;
-use millstream_storage::random::Random;
 use millstream_fuzz::{Target, memory, targets};
+use millstream_storage::random::Random;
 
 const USAGE: &str = "\
 mutate [--seconds N] [--seed N] [TARGET...]   damaged seeds, N seconds for each target (10); all targets if none is named

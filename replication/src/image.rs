@@ -60,7 +60,6 @@ impl Topic {
 pub struct ClusterImage {
     offset: u64,
     cluster_id: Option<[u8; 16]>,
-    node_id: Option<i32>,
     brokers: BTreeMap<i32, Broker>,
     /// Topics in places that stay while the topic exists, so that both maps lead to one in a single step.
     topics: Vec<Option<Topic>>,
@@ -95,9 +94,9 @@ impl ClusterImage {
         self.cluster_id.map(|id| TopicId(id).to_base64()).unwrap_or_default()
     }
 
-    /// The node that keeps this copy of the log.
-    pub fn node_id(&self) -> Option<i32> {
-        self.node_id
+    /// The cluster's identity; none before the first record.
+    pub fn cluster(&self) -> Option<[u8; 16]> {
+        self.cluster_id
     }
 
     /// The registered brokers, by their numbers.
@@ -180,10 +179,6 @@ impl ClusterImage {
                 Some(known) if known != *cluster_id => Err("the cluster's identity changes".into()),
                 _ => Ok(()),
             },
-            MetadataRecord::Node { node_id } => match self.node_id {
-                Some(known) if known != *node_id => Err("the node's number changes".into()),
-                _ => Ok(()),
-            },
             MetadataRecord::Broker { node_id, epoch, .. } => match self.brokers.get(node_id) {
                 Some(known) if known.epoch >= *epoch => {
                     Err(format!("the epoch of broker {node_id} goes from {} to {epoch}", known.epoch))
@@ -259,7 +254,6 @@ impl ClusterImage {
         self.offset += 1;
         match record {
             MetadataRecord::Cluster { cluster_id } => self.cluster_id = Some(*cluster_id),
-            MetadataRecord::Node { node_id } => self.node_id = Some(*node_id),
             MetadataRecord::Broker { node_id, epoch, endpoints, rack } => {
                 let broker =
                     Broker { node_id: *node_id, epoch: *epoch, endpoints: endpoints.clone(), rack: rack.clone() };
@@ -297,6 +291,11 @@ impl ClusterImage {
         }
         let known = &self.topic_mut(topic_id).partitions[index];
         assert_eq!(known.check(), Ok(()), "what every partition is");
+    }
+
+    /// Passes over records that were committed and mean nothing to an image any more: those of retired types.
+    pub(crate) fn pass_over(&mut self, records: u64) {
+        self.offset += records;
     }
 
     fn topic_mut(&mut self, topic_id: TopicId) -> &mut Topic {
@@ -361,9 +360,6 @@ impl ClusterImage {
         let mut records = Vec::new();
         if let Some(cluster_id) = self.cluster_id {
             records.push(MetadataRecord::Cluster { cluster_id });
-        }
-        if let Some(node_id) = self.node_id {
-            records.push(MetadataRecord::Node { node_id });
         }
         for broker in self.brokers() {
             records.push(MetadataRecord::Broker {
@@ -554,7 +550,6 @@ mod tests {
     fn a_snapshot_makes_the_same_image() {
         let mut image = ClusterImage::new();
         image.replay(&MetadataRecord::Cluster { cluster_id: [9; 16] });
-        image.replay(&MetadataRecord::Node { node_id: 1 });
         for id in [3, 1, 2] {
             image.replay(&topic(id, &format!("t{id}")));
             image.replay(&add_partition(id, 0, partition(0, 0)));

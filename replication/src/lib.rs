@@ -10,6 +10,7 @@
 pub mod config;
 pub mod controller;
 pub mod error;
+pub mod identity;
 pub mod image;
 pub mod log;
 pub mod quota;
@@ -20,6 +21,7 @@ pub mod topic_name;
 
 pub use controller::{Controller, ControllerRequest, ControllerResponse, Decision};
 pub use error::{ApiError, ErrorCode};
+pub use identity::MetaProperties;
 pub use image::{Broker, ClusterImage, Topic};
 pub use log::MetadataLog;
 pub use quota::{ClientQuotas, QuotaEntity, QuotaValue};

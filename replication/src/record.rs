@@ -65,8 +65,6 @@ pub enum ConfigOwner {
 pub enum MetadataRecord {
     /// The cluster's identity; the first record of every log.
     Cluster { cluster_id: [u8; 16] },
-    /// The node that keeps this copy of the log.
-    Node { node_id: i32 },
     /// A broker started: it replaces what was known of the broker of this number.
     Broker { node_id: i32, epoch: i64, endpoints: Vec<Endpoint>, rack: Option<String> },
     /// A topic was created; its partitions follow.

@@ -20,6 +20,8 @@ pub enum Bug {
     RemoveBeforeReplaced,
     /// Takes what the controller decides for true when it is handed to the disk, not when it is on it.
     AnswerBeforeWrite,
+    /// Deletes at the start what the cluster image does not know, instead of setting it aside.
+    DeleteStrays,
 }
 
 #[cfg(feature = "simulated-bugs")]

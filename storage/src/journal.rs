@@ -96,6 +96,18 @@ pub enum Entry {
     },
 }
 
+impl Entry {
+    /// The partition that it is of.
+    pub fn key(&self) -> PartitionKey {
+        match self {
+            Entry::Append { key, .. }
+            | Entry::Extent { key, .. }
+            | Entry::LogStart { key, .. }
+            | Entry::Replaced { key, .. } => *key,
+        }
+    }
+}
+
 const KIND_APPEND: u8 = 1;
 const KIND_EXTENT: u8 = 2;
 const KIND_LOG_START: u8 = 3;

@@ -52,18 +52,30 @@ pub struct Now {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicId(pub [u8; 16]);
 
+const BASE64_ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
 impl TopicId {
     /// The URL-safe base64 text Kafka's tools print and that names the topic's directory: 22 characters.
     pub fn to_base64(self) -> String {
-        const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let bits = u128::from_be_bytes(self.0);
         (0..22)
             .map(|digit| {
                 // 22 digits of 6 bits are 132 bits: the last digit carries four zero bits at its end.
                 let value = if digit == 21 { bits << 4 } else { bits >> (122 - 6 * digit) };
-                char::from(ALPHABET[(value & 63) as usize])
+                char::from(BASE64_ALPHABET[(value & 63) as usize])
             })
             .collect()
+    }
+
+    /// What [`TopicId::to_base64`] made a text of; none for any other text.
+    pub fn from_base64(text: &str) -> Option<TopicId> {
+        let mut bits = 0u128;
+        for (digit, byte) in text.bytes().enumerate() {
+            let value = BASE64_ALPHABET.iter().position(|known| *known == byte)? as u128;
+            bits = if digit < 21 { bits << 6 | value } else { bits << 2 | value >> 4 };
+        }
+        let id = TopicId(bits.to_be_bytes());
+        (id.to_base64() == text).then_some(id)
     }
 }
 
@@ -94,6 +106,12 @@ mod tests {
         // java: new Uuid(0x0123456789abcdefL, 0xfedcba9876543210L).toString()
         let id = TopicId(0x0123456789abcdef_fedcba9876543210u128.to_be_bytes());
         assert_eq!(id.to_base64(), "ASNFZ4mrze_-3LqYdlQyEA");
+        assert_eq!(TopicId::from_base64("ASNFZ4mrze_-3LqYdlQyEA"), Some(id));
+        for no_id in
+            ["", "ASNFZ4mrze_-3LqYdlQyE", "ASNFZ4mrze_-3LqYdlQyEB", "ASNFZ4mrze_-3LqYdlQyEAA", "ASNFZ4mrze+-3LqYdlQyEA"]
+        {
+            assert_eq!(TopicId::from_base64(no_id), None, "{no_id}");
+        }
     }
 
     #[test]

@@ -127,6 +127,8 @@ impl BrokerConfig {
         }
         let floor: i64 = number(&properties, "millstream.free.space.floor.bytes")?;
         check_consumer_groups(&properties)?;
+        check_roles(&properties)?;
+        check_quorum_voters(&properties, node_id)?;
         Ok(BrokerConfig {
             node_id,
             rack: text(&properties, "broker.rack").filter(|rack| !rack.is_empty()),
@@ -212,6 +214,37 @@ fn check_consumer_groups(properties: &Properties) -> Result<(), String> {
         return Err(format!("{HEARTBEAT} must be less than {SESSION}, but is {heartbeat} of {session}"));
     }
     Ok(())
+}
+
+/// A process that was to be a broker or a controller only would be a whole cluster of its own.
+fn check_roles(properties: &Properties) -> Result<(), String> {
+    let Some(roles) = text(properties, "process.roles").filter(|roles| !roles.is_empty()) else { return Ok(()) };
+    let has = |wanted: &str| roles.split(',').any(|role| role.trim() == wanted);
+    if has("broker") && has("controller") {
+        return Ok(());
+    }
+    Err(format!(
+        "process.roles is {roles}, but this version runs as broker and controller together only: give \
+         process.roles=broker,controller or leave it out"
+    ))
+}
+
+/// A node that was to follow other controllers would be a cluster of its own, with another identity.
+fn check_quorum_voters(properties: &Properties, node_id: i32) -> Result<(), String> {
+    let voters = text(properties, "controller.quorum.voters").unwrap_or_default();
+    let mut others = voters.split(',').map(str::trim).filter(|voter| !voter.is_empty());
+    let (first, more) = (others.next(), others.next());
+    let is_this_node = |voter: &str| {
+        let (id, endpoint) = voter.split_once('@').unwrap_or_default();
+        id.parse() == Ok(node_id) && listener::host_and_port(endpoint).is_some()
+    };
+    if first.is_none_or(is_this_node) && more.is_none() {
+        return Ok(());
+    }
+    Err(format!(
+        "controller.quorum.voters is {voters}, but this version is a cluster of one node, its own only controller: give \
+         {node_id}@host:port with the node.id of this node, or leave it out"
+    ))
 }
 
 #[cfg(test)]
@@ -360,6 +393,30 @@ mod tests {
         assert!(error(&["node.id=1", "broker.id=2"]).contains("give one of them"));
         assert!(error(&["config.providers=file"]).contains("config.providers cannot be file"));
         assert!(error(&["millstream.http.listener=nine"]).contains("host:port"));
+    }
+
+    #[test]
+    fn roles_and_voters_that_would_need_other_nodes_are_refused() {
+        for legal in [
+            "process.roles=broker,controller",
+            "process.roles=controller, broker",
+            "process.roles=",
+            "controller.quorum.voters=",
+            "controller.quorum.voters=4@localhost:9093",
+            "controller.quorum.voters=4@[::1]:9093",
+        ] {
+            load(&["node.id=4", legal]).expect(legal);
+        }
+        for refused in ["process.roles=broker", "process.roles=controller"] {
+            let error = load(&[refused]).expect_err(refused);
+            assert!(error.contains("give process.roles=broker,controller or leave it out"), "{error}");
+        }
+        for refused in ["5@localhost:9093", "4@localhost:9093,5@localhost:9094", "4", "4@localhost", "localhost:9093"] {
+            let voters = format!("controller.quorum.voters={refused}");
+            let error = load(&["node.id=4", &voters]).expect_err(refused);
+            assert!(error.contains("give 4@host:port"), "{error}");
+        }
+        assert!(load(&["process.roles=broker,observer"]).is_err(), "there is no such role");
     }
 
     #[test]

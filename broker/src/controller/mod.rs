@@ -155,6 +155,11 @@ impl ControllerShard {
         None
     }
 
+    /// Whether nothing is under way: every request is decided, and every operation has ended.
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.under_way.is_none()
+    }
+
     /// Takes one event and does what follows from it.
     pub fn handle(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
         if self.has_failed {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use millstream_replication::config::Properties;
 use millstream_replication::controller::{NewTopic, TopicReference};
+use millstream_replication::identity::{self, OpenedDirectory};
 use millstream_replication::log::LOG_BYTES_MAX;
 use millstream_storage::BLOCK_BYTES;
 
@@ -15,7 +16,9 @@ const NODE_ID: i32 = 1;
 const NOW: Now = Now { elapsed: Duration::ZERO, unix_ms: 1_700_000_000_000 };
 
 fn open(disk: &mut SimDisk, shards: usize, log_bytes_max: u64) -> ControllerShard {
-    let (log, image) = MetadataLog::open(&mut |op| disk.execute(op), NODE_ID, [7; 32]).expect("the metadata log opens");
+    let random = std::array::from_fn(|at| at as u8);
+    let opened = identity::open(&mut |op| disk.execute(op), NODE_ID, random).expect("the data directory opens");
+    let OpenedDirectory { log, image, .. } = opened;
     let log = log.with_log_bytes_max(log_bytes_max);
     ControllerShard::new(Controller::new(Properties::new()), log, image, shards)
 }

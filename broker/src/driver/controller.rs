@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 
 use millstream_replication::{ControllerRequest, ControllerResponse};
+use millstream_storage::{DiskError, DiskOp};
 
 use super::Inbound;
 use super::clock::Clock;
@@ -37,6 +38,13 @@ pub enum ToController {
         request: ControllerRequest,
         /// Hears the answer when every shard has applied it.
         reply: Sender<ControllerResponse>,
+    },
+    /// The shards have shut down. The thread ends.
+    End {
+        /// The last operation on the disk, after all that the controller has under way.
+        last: DiskOp,
+        /// Hears how it ended.
+        reply: Sender<Result<(), DiskError>>,
     },
 }
 
@@ -86,6 +94,12 @@ impl Running {
                     self.ask(Asker::Node { token }, request);
                 }
                 Ok(ToController::Applied { shard, offset }) => self.happened(Event::Applied { shard, offset }),
+                Ok(ToController::End { last, reply }) => {
+                    let result = files::execute(&self.owned.root, &last).map(drop);
+                    // The process may not have waited for it.
+                    let _ = reply.send(result);
+                    return;
+                }
                 Err(RecvTimeoutError::Timeout) => self.happened(Event::Tick),
                 Err(RecvTimeoutError::Disconnected) => return,
             }

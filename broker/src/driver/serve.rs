@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use millstream_replication::{ControllerRequest, ControllerResponse, Endpoint};
-use millstream_storage::recovery::RecoveryError;
+use millstream_storage::recovery::{LastShutdown, RecoveryError};
 use millstream_storage::{DiskError, DiskOp};
 
 use super::clock::Clock;
@@ -22,7 +22,7 @@ use super::sys::{self, SocketBuffers, Space};
 use super::watchdog::{self, Watched};
 use super::{Inbound, files, preflight};
 use crate::config::{BrokerConfig, ConnectionRules};
-use crate::node::{Node, NodeMemory, NodeOptions, RecoverError};
+use crate::node::{Node, NodeMemory, NodeOptions, RecoverError, RecoveryCounts};
 use crate::rate::Window;
 
 /// How long a stop may take before the process ends anyway; nothing acknowledged is lost by that.
@@ -67,15 +67,8 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     let node = recover(&config, options, &directory.path, &clock)?;
     let took = recovery.elapsed();
     let recovered = &node.counts;
-    if recovered.groups > 0 || recovered.torn_groups > 0 {
-        super::info(
-            "recovery",
-            &format!(
-                "{} groups replayed from the journals, {} torn at the end and dropped, {} bytes written to segments",
-                recovered.groups, recovered.torn_groups, recovered.bytes
-            ),
-        );
-    }
+    report_recovery(recovered);
+    let meta = node.meta;
 
     let handles: Vec<ShardHandle> = (0..shards).map(|_| ShardHandle::default()).collect();
     let (to_controller, controller_inbox) = channel();
@@ -134,7 +127,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
         .map_err(cannot_start_threads)?;
     wait_for(&reports, |report| matches!(report, Report::Recovered))?;
 
-    register(&to_controller, &config, endpoints)?;
+    let broker_epoch = register(&to_controller, &config, endpoints)?;
     for shard in &handles {
         shard.mailbox.push(Inbound::Listen);
     }
@@ -154,8 +147,35 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
 
     while !sys::wait_for_stop_signal(Duration::MAX) {}
     shown.stops();
-    stop(&handles, &reports);
+    stop(&handles, &reports, &to_controller, meta.mark_clean_shutdown(broker_epoch));
     Ok(())
+}
+
+/// Says what the recovery has found, if it is worth a line.
+fn report_recovery(recovered: &RecoveryCounts) {
+    let replayed = format!(
+        "{} groups replayed from the journals, {} bytes written to segments",
+        recovered.groups, recovered.bytes
+    );
+    match recovered.last_shutdown {
+        LastShutdown::Unclean { torn_groups } => super::warn(
+            "recovery",
+            &format!(
+                "the last run did not end with a clean stop; nothing acknowledged is lost: {replayed}, {torn_groups} torn at \
+                 the end and dropped"
+            ),
+        ),
+        LastShutdown::Never | LastShutdown::Clean if recovered.groups > 0 => super::info("recovery", &replayed),
+        LastShutdown::Never | LastShutdown::Clean => {}
+    }
+    if recovered.strays > 0 {
+        let message = format!(
+            "{} partitions that the metadata does not know are set aside below strays/ until the controller has \
+             confirmed that they are gone",
+            recovered.strays
+        );
+        super::info("recovery", &message);
+    }
 }
 
 /// A panic anywhere is a bug; a broker that goes on with half its threads would be worse than none.
@@ -202,15 +222,17 @@ fn endpoints(config: &BrokerConfig, addresses: &[SocketAddr]) -> Vec<Endpoint> {
     config.listeners.iter().zip(addresses).map(endpoint).collect()
 }
 
-/// Says to the controller that this broker has started. Every shard has applied it when this returns.
-fn register(controller: &Sender<ToController>, config: &BrokerConfig, endpoints: Vec<Endpoint>) -> Result<(), String> {
+/// Says to the controller that this broker has started; returns the broker's epoch. Every shard has applied it by then.
+fn register(controller: &Sender<ToController>, config: &BrokerConfig, endpoints: Vec<Endpoint>) -> Result<i64, String> {
     let (reply, answer) = channel();
     let request = ControllerRequest::RegisterBroker { node_id: config.node_id, endpoints, rack: config.rack.clone() };
     let gone = || "the controller has ended".to_owned();
     controller.send(ToController::Ask { request, reply }).map_err(|_| gone())?;
     match answer.recv() {
-        Ok(ControllerResponse::RegisterBroker(Err(error))) => Err(format!("the broker cannot be registered: {error}")),
-        Ok(_) => Ok(()),
+        Ok(ControllerResponse::RegisterBroker(answer)) => {
+            answer.map_err(|error| format!("the broker cannot be registered: {error}"))
+        }
+        Ok(other) => panic!("a registration is not answered with {other:?}"),
         Err(_) => Err(gone()),
     }
 }
@@ -246,8 +268,9 @@ fn ready_line(config: &BrokerConfig, addresses: &[SocketAddr], shards: usize, re
     )
 }
 
-/// Lets the shards answer what is under way. A second signal ends the process at once.
-fn stop(handles: &[ShardHandle], reports: &[Receiver<Report>]) {
+/// Lets the shards answer what is under way, and then marks the data directory as one that was shut down cleanly. A second
+/// signal ends the process at once.
+fn stop(handles: &[ShardHandle], reports: &[Receiver<Report>], controller: &Sender<ToController>, mark: DiskOp) {
     super::info("serve", "stopping");
     for shard in handles {
         shard.mailbox.push(Inbound::ShutDown);
@@ -263,6 +286,14 @@ fn stop(handles: &[ShardHandle], reports: &[Receiver<Report>]) {
             sys::exit_at_once(0);
         }
         running.retain(|reports| !matches!(reports.try_recv(), Ok(Report::ShutDown)));
+    }
+    if running.is_empty() {
+        let (reply, marked) = channel();
+        let left = deadline.saturating_duration_since(Instant::now());
+        let is_sent = controller.send(ToController::End { last: mark, reply }).is_ok();
+        if !is_sent || !matches!(marked.recv_timeout(left), Ok(Ok(()))) {
+            super::warn("serve", "the clean stop could not be noted: the next start will take it for a crash");
+        }
     }
     // Executors are not unwound: everything they had to do is done.
     sys::exit_at_once(0);

@@ -270,7 +270,10 @@ impl Turn {
                 Inbound::Partitions { from, reply } => drop(reply.try_send(self.shard.list_partitions(from))),
                 Inbound::Groups { from, reply } => drop(reply.try_send(self.shard.list_groups(&from))),
                 Inbound::Ping(reply) => drop(reply.try_send(())),
-                Inbound::Listen => self.listen(),
+                Inbound::Listen => {
+                    self.shard.broker_registered();
+                    self.listen();
+                }
                 Inbound::ShutDown => {
                     self.phase = Phase::ShuttingDown;
                     self.net.stop_accepting();

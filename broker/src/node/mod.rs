@@ -3,15 +3,23 @@
 //! [`Node::recover`] performs I/O through a function that executes one operation at a time, so that the driver, the
 //! simulator, tests and fuzz targets start the same node. What it returns are the pure parts; who runs them brings
 //! threads, sockets and clocks.
+//!
+//! Whose the data directory is, its `meta.properties` says. The mark of a clean stop ([`MetaProperties::mark_clean_shutdown`])
+//! is written by who stops the node, as the last thing of all, and taken away here, as the last thing of all: before
+//! that nothing has changed that a second recovery would see.
 
 mod options;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;
 
-use millstream_replication::log::{DIRECTORY, OpenError};
-use millstream_replication::{ClusterImage, Controller, MetadataLog};
-use millstream_storage::recovery::{KnownPartition, RecoveredShard, RecoveryError, RecoveryOptions, recover};
+use millstream_replication::identity::{self, OpenError, OpenedDirectory, unmark_clean_shutdown};
+use millstream_replication::{ClusterImage, Controller, MetaProperties};
+use millstream_storage::recovery::{
+    KnownPartition, LastShutdown, RecoveredShard, RecoveryError, RecoveryOptions, recover,
+};
 use millstream_storage::shard_log::ShardLogOptions;
 use millstream_storage::{DiskError, DiskOp, DiskReply, Now, PartitionKey, ShardLog};
 
@@ -22,7 +30,7 @@ use crate::controller::ControllerShard;
 use crate::shard::{Shard, ShardIndex, ShardOptions};
 
 /// Fresh random bytes that the start of a node takes.
-pub const RANDOM_BYTES: usize = 48;
+pub const RANDOM_BYTES: usize = 64;
 
 /// Executes one operation and waits for it.
 pub type Io<'a> = dyn FnMut(DiskOp) -> Result<DiskReply, DiskError> + 'a;
@@ -30,20 +38,22 @@ pub type Io<'a> = dyn FnMut(DiskOp) -> Result<DiskReply, DiskError> + 'a;
 /// Why a node cannot start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecoverError {
-    /// The data directory cannot be looked at.
-    DataDirectory(DiskError),
-    /// The metadata log cannot be opened.
-    Metadata(OpenError),
+    /// The data directory is not this node's, or its metadata log cannot be opened.
+    Directory(OpenError),
     /// The partitions cannot be recovered.
     Partitions(RecoveryError),
+    /// The mark of a clean stop cannot be taken away.
+    CleanShutdown(DiskError),
 }
 
 impl fmt::Display for RecoverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            RecoverError::DataDirectory(error) => write!(f, "cannot read the data directory: {error}"),
-            RecoverError::Metadata(error) => write!(f, "{error}"),
+            RecoverError::Directory(error) => write!(f, "{error}"),
             RecoverError::Partitions(error) => write!(f, "{error}"),
+            RecoverError::CleanShutdown(error) => {
+                write!(f, "cannot take the mark of the last clean stop away: {error}")
+            }
         }
     }
 }
@@ -55,14 +65,18 @@ impl std::error::Error for RecoverError {}
 pub struct RecoveryCounts {
     /// Journal groups replayed.
     pub groups: u64,
-    /// Groups at a journal's end that were cut short by a crash and dropped; they were never acknowledged.
-    pub torn_groups: u64,
+    /// How the last run ended.
+    pub last_shutdown: LastShutdown,
+    /// Partitions that are set aside: the image does not know them.
+    pub strays: usize,
     /// Bytes brought from the journals to segments.
     pub bytes: u64,
 }
 
 /// The parts of a node that is about to run.
 pub struct Node {
+    /// Whose the data directory is.
+    pub meta: MetaProperties,
     /// Decides. The broker is not registered yet.
     pub controller: ControllerShard,
     /// One for each shard, in order of their index.
@@ -80,13 +94,9 @@ impl Node {
         now: Now,
         random: [u8; RANDOM_BYTES],
     ) -> Result<Node, RecoverError> {
-        let (for_metadata, salt) = random.split_first_chunk().expect("48 bytes are 32 and 16");
-        let metadata_is_new = match io(DiskOp::List { path: DIRECTORY.into() }) {
-            Ok(DiskReply::Names(names)) => names.is_empty(),
-            Ok(other) => panic!("a listing is names, not {other:?}"),
-            Err(error) => return Err(RecoverError::DataDirectory(error)),
-        };
-        let (log, image) = MetadataLog::open(io, options.node_id, *for_metadata).map_err(RecoverError::Metadata)?;
+        let (for_directory, salt) = random.split_first_chunk().expect("64 bytes are 48 and 16");
+        let opened = identity::open(io, options.node_id, *for_directory).map_err(RecoverError::Directory)?;
+        let OpenedDirectory { meta, clean_shutdown, log, image } = opened;
         let log = log.with_log_bytes_max(options.metadata_log_bytes_max);
         let recovered = recover(
             io,
@@ -96,13 +106,18 @@ impl Node {
                 slots: options.journal_slots,
                 slot_bytes: options.journal_slot_bytes,
                 partitions: &known_partitions(&options, &image),
-                metadata_is_new,
+                is_marked_clean: clean_shutdown.is_some(),
                 now_ms: now.unix_ms,
             },
         )
         .map_err(RecoverError::Partitions)?;
-        let counts =
-            RecoveryCounts { groups: recovered.groups, torn_groups: recovered.torn_groups, bytes: recovered.bytes };
+        io(unmark_clean_shutdown()).map_err(RecoverError::CleanShutdown)?;
+        let counts = RecoveryCounts {
+            groups: recovered.groups,
+            last_shutdown: recovered.last_shutdown,
+            strays: recovered.shards.iter().map(|shard| shard.strays.len()).sum(),
+            bytes: recovered.bytes,
+        };
         let controller = Controller::new((*options.file).clone());
         let parts = Arc::new(Parts { image: image.clone(), options });
         let shards = (0..)
@@ -110,7 +125,7 @@ impl Node {
             .map(|(index, recovered)| ShardStart { index, recovered, parts: Arc::clone(&parts) })
             .collect();
         let controller = ControllerShard::new(controller, log, image, parts.options.shards);
-        Ok(Node { controller, shards, counts })
+        Ok(Node { meta, controller, shards, counts })
     }
 }
 

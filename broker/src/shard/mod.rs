@@ -70,8 +70,8 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// A shard with its recovered log. `image` is the whole cluster image as the controller recovered it: partitions
-    /// that it does not hold were deleted, and their logs are removed.
+    /// A shard with its recovered log. `image` is the whole cluster image with which it was recovered: partitions that it
+    /// does not know are set aside.
     pub fn new(options: ShardOptions, log: ShardLog, image: ClusterImage) -> Shard {
         let metadata = Metadata::new(image, options.node_id, options.file.clone());
         let mut shard = Shard {
@@ -132,6 +132,13 @@ impl Shard {
     pub fn next_deadline(&self) -> Option<Duration> {
         let at_once = self.changes.is_pending().then_some(Duration::ZERO);
         [at_once, self.sessions.next_deadline(), self.owners.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// The controller has committed this process's registration, and this shard has applied it. So what its image does not
+    /// know by now is gone or on other brokers, and not too new for it: what was set aside of it at the start is removed.
+    /// Returns how many partitions that were.
+    pub fn broker_registered(&mut self) -> usize {
+        self.owners.remove_confirmed(&self.options, &self.metadata)
     }
 
     /// Stop accepting work: answer what is under way, commit it.

@@ -74,6 +74,11 @@ fn removing_segments_before_their_replacement_is_noticed() {
 }
 
 #[test]
+fn deleting_what_an_old_image_does_not_know_is_noticed() {
+    logs_notice(Bug::DeleteStrays);
+}
+
+#[test]
 fn reusing_an_offset_is_noticed() {
     logs_notice(Bug::ReuseOffset);
     the_node_notices(Bug::ReuseOffset);

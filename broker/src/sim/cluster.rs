@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_replication::config::Properties;
-use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse, Endpoint};
+use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse, Endpoint, MetaProperties};
 use millstream_storage::batch::Batches;
 use millstream_storage::partition_log::partition_directory;
+use millstream_storage::recovery::LastShutdown;
 use millstream_storage::shard_log::ShardLogOptions;
 use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, Now, PartitionKey};
 
@@ -46,6 +47,29 @@ const CONTROLLER: usize = usize::MAX;
 const DAY_MS: u64 = 86_400_000;
 /// `message.timestamp.after.max.ms` is an hour.
 const CLOCK_BACK_MS_MAX: u64 = 40 * 60_000;
+
+/// What became of the mark that a clean stop leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    /// The node runs, or has crashed.
+    Absent,
+    /// The node went down while it was written.
+    UnderWay,
+    /// It is there.
+    Written,
+}
+
+impl Mark {
+    /// Whether what recovery says of the last run can be true.
+    fn agrees(self, last: LastShutdown, was_interrupted: bool) -> bool {
+        match (self, last) {
+            (Mark::Absent, LastShutdown::Clean) => false,
+            // The recovery that was interrupted may have had it taken away already.
+            (Mark::Written, LastShutdown::Never | LastShutdown::Unclean { .. }) => was_interrupted,
+            _ => true,
+        }
+    }
+}
 
 /// What a simulation that found nothing wrong did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -112,6 +136,7 @@ enum Event {
     Turn { shard: usize },
     Frame { connection: ConnectionId, frame: Bytes },
     Sent { connection: ConnectionId },
+    Marked { operation: Operation },
     FreeSpace,
     // Of the world around it.
     Client { client: usize },
@@ -151,6 +176,12 @@ struct Node {
     controller: ControllerShard,
     /// The step of a snapshot that the controller's disk operation under way is.
     snapshot_step: Option<usize>,
+    /// Whose the data directory is.
+    meta: MetaProperties,
+    /// The epoch of its registration; none before that.
+    broker_epoch: Option<i64>,
+    /// The mark of a clean stop is being written.
+    is_marking: bool,
     connections: BTreeMap<ConnectionId, Connection>,
     /// When the last message from one place to another arrives; the controller is [`CONTROLLER`].
     last_message_us: BTreeMap<(usize, usize), u64>,
@@ -202,6 +233,8 @@ pub struct Simulation {
     is_damaged_at_rest: bool,
     verdicts: Verdicts,
     snapshots: Snapshots,
+    /// What became of the mark of a clean stop.
+    mark: Mark,
     end_us: u64,
 }
 
@@ -299,6 +332,7 @@ impl Simulation {
             stops: 0,
             verdicts: Verdicts::default(),
             snapshots: Snapshots::default(),
+            mark: Mark::Absent,
         }
     }
 
@@ -442,6 +476,7 @@ impl Simulation {
                 }
                 self.line(|| format!("controller: operation {} ends: {}", token.0, brief(&result)));
                 self.controller(ControllerEvent::Disk { token, result })?;
+                self.mark_clean_stop();
             }
             Event::ToShard { shard, message } => self.give(shard, ShardEvent::Message(message)),
             Event::ToController { asker, request } => {
@@ -465,6 +500,15 @@ impl Simulation {
                 }
             }
             Event::Sent { connection } => self.sent(connection)?,
+            Event::Marked { operation } => {
+                let result = self.disk.complete(operation);
+                self.line(|| format!("the mark of a clean stop: {}", brief(&result)));
+                self.mark = if result.is_ok() { Mark::Written } else { Mark::Absent };
+                // Nothing is to be lost any more, not even by a loss of power.
+                let is_power = self.random.coin();
+                self.go_down(is_power);
+                self.restart_soon();
+            }
             Event::FreeSpace => {
                 let bytes = self.disk.free_bytes();
                 for shard in 0..node.shards.len() {
@@ -546,14 +590,22 @@ impl Simulation {
         let now = self.schedule.now(0);
         let Simulation { disk, random, trace, properties, schedule, .. } = self;
         let now_us = schedule.now_us();
-        let Recovered { controller, shards, counts } = until_recovered(
+        let mut was_interrupted = false;
+        let Recovered { meta, controller, shards, counts } = until_recovered(
             disk,
             random,
             4,
-            |line| trace.line(now_us, line),
+            |line| {
+                was_interrupted = true;
+                trace.line(now_us, line);
+            },
             |disk, random| recover_node(disk, random, shards, now, properties),
         )?;
-        self.line(|| format!("recovered {} groups, {} shards", counts.groups, shards.len()));
+        let (last, mark) = (counts.last_shutdown, std::mem::replace(&mut self.mark, Mark::Absent));
+        self.line(|| format!("recovered {} groups, {} shards, last shutdown: {last:?}", counts.groups, shards.len()));
+        if !mark.agrees(last, was_interrupted) {
+            return Err(format!("the last shutdown was {last:?}, and its mark was {mark:?}"));
+        }
         let mut shards: Vec<OpenShard> = shards.into_iter().map(|shard| shard.open()).collect();
         self.check_everything(controller.image(), &mut shards)?;
         self.disk.faults = faults;
@@ -567,6 +619,9 @@ impl Simulation {
             timer_at: vec![None; count],
             controller,
             snapshot_step: None,
+            meta,
+            broker_epoch: None,
+            is_marking: false,
             shards,
             connections: BTreeMap::new(),
             last_message_us: BTreeMap::new(),
@@ -678,14 +733,20 @@ impl Simulation {
             }
         }
         self.execute(shard, effects)?;
-        let is_shut_down = |node: &Node| node.is_stopping && node.shards.iter().all(Shard::is_shut_down);
-        if self.node.as_ref().is_some_and(is_shut_down) {
-            // Nothing is to be lost any more, not even by a loss of power.
-            let is_power = self.random.coin();
-            self.go_down(is_power);
-            self.restart_soon();
-        }
+        self.mark_clean_stop();
         Ok(())
+    }
+
+    /// Marks the directory when everything that was under way has come to its end.
+    fn mark_clean_stop(&mut self) {
+        let Some(node) = &mut self.node else { return };
+        let is_done = node.shards.iter().all(Shard::is_shut_down) && node.controller.is_idle();
+        if node.is_stopping && is_done && !std::mem::replace(&mut node.is_marking, true) {
+            let epoch = node.broker_epoch.expect("only a registered node is told to stop");
+            let (operation, delay) = self.disk.submit(node.meta.mark_clean_shutdown(epoch));
+            self.mark = Mark::UnderWay;
+            self.schedule.after(delay, Event::Marked { operation });
+        }
     }
 
     fn execute(&mut self, shard: usize, effects: Vec<Effect>) -> Result<(), String> {
@@ -788,7 +849,17 @@ impl Simulation {
                     ControllerResponse::RegisterBroker(Err(error)) => {
                         self.give_up(&format!("the broker cannot be registered: {error}"))?;
                     }
-                    _ => node.is_listening = true,
+                    ControllerResponse::RegisterBroker(Ok(epoch)) => {
+                        node.broker_epoch = Some(epoch);
+                        node.is_listening = true;
+                        for shard in &mut node.shards {
+                            shard.broker_registered();
+                        }
+                        for shard in 0..self.node.as_ref().map_or(0, |node| node.shards.len()) {
+                            self.give_turn(shard);
+                        }
+                    }
+                    other => return Err(format!("a registration is answered with {other:?}")),
                 },
                 ControllerEffect::Warn { message } => self.line(|| format!("the controller warns: {message}")),
                 ControllerEffect::Fail { reason } => self.give_up(&reason)?,

@@ -11,6 +11,7 @@ use std::fmt;
 use std::ops::Range;
 
 use bytes::Bytes;
+use millstream_replication::identity::META_PROPERTIES;
 use millstream_storage::batch::{Batches, verify_crc};
 use millstream_storage::checkpoint::Checkpoint;
 use millstream_storage::journal::{self, Entry};
@@ -226,12 +227,14 @@ impl Damage {
 enum Kind {
     Checkpoint,
     Journal,
+    MetaProperties,
     Metadata,
     Segment,
     Index,
 }
 
-const KINDS: [Kind; 5] = [Kind::Checkpoint, Kind::Journal, Kind::Metadata, Kind::Segment, Kind::Index];
+const KINDS: [Kind; 6] =
+    [Kind::Checkpoint, Kind::Journal, Kind::MetaProperties, Kind::Metadata, Kind::Segment, Kind::Index];
 
 /// The files that hold something: those of old generations are waiting to be removed.
 fn interesting_files(disk: &SimDisk) -> Vec<(Kind, FilePath)> {
@@ -239,6 +242,7 @@ fn interesting_files(disk: &SimDisk) -> Vec<(Kind, FilePath)> {
     let kind = |path: &FilePath| {
         let name = path.rsplit('/').next().unwrap_or_default();
         match path.split('/').next().unwrap_or_default() {
+            META_PROPERTIES => Some(Kind::MetaProperties),
             "metadata" if !name.ends_with(".tmp") => Some(Kind::Metadata),
             "shards" if path.starts_with(&newest) && name == "checkpoint" => Some(Kind::Checkpoint),
             "shards" if path.starts_with(&newest) && name == "journal" => Some(Kind::Journal),
@@ -290,9 +294,9 @@ fn blind_spots(before: &SimDisk, after: Option<&SimDisk>, path: &FilePath, range
     let content = before.peek_all(path).unwrap_or_default();
     if path.starts_with("metadata/")
         && let Ok(scan) = millstream_replication::log::scan(path, &content)
-        && let Some(records) = scan.entries.last()
+        && let Some(last) = scan.entries.last()
     {
-        let bytes = millstream_replication::log::encode_entry(scan.file_id, 0, records).len() as u64;
+        let bytes = millstream_replication::log::encode_entry(scan.file_id, 0, &last.records).len() as u64;
         if overlap(&(scan.valid_bytes - bytes..scan.valid_bytes), range) {
             blind.push(Blind::LastMetadataEntry);
         }

@@ -9,7 +9,7 @@ use kafka_wire_core::{ApiVersion, DecodeLimits, KafkaDecode, KafkaEncode};
 use millstream::api::{self, ApiContext, CloseReason, Outcome};
 use millstream::config::BrokerConfig;
 use millstream::controller::{Asker, ControllerShard, Effect, Event};
-use millstream::node::{Node, NodeMemory, NodeOptions};
+use millstream::node::{Node, NodeMemory, NodeOptions, RANDOM_BYTES};
 use millstream::protocol::header::{HeaderError, RequestHeader};
 use millstream::protocol::versions::{ApiKey, Handler};
 use millstream::protocol::wire::{Reader, Writer};
@@ -58,7 +58,7 @@ impl Cluster {
             file: file.clone().into(),
             ..NodeOptions::new(&config, 1, memory, "/data".into(), 0)
         };
-        let node = Node::recover(&mut keep_nothing, options, NOW, [0xab; 48]).expect("an empty disk");
+        let node = Node::recover(&mut keep_nothing, options, NOW, [0xab; RANDOM_BYTES]).expect("an empty disk");
         let mut cluster = Cluster { controller: node.controller, file, asked: 0, next_id: 1 };
         let endpoint =
             |listener: &str, port| Endpoint { listener: listener.into(), host: format!("{listener}.host"), port };

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use millstream::api::{self, ApiContext, Outcome};
 use millstream::config::BrokerConfig;
 use millstream::controller::{Asker, ControllerShard, Effect, Event};
-use millstream::node::{Node, NodeMemory, NodeOptions};
+use millstream::node::{Node, NodeMemory, NodeOptions, RANDOM_BYTES};
 use millstream::protocol::header::RequestHeader;
 use millstream::protocol::versions::{ApiKey, Handler, SERVED};
 use millstream_replication::config::Properties;
@@ -42,7 +42,8 @@ static CONTROLLER: LazyLock<ControllerShard> = LazyLock::new(|| {
         file: Properties::new().into(),
         ..NodeOptions::new(&config, 1, memory, "/data".to_owned(), 0)
     };
-    let mut controller = Node::recover(&mut keep_nothing, options, NOW, [2; 48]).expect("an empty disk").controller;
+    let mut controller =
+        Node::recover(&mut keep_nothing, options, NOW, [2; RANDOM_BYTES]).expect("an empty disk").controller;
     let endpoint = Endpoint { listener: "L".into(), host: "h".into(), port: 9092 };
     decide(
         &mut controller,

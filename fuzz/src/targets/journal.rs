@@ -188,7 +188,7 @@ fn start(disk: &mut Disk) -> Result<Recovered, RecoveryError> {
         slots: SLOTS,
         slot_bytes: SLOT_BYTES,
         partitions: &partitions,
-        metadata_is_new: false,
+        is_marked_clean: false,
         now_ms: 1_700_000_000_000,
     };
     recover(&mut |op| disk.execute(op), &options)

@@ -1,7 +1,9 @@
-//! The metadata log. The first byte chooses: a snapshot file, a log file, or a whole directory of both that is opened.
+//! The metadata log and whose it is. The first byte chooses: a snapshot file, a log file, a whole directory of both with a
+//! `meta.properties` or without that is opened, or the two files of the identity.
 
+use millstream_replication::identity::{self, CleanShutdown, META_PROPERTIES, MetaProperties, OpenedDirectory};
 use millstream_replication::log::{
-    DIRECTORY, FileId, MetadataLog, decode_snapshot, encode_entry, encode_header, encode_snapshot, scan,
+    DIRECTORY, FileId, Snapshot, decode_snapshot, encode_entry, encode_header, encode_snapshot, scan,
 };
 use millstream_replication::{ClusterImage, ConfigOwner, Endpoint, MetadataRecord, Partition};
 use millstream_storage::{BLOCK_BYTES, TopicId};
@@ -18,14 +20,17 @@ const MEMORY_PER_BYTE: usize = 256;
 
 const FILE_ID: FileId = FileId([5; 16]);
 
+const META: MetaProperties = MetaProperties { cluster_id: [2; 16], node_id: 1, directory_id: [6; 16] };
+
 fn run(bytes: &[u8]) {
     let Some((choice, bytes)) = bytes.split_first() else { return };
     let bytes_max = BASE_BYTES + MEMORY_PER_BYTE * bytes.len();
-    match choice % 4 {
+    match choice % 5 {
         0 => bounded(bytes_max, || snapshot(bytes)),
         1 => bounded(bytes_max, || snapshot(&sealed_snapshot(&mut Input::new(bytes)))),
         2 => log(bytes, &log_file(&mut Input::new(bytes), 0), bytes_max),
-        _ => directory(Input::new(bytes), bytes_max),
+        3 => directory(Input::new(bytes), bytes_max),
+        _ => bounded(bytes_max, || identity_files(bytes)),
     }
 }
 
@@ -45,9 +50,23 @@ fn sealed_snapshot(input: &mut Input<'_>) -> Vec<u8> {
 }
 
 fn snapshot(file: &[u8]) {
-    if let Ok(image) = decode_snapshot("s", file) {
+    if let Ok(Snapshot { image, .. }) = decode_snapshot("s", file) {
         let again = decode_snapshot("s", &encode_snapshot(&image)).expect("we wrote it");
-        assert_eq!(again, image);
+        assert_eq!(again, Snapshot { image, node_id: None });
+    }
+}
+
+/// The bytes as they are, and under a right checksum. What is taken is exactly what would be written.
+fn identity_files(raw: &[u8]) {
+    let mut sealed = raw.to_vec();
+    sealed.extend(format!("crc32c={:08x}\n", crc32c::crc32c(raw)).into_bytes());
+    for bytes in [raw, &sealed] {
+        if let Ok(meta) = MetaProperties::decode(bytes) {
+            assert_eq!(meta.encode(), bytes);
+        }
+        if let Ok(mark) = CleanShutdown::decode(bytes) {
+            assert_eq!(mark.encode(), bytes);
+        }
     }
 }
 
@@ -78,12 +97,13 @@ fn log(raw: &[u8], file: &[u8], bytes_max: usize) {
     let Ok(found) = bounded(bytes_max, || scan("l", file)) else { return };
     let mut again = encode_header(found.file_id, found.base_offset).to_vec();
     let mut offset = found.base_offset + 1;
-    for records in &found.entries {
-        if records.is_empty() {
+    for entry in &found.entries {
+        // Records of retired types are not written any more.
+        if entry.records.is_empty() || entry.retired > 0 {
             return;
         }
-        again.extend(encode_entry(found.file_id, offset, records));
-        offset += records.len() as u64;
+        again.extend(encode_entry(found.file_id, offset, &entry.records));
+        offset += entry.count();
     }
     assert_eq!(scan("l", &again).as_ref(), Ok(&found));
 }
@@ -93,6 +113,10 @@ fn directory(mut input: Input<'_>, bytes_max: usize) {
     let choice = input.byte();
     let mut disk = Disk::default();
     let mut base_offset = 0;
+    // Without it only a log that names its node is taken.
+    if choice & 8 == 0 {
+        disk.put(META_PROPERTIES, META.encode().to_vec());
+    }
     if choice & 1 != 0 {
         let file = sealed_snapshot(&mut input);
         base_offset = u64::from_le_bytes(file[12..20].try_into().expect("8 bytes"));
@@ -111,11 +135,12 @@ fn directory(mut input: Input<'_>, bytes_max: usize) {
     // Files are read whole, in pieces of a MiB; the disk is in memory too.
     let bytes_max = bytes_max + (8 << 20);
     bounded(bytes_max, || {
-        let mut open = |random| MetadataLog::open(&mut |op| disk.execute(op), 1, random);
-        let Ok((_, image)) = open([1; 32]) else { return };
+        let mut open = |random| identity::open(&mut |op| disk.execute(op), 1, random);
+        let Ok(OpenedDirectory { meta, image, .. }) = open([1; 48]) else { return };
         // What was cleared away does not come back.
-        let (mut log, again) = open([2; 32]).expect("what was opened can be opened again");
-        assert_eq!(again, image);
+        let again = open([2; 48]).expect("what was opened can be opened again");
+        assert_eq!((again.meta, &again.image), (meta, &image));
+        let mut log = again.log;
         let next = MetadataRecord::ProducerIds { next: i64::MAX };
         if image.check(&next).is_err() {
             return;
@@ -128,8 +153,8 @@ fn directory(mut input: Input<'_>, bytes_max: usize) {
             disk.execute(op).expect("the disk has room");
         }
         disk.execute(log.compacted()).expect("the disk has room");
-        let (_, again) = MetadataLog::open(&mut |op| disk.execute(op), 1, [3; 32]).expect("a snapshot of ours");
-        assert_eq!(again, image);
+        let again = identity::open(&mut |op| disk.execute(op), 1, [3; 48]).expect("a snapshot of ours");
+        assert_eq!(again.image, image);
     });
 }
 
@@ -141,7 +166,6 @@ fn history() -> Vec<MetadataRecord> {
     let config = |owner| MetadataRecord::Config { owner, name: "retention.ms".into(), value: Some("5".into()) };
     vec![
         MetadataRecord::Cluster { cluster_id: [2; 16] },
-        MetadataRecord::Node { node_id: 1 },
         MetadataRecord::Broker { node_id: 1, epoch: 3, endpoints: vec![endpoint], rack: Some("r".into()) },
         MetadataRecord::Topic { topic_id, name: "t".into() },
         MetadataRecord::Partition { topic_id, partition: 0, state },
@@ -167,6 +191,11 @@ fn seeds() -> Vec<Vec<u8>> {
     let snapshot = [&[image.offset() as u8, kept.len() as u8], &piece(&bytes(&kept))[..]].concat();
     let whole = [&[history.len() as u8], &piece(&bytes(&history))[..]].concat();
     let split = [&[9], &piece(&bytes(&history[..9]))[..], &[2], &piece(&bytes(&history[9..]))[..]].concat();
+    // A record of the retired type that names the node, as the second of the first entry.
+    let named = [&bytes(&history[..1])[..], &[2, 1, 1, 0, 0, 0]].concat();
+    let named = [&[2], &piece(&named)[..]].concat();
+    let unsealed = |file: &[u8]| file[..file.len() - "crc32c=00000000\n".len()].to_vec();
+    let mark = CleanShutdown { directory_id: META.directory_id, broker_epoch: 7 };
     let more = [&[1], &piece(&bytes(&[MetadataRecord::ProducerIds { next: 3000 }]))[..]].concat();
     vec![
         [&[0], &encode_snapshot(&image)[..]].concat(),
@@ -176,5 +205,9 @@ fn seeds() -> Vec<Vec<u8>> {
         [&[3, 4], &piece(&split)[..]].concat(),
         [&[3, 5], &snapshot[..], &piece(&more)[..], &[7; 30]].concat(),
         [&[3, 7], &snapshot[..], &piece(&[]), &piece(&more)[..]].concat(),
+        [&[3, 12], &piece(&named)[..]].concat(),
+        [&[4], &META.encode()[..]].concat(),
+        [&[4], &unsealed(&META.encode())[..]].concat(),
+        [&[4], &unsealed(&mark.encode())[..]].concat(),
     ]
 }

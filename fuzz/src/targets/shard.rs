@@ -67,8 +67,8 @@ impl Node {
     fn new() -> Node {
         let now = Now { elapsed: Duration::from_secs(1), unix_ms: 1_700_000_000_000 };
         let mut disk = Disk::default();
-        let mut parts =
-            node::Node::recover(&mut |op| disk.execute(op), OPTIONS.clone(), now, [3; 48]).expect("an empty disk");
+        let mut parts = node::Node::recover(&mut |op| disk.execute(op), OPTIONS.clone(), now, [3; node::RANDOM_BYTES])
+            .expect("an empty disk");
         let mut node = Node {
             shard: parts.shards.remove(0).open().start(),
             disk,

@@ -85,8 +85,8 @@ table! { BROKER_CONFIGS
         "Milliseconds a request between controllers may take.";
     "controller.quorum.retry.backoff.ms" Int Some("20"), AtLeast(0), Accepted, FIXED, [],
         "Milliseconds between tries of a request between controllers.";
-    "controller.quorum.voters" List Some(""), Single, Accepted, FIXED, [],
-        "The controllers, as id@host:port. One entry at most: this node is its own controller.";
+    "controller.quorum.voters" List Some(""), Any, Honoured, FIXED, [],
+        "The controllers, as id@host:port. This node alone, if anything: it is its own controller.";
     "controller.quota.window.num" Int Some("11"), AtLeast(1), Accepted, FIXED, [],
         "Samples kept for the controller's mutation quota.";
     "controller.quota.window.size.seconds" Int Some("1"), AtLeast(1), Accepted, FIXED, [],
@@ -427,8 +427,8 @@ table! { BROKER_CONFIGS
         "Size of a segment of the offsets topic.";
     "principal.builder.class" Class Some("org.apache.kafka.common.security.authenticator.DefaultKafkaPrincipalBuilder"), Any, Accepted, FIXED, [],
         "A class that derives a client's principal. No effect: there is no authorizer.";
-    "process.roles" List None, EachOf(&["broker", "controller"]), Accepted, FIXED, [],
-        "The roles of this process. It is always both broker and controller.";
+    "process.roles" List None, EachOf(&["broker", "controller"]), Honoured, FIXED, [],
+        "The roles of this process: both broker and controller, for nothing else works yet.";
     "producer.id.expiration.ms" Int Some("86400000"), AtLeast(1), Honoured, DYNAMIC, [],
         "Milliseconds after its last write that a producer's sequence state is kept.";
     "producer.purgatory.purge.interval.requests" Int Some("1000"), Any, Accepted, FIXED, [],

@@ -9,6 +9,7 @@ use crate::quota::{EntityName, QuotaEntity, QuotaValue};
 use crate::record::{ConfigOwner, Endpoint, MetadataRecord, Partition};
 
 const CLUSTER: u8 = 1;
+/// Retired: the node that keeps this copy of the log, which [`crate::identity`] says since. Only read.
 const NODE: u8 = 2;
 const BROKER: u8 = 3;
 const TOPIC: u8 = 4;
@@ -37,10 +38,6 @@ impl MetadataRecord {
             MetadataRecord::Cluster { cluster_id } => {
                 out.extend([CLUSTER, VERSION]);
                 out.extend(cluster_id);
-            }
-            MetadataRecord::Node { node_id } => {
-                out.extend([NODE, VERSION]);
-                out.extend(node_id.to_le_bytes());
             }
             MetadataRecord::Broker { node_id, epoch, endpoints, rack } => {
                 out.extend([BROKER, VERSION]);
@@ -143,16 +140,42 @@ fn put_numbers(out: &mut Vec<u8>, numbers: &[i32]) {
     }
 }
 
+/// Records as they were read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decoded {
+    /// Those that an image is made of.
+    pub records: Vec<MetadataRecord>,
+    /// How many more there were, of retired types: they count in offsets and mean nothing any more.
+    pub retired: u64,
+    /// The node that a retired record names: whose copy of the log this was when it was written.
+    pub node_id: Option<i32>,
+}
+
+impl Decoded {
+    /// Records of all types.
+    pub fn count(&self) -> u64 {
+        self.records.len() as u64 + self.retired
+    }
+
+    /// Notes that a record names the node whose copy of the log this is.
+    fn retire_node(&mut self, node_id: i32) -> Result<(), String> {
+        self.retired += 1;
+        match self.node_id.replace(node_id) {
+            Some(known) if known != node_id => Err("the node's number changes".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Reads `count` records that fill `bytes` exactly. Memory follows the bytes that are there, never a count in them.
-pub fn decode_records(count: u32, bytes: &[u8]) -> Result<Vec<MetadataRecord>, String> {
+pub fn decode_records(count: u32, bytes: &[u8]) -> Result<Decoded, String> {
     let mut reader = Reader { bytes };
-    let mut records = Vec::new();
+    let mut decoded = Decoded::default();
     for index in 0..count {
-        let record = reader.record().map_err(|why| format!("record {index} of {count}: {why}"))?;
-        records.push(record);
+        reader.record(&mut decoded).map_err(|why| format!("record {index} of {count}: {why}"))?;
     }
     match reader.bytes.len() {
-        0 => Ok(records),
+        0 => Ok(decoded),
         left => Err(format!("{left} bytes follow the last of {count} records")),
     }
 }
@@ -230,14 +253,14 @@ impl<'a> Reader<'a> {
         self.array().map(TopicId)
     }
 
-    fn record(&mut self) -> Result<MetadataRecord, String> {
+    fn record(&mut self, decoded: &mut Decoded) -> Result<(), String> {
         let [kind, version] = self.array()?;
         if !(CLUSTER..=QUOTA).contains(&kind) || version != VERSION {
             return Err(format!("type {kind} version {version} is not known to this version of Millstream"));
         }
-        Ok(match kind {
+        decoded.records.push(match kind {
             CLUSTER => MetadataRecord::Cluster { cluster_id: self.array()? },
-            NODE => MetadataRecord::Node { node_id: self.i32()? },
+            NODE => return decoded.retire_node(self.i32()?),
             BROKER => {
                 let node_id = self.i32()?;
                 let epoch = self.i64()?;
@@ -284,14 +307,15 @@ impl<'a> Reader<'a> {
                 MetadataRecord::Quota { entity, key: self.text()?, value: self.optional_quota_value()? }
             }
             _ => MetadataRecord::ProducerIds { next: self.i64()? },
-        })
+        });
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::samples::{frozen, one_of_each, quotas};
+    use crate::log::samples::{frozen, one_of_each, quotas, testdata};
     use millstream_storage::random::Random;
 
     fn encode(records: &[MetadataRecord]) -> Vec<u8> {
@@ -302,12 +326,25 @@ mod tests {
         bytes
     }
 
+    fn decoded(records: Vec<MetadataRecord>) -> Decoded {
+        Decoded { records, ..Decoded::default() }
+    }
+
     #[test]
     fn records_have_the_bytes_they_always_had() {
         let records = one_of_each();
         let bytes = encode(&records);
         frozen("records-v1.bin", &bytes);
-        assert_eq!(decode_records(records.len() as u32, &bytes), Ok(records));
+        assert_eq!(decode_records(records.len() as u32, &bytes), Ok(decoded(records)));
+    }
+
+    #[test]
+    fn records_that_name_a_node_are_read_and_not_written() {
+        let found = decode_records(one_of_each().len() as u32 + 1, &testdata("records-v1-node.bin"));
+        assert_eq!(found, Ok(Decoded { records: one_of_each(), retired: 1, node_id: Some(1) }));
+        let node = |node_id: i32| [&[NODE, VERSION][..], &node_id.to_le_bytes()].concat();
+        assert!(decode_records(2, &[node(1), node(1)].concat()).is_ok());
+        assert!(decode_records(2, &[node(1), node(2)].concat()).is_err());
     }
 
     #[test]
@@ -315,7 +352,7 @@ mod tests {
         let records = quotas();
         let bytes = encode(&records);
         frozen("quotas-v1.bin", &bytes);
-        assert_eq!(decode_records(records.len() as u32, &bytes), Ok(records));
+        assert_eq!(decode_records(records.len() as u32, &bytes), Ok(decoded(records)));
         for value in [0.0, -1.0, f64::NAN] {
             let mut bytes = vec![QUOTA, VERSION, ENTITY_CLIENT, 0, 0, 0, 0, 0, 1];
             bytes.extend(value.to_le_bytes());
@@ -345,8 +382,10 @@ mod tests {
                 let at = random.index(bytes.len());
                 bytes[at] = random.next() as u8;
             }
-            if let Ok(decoded) = decode_records(records.len() as u32, &bytes) {
-                assert_eq!(encode(&decoded), bytes);
+            if let Ok(decoded) = decode_records(records.len() as u32, &bytes)
+                && decoded.retired == 0
+            {
+                assert_eq!(encode(&decoded.records), bytes);
             }
         }
         // Counts of four thousand million, of which nothing follows.

@@ -7,7 +7,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use millstream_storage::BLOCK_BYTES;
 
-use super::codec::decode_records;
+use super::codec::{Decoded, decode_records};
 use super::{Corrupt, FileId};
 use crate::record::MetadataRecord;
 
@@ -116,7 +116,7 @@ pub struct Scan {
     /// The offset of the last record before the file's first.
     pub base_offset: u64,
     /// The records of each entry.
-    pub entries: Vec<Vec<MetadataRecord>>,
+    pub entries: Vec<Decoded>,
     /// Where the next entry goes: all that follows is the rest of a write that was never finished.
     pub valid_bytes: u64,
 }
@@ -133,9 +133,9 @@ pub fn scan(path: &str, bytes: &[u8]) -> Result<Scan, Corrupt> {
         if entry.offset != offset {
             return Err(corrupt(position, format!("an entry at offset {} where {offset} must be", entry.offset)));
         }
-        let records = decode_records(entry.count, entry.payload).map_err(|why| corrupt(position, why))?;
-        offset += records.len() as u64;
-        entries.push(records);
+        let decoded = decode_records(entry.count, entry.payload).map_err(|why| corrupt(position, why))?;
+        offset += decoded.count();
+        entries.push(decoded);
         position += entry.bytes;
     }
     let next_sound =
@@ -149,13 +149,13 @@ pub fn scan(path: &str, bytes: &[u8]) -> Result<Scan, Corrupt> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::samples::{frozen, one_of_each};
+    use crate::log::samples::{frozen, one_of_each, testdata};
 
     const PATH: &str = "metadata/00000000000000000007.log";
     const ID: FileId = FileId([0xa5; 16]);
 
     /// A log of three entries; the second takes two blocks.
-    fn three_entries() -> (Vec<u8>, Vec<Vec<MetadataRecord>>) {
+    fn three_entries() -> (Vec<u8>, Vec<Decoded>) {
         let long = MetadataRecord::Topic { topic_id: Default::default(), name: "x".repeat(BLOCK_BYTES) };
         let entries = vec![one_of_each(), vec![long], vec![MetadataRecord::ProducerIds { next: 1000 }]];
         let mut bytes = encode_header(ID, 7).to_vec();
@@ -164,6 +164,7 @@ mod tests {
             bytes.extend(encode_entry(ID, offset, records));
             offset += records.len() as u64;
         }
+        let entries = entries.into_iter().map(|records| Decoded { records, ..Decoded::default() }).collect();
         (bytes, entries)
     }
 
@@ -175,6 +176,14 @@ mod tests {
         assert_eq!((scan.file_id, scan.base_offset), (ID, 7));
         assert_eq!(scan.entries, entries);
         assert_eq!(scan.valid_bytes, bytes.len() as u64);
+    }
+
+    #[test]
+    fn a_log_file_that_names_its_node_is_read() {
+        let (_, mut entries) = three_entries();
+        (entries[0].retired, entries[0].node_id) = (1, Some(1));
+        let scan = scan(PATH, &testdata("log-v1-node.bin")).expect("it always could be read");
+        assert_eq!(scan.entries, entries);
     }
 
     #[test]
@@ -233,12 +242,12 @@ mod tests {
     fn an_entry_of_another_file_or_place_is_not_taken() {
         let (bytes, entries) = three_entries();
         let mut other = bytes[..2 * BLOCK_BYTES].to_vec();
-        let offset = 8 + entries[0].len() as u64;
-        other.extend(encode_entry(FileId([1; 16]), offset, &entries[2]));
+        let offset = 8 + entries[0].count();
+        other.extend(encode_entry(FileId([1; 16]), offset, &entries[2].records));
         assert_eq!(scan(PATH, &other).unwrap().entries, entries[..1]);
 
         let mut misplaced = bytes[..2 * BLOCK_BYTES].to_vec();
-        misplaced.extend(encode_entry(ID, offset + 1, &entries[2]));
+        misplaced.extend(encode_entry(ID, offset + 1, &entries[2].records));
         assert!(scan(PATH, &misplaced).is_err());
     }
 

@@ -3,7 +3,7 @@
 //! All of it lies in `metadata/`: one snapshot, replaced as a whole, and one log file named by the offset at which it
 //! begins. `docs/metadata-format.md` describes both.
 //!
-//! Calling contract. [`MetadataLog::open`] runs to its end before anything else. Then operations are executed one at
+//! Calling contract. [`MetadataLog::open`] or [`MetadataLog::create`] runs to its end before anything else. Then operations are executed one at
 //! a time: [`MetadataLog::append`] returns a write; if [`MetadataLog::allocate`] asks for space it is had first; when the
 //! write has succeeded the caller says [`MetadataLog::committed`], and only then are the records true, to be replayed and
 //! shown. When [`MetadataLog::wants_snapshot`], the operations
@@ -12,6 +12,8 @@
 //! ends the process.
 
 mod codec;
+#[cfg(test)]
+pub(crate) mod disk;
 mod file;
 #[cfg(test)]
 pub(crate) mod samples;
@@ -25,8 +27,9 @@ use crate::image::ClusterImage;
 use crate::random_id;
 use crate::record::MetadataRecord;
 
+pub use codec::Decoded;
 pub use file::{ENTRY_PAYLOAD_BYTES_MAX, Scan, encode_entry, encode_header, scan};
-pub use snapshot::{decode_snapshot, encode_snapshot};
+pub use snapshot::{Snapshot, decode_snapshot, encode_snapshot};
 
 /// Where the files lie, below the data directory.
 pub const DIRECTORY: &str = "metadata";
@@ -78,13 +81,6 @@ impl std::fmt::Display for Corrupt {
 pub enum OpenError {
     /// A file cannot be trusted.
     Corrupt(Corrupt),
-    /// The data directory belongs to another node.
-    AnotherNode {
-        /// The `node.id` that the directory was made with.
-        stored: i32,
-        /// The `node.id` given now.
-        given: i32,
-    },
     /// An operation failed.
     Disk {
         /// The file it was on.
@@ -98,10 +94,6 @@ impl std::fmt::Display for OpenError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             OpenError::Corrupt(corrupt) => write!(f, "{corrupt}"),
-            OpenError::AnotherNode { stored, given } => write!(
-                f,
-                "the data directory belongs to node.id {stored}, not {given}: set node.id={stored}, or give another directory"
-            ),
             OpenError::Disk { path, error } => write!(f, "{path}: {error}"),
         }
     }
@@ -111,6 +103,17 @@ impl std::error::Error for OpenError {}
 
 /// Executes one operation and waits for it.
 pub type Io<'a> = dyn FnMut(DiskOp) -> Result<DiskReply, DiskError> + 'a;
+
+/// A log that was there.
+#[derive(Clone, Debug)]
+pub struct OpenedLog {
+    /// Its end.
+    pub log: MetadataLog,
+    /// The replay of its records.
+    pub image: ClusterImage,
+    /// The node that it names, if it was written when the log itself did.
+    pub node_id: Option<i32>,
+}
 
 /// The end of the metadata log.
 #[derive(Clone, Debug)]
@@ -141,58 +144,35 @@ enum Pending {
 }
 
 impl MetadataLog {
-    /// Reads what is there, finishes what a crash interrupted, and at the first start makes a new cluster out of
-    /// `random`. `node_id` is the configured `node.id`.
-    pub fn open(io: &mut Io<'_>, node_id: i32, random: [u8; 32]) -> Result<(MetadataLog, ClusterImage), OpenError> {
-        run(io, DiskOp::CreateDirectory { path: DIRECTORY.into() })?;
-        let opened = match read_snapshot(io)? {
-            Some((snapshot_bytes, image)) => {
-                let (log, image) = open_log(io, image)?;
-                Some((MetadataLog { snapshot_bytes, ..log }, image))
+    /// Reads what is there and finishes what a crash interrupted; none where there is no log.
+    pub fn open(io: &mut Io<'_>) -> Result<Option<OpenedLog>, OpenError> {
+        match read_snapshot(io)? {
+            Some((snapshot_bytes, snapshot)) => {
+                let opened = open_log(io, snapshot)?;
+                let log = MetadataLog { snapshot_bytes, ..opened.log };
+                Ok(Some(OpenedLog { log, ..opened }))
             }
-            None if log_files(io)?.is_empty() => None,
-            None => Some(open_log(io, ClusterImage::new())?),
-        };
-        let (log, image) = match opened {
-            Some(opened) => opened,
-            None => {
-                let file_id = FileId(random[16..].try_into().expect("half of 32 bytes"));
-                run(io, create(file_id, 0))?;
-                (MetadataLog::begin(file_id, 0), ClusterImage::new())
-            }
-        };
-        log.identify(io, image, node_id, random)
+            None if log_files(io)?.is_empty() => Ok(None),
+            None => open_log(io, Snapshot::default()).map(Some),
+        }
     }
 
-    /// Checks whose log this is, or says so in a new one.
-    fn identify(
-        mut self,
+    /// Makes the log of a new cluster; its first record says which. What an interrupted first start has left is written
+    /// over.
+    pub fn create(
         io: &mut Io<'_>,
-        mut image: ClusterImage,
-        node_id: i32,
-        random: [u8; 32],
+        file_id: FileId,
+        cluster_id: [u8; 16],
     ) -> Result<(MetadataLog, ClusterImage), OpenError> {
-        match image.node_id() {
-            Some(stored) if stored != node_id => Err(OpenError::AnotherNode { stored, given: node_id }),
-            Some(_) => Ok((self, image)),
-            // The first entry says it.
-            None if image.offset() > 0 => {
-                Err(corrupt(&log_path(self.base_offset), "it has records, and none says whose they are".into()))
-            }
-            None => {
-                let cluster_id = random[..16].try_into().expect("half of 32 bytes");
-                let records = [
-                    MetadataRecord::Cluster { cluster_id: random_id::uuid(u128::from_be_bytes(cluster_id)) },
-                    MetadataRecord::Node { node_id },
-                ];
-                run(io, self.append(&records))?;
-                self.committed();
-                for record in &records {
-                    image.replay(record);
-                }
-                Ok((self, image))
-            }
-        }
+        run(io, DiskOp::CreateDirectory { path: DIRECTORY.into() })?;
+        run(io, create(file_id, 0))?;
+        let mut log = MetadataLog::begin(file_id, 0);
+        let mut image = ClusterImage::new();
+        let first = MetadataRecord::Cluster { cluster_id };
+        run(io, log.append(std::slice::from_ref(&first)))?;
+        log.committed();
+        image.replay(&first);
+        Ok((log, image))
     }
 
     /// The state of a log file that holds nothing but its header.
@@ -307,7 +287,7 @@ fn snapshot_path() -> FilePath {
 }
 
 /// Where the log lies that begins after this offset.
-fn log_path(base_offset: u64) -> FilePath {
+pub(crate) fn log_path(base_offset: u64) -> FilePath {
     format!("{DIRECTORY}/{base_offset:020}.log").into()
 }
 
@@ -327,15 +307,15 @@ fn next_file_id(file_id: FileId, base_offset: u64) -> FileId {
 }
 
 /// Opens the log that follows the snapshot, or the very first, and clears away what an interrupted compaction left.
-fn open_log(io: &mut Io<'_>, snapshot: ClusterImage) -> Result<(MetadataLog, ClusterImage), OpenError> {
-    let wanted = snapshot.offset();
+fn open_log(io: &mut Io<'_>, snapshot: Snapshot) -> Result<OpenedLog, OpenError> {
+    let wanted = snapshot.image.offset();
     let bases = log_files(io)?;
     if !bases.contains(&wanted) {
         let path = if bases.iter().any(|base| *base > wanted) { snapshot_path() } else { log_path(wanted) };
         let why = format!("it is missing or old: snapshot at offset {wanted}, logs from {bases:?}");
         return Err(corrupt(&path, why));
     }
-    let (log, image) = read_log(io, snapshot)?;
+    let opened = read_log(io, snapshot)?;
     for base in bases {
         let path = log_path(base);
         if base > wanted {
@@ -350,11 +330,12 @@ fn open_log(io: &mut Io<'_>, snapshot: ClusterImage) -> Result<(MetadataLog, Clu
             run(io, DiskOp::Remove { path })?;
         }
     }
-    Ok((log, image))
+    Ok(opened)
 }
 
-/// Replays the log file that begins where `image` ends.
-fn read_log(io: &mut Io<'_>, mut image: ClusterImage) -> Result<(MetadataLog, ClusterImage), OpenError> {
+/// Replays the log file that begins where the snapshot ends.
+fn read_log(io: &mut Io<'_>, snapshot: Snapshot) -> Result<OpenedLog, OpenError> {
+    let Snapshot { mut image, mut node_id } = snapshot;
     let base_offset = image.offset();
     let path = log_path(base_offset);
     let bytes = read(io, &path)?;
@@ -363,10 +344,14 @@ fn read_log(io: &mut Io<'_>, mut image: ClusterImage) -> Result<(MetadataLog, Cl
         let why = format!("its header says that it begins at offset {}", scan.base_offset);
         return Err(corrupt(&path, why));
     }
-    for record in scan.entries.iter().flatten() {
-        let offset = image.offset() + 1;
-        image.check(record).map_err(|why| corrupt(&path, format!("the record at offset {offset}: {why}")))?;
-        image.replay(record);
+    for entry in &scan.entries {
+        for record in &entry.records {
+            let offset = image.offset() + 1;
+            image.check(record).map_err(|why| corrupt(&path, format!("the record at offset {offset}: {why}")))?;
+            image.replay(record);
+        }
+        image.pass_over(entry.retired);
+        node_id = entry.node_id.or(node_id);
     }
     let mut allocated = bytes.len() as u64;
     let valid_bytes = usize::try_from(scan.valid_bytes).expect("what was read");
@@ -386,7 +371,7 @@ fn read_log(io: &mut Io<'_>, mut image: ClusterImage) -> Result<(MetadataLog, Cl
         allocated: allocated.max(scan.valid_bytes),
         ..MetadataLog::begin(scan.file_id, base_offset)
     };
-    Ok((log, image))
+    Ok(OpenedLog { log, image, node_id })
 }
 
 fn corrupt(path: &FilePath, why: String) -> OpenError {
@@ -405,12 +390,12 @@ fn log_files(io: &mut Io<'_>) -> Result<Vec<u64>, OpenError> {
 }
 
 /// The snapshot's size and contents, if there is one.
-fn read_snapshot(io: &mut Io<'_>) -> Result<Option<(u64, ClusterImage)>, OpenError> {
+fn read_snapshot(io: &mut Io<'_>) -> Result<Option<(u64, Snapshot)>, OpenError> {
     let path = snapshot_path();
     match read(io, &path) {
         Ok(bytes) => {
-            let image = decode_snapshot(&path, &bytes).map_err(OpenError::Corrupt)?;
-            Ok(Some((bytes.len() as u64, image)))
+            let snapshot = decode_snapshot(&path, &bytes).map_err(OpenError::Corrupt)?;
+            Ok(Some((bytes.len() as u64, snapshot)))
         }
         Err(OpenError::Disk { error: DiskError::NotFound, .. }) => Ok(None),
         Err(error) => Err(error),
@@ -440,7 +425,8 @@ fn read(io: &mut Io<'_>, path: &FilePath) -> Result<Vec<u8>, OpenError> {
     }
 }
 
-fn run(io: &mut Io<'_>, op: DiskOp) -> Result<DiskReply, OpenError> {
+/// Executes an operation; the error names its file.
+pub(crate) fn run(io: &mut Io<'_>, op: DiskOp) -> Result<DiskReply, OpenError> {
     let path = match &op {
         DiskOp::Write { path, .. }
         | DiskOp::Read { path, .. }

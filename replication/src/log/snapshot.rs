@@ -11,6 +11,15 @@ const VERSION: u32 = 1;
 /// Magic, version, offset, count of records, length of the records.
 const HEADER_BYTES: usize = 8 + 4 + 8 + 4 + 8;
 
+/// What a snapshot holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The image at its offset.
+    pub image: ClusterImage,
+    /// The node that a record of a retired type names.
+    pub node_id: Option<i32>,
+}
+
 /// The whole file for this image.
 pub fn encode_snapshot(image: &ClusterImage) -> Bytes {
     let records = image.snapshot();
@@ -31,8 +40,8 @@ pub fn encode_snapshot(image: &ClusterImage) -> Bytes {
     bytes.into()
 }
 
-/// The image that a snapshot file holds.
-pub fn decode_snapshot(path: &str, bytes: &[u8]) -> Result<ClusterImage, Corrupt> {
+/// What a snapshot file holds.
+pub fn decode_snapshot(path: &str, bytes: &[u8]) -> Result<Snapshot, Corrupt> {
     let corrupt = |why: String| Corrupt { path: path.to_string(), position: 0, why };
     if bytes.len() < HEADER_BYTES + 4 {
         return Err(corrupt(format!("the file has {} bytes, fewer than its header", bytes.len())));
@@ -57,14 +66,15 @@ pub fn decode_snapshot(path: &str, bytes: &[u8]) -> Result<ClusterImage, Corrupt
     if length != payload.len() as u64 {
         return Err(corrupt(format!("{length} bytes of records are announced and {} are there", payload.len())));
     }
-    let records = decode_records(count, payload).map_err(corrupt)?;
-    ClusterImage::from_snapshot(offset, &records).map_err(corrupt)
+    let decoded = decode_records(count, payload).map_err(corrupt)?;
+    let image = ClusterImage::from_snapshot(offset, &decoded.records).map_err(corrupt)?;
+    Ok(Snapshot { image, node_id: decoded.node_id })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::samples::{frozen, one_of_each};
+    use crate::log::samples::{frozen, one_of_each, testdata};
 
     const PATH: &str = "metadata/snapshot";
 
@@ -80,7 +90,15 @@ mod tests {
     fn a_snapshot_has_the_bytes_it_always_had() {
         let bytes = encode_snapshot(&image());
         frozen("snapshot-v1.bin", &bytes);
-        assert_eq!(decode_snapshot(PATH, &bytes), Ok(image()));
+        assert_eq!(decode_snapshot(PATH, &bytes), Ok(Snapshot { image: image(), node_id: None }));
+    }
+
+    #[test]
+    fn a_snapshot_that_names_its_node_is_read() {
+        let bytes = testdata("snapshot-v1-node.bin");
+        let Snapshot { image: found, node_id } = decode_snapshot(PATH, &bytes).expect("it always could be read");
+        assert_eq!(node_id, Some(1));
+        assert_eq!(found.snapshot(), image().snapshot());
     }
 
     #[test]

@@ -21,8 +21,10 @@ mod read;
 mod results;
 mod retention;
 mod stats;
+mod strays;
 mod write_back;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::block::BlockPool;
@@ -30,7 +32,7 @@ use crate::disk::{DiskError, DiskOp, DiskToken};
 use crate::partition_log::{PartitionLog, partition_directory};
 use crate::partition_state::PartitionState;
 use crate::producer::ProducerView;
-use crate::recovery::RecoveredShard;
+use crate::recovery::{RecoveredShard, Stray};
 use crate::{Now, PartitionKey};
 use checkpoints::Checkpoints;
 use cleaner::Cleaner;
@@ -131,6 +133,8 @@ pub const TAIL_REUSE_SHARE: usize = 4;
 pub struct ShardLog {
     options: ShardLogOptions,
     logs: Logs,
+    /// Partitions that are set aside.
+    strays: BTreeMap<PartitionKey, Stray>,
     journal: Journal,
     checkpoints: Checkpoints,
     operations: Operations,
@@ -169,6 +173,7 @@ impl ShardLog {
         let tail_bytes_max = options.tail_memory_bytes_max.max(journal.bytes() as usize);
         let mut log = ShardLog {
             logs: Logs::default(),
+            strays: recovered.strays.into_iter().map(|stray| (stray.key, stray)).collect(),
             journal,
             checkpoints: Checkpoints::default(),
             operations: Operations::default(),
@@ -198,12 +203,15 @@ impl ShardLog {
         log
     }
 
-    /// Creates a partition's log, empty; returns the existing one if it is here already. Its files are created with
-    /// its first bytes.
+    /// Creates a partition's log, empty; returns the existing one if it is here already, and takes back one that is set
+    /// aside. Its files are created with its first bytes.
     pub fn create_partition(&mut self, key: PartitionKey, topic: &str, config: LogConfig) -> LogId {
         if let Some(log) = self.logs.find(key) {
             self.set_config(log, config);
             return log;
+        }
+        if let Some(id) = self.take_back(key, &config) {
+            return id;
         }
         let state = PartitionState::empty(key, config.index_interval_bytes);
         self.logs.insert(PartitionLog::new(&partition_directory(topic, key), config, &state))

@@ -9,7 +9,7 @@ use crate::Now;
 use crate::disk::{DiskOp, FilePath};
 use crate::segment::{Segment, index_path};
 
-/// How long after the start what recovery left over is removed.
+/// How long after it is known that nothing needs what recovery left over, or has set aside, it is removed.
 const LEFTOVER_DELAY: Duration = Duration::from_secs(1);
 
 /// Files and directories being removed at once: few, for others wait for the same threads.
@@ -40,6 +40,11 @@ impl Removals {
     pub fn of_leftovers(leftovers: Vec<FilePath>) -> Removals {
         let files = leftovers.into_iter().map(|path| (LEFTOVER_DELAY, path)).collect();
         Removals { files, ..Removals::default() }
+    }
+
+    /// Something that recovery has found and nothing needs any more.
+    pub fn add_leftover(&mut self, now: Duration, path: FilePath) {
+        self.files.push_back((now + LEFTOVER_DELAY, path));
     }
 
     /// A file that nobody needs from this time on.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 mod compaction;
+mod strays;
 
 use bytes::Bytes;
 
@@ -15,15 +16,22 @@ use crate::random::Random;
 use crate::recovery::{KnownPartition, RecoveryError, RecoveryOptions, recover};
 
 /// Files in memory; every operation that is executed is durable.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct MemoryDisk {
     files: BTreeMap<String, Vec<u8>>,
     directories: BTreeSet<String>,
     full: bool,
+    /// How many operations are executed before the power goes; for ever, if none.
+    power_lasts: Option<u64>,
 }
 
 impl MemoryDisk {
     fn execute(&mut self, op: DiskOp) -> Result<DiskReply, DiskError> {
+        match &mut self.power_lasts {
+            Some(0) => return Err(DiskError::Failed("the power is gone".into())),
+            Some(left) => *left -= 1,
+            None => {}
+        }
         match op {
             DiskOp::Write { path, position, data, .. } => {
                 assert!(position.is_multiple_of(BLOCK_BYTES as u64));
@@ -68,6 +76,11 @@ impl MemoryDisk {
                     let data = self.files.remove(&path).expect("listed");
                     self.files.insert(path.replacen(from.as_ref(), &to, 1), data);
                 }
+                let (moved, left) = std::mem::take(&mut self.directories)
+                    .into_iter()
+                    .partition(|path| path.starts_with(&inside) || **path == *from);
+                self.directories = left;
+                self.directories.extend(moved.iter().map(|path: &String| path.replacen(from.as_ref(), &to, 1)));
             }
             DiskOp::Remove { path } => {
                 let inside = format!("{path}/");
@@ -119,6 +132,10 @@ fn now(ms: u64) -> Now {
     Now { elapsed: Duration::from_millis(ms), unix_ms: 1_700_000_000_000 + ms as i64 }
 }
 
+fn known_partition(partition: i32) -> KnownPartition {
+    KnownPartition { key: key(partition), topic: "t".into(), index_interval_bytes: 4096 }
+}
+
 /// A node with one shard, and what it has under way.
 struct Node {
     disk: MemoryDisk,
@@ -135,17 +152,27 @@ impl Node {
         Node::start_with(disk, partitions, slot_bytes, salt, config())
     }
 
-    fn start_with(mut disk: MemoryDisk, partitions: i32, slot_bytes: u64, salt: u8, config: LogConfig) -> Node {
-        let known: Vec<KnownPartition> = (0..partitions)
-            .map(|index| KnownPartition { key: key(index), topic: "t".into(), index_interval_bytes: 4096 })
-            .collect();
+    fn start_with(disk: MemoryDisk, partitions: i32, slot_bytes: u64, salt: u8, config: LogConfig) -> Node {
+        let all: Vec<i32> = (0..partitions).collect();
+        Node::start_knowing(disk, (&all, &all), slot_bytes, salt, config)
+    }
+
+    /// The image of the start knows the first partitions; then the second ones are created.
+    fn start_knowing(
+        mut disk: MemoryDisk,
+        (known, created): (&[i32], &[i32]),
+        slot_bytes: u64,
+        salt: u8,
+        config: LogConfig,
+    ) -> Node {
+        let known: Vec<KnownPartition> = known.iter().map(|index| known_partition(*index)).collect();
         let options = RecoveryOptions {
             shards: 1,
             salt: [salt; 16],
             slots: SLOTS,
             slot_bytes,
             partitions: &known,
-            metadata_is_new: false,
+            is_marked_clean: false,
             now_ms: 0,
         };
         let mut recovered = recover(&mut |op| disk.execute(op), &options).expect("recovers");
@@ -163,8 +190,8 @@ impl Node {
             },
         };
         let mut log = ShardLog::new(options, recovered.shards.remove(0), |_| ("t".to_string(), config.clone()));
-        for index in 0..partitions {
-            let id = log.create_partition(key(index), "t", config.clone());
+        for index in created {
+            let id = log.create_partition(key(*index), "t", config.clone());
             log.lead(id, i32::from(salt));
         }
         Node { disk, log, ops: Vec::new(), progress: Vec::new(), time: 0 }
@@ -652,14 +679,22 @@ fn damage(disk: &mut MemoryDisk, suffix: &str, at: usize) {
 }
 
 fn recover_on(disk: &mut MemoryDisk, shards: usize) -> Result<crate::recovery::Recovered, RecoveryError> {
-    let known = [KnownPartition { key: key(0), topic: "t".into(), index_interval_bytes: 4096 }];
+    recover_knowing(disk, &[0], shards)
+}
+
+fn recover_knowing(
+    disk: &mut MemoryDisk,
+    known: &[i32],
+    shards: usize,
+) -> Result<crate::recovery::Recovered, RecoveryError> {
+    let known: Vec<KnownPartition> = known.iter().map(|index| known_partition(*index)).collect();
     let options = RecoveryOptions {
         shards,
         salt: [9; 16],
         slots: SLOTS,
         slot_bytes: 64 << 10,
         partitions: &known,
-        metadata_is_new: false,
+        is_marked_clean: false,
         now_ms: 0,
     };
     recover(&mut |op| disk.execute(op), &options)
@@ -740,21 +775,6 @@ fn another_number_of_shards_finds_every_partition() {
             .collect();
         assert_eq!(holders, [key(0).shard(shards)]);
     }
-}
-
-#[test]
-fn data_without_metadata_refuses_the_start() {
-    let mut disk = three_groups();
-    let options = RecoveryOptions {
-        shards: 1,
-        salt: [9; 16],
-        slots: SLOTS,
-        slot_bytes: 64 << 10,
-        partitions: &[],
-        metadata_is_new: true,
-        now_ms: 0,
-    };
-    assert_eq!(recover(&mut |op| disk.execute(op), &options), Err(RecoveryError::MetadataMissing));
 }
 
 /// Random appends and deletions, random completion order, a stop at a random point, many times over: what was reported

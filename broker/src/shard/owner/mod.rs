@@ -16,12 +16,11 @@ mod replicas;
 mod samples;
 mod survey;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use millstream_replication::ErrorCode;
 use millstream_replication::topic_name::CONSUMER_OFFSETS;
-use millstream_storage::shard_log::{LogId, Progress};
+use millstream_storage::shard_log::Progress;
 use millstream_storage::{DiskError, DiskOp, DiskReply, PartitionKey, ShardLog};
 
 use super::event::{DiskToken, Effect, RequestId, ShardIndex};
@@ -61,7 +60,11 @@ impl Owners {
             queries: Queries::default(),
             coordinators: Coordinators::new(options),
         };
-        owners.remove_unknown(metadata);
+        for (key, _) in owners.replicas.log.partitions() {
+            let topic = metadata.image().topic_by_id(key.topic_id);
+            let is_known = topic.is_some_and(|topic| topic.partition(key.partition).is_some());
+            assert!(is_known, "recovery sets aside what the image does not know: {key:?}");
+        }
         for topic in metadata.image().topics() {
             for partition in 0..topic.partitions.len() as i32 {
                 owners.open_or_update(options, metadata, PartitionKey { topic_id: topic.id, partition });
@@ -70,13 +73,11 @@ impl Owners {
         owners
     }
 
-    fn remove_unknown(&mut self, metadata: &Metadata) {
-        let is_known = |key: PartitionKey| {
-            metadata.image().topic_by_id(key.topic_id).is_some_and(|topic| topic.partition(key.partition).is_some())
-        };
-        let logs = self.replicas.log.partitions();
-        let gone: BTreeMap<PartitionKey, LogId> = logs.filter(|(key, _)| !is_known(*key)).collect();
-        gone.into_values().for_each(|log| self.replicas.log.remove_partition(log));
+    /// Removes what is set aside and has no replica at this broker, according to an image that is new enough to say so.
+    pub fn remove_confirmed(&mut self, options: &ShardOptions, metadata: &Metadata) -> usize {
+        let state_of = |key: PartitionKey| metadata.image().topic_by_id(key.topic_id)?.partition(key.partition);
+        let is_hosted = |key| state_of(key).is_some_and(|state| state.replicas.contains(&options.node_id));
+        self.replicas.log.remove_confirmed(is_hosted)
     }
 
     /// Opens a partition if this shard owns it, and takes over its role and settings.
@@ -89,6 +90,9 @@ impl Owners {
         let Some(state) = topic.partition(key.partition) else { return };
         let settings = metadata.settings(key.topic_id);
         let Replicas { log: logs, partitions, .. } = &mut self.replicas;
+        if !state.replicas.contains(&options.node_id) && logs.find(key).is_none() {
+            return;
+        }
         let log = logs.create_partition(key, &topic.name, settings.log.clone());
         let partition = partitions.open(log, key, || logs.durable_end(log));
         partition.min_insync_replicas = settings.min_insync_replicas;

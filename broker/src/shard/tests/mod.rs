@@ -124,7 +124,9 @@ impl Broker {
             group_bytes_max: 64 << 20,
             request_bytes_max: setup.request_bytes_max,
         };
-        let node = Node::recover(&mut |op| disk.execute(op), options, now, [3; 48]).expect("recovery succeeds");
+        // The identities that are made of it differ.
+        let random = std::array::from_fn(|at| at as u8);
+        let node = Node::recover(&mut |op| disk.execute(op), options, now, random).expect("recovery succeeds");
         Broker {
             shards: node.shards.into_iter().map(|shard| shard.open().start()).collect(),
             disk,

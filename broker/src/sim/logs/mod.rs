@@ -8,6 +8,7 @@ mod producer;
 use std::collections::BTreeSet;
 
 use millstream_storage::partition_log::partition_directory;
+use millstream_storage::recovery::Recovered;
 use millstream_storage::shard_log::{AppendError, Fatal, LogId, Ops, Progress, Read, ReadPlan, TimeLookup, TimeQuery};
 use millstream_storage::{DiskError, DiskToken, Now, ShardLog};
 
@@ -265,7 +266,9 @@ impl Simulation {
         self.schedule
             .retain(|event| !matches!(event, Event::Disk { .. } | Event::Timer { .. } | Event::Receive { .. }));
         self.starts += 1;
-        if self.is_damaged_at_rest {
+        // Damage is looked for where partitions lie that are not set aside.
+        let has_strays = self.disk.listing().any(|(path, _)| path.starts_with("strays/"));
+        if self.is_damaged_at_rest && !has_strays {
             let mut random = self.random.fork();
             let verdicts =
                 start_on_damaged_copies(&self.disk, &mut random, |disk, random| self.start_on(disk, random))?;
@@ -273,16 +276,29 @@ impl Simulation {
         }
         let faults = std::mem::take(&mut self.disk.faults);
         let shards = self.random.between(1, 4) as usize;
+        // The image of a start may be older than the partitions. What it does not know is set aside, and taken back by a
+        // later start, or by this one when it is told of it.
+        let mut images = vec![vec![true; self.partitions.len()]];
+        if self.random.one_in(4) {
+            let old = images[0].iter().map(|_| self.random.coin()).collect();
+            images.insert(0, old);
+            images.truncate(if self.random.coin() { 1 } else { 2 });
+        }
         let Simulation { disk, random, trace, partitions, schedule, .. } = self;
         let now_us = schedule.now_us();
         let now_ms = schedule.now(0).unix_ms;
-        let recovered = until_recovered(
-            disk,
-            random,
-            3,
-            |line| trace.line(now_us, line),
-            |disk, random| recover_logs(partitions, disk, random, shards, now_ms),
-        )?;
+        let mut recovered = Recovered::default();
+        for image in images {
+            recovered = until_recovered(
+                disk,
+                random,
+                3,
+                |line| trace.line(now_us, line),
+                |disk, random| recover_logs((partitions, &image), disk, random, shards, now_ms),
+            )?;
+            let strays: usize = recovered.shards.iter().map(|shard| shard.strays.len()).sum();
+            trace.line(now_us, format!("{strays} partitions set aside"));
+        }
         trace.line(now_us, format!("recovered {} groups, {shards} shards", recovered.groups));
         self.disk.faults = faults;
         let mut logs = open_logs(&self.partitions, recovered);
@@ -320,7 +336,8 @@ impl Simulation {
     fn start_on(&self, disk: &mut SimDisk, random: &mut Random) -> Result<Inspected, String> {
         let shards = random.between(1, 4) as usize;
         let now = self.schedule.now(0);
-        let recovered = recover_logs(&self.partitions, disk, random, shards, now.unix_ms)?;
+        let image = vec![true; self.partitions.len()];
+        let recovered = recover_logs((&self.partitions, &image), disk, random, shards, now.unix_ms)?;
         let mut logs = open_logs(&self.partitions, recovered);
         let mut inspected = Vec::new();
         for Partition { key, config, checkers, .. } in &self.partitions {

@@ -60,9 +60,9 @@ impl Node {
     }
 }
 
-/// Recovers what the disk has of these partitions.
+/// Recovers what the disk has of these partitions, with an image that knows some of them.
 pub fn recover_logs(
-    partitions: &[Partition],
+    (partitions, image): (&[Partition], &[bool]),
     disk: &mut SimDisk,
     random: &mut Random,
     shards: usize,
@@ -70,6 +70,8 @@ pub fn recover_logs(
 ) -> Result<Recovered, String> {
     let known: Vec<KnownPartition> = partitions
         .iter()
+        .zip(image)
+        .filter_map(|(partition, is_known)| is_known.then_some(partition))
         .map(|partition| KnownPartition {
             key: partition.key,
             topic: TOPIC.to_string(),
@@ -82,7 +84,7 @@ pub fn recover_logs(
         slots: 4 + random.below(4) as u32,
         slot_bytes: 128 << 10,
         partitions: &known,
-        metadata_is_new: false,
+        is_marked_clean: false,
         now_ms,
     };
     recover(&mut |op| disk.execute(op), &options).map_err(|error| error.to_string())

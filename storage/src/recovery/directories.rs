@@ -1,0 +1,353 @@
+//! Where partitions lie. Those that the cluster image knows lie below `topics/`. What it does not know at a start may only
+//! be newer than the image, so nothing of it is deleted: it is *set aside* below `strays/`, named as Kafka names what it
+//! sets aside, with its state beside its segments. A later image that knows it takes it back; it is removed when the
+//! controller has confirmed that it is gone ([`crate::ShardLog::remove_confirmed`]).
+//!
+//! Every step may be done again. A partition has one directory at any time, because a directory is renamed as a whole;
+//! the state in it counts where the last generation says nothing of the partition.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use super::disk::Disk;
+use super::replay::{ReplayedPartition, write_back};
+use super::{CHECKPOINT_BYTES_MAX, KnownPartition, RecoveryError};
+use crate::bug::{Bug, is_planted};
+use crate::checkpoint::{Checkpoint, checkpoint_path};
+use crate::disk::{DiskError, DiskOp, FilePath};
+use crate::journal::Salt;
+use crate::partition_log::partition_directory;
+use crate::partition_state::{PartitionState, SegmentState};
+use crate::segment::{index_path, segment_path};
+use crate::{PartitionKey, TopicId};
+
+const TOPICS: &str = "topics";
+const STRAYS: &str = "strays";
+/// Ends the name of what is set aside (Kafka: `LogManager.StrayDirSuffix`).
+const STRAY_SUFFIX: &str = "-stray";
+/// Stands for the topic's name where only the journal knew the partition, which does not say it.
+const NO_TOPIC: &str = "unknown";
+
+/// A partition that is set aside.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stray {
+    /// The partition.
+    pub key: PartitionKey,
+    /// Its directory, relative to the data directory.
+    pub directory: FilePath,
+    /// Its state; none if something of it is missing, as it is when its removal was interrupted.
+    pub state: Option<PartitionState>,
+}
+
+/// Where a partition set aside lies: `strays/<topic>-<partition>.<topic id>-stray`.
+fn stray_directory(topic: &str, key: PartitionKey) -> String {
+    format!("{STRAYS}/{topic}-{}.{}{STRAY_SUFFIX}", key.partition, key.topic_id.to_base64())
+}
+
+/// The topic and the partition that the name of such a directory says.
+fn stray_of(name: &str) -> Option<(&str, PartitionKey)> {
+    let (left, id) = name.strip_suffix(STRAY_SUFFIX)?.rsplit_once('.')?;
+    let (topic, partition) = left.rsplit_once('-')?;
+    let key = PartitionKey { topic_id: TopicId::from_base64(id)?, partition: partition_of(partition)? };
+    Some((topic, key))
+}
+
+/// The partition that the name of a directory below its topic id says.
+fn partition_of(name: &str) -> Option<i32> {
+    name.parse().ok().filter(|partition: &i32| *partition >= 0 && partition.to_string() == name)
+}
+
+/// A directory that was found.
+#[derive(Clone, Debug)]
+struct Place {
+    topic: String,
+    directory: String,
+    is_stray: bool,
+}
+
+/// Where every partition lies that has a directory.
+pub(super) struct Directories<'a> {
+    known: &'a BTreeMap<PartitionKey, &'a KnownPartition>,
+    places: BTreeMap<PartitionKey, Place>,
+    /// The directories of topic ids that hold anything but partitions, and those of topics that hold anything else.
+    foreign: BTreeSet<String>,
+    /// The directories of topics.
+    topics: BTreeSet<String>,
+    /// The directories of topic ids.
+    parents: BTreeSet<String>,
+}
+
+impl<'a> Directories<'a> {
+    /// Looks for all of them.
+    pub fn find(
+        disk: &mut Disk<'_, '_>,
+        known: &'a BTreeMap<PartitionKey, &'a KnownPartition>,
+    ) -> Result<Directories<'a>, RecoveryError> {
+        let mut found = Directories {
+            known,
+            places: BTreeMap::new(),
+            foreign: BTreeSet::new(),
+            topics: BTreeSet::new(),
+            parents: BTreeSet::new(),
+        };
+        for (name, is_directory) in disk.list(STRAYS)? {
+            if let Some((topic, key)) = stray_of(&name).filter(|_| is_directory) {
+                let directory = format!("{STRAYS}/{name}");
+                found.places.insert(key, Place { topic: topic.to_string(), directory, is_stray: true });
+            }
+        }
+        for (topic, is_directory) in disk.list(TOPICS)? {
+            if is_directory {
+                found.find_topic(disk, &topic)?;
+            }
+        }
+        Ok(found)
+    }
+
+    fn find_topic(&mut self, disk: &mut Disk<'_, '_>, topic: &str) -> Result<(), RecoveryError> {
+        let topic_directory = format!("{TOPICS}/{topic}");
+        self.topics.insert(topic_directory.clone());
+        for (id, is_directory) in disk.list(&topic_directory)? {
+            let Some(topic_id) = TopicId::from_base64(&id).filter(|_| is_directory) else {
+                self.foreign.insert(topic_directory.clone());
+                continue;
+            };
+            let parent = format!("{topic_directory}/{id}");
+            self.parents.insert(parent.clone());
+            for (name, is_directory) in disk.list(&parent)? {
+                let Some(partition) = partition_of(&name).filter(|_| is_directory) else {
+                    self.foreign.insert(parent.clone());
+                    continue;
+                };
+                let directory = format!("{parent}/{name}");
+                let place = Place { topic: topic.to_string(), directory, is_stray: false };
+                self.places.insert(PartitionKey { topic_id, partition }, place);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the image knows the partition.
+    pub fn is_known(&self, key: PartitionKey) -> bool {
+        self.known.contains_key(&key)
+    }
+
+    /// Where a partition lies, or would if it had a directory; none if that is not known.
+    pub fn of(&self, key: PartitionKey) -> Option<String> {
+        let place = self.places.get(&key).map(|place| place.directory.clone());
+        place.or_else(|| self.known.get(&key).map(|known| partition_directory(&known.topic, key)))
+    }
+
+    /// The states that lie beside partitions of which `has_state` says that the last generation knows nothing: they were
+    /// set aside, or are being taken back.
+    pub fn states_beside(
+        &self,
+        disk: &mut Disk<'_, '_>,
+        has_state: impl Fn(PartitionKey) -> bool,
+    ) -> Result<Vec<PartitionState>, RecoveryError> {
+        let mut states = Vec::new();
+        for (&key, place) in self.places.iter().filter(|(key, _)| !has_state(**key)) {
+            let path = checkpoint_path(&place.directory);
+            let bytes = match disk.read_all(&path, 0, CHECKPOINT_BYTES_MAX) {
+                Ok(bytes) => bytes,
+                Err(RecoveryError::Disk { error: DiskError::NotFound, .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            match Checkpoint::decode(bytes, 0).map(|checkpoint| checkpoint.partitions) {
+                Ok(mut partitions) if partitions.len() == 1 && partitions[0].key == key => {
+                    states.append(&mut partitions);
+                }
+                // Nobody may ever want it.
+                _ if !self.is_known(key) => {}
+                Ok(_) => return Err(RecoveryError::Corrupt(format!("{path} is damaged: it is of another partition"))),
+                Err(unusable) => return Err(RecoveryError::Corrupt(format!("{path} is damaged: {}", unusable.0))),
+            }
+        }
+        Ok(states)
+    }
+
+    /// Brings partitions back that the image knows and an earlier one did not.
+    pub fn take_back(
+        &mut self,
+        disk: &mut Disk<'_, '_>,
+        has_state: impl Fn(PartitionKey) -> bool,
+    ) -> Result<(), RecoveryError> {
+        for (key, place) in self.places.iter_mut().filter(|(_, place)| place.is_stray) {
+            let Some(known) = self.known.get(key) else { continue };
+            if !has_state(*key) {
+                return Err(RecoveryError::Corrupt(format!(
+                    "{} holds partition {} of topic {}, which exists, but not all of it",
+                    place.directory, key.partition, known.topic
+                )));
+            }
+            let directory = partition_directory(&known.topic, *key);
+            let (parent, _) = directory.rsplit_once('/').expect("it lies below its topic");
+            disk.run("creating a topic's directory", DiskOp::CreateDirectory { path: parent.into() })?;
+            let op = DiskOp::Rename { from: place.directory.as_str().into(), to: directory.as_str().into() };
+            disk.run("taking a partition back", op)?;
+            *place = Place { directory, topic: known.topic.clone(), is_stray: false };
+        }
+        Ok(())
+    }
+
+    /// Sets a partition aside that the image does not know, with all that the journal holds of it. Returns how many bytes
+    /// that were.
+    pub fn set_aside(
+        &mut self,
+        disk: &mut Disk<'_, '_>,
+        key: PartitionKey,
+        replayed: Option<&mut ReplayedPartition>,
+    ) -> Result<u64, RecoveryError> {
+        assert!(!self.is_known(key), "what the image knows is recovered");
+        let place = self.places.get(&key).cloned();
+        if is_planted(Bug::DeleteStrays) {
+            if let Some(Place { directory, .. }) = place {
+                disk.run("removing a partition", DiskOp::Remove { path: directory.into() })?;
+                self.places.remove(&key);
+            }
+            return Ok(0);
+        }
+        let whole = replayed.filter(|replayed| replayed.is_whole);
+        if place.is_none() && whole.as_ref().is_none_or(|replayed| replayed.state.log_end == 0) {
+            return Ok(0);
+        }
+        let mut place = place.unwrap_or_else(|| Place {
+            directory: stray_directory(NO_TOPIC, key),
+            topic: NO_TOPIC.to_string(),
+            is_stray: true,
+        });
+        let mut written = 0;
+        if let Some(replayed) = whole {
+            replayed.is_whole = holds_all(disk, &place.directory, replayed)?;
+            if replayed.is_whole && !(place.is_stray && replayed.is_beside) {
+                written = write_back(disk, &place.directory, replayed)?;
+                write_state(disk, &place.directory, &replayed.state)?;
+                remove_given_up(disk, &place.directory, &replayed.state)?;
+            } else if !replayed.is_whole && !self.places.contains_key(&key) {
+                // All of it is removed already.
+                return Ok(0);
+            }
+        }
+        if !place.is_stray {
+            let directory = stray_directory(&place.topic, key);
+            disk.run("creating the directory of what is set aside", DiskOp::CreateDirectory { path: STRAYS.into() })?;
+            let op = DiskOp::Rename { from: place.directory.as_str().into(), to: directory.as_str().into() };
+            disk.run("setting a partition aside", op)?;
+            place = Place { directory, is_stray: true, ..place };
+        }
+        self.places.insert(key, place);
+        Ok(written)
+    }
+
+    /// The partitions that have a directory and that the image does not know.
+    pub fn unknown(&self) -> Vec<PartitionKey> {
+        self.places.keys().copied().filter(|key| !self.is_known(*key)).collect()
+    }
+
+    /// Removes the directories of topics and topic ids that hold nothing.
+    pub fn remove_empty(&self, disk: &mut Disk<'_, '_>) -> Result<(), RecoveryError> {
+        let known = self.known.iter().map(|(key, known)| partition_directory(&known.topic, *key));
+        let used: HashSet<String> = self
+            .places
+            .values()
+            .filter(|place| !place.is_stray)
+            .map(|place| place.directory.clone())
+            .chain(known)
+            .filter_map(|directory| directory.rsplit_once('/').map(|(parent, _)| parent.to_string()))
+            .collect();
+        // Those of partitions that the image knows may have been made just now.
+        let mut full: HashSet<&str> =
+            used.iter().filter_map(|parent| parent.rsplit_once('/')).map(|(topic, _)| topic).collect();
+        for parent in &self.parents {
+            if self.foreign.contains(parent) {
+                full.extend(parent.rsplit_once('/').map(|(topic, _)| topic));
+            } else if !used.contains(parent) {
+                disk.run("removing an empty directory", DiskOp::Remove { path: parent.as_str().into() })?;
+            }
+        }
+        let is_empty = |topic: &&String| !full.contains(topic.as_str()) && !self.foreign.contains(*topic);
+        for topic in self.topics.iter().filter(is_empty) {
+            disk.run("removing an empty directory", DiskOp::Remove { path: topic.as_str().into() })?;
+        }
+        Ok(())
+    }
+
+    /// What is set aside, in the order of the partitions.
+    pub fn strays(&self, mut replayed: BTreeMap<PartitionKey, ReplayedPartition>) -> Vec<Stray> {
+        let of = |(&key, place): (&PartitionKey, &Place)| Stray {
+            key,
+            directory: place.directory.as_str().into(),
+            state: replayed.remove(&key).filter(|replayed| replayed.is_whole).map(|replayed| replayed.state),
+        };
+        self.places.iter().filter(|(key, _)| !self.is_known(**key)).map(of).collect()
+    }
+}
+
+/// Removes files of segments that a partition gave up. Returns the path of the state that lies beside it, if one does: as
+/// long as the new generation is not there, it may be all that is known of the partition.
+pub(super) fn remove_given_up(
+    disk: &mut Disk<'_, '_>,
+    directory: &str,
+    state: &PartitionState,
+) -> Result<Option<FilePath>, RecoveryError> {
+    let paths = |segment: &SegmentState| {
+        let (base, version) = (segment.base_offset, segment.version);
+        [segment_path(directory, base, version), index_path(directory, base, version)]
+    };
+    let expected: HashSet<FilePath> = state.segments.iter().flat_map(paths).collect();
+    let beside = checkpoint_path(directory);
+    let mut has_beside = false;
+    for (name, _) in disk.list(directory)? {
+        let path = format!("{directory}/{name}");
+        if path == *beside {
+            has_beside = true;
+        } else if !expected.contains(path.as_str()) {
+            disk.run("removing a segment that was given up", DiskOp::Remove { path: path.into() })?;
+        }
+    }
+    Ok(has_beside.then_some(beside))
+}
+
+/// Whether every file is there that bytes of the partition lie in.
+fn holds_all(disk: &mut Disk<'_, '_>, directory: &str, replayed: &ReplayedPartition) -> Result<bool, RecoveryError> {
+    let names: HashSet<String> =
+        disk.list(directory)?.into_iter().map(|(name, _)| format!("{directory}/{name}")).collect();
+    Ok(replayed.state.segments.iter().filter(|segment| replayed.needs_file(segment)).all(|segment| {
+        let path = segment_path(directory, segment.base_offset, segment.version);
+        names.contains(&*path)
+    }))
+}
+
+/// Writes the state of a partition beside its segments, all of whose bytes are durable: a checkpoint that holds nothing
+/// else.
+fn write_state(disk: &mut Disk<'_, '_>, directory: &str, state: &PartitionState) -> Result<(), RecoveryError> {
+    let checkpoint = Checkpoint {
+        shard: 0,
+        salt: Salt::default(),
+        sequence: 0,
+        slots: 0,
+        slot_bytes: 0,
+        partitions: vec![state.clone()],
+    };
+    disk.run("creating the directory of what is set aside", DiskOp::CreateDirectory { path: directory.into() })?;
+    let op = DiskOp::Replace { path: checkpoint_path(directory), data: checkpoint.encode() };
+    disk.run("writing the state of a partition that is set aside", op).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_what_is_set_aside_says_what_it_is() {
+        let key = PartitionKey { topic_id: TopicId([7; 16]), partition: 12 };
+        for topic in ["t", "a.b-3.c", "-", "x-stray"] {
+            let directory = stray_directory(topic, key);
+            let name = directory.strip_prefix("strays/").expect("they lie there");
+            assert_eq!(stray_of(name), Some((topic, key)), "{name}");
+        }
+        let id = key.topic_id.to_base64();
+        for other in ["", "-stray", "t-1", "t-1.x-stray", &format!("t.{id}-stray"), &format!("t-01.{id}-stray")] {
+            assert_eq!(stray_of(other), None, "{other}");
+        }
+    }
+}

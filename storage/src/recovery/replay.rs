@@ -1,0 +1,291 @@
+//! The replay of checkpoints and journals: what each partition is, and which of its bytes only the journal holds.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+
+use super::disk::Disk;
+use super::{KnownPartition, RecoveryError, WRITE_BYTES_MAX};
+use crate::PartitionKey;
+use crate::batch::{BATCH_HEADER_BYTES, BatchHeader, Batches, NO_PRODUCER_ID};
+use crate::bug::{Bug, is_planted};
+use crate::compaction::Replacement;
+use crate::disk::{BLOCK_BYTES, DiskOp};
+use crate::index::SEGMENT_BYTES_MAX;
+use crate::journal::Entry;
+use crate::partition_state::{PartitionState, SegmentState};
+use crate::segment::segment_path;
+
+/// `index.interval.bytes` of a partition whose topic is not known: Kafka's default.
+const INDEX_INTERVAL_BYTES: u32 = 4096;
+
+/// The partitions as far as they are replayed.
+pub(super) struct Replay<'a> {
+    pub known: &'a BTreeMap<PartitionKey, &'a KnownPartition>,
+    pub partitions: BTreeMap<PartitionKey, ReplayedPartition>,
+    pub now_ms: i64,
+}
+
+pub(super) struct ReplayedPartition {
+    pub state: PartitionState,
+    /// Bytes that only the journal holds: segment, position, bytes; ascending.
+    pub bytes: Vec<(i64, u64, Bytes)>,
+    /// False of a partition that the image does not know and the journal does not tell all of: it was removed before the
+    /// last checkpoint, and this is the rest. Of one that the image knows that is damage, and recovery ends.
+    pub is_whole: bool,
+    /// The state lies beside its segments as it is here.
+    pub is_beside: bool,
+}
+
+impl ReplayedPartition {
+    pub fn new(state: PartitionState) -> ReplayedPartition {
+        ReplayedPartition { state, bytes: Vec::new(), is_whole: true, is_beside: false }
+    }
+
+    /// Whether the bytes of a segment cannot all come from the journal: then its file has to be there.
+    pub fn needs_file(&self, segment: &SegmentState) -> bool {
+        let in_journal = self.bytes.iter().filter(|(base, ..)| *base == segment.base_offset);
+        let in_journal: u64 = in_journal.map(|(.., data)| data.len() as u64).sum();
+        segment.synced > 0 || in_journal < segment.bytes
+    }
+
+    /// Forgets segments that lie wholly below the log start: their files may be gone already.
+    fn drop_segments_below_start(&mut self) {
+        let state = &mut self.state;
+        let begun = state.segments.partition_point(|segment| segment.base_offset <= state.log_start);
+        state.segments.drain(..begun.saturating_sub(1));
+        let first = state.segments.first().expect("never empty").base_offset;
+        self.bytes.retain(|(segment, ..)| *segment >= first);
+    }
+}
+
+impl Replay<'_> {
+    /// Begins with what a checkpoint says of a partition.
+    pub fn begin(&mut self, mut state: PartitionState) {
+        state.producers.refresh(self.now_ms);
+        self.partitions.insert(state.key, ReplayedPartition::new(state));
+    }
+
+    /// Begins with the state that lies beside a partition's segments.
+    pub fn begin_beside(&mut self, state: PartitionState) {
+        let key = state.key;
+        self.begin(state);
+        self.partition(key).is_beside = true;
+    }
+
+    fn partition(&mut self, key: PartitionKey) -> &mut ReplayedPartition {
+        let interval = self.index_interval_bytes(key);
+        self.partitions.entry(key).or_insert_with(|| ReplayedPartition::new(PartitionState::empty(key, interval)))
+    }
+
+    fn index_interval_bytes(&self, key: PartitionKey) -> u32 {
+        self.known.get(&key).map_or(INDEX_INTERVAL_BYTES, |known| known.index_interval_bytes)
+    }
+
+    /// Replays an entry. One that cannot follow ends recovery, but for partitions that the image does not know.
+    pub fn apply(&mut self, entry: Entry) -> Result<(), RecoveryError> {
+        let key = entry.key();
+        if self.partitions.get(&key).is_some_and(|partition| !partition.is_whole) {
+            return Ok(());
+        }
+        self.partition(key).is_beside = false;
+        match self.apply_to_partition(entry) {
+            Err(_) if !self.known.contains_key(&key) => {
+                self.partition(key).is_whole = false;
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn apply_to_partition(&mut self, entry: Entry) -> Result<(), RecoveryError> {
+        match entry {
+            Entry::Append { key, segment, position, data, .. } => {
+                let headers = Batches::new(&data)
+                    .map(|batch| batch.map(|(header, _)| *header).map_err(|_| malformed(key)))
+                    .collect::<Result<Vec<_>, _>>()?;
+                self.append(key, segment, position, &headers)?;
+                let partition = self.partition(key);
+                if let Some(found) = partition.state.segments.iter().find(|found| found.base_offset == segment) {
+                    let end = position + data.len() as u64;
+                    if end > found.bytes {
+                        return Err(malformed(key));
+                    }
+                    if end > found.synced {
+                        partition.bytes.push((segment, position, data));
+                    }
+                }
+                Ok(())
+            }
+            Entry::Extent { key, segment, position, headers, .. } => {
+                let headers: Vec<BatchHeader> = headers
+                    .chunks_exact(BATCH_HEADER_BYTES)
+                    .map(|header| BatchHeader::read(header).copied().ok_or_else(|| malformed(key)))
+                    .collect::<Result<_, _>>()?;
+                self.append(key, segment, position, &headers)
+            }
+            Entry::LogStart { key, offset } => {
+                let state = &mut self.partition(key).state;
+                if is_planted(Bug::ForgetTruncation) {
+                    return Ok(());
+                }
+                if offset > state.log_end {
+                    return Err(malformed(key));
+                }
+                state.log_start = state.log_start.max(offset);
+                state.epochs.truncate_start(offset);
+                Ok(())
+            }
+            Entry::Replaced { key, replacement } => self.replace(key, &replacement),
+        }
+    }
+
+    /// Ends the replay: what came out must be what a shard can go on with.
+    pub fn check(&mut self) -> Result<(), RecoveryError> {
+        for (key, partition) in &mut self.partitions {
+            partition.drop_segments_below_start();
+            if partition.state.view().is_sound() {
+                continue;
+            }
+            if self.known.contains_key(key) {
+                return Err(malformed(*key));
+            }
+            partition.is_whole = false;
+        }
+        Ok(())
+    }
+
+    /// A compacted segment takes the place of others. Their bytes are all in their files, or were.
+    fn replace(&mut self, key: PartitionKey, replacement: &Replacement) -> Result<(), RecoveryError> {
+        let index_interval_bytes = self.index_interval_bytes(key);
+        let ReplayedPartition { state, bytes, .. } = self.partition(key);
+        let mut open = state.segments.last().expect("never empty").base_offset;
+        if replacement.until > open && replacement.until == state.log_end {
+            // A new segment was begun, but nothing appended to it yet.
+            state.segments.push(SegmentState::empty(state.log_end, index_interval_bytes));
+            open = state.log_end;
+        }
+        let is_possible = replacement.from < replacement.until
+            && replacement.until <= open
+            && replacement.first_dirty <= open
+            && replacement.version > 0
+            && replacement.bytes <= SEGMENT_BYTES_MAX;
+        if !is_possible {
+            return Err(malformed(key));
+        }
+        let replaced = replacement.from..replacement.until;
+        bytes.retain(|(segment, ..)| !replaced.contains(segment));
+        state.segments.retain(|segment| !replaced.contains(&segment.base_offset));
+        if replacement.bytes > 0 {
+            let at = state.segments.partition_point(|segment| segment.base_offset < replacement.from);
+            state.segments.insert(at, SegmentState::compacted(replacement));
+        }
+        state.first_dirty = replacement.first_dirty;
+        Ok(())
+    }
+
+    /// Replays all but the payload of batches that lie at `position` of a segment. What the checkpoint knows already
+    /// is passed over.
+    fn append(
+        &mut self,
+        key: PartitionKey,
+        base: i64,
+        position: u64,
+        headers: &[BatchHeader],
+    ) -> Result<(), RecoveryError> {
+        let now_ms = self.now_ms;
+        let index_interval_bytes = self.index_interval_bytes(key);
+        let state = &mut self.partition(key).state;
+        let mut at = position;
+        for header in headers {
+            let bytes = header.batch_bytes().map_err(|_| malformed(key))? as u64;
+            if at > SEGMENT_BYTES_MAX.saturating_sub(bytes) || !is_possible(header) {
+                return Err(malformed(key));
+            }
+            if header.base_offset() >= state.log_end {
+                let last = state.segments.last().expect("never empty");
+                if base > last.base_offset && base == state.log_end {
+                    state.segments.push(SegmentState::empty(base, index_interval_bytes));
+                }
+                let segment = state.segments.last_mut().expect("never empty");
+                if segment.base_offset != base || segment.bytes != at || header.base_offset() != state.log_end {
+                    return Err(RecoveryError::Corrupt(format!(
+                        "journal: offset {} of partition {} of topic id {} does not follow offset {}",
+                        header.base_offset(),
+                        key.partition,
+                        key.topic_id.to_base64(),
+                        state.log_end
+                    )));
+                }
+                segment.index.as_mut().expect("an open segment has one").note(header, at);
+                segment.bytes += bytes;
+                if segment.first_timestamp < 0 {
+                    segment.first_timestamp = header.max_timestamp();
+                }
+                segment.max_timestamp = segment.max_timestamp.max(header.max_timestamp());
+                state.log_end = header.last_offset() + 1;
+                state.producers.record(header, now_ms);
+                state.epochs.assign(header.leader_epoch(), header.base_offset());
+            }
+            at += bytes;
+        }
+        Ok(())
+    }
+}
+
+/// What a leader has made sure of before it appended a batch, and what the next checkpoint must be able to say.
+fn is_possible(header: &BatchHeader) -> bool {
+    let is_sequenced = header.producer_id() >= 0 && header.base_sequence() >= 0;
+    header.last_offset_delta() >= 0 && (is_sequenced || header.producer_id() == NO_PRODUCER_ID)
+}
+
+fn malformed(key: PartitionKey) -> RecoveryError {
+    RecoveryError::Corrupt(format!(
+        "journal: an entry of partition {} of topic id {} makes no sense",
+        key.partition,
+        key.topic_id.to_base64()
+    ))
+}
+
+/// Brings bytes that only the journal holds to their segments, durably. Returns how many.
+pub(super) fn write_back(
+    disk: &mut Disk<'_, '_>,
+    directory: &str,
+    partition: &mut ReplayedPartition,
+) -> Result<u64, RecoveryError> {
+    let mut written = 0;
+    let mut touched = Vec::new();
+    let mut runs: Vec<(i64, u64, BytesMut)> = Vec::new();
+    for (segment, position, data) in partition.bytes.drain(..) {
+        written += data.len() as u64;
+        match runs.last_mut() {
+            Some((base, start, run))
+                if *base == segment && *start + run.len() as u64 == position && run.len() < WRITE_BYTES_MAX =>
+            {
+                run.extend_from_slice(&data);
+            }
+            _ => runs.push((segment, position, BytesMut::from(&data[..]))),
+        }
+    }
+    for (base, position, run) in runs {
+        let path = segment_path(directory, base, 0);
+        if touched.last() != Some(&path) {
+            touched.push(path.clone());
+            let state = partition.state.segments.iter().find(|state| state.base_offset == base).expect("kept above");
+            // A file with something durable in it is there. Each of these costs syncs, which a restart has to wait for.
+            if state.synced == 0 {
+                disk.run("creating a partition's directory", DiskOp::CreateDirectory { path: directory.into() })?;
+                let bytes = state.bytes.next_multiple_of(BLOCK_BYTES as u64);
+                disk.run("reserving space for a segment", DiskOp::Allocate { path: path.clone(), bytes })?;
+            }
+        }
+        disk.overlay(&path, position, &run)?;
+    }
+    for path in touched {
+        disk.run("syncing a segment", DiskOp::Sync { path })?;
+    }
+    for segment in &mut partition.state.segments {
+        segment.synced = segment.bytes;
+    }
+    Ok(written)
+}
