@@ -3,6 +3,7 @@
 //! core; and a command line for clusters ([`cli`]).
 
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod api;
 pub mod cli;

@@ -15,7 +15,6 @@ pub mod image;
 pub mod log;
 pub mod quota;
 mod random_id;
-#[allow(missing_docs, reason = "a record's fields are what the sentence about the record names")]
 pub mod record;
 pub mod topic_name;
 

@@ -64,19 +64,63 @@ pub enum ConfigOwner {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MetadataRecord {
     /// The cluster's identity; the first record of every log.
-    Cluster { cluster_id: [u8; 16] },
+    Cluster {
+        /// A random UUID, drawn when the cluster was made.
+        cluster_id: [u8; 16],
+    },
     /// A broker started: it replaces what was known of the broker of this number.
-    Broker { node_id: i32, epoch: i64, endpoints: Vec<Endpoint>, rack: Option<String> },
+    Broker {
+        /// Its number.
+        node_id: i32,
+        /// Grows with each of its starts.
+        epoch: i64,
+        /// Its addresses, one for each of its listeners.
+        endpoints: Vec<Endpoint>,
+        /// `broker.rack`
+        rack: Option<String>,
+    },
     /// A topic was created; its partitions follow.
-    Topic { topic_id: TopicId, name: String },
+    Topic {
+        /// Its identity, which no topic has had before.
+        topic_id: TopicId,
+        /// Its name, which no other topic has now.
+        name: String,
+    },
     /// A partition was created (it is the next one of its topic) or changed.
-    Partition { topic_id: TopicId, partition: i32, state: Partition },
+    Partition {
+        /// The topic.
+        topic_id: TopicId,
+        /// The partition's index, from 0.
+        partition: i32,
+        /// All that is known of it from now on.
+        state: Partition,
+    },
     /// A topic is gone, with its partitions and configurations.
-    RemoveTopic { topic_id: TopicId },
+    RemoveTopic {
+        /// Its identity.
+        topic_id: TopicId,
+    },
     /// A configuration was set, or removed when there is no value.
-    Config { owner: ConfigOwner, name: String, value: Option<String> },
+    Config {
+        /// What it belongs to.
+        owner: ConfigOwner,
+        /// Its name.
+        name: String,
+        /// Its value as it was given.
+        value: Option<String>,
+    },
     /// A client quota was set, or removed when there is no value.
-    Quota { entity: QuotaEntity, key: String, value: Option<QuotaValue> },
+    Quota {
+        /// Whom it limits.
+        entity: QuotaEntity,
+        /// What it limits, by Kafka's name: `producer_byte_rate` and others.
+        key: String,
+        /// The limit.
+        value: Option<QuotaValue>,
+    },
     /// All producer ids below this one were handed out.
-    ProducerIds { next: i64 },
+    ProducerIds {
+        /// The first that was not.
+        next: i64,
+    },
 }

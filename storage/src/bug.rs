@@ -9,7 +9,7 @@ pub enum Bug {
     /// Takes journal groups and extents for whole without comparing their checksums.
     SkipChecksum,
     /// Forgets at the restart that DeleteRecords or retention moved the log start.
-    ForgetTruncation,
+    ForgetLogStart,
     /// Tries a failed write-back or sync again, as if a sync that succeeds then had written what the first one lost.
     RetryFailedSync,
     /// Gives the last offset before a restart to another record after it.

@@ -32,20 +32,45 @@ pub const REQUESTS_HELD_MAX: usize = 16 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Asker {
     /// A shard of this process.
-    Shard { shard: ShardIndex, token: u64 },
+    Shard {
+        /// The shard, to which the answer goes.
+        shard: ShardIndex,
+        /// Comes back with the answer.
+        token: u64,
+    },
     /// The node itself.
-    Node { token: u64 },
+    Node {
+        /// Comes back with the answer.
+        token: u64,
+    },
 }
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// Somebody asks for a decision. `random_id` are fresh random bytes, from which topic ids are made.
-    Asked { asker: Asker, request: ControllerRequest, random_id: [u8; 16] },
-    /// A shard has applied the metadata up to and including this offset.
-    Applied { shard: ShardIndex, offset: u64 },
+    /// Somebody asks for a decision.
+    Asked {
+        /// Who gets the answer.
+        asker: Asker,
+        /// What is asked for.
+        request: ControllerRequest,
+        /// Fresh random bytes, from which topic ids are made.
+        random_id: [u8; 16],
+    },
+    /// A shard has applied what was published.
+    Applied {
+        /// The shard.
+        shard: ShardIndex,
+        /// The last record that it has applied.
+        offset: u64,
+    },
     /// A disk operation finished.
-    Disk { token: DiskToken, result: Result<DiskReply, DiskError> },
+    Disk {
+        /// That of its [`Effect::Disk`].
+        token: DiskToken,
+        /// How it went.
+        result: Result<DiskReply, DiskError>,
+    },
     /// The time of [`ControllerShard::next_deadline`] has come.
     Tick,
 }
@@ -54,15 +79,36 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// Execute a disk operation; answer with [`Event::Disk`].
-    Disk { token: DiskToken, op: DiskOp },
-    /// Tell every shard of the process that these records are true, the last of them at `offset`.
-    Publish { offset: u64, records: Arc<Vec<MetadataRecord>> },
+    Disk {
+        /// Comes back with the result.
+        token: DiskToken,
+        /// The operation.
+        op: DiskOp,
+    },
+    /// Tell every shard of the process that these records are true.
+    Publish {
+        /// That of the last record.
+        offset: u64,
+        /// The records, in their order.
+        records: Arc<Vec<MetadataRecord>>,
+    },
     /// Give an answer, to a shard after all that was published before.
-    Answer { asker: Asker, response: ControllerResponse },
+    Answer {
+        /// Who asked.
+        asker: Asker,
+        /// The answer.
+        response: ControllerResponse,
+    },
     /// Something went wrong and was survived: an operator wants to know.
-    Warn { message: String },
+    Warn {
+        /// One line for people.
+        message: String,
+    },
     /// Nothing may be acknowledged any more: print the reason and exit with an error.
-    Fail { reason: String },
+    Fail {
+        /// One line for people.
+        reason: String,
+    },
 }
 
 /// A request that waits for the decisions before it.

@@ -485,6 +485,7 @@ impl Coordinator {
         records
     }
 
+    /// Panics where what the coordinator holds contradicts itself.
     #[cfg(test)]
     pub fn check_invariants(&self) {
         let mut bytes = 0;

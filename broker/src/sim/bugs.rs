@@ -53,8 +53,8 @@ fn skipping_a_checksum_is_noticed() {
 
 #[test]
 fn forgetting_a_truncation_is_noticed() {
-    logs_notice(Bug::ForgetTruncation);
-    the_node_notices(Bug::ForgetTruncation);
+    logs_notice(Bug::ForgetLogStart);
+    the_node_notices(Bug::ForgetLogStart);
 }
 
 #[test]

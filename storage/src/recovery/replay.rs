@@ -126,7 +126,7 @@ impl Replay<'_> {
             }
             Entry::LogStart { key, offset } => {
                 let state = &mut self.partition(key).state;
-                if is_planted(Bug::ForgetTruncation) {
+                if is_planted(Bug::ForgetLogStart) {
                     return Ok(());
                 }
                 if offset > state.log_end {
