@@ -4,6 +4,7 @@ mod process;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::Output;
 
 use process::{Broker, Data, command};
@@ -16,6 +17,11 @@ fn refused(overrides: &[&str]) -> String {
     assert!(stdout.is_empty());
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
     stderr
+}
+
+/// Where the data lies.
+fn directory(data: &Data) -> PathBuf {
+    data.log_dirs().strip_prefix("log.dirs=").expect("that is its configuration").into()
 }
 
 /// Asks for the supported versions (ApiVersions 0) and returns the error code.
@@ -44,9 +50,22 @@ fn it_serves_and_stops_when_told_to() {
 }
 
 #[test]
+fn a_clean_stop_leaves_its_mark_and_nothing_else_does() {
+    let data = Data::new("mark");
+    let mark = directory(&data).join(".millstream_cleanshutdown");
+    for signal in ["-TERM", "-KILL", "-TERM"] {
+        let mut broker = Broker::start(&[&data.log_dirs()]);
+        assert!(!mark.exists(), "the start takes it away before it serves");
+        broker.signal(signal);
+        broker.child.wait().expect("ended");
+        assert_eq!(mark.exists(), signal == "-TERM", "{signal}");
+    }
+}
+
+#[test]
 fn a_data_directory_with_a_part_missing_is_refused_and_left_alone() {
     let data = Data::new("parts");
-    let path = std::path::PathBuf::from(data.log_dirs().strip_prefix("log.dirs=").expect("it is that"));
+    let path = directory(&data);
     let run = || {
         let mut broker = Broker::start(&[&data.log_dirs()]);
         broker.signal("-TERM");

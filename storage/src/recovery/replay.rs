@@ -144,7 +144,7 @@ impl Replay<'_> {
     pub fn check(&mut self) -> Result<(), RecoveryError> {
         for (key, partition) in &mut self.partitions {
             partition.drop_segments_below_start();
-            if partition.state.view().is_sound() {
+            if key.partition >= 0 && partition.state.view().is_sound() {
                 continue;
             }
             if self.known.contains_key(key) {
