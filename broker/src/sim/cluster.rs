@@ -84,6 +84,8 @@ pub struct Outcome {
     pub group: (usize, usize),
     /// Times the node went down, gracefully or not.
     pub stops: u64,
+    /// Starts after which recovery said that the last run was shut down cleanly.
+    pub clean_shutdowns: u64,
     /// What starts on damaged disks came to.
     pub verdicts: Verdicts,
     /// What became of the snapshots of the metadata log.
@@ -230,6 +232,7 @@ pub struct Simulation {
     producer_ids: ProducerIdsAreUnique,
     next_connection: u64,
     stops: u64,
+    clean_shutdowns: u64,
     is_damaged_at_rest: bool,
     verdicts: Verdicts,
     snapshots: Snapshots,
@@ -249,6 +252,7 @@ impl Simulation {
             seen: simulation.checkers.iter().map(Checkers::seen).sum(),
             group: simulation.knowledge.group.counts(),
             stops: simulation.stops,
+            clean_shutdowns: simulation.clean_shutdowns,
             verdicts: simulation.verdicts,
             snapshots: simulation.snapshots,
         })
@@ -330,6 +334,7 @@ impl Simulation {
             producer_ids: ProducerIdsAreUnique::default(),
             next_connection: 0,
             stops: 0,
+            clean_shutdowns: 0,
             verdicts: Verdicts::default(),
             snapshots: Snapshots::default(),
             mark: Mark::Absent,
@@ -606,6 +611,7 @@ impl Simulation {
         if !mark.agrees(last, was_interrupted) {
             return Err(format!("the last shutdown was {last:?}, and its mark was {mark:?}"));
         }
+        self.clean_shutdowns += u64::from(last == LastShutdown::Clean);
         let mut shards: Vec<OpenShard> = shards.into_iter().map(|shard| shard.open()).collect();
         self.check_everything(controller.image(), &mut shards)?;
         self.disk.faults = faults;
@@ -1088,6 +1094,7 @@ mod tests {
             total.acknowledged += outcome.acknowledged;
             total.seen += outcome.seen;
             total.stops += outcome.stops;
+            total.clean_shutdowns += outcome.clean_shutdowns;
             total.group = (total.group.0 + outcome.group.0, total.group.1 + outcome.group.1);
             total.verdicts.add_all(outcome.verdicts);
             total.snapshots.add_all(outcome.snapshots);
@@ -1095,6 +1102,7 @@ mod tests {
         println!("{total:?}");
         let is_part = ["MILLSTREAM_SIM_SEED", "MILLSTREAM_SIM_SEEDS"].map(std::env::var_os).iter().any(Option::is_some);
         assert!(is_part || (total.group.0 > 100 && total.group.1 > 100), "the group did next to nothing");
+        assert!(is_part || total.clean_shutdowns > 5, "{} clean stops", total.clean_shutdowns);
         let Snapshots { taken, interrupted } = total.snapshots;
         assert!(is_part || (taken > 100 && interrupted.iter().all(|count| *count > 2)), "few snapshots were taken");
     }
