@@ -412,7 +412,29 @@ mod tests {
 
     #[test]
     fn the_file_is_frozen_and_knows_whose_it_is() {
-        let (index, _) = filled(11, 12, 100);
+        let entry = |(relative_offset, position, max_timestamp_before)| Entry {
+            relative_offset,
+            position,
+            max_timestamp_before,
+        };
+        let entries = [
+            (3, 142, 28),
+            (6, 284, 28),
+            (9, 426, 100),
+            (11, 541, 100),
+            (15, 771, 126),
+            (17, 947, 126),
+            (19, 1062, 126),
+            (21, 1177, 180),
+            (23, 1292, 180),
+        ];
+        let index = SparseIndex {
+            covered_bytes: 1380,
+            last_offset: 1023,
+            max: MaxTimestamp { timestamp: 180, position: 1062 },
+            entries: entries.map(entry).into(),
+            ..SparseIndex::new(1_000, 100)
+        };
         let bytes = index.encode(KEY);
         frozen("sparse-index-v1.bin", &bytes);
         assert_eq!(SparseIndex::decode(&bytes, KEY, 1_000), Ok(index));
@@ -424,9 +446,15 @@ mod tests {
     /// Found by fuzzing: behind a right checksum, more bytes than a segment can have made the next batch's end overflow.
     #[test]
     fn more_bytes_than_a_segment_has_are_damage() {
-        let (mut index, _) = filled(11, 12, 100);
-        index.covered_bytes = u64::MAX;
-        assert_eq!(SparseIndex::decode(&index.encode(KEY), KEY, 1_000), Err(IndexError::Damaged));
+        const COVERED_BYTES_AT: usize = 48;
+        let (index, _) = filled(11, 12, 100);
+        let mut bytes = index.encode(KEY).to_vec();
+        assert_eq!(bytes[COVERED_BYTES_AT..][..8], index.covered_bytes.to_le_bytes());
+        bytes[COVERED_BYTES_AT..][..8].fill(0xff);
+        bytes.truncate(bytes.len() - CRC_BYTES);
+        let checksum = crc32c::crc32c(&bytes);
+        bytes.extend_from_slice(&checksum.to_le_bytes());
+        assert_eq!(SparseIndex::decode(&bytes, KEY, 1_000), Err(IndexError::Damaged));
     }
 
     #[test]

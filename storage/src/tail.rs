@@ -354,10 +354,11 @@ mod tests {
                 for _ in 0..random.below(6) {
                     let bytes_max = if random.below(3) == 0 { 100_000 } else { 3000 };
                     let bytes = 1 + random.index(bytes_max);
-                    let target = tail.reserve(&mut pool, 7, contents.len() as u64, 0, bytes);
+                    let at = contents.len();
+                    let target = tail.reserve(&mut pool, 7, at as u64, at as i64, bytes);
                     target.fill_with(|| random.below(256) as u8);
                     contents.extend_from_slice(target);
-                    tail.commit(bytes, 0);
+                    tail.commit(bytes, at as i64);
                 }
                 let left = contents.len() - written;
                 let keep = random.index(2);

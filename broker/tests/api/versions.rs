@@ -77,7 +77,7 @@ fn metadata_of_named_topics() {
             assert_eq!(response.controller_id, 1);
         }
         if version >= 2 {
-            assert_eq!(response.cluster_id.as_deref(), Some("q6urq6urq6urq6urq6urqw"));
+            assert_eq!(response.cluster_id.as_deref(), Some("q6urq6urS6urq6urq6urqw"));
         }
         let operations = if (8..=10).contains(&version) { CLUSTER_OPERATIONS } else { i32::MIN };
         assert_eq!(response.cluster_authorized_operations, operations);
@@ -173,7 +173,7 @@ fn describe_cluster() {
             request.include_fenced_brokers = version >= 2;
             let response = Cluster::new().call(version, &request);
             assert_eq!((response.error_code, response.controller_id), (0, 1));
-            assert_eq!(&*response.cluster_id, "q6urq6urq6urq6urq6urqw");
+            assert_eq!(&*response.cluster_id, "q6urq6urS6urq6urq6urqw");
             assert_eq!(response.cluster_authorized_operations, if asked { CLUSTER_OPERATIONS } else { i32::MIN });
             let broker = &response.brokers[0];
             assert_eq!((broker.broker_id, &*broker.host, broker.port), (1, "PLAINTEXT.host", 9092));
