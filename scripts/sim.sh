@@ -61,7 +61,7 @@ job() {
     # What a test prints is shown when it fails.
     if ! env ${traces:+MILLSTREAM_SIM_TRACES="$output/traces.$1"} \
       MILLSTREAM_SIM_FIRST=$((first + ran)) MILLSTREAM_SIM_SEEDS=$count "${test[@]}" -- --exact --test-threads 1 \
-      sim::logs::tests::logs_keep_what_they_acknowledge sim::cluster::tests::clients_lose_nothing \
+      sim::logs::tests::logs_keep_what_they_acknowledge sim::world::tests::clients_lose_nothing \
       > "$output/$1" 2>&1; then
       touch "$output/failed"
       cat "$output/$1"

@@ -7,10 +7,10 @@ use millstream_replication::controller::{NewTopic, TopicReference};
 use millstream_replication::identity::{self, OpenedDirectory};
 use millstream_replication::log::LOG_BYTES_MAX;
 use millstream_storage::BLOCK_BYTES;
+use millstream_storage::random::Random;
 
 use super::*;
 use crate::sim::disk::SimDisk;
-use crate::sim::random::Random;
 
 const NODE_ID: i32 = 1;
 const NOW: Now = Now { elapsed: Duration::ZERO, unix_ms: 1_700_000_000_000 };

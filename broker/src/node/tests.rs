@@ -6,11 +6,11 @@ use std::time::Duration;
 use millstream_replication::config::Properties;
 use millstream_replication::identity::{CLEAN_SHUTDOWN, META_PROPERTIES};
 use millstream_replication::log::LOG_BYTES_MAX;
+use millstream_storage::random::Random;
 use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
 
 use super::*;
 use crate::sim::disk::SimDisk;
-use crate::sim::random::Random;
 
 const NODE: i32 = 3;
 

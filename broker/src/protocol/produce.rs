@@ -377,7 +377,7 @@ mod tests {
         for version in VERSIONS {
             let good = frame(version);
             for seed in 0..DAMAGES {
-                let mut random = crate::sim::random::Random::new(seed);
+                let mut random = millstream_storage::random::Random::new(seed);
                 let mut damaged = good.to_vec();
                 for _ in 0..=random.below(2) {
                     let position = random.index(damaged.len());

@@ -4,8 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use millstream_storage::bug::{Bug, plant};
 
+use super::logs;
 use super::seeds::Options;
-use super::{cluster, logs};
+use super::world::World;
 
 /// Seeds that have to notice a bug...
 const NOTICED_MIN: usize = 3;
@@ -36,7 +37,7 @@ fn logs_notice(bug: Bug) {
 }
 
 fn the_node_notices(bug: Bug) {
-    is_noticed(bug, |seed| cluster::Simulation::run(Options { seed, is_verbose: false }).map(drop));
+    is_noticed(bug, |seed| World::run(Options { seed, is_verbose: false }).map(drop));
 }
 
 #[test]

@@ -16,16 +16,16 @@ use millstream_storage::batch::{Batches, verify_crc};
 use millstream_storage::checkpoint::Checkpoint;
 use millstream_storage::journal::{self, Entry};
 use millstream_storage::partition_log::partition_directory;
+use millstream_storage::random::Random;
 use millstream_storage::segment::segment_path;
 use millstream_storage::{BLOCK_BYTES, FilePath};
 
 use super::clients::wire::TOPIC;
 use super::disk::{DiskFaults, SimDisk};
-use super::random::Random;
 use super::restart::ReadFailure;
 
 /// The part of a batch's header that its checksum does not cover: base offset, length, leader epoch, magic.
-pub const UNCOVERED_BYTES: u64 = 17;
+const UNCOVERED_BYTES: u64 = 17;
 
 /// What one node cannot tell from something that may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -358,4 +358,25 @@ fn brings_whole_batches(content: &Bytes, range: &Range<u64>) -> bool {
         position += batch.len() as u64;
         range.end - range.start > 1 && range.contains(&start) && verify_crc(batch).is_ok()
     })
+}
+
+/// Bytes of batches on their way out of a file: once in `one_in` times a bit flips, where the checksum of a batch covers it.
+pub fn perhaps_flipped(bytes: Bytes, one_in: u64, random: &mut Random) -> Bytes {
+    if bytes.is_empty() || !random.one_in(one_in) {
+        return bytes;
+    }
+    let at = random.index(bytes.len());
+    let mut start = 0;
+    for (_, batch) in Batches::new(&bytes).map_while(Result::ok) {
+        if at < start + batch.len() {
+            break;
+        }
+        start += batch.len();
+    }
+    if at < start + UNCOVERED_BYTES as usize {
+        return bytes;
+    }
+    let mut damaged = bytes.to_vec();
+    damaged[at] ^= 1 << random.below(8);
+    damaged.into()
 }

@@ -1,14 +1,19 @@
-//! The simulator: the shipped shard and log on virtual time, with a disk that loses power.
+//! The simulator: what is shipped on virtual time, with disks that lose power.
 
 mod bugs;
 pub mod checkers;
 pub mod clients;
-pub mod cluster;
 pub mod damage;
 pub mod disk;
 pub mod logs;
-pub mod random;
+pub mod network;
+pub mod node;
 pub mod record;
 pub mod restart;
+pub mod scenario;
 pub mod schedule;
 pub mod seeds;
+pub mod snapshots;
+pub mod timeline;
+pub mod witness;
+pub mod world;

@@ -3,9 +3,9 @@
 
 use bytes::Bytes;
 use millstream_storage::batch::{BatchBuilder, BatchError, Batches, verify_crc};
+use millstream_storage::random::Random;
 use millstream_storage::records::{OpenBatch, Record, recode};
 
-use super::random::Random;
 use super::schedule::EPOCH_MS;
 
 /// Names a record: its client, and how many that client wrote before. Never written into two places by an idempotent

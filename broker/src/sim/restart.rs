@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use millstream_storage::random::Random;
 use millstream_storage::shard_log::{
     CleanerOptions, LogId, Ops, Progress, Read, ReadPart, ReadPlan, TimeLookup, TimeQuery,
 };
@@ -12,7 +13,6 @@ use millstream_storage::{Now, ShardLog};
 
 use super::checkers::{Checkers, Observation};
 use super::disk::SimDisk;
-use super::random::Random;
 use super::record::{Found, Unreadable, records_in};
 use super::schedule::EPOCH_MS;
 

@@ -36,18 +36,30 @@ impl<E> Ord for Entry<E> {
     }
 }
 
+/// A wall clock, which may be wrong.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock {
+    error_ms: i64,
+}
+
+impl Clock {
+    /// It is wrong by so much from now on.
+    pub fn set_error(&mut self, ms: i64) {
+        self.error_ms = ms;
+    }
+}
+
 /// Events in the order of their time, and of their scheduling when they share one.
 pub struct Schedule<E> {
     heap: BinaryHeap<Reverse<Entry<E>>>,
     now_us: u64,
     number: u64,
-    clock_error_ms: i64,
 }
 
 impl<E> Schedule<E> {
     /// Nothing will happen.
     pub fn new() -> Schedule<E> {
-        Schedule { heap: BinaryHeap::new(), now_us: 0, number: 0, clock_error_ms: 0 }
+        Schedule { heap: BinaryHeap::new(), now_us: 0, number: 0 }
     }
 
     /// Microseconds since the simulation began.
@@ -55,17 +67,12 @@ impl<E> Schedule<E> {
         self.now_us
     }
 
-    /// The time as a process sees it that started at `started_us`.
-    pub fn now(&self, started_us: u64) -> Now {
+    /// The time as a process sees it that started at `started_us` and has this clock.
+    pub fn now(&self, clock: Clock, started_us: u64) -> Now {
         Now {
             elapsed: Duration::from_micros(self.now_us - started_us),
-            unix_ms: EPOCH_MS + (self.now_us / 1_000) as i64 + self.clock_error_ms,
+            unix_ms: EPOCH_MS + (self.now_us / 1_000) as i64 + clock.error_ms,
         }
-    }
-
-    /// The wall clock is wrong by so much from now on.
-    pub fn set_clock_error(&mut self, ms: i64) {
-        self.clock_error_ms = ms;
     }
 
     /// The event happens in so many microseconds.
@@ -79,16 +86,16 @@ impl<E> Schedule<E> {
         self.heap.push(Reverse(Entry { at_us: at_us.max(self.now_us), number: self.number, event }));
     }
 
-    /// Goes on to the next event.
-    pub fn next(&mut self) -> Option<E> {
-        let Reverse(entry) = self.heap.pop()?;
-        self.now_us = entry.at_us;
-        Some(entry.event)
-    }
-
-    /// Takes away the events for which `keep` says no.
-    pub fn retain(&mut self, mut keep: impl FnMut(&E) -> bool) {
-        self.heap.retain(|Reverse(entry)| keep(&entry.event));
+    /// Goes on to the next event that happens. Those that are not wanted any more when their time has come do not, and no
+    /// time passes for them.
+    pub fn next_that(&mut self, is_wanted: impl Fn(&E) -> bool) -> Option<E> {
+        loop {
+            let Reverse(entry) = self.heap.pop()?;
+            if is_wanted(&entry.event) {
+                self.now_us = entry.at_us;
+                return Some(entry.event);
+            }
+        }
     }
 }
 
@@ -130,4 +137,26 @@ pub fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
     let mut hasher = DefaultHasher::new();
     parts.into_iter().for_each(|part| hasher.write(part));
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_come_in_order_and_those_not_wanted_take_no_time() {
+        let mut schedule = Schedule::new();
+        schedule.at(20, 'c');
+        schedule.at(10, 'a');
+        schedule.at(20, 'd');
+        schedule.at(15, 'b');
+        assert_eq!((schedule.next_that(|_| true), schedule.now_us()), (Some('a'), 10));
+        schedule.after(1_000, 'e');
+        assert_eq!((schedule.next_that(|event| *event == 'd'), schedule.now_us()), (Some('d'), 20));
+        assert_eq!((schedule.next_that(|event| *event != 'e'), schedule.now_us()), (None, 20));
+        let mut clock = Clock::default();
+        clock.set_error(-5);
+        let now = schedule.now(clock, 5);
+        assert_eq!((now.elapsed, now.unix_ms), (Duration::from_micros(15), EPOCH_MS - 5));
+    }
 }

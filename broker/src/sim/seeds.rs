@@ -67,10 +67,7 @@ pub fn run<O: Outcome>(test: &str, count: u64, simulate: impl Fn(Options) -> Res
         let replay = Replay { test, seed };
         let options = Options { seed, is_verbose: one.is_some() };
         let is_twice = one.is_none() && seed.is_multiple_of(RUN_TWICE_ONE_IN);
-        let outcome = simulate(options.clone()).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-        if is_twice {
-            assert_eq!(simulate(options).as_ref(), Ok(&outcome), "seed {seed} means two things");
-        }
+        let outcome = run_one(&options, is_twice, &simulate);
         if let Some(traces) = &mut traces {
             writeln!(traces, "{test} {seed} {:016x}", outcome.trace()).expect("the file of traces can be written");
         }
@@ -79,6 +76,17 @@ pub fn run<O: Outcome>(test: &str, count: u64, simulate: impl Fn(Options) -> Res
     }
     println!("{count} seeds in {:.1} s", start.elapsed().as_secs_f64());
     outcomes
+}
+
+/// Runs one seed, perhaps twice.
+fn run_one<O: Outcome>(options: &Options, is_twice: bool, simulate: impl Fn(Options) -> Result<O, String>) -> O {
+    let seed = options.seed;
+    let run = || simulate(options.clone()).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    let outcome = run();
+    if is_twice {
+        assert_eq!(run(), outcome, "seed {seed} means two things");
+    }
+    outcome
 }
 
 #[cfg(test)]
@@ -96,12 +104,11 @@ mod tests {
 
     #[test]
     fn a_seed_that_means_two_things_is_noticed() {
+        let options = Options { seed: 5, is_verbose: false };
+        assert_eq!(run_one(&options, true, |options| Ok(options.seed)), 5);
         let runs = Cell::new(0);
-        let count_up = |_| {
-            runs.set(runs.get() + 1);
-            Ok::<u64, String>(runs.get())
-        };
-        let result = catch_unwind(AssertUnwindSafe(|| run("", RUN_TWICE_ONE_IN, count_up)));
+        let count_up = |_| Ok(runs.replace(runs.get() + 1));
+        let result = catch_unwind(AssertUnwindSafe(|| run_one(&options, true, count_up)));
         assert!(result.is_err(), "{result:?}");
     }
 }

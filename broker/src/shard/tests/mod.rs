@@ -23,6 +23,7 @@ use millstream_replication::controller::NewTopic;
 use millstream_replication::log::LOG_BYTES_MAX;
 use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse, Endpoint};
 use millstream_storage::batch::BatchBuilder;
+use millstream_storage::random::Random;
 use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
 use millstream_storage::{DiskError, DiskReply, Now, TopicId};
 
@@ -33,7 +34,6 @@ use crate::metrics::Scrape;
 use crate::node::{Node, NodeOptions};
 use crate::protocol::header::RequestHeader;
 use crate::sim::disk::SimDisk;
-use crate::sim::random::Random;
 
 const NODE_ID: i32 = 1;
 const LISTENER: &str = "PLAINTEXT";

@@ -2,7 +2,9 @@
 //! clients see.
 
 mod acknowledged;
+mod answers;
 mod assignments;
+mod clean_stop;
 mod committed_offsets;
 mod deleted_topics;
 mod duplicates;
@@ -18,6 +20,8 @@ mod times;
 use std::collections::BTreeSet;
 
 use self::acknowledged::NothingAcknowledgedIsLost;
+pub use self::answers::AnswersComeInTime;
+pub use self::clean_stop::CleanStopMark;
 pub use self::committed_offsets::CommittedOffsetStays;
 pub use self::deleted_topics::NothingDeletedReturns;
 use self::duplicates::NoDuplicates;

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use kafka_wire::CreateTopicsResponse;
+use millstream_storage::random::Random;
 
 use super::{Finding, Knowledge, Outgoing, Reaction, Role, requests, wire};
-use crate::sim::random::Random;
 
 #[derive(Debug)]
 pub struct Admin {

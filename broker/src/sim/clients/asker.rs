@@ -1,9 +1,9 @@
 //! Asks for offsets: the first, the last, the first at or after a time, that of the largest timestamp.
 
 use bytes::Bytes;
+use millstream_storage::random::Random;
 
 use super::{Finding, Knowledge, Known, Outgoing, Reaction, Role, requests};
-use crate::sim::random::Random;
 use crate::sim::schedule::EPOCH_MS;
 
 /// What it asked last.

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use kafka_wire::{OffsetCommitResponse, OffsetFetchResponse};
 use kafka_wire_core::StrBytes;
+use millstream_storage::random::Random;
 
 use super::wire::Request;
 use super::{Knowledge, Outgoing, Reaction, Role, requests, wire};
 use crate::sim::checkers::CommittedOffsetStays;
-use crate::sim::random::Random;
 
 /// What it asked last.
 #[derive(Debug)]

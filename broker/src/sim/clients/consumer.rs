@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use kafka_wire::FetchResponse;
+use millstream_storage::random::Random;
 
 use super::wire::Request;
 use super::{Finding, Knowledge, Known, Outgoing, Reaction, Role, requests, wire};
-use crate::sim::random::Random;
 use crate::sim::record::{Unreadable, records_in};
 
 /// What it asked last.

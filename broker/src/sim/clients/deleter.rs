@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use kafka_wire::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_wire::{DeleteRecordsRequest, DeleteRecordsResponse};
+use millstream_storage::random::Random;
 
 use super::wire::Request;
 use super::{Finding, Knowledge, Outgoing, Reaction, Role, wire};
-use crate::sim::random::Random;
 
 #[derive(Debug, Default)]
 pub struct Deleter {

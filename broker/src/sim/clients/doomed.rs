@@ -3,11 +3,11 @@
 
 use bytes::Bytes;
 use kafka_wire::{CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, FetchResponse, ProduceResponse};
+use millstream_storage::random::Random;
 
 use super::wire::Request;
 use super::{Finding, Knowledge, Outgoing, Reaction, Role, requests, wire};
 use crate::sim::checkers::NothingDeletedReturns;
-use crate::sim::random::Random;
 use crate::sim::record::{Found, RecordId, Unreadable, batch_of, records_in};
 
 /// Records that the recreator writes before it reads them and deletes the topic.

@@ -3,11 +3,11 @@
 
 use bytes::Bytes;
 use kafka_wire::{InitProducerIdRequest, ProduceRequest};
+use millstream_storage::random::Random;
 
 use super::consumer::fetch_some;
 use super::wire::Request;
 use super::{Knowledge, Outgoing, Reaction, Role, requests, wire};
-use crate::sim::random::Random;
 use crate::sim::record::{RecordId, batch_of};
 
 #[derive(Debug)]

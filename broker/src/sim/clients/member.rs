@@ -13,11 +13,11 @@ use kafka_wire::{
     SyncGroupRequest, SyncGroupResponse,
 };
 use kafka_wire_core::{StrBytes, Uuid};
+use millstream_storage::random::Random;
 
 use super::wire::{self, MEMBER_ID_REQUIRED, Request, UNKNOWN_MEMBER_ID, is_retriable_in_group};
 use super::{Finding, Knowledge, Outgoing, Reaction, Role, requests};
 use crate::sim::checkers::{GroupChecker, GroupFinding};
-use crate::sim::random::Random;
 
 const GROUP: &str = "members";
 

@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use bytes::{Bytes, BytesMut};
+use millstream_storage::random::Random;
 
 use self::admin::Admin;
 use self::asker::Asker;
@@ -29,7 +30,6 @@ use self::member::Member;
 use self::producer::Producer;
 use self::wire::Request;
 use super::checkers::{GroupChecker, GroupFinding};
-use super::random::Random;
 use super::record::Found;
 
 /// What all clients know of a partition.

@@ -6,10 +6,10 @@ use std::fmt;
 
 use bytes::Bytes;
 use kafka_wire::{InitProducerIdRequest, InitProducerIdResponse, ProduceResponse};
+use millstream_storage::random::Random;
 
 use super::wire::Request;
 use super::{Finding, Knowledge, Outgoing, Reaction, Role, requests, wire};
-use crate::sim::random::Random;
 use crate::sim::record::{Found, RecordId, batch_of};
 
 /// Batches that a producer may have on their way (`max.in.flight.requests.per.connection` of an idempotent one).

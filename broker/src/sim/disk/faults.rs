@@ -1,6 +1,6 @@
 //! How a disk misbehaves while it has power.
 
-use crate::sim::random::Random;
+use millstream_storage::random::Random;
 
 /// How the disk misbehaves apart from losing power.
 #[derive(Clone, Debug, Default)]

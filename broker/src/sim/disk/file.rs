@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::sim::random::Random;
+use millstream_storage::random::Random;
 
 /// What a disk writes all at once or not at all.
 pub const SECTOR_BYTES: usize = 512;

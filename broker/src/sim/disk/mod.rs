@@ -19,12 +19,12 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use millstream_storage::random::Random;
 use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, FilePath};
 
 pub use self::brief::{brief, brief_op};
 pub use self::faults::DiskFaults;
 use self::file::{File, SECTOR_BYTES};
-use super::random::Random;
 
 /// Names an operation under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

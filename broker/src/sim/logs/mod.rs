@@ -1,5 +1,5 @@
 //! The shipped shard logs and their recovery, without sessions: clients call [`ShardLog`] as the shard does. Finds what
-//! is wrong in the storage engine with less in the way than [`super::cluster`] has.
+//! is wrong in the storage engine with less in the way than [`super::world`] has.
 
 mod node;
 mod partition;
@@ -8,6 +8,7 @@ mod producer;
 use std::collections::BTreeSet;
 
 use millstream_storage::partition_log::partition_directory;
+use millstream_storage::random::Random;
 use millstream_storage::recovery::Recovered;
 use millstream_storage::shard_log::{AppendError, Fatal, LogId, Ops, Progress, Read, ReadPlan, TimeLookup, TimeQuery};
 use millstream_storage::{DiskError, DiskToken, Now, ShardLog};
@@ -18,10 +19,9 @@ use self::producer::{Batch, Producer};
 use super::checkers::Observation;
 use super::damage::{Inspected, Verdicts, start_on_damaged_copies};
 use super::disk::{Operation, SimDisk, brief, brief_op};
-use super::random::Random;
 use super::record::records_in;
 use super::restart::{Whole, fetch, inspect, until_recovered};
-use super::schedule::{EPOCH_MS, Schedule, Trace};
+use super::schedule::{Clock, EPOCH_MS, Schedule, Trace};
 use super::seeds::{self, Options};
 
 const TOPIC: &str = "simulated";
@@ -48,37 +48,16 @@ impl seeds::Outcome for Outcome {
 
 #[derive(Debug)]
 enum Event {
-    Disk {
-        shard: usize,
-        token: DiskToken,
-        operation: Operation,
-    },
-    /// A shard's deadline may have come.
-    Timer {
-        shard: usize,
-    },
+    /// Something happens to the process that has started so often; nothing, if it is gone.
+    Process { start: u32, event: ProcessEvent },
     /// A producer sends, if it may.
-    Produce {
-        producer: usize,
-    },
+    Produce { producer: usize },
     /// A consumer reads.
-    Consume {
-        partition: usize,
-    },
-    /// A consumer gets the bytes that a read promised.
-    Receive {
-        partition: usize,
-        offset: i64,
-        plan: ReadPlan,
-    },
+    Consume { partition: usize },
     /// Somebody deletes records.
-    DeleteRecords {
-        partition: usize,
-    },
+    DeleteRecords { partition: usize },
     /// Somebody asks for a time.
-    FindTime {
-        partition: usize,
-    },
+    FindTime { partition: usize },
     /// The disk fills up, or is emptied.
     Capacity,
     /// The disk becomes slow, or quick again.
@@ -89,12 +68,33 @@ enum Event {
     Crash,
 }
 
+/// Something that happens to a process.
+#[derive(Debug)]
+enum ProcessEvent {
+    Disk {
+        shard: usize,
+        token: DiskToken,
+        operation: Operation,
+    },
+    /// A shard's deadline may have come.
+    Timer {
+        shard: usize,
+    },
+    /// A consumer gets the bytes that a read promised.
+    Receive {
+        partition: usize,
+        offset: i64,
+        plan: ReadPlan,
+    },
+}
+
 /// One node, its disk and its clients.
 pub struct Simulation {
     random: Random,
     schedule: Schedule<Event>,
     trace: Trace,
     disk: SimDisk,
+    clock: Clock,
     node: Option<Node>,
     partitions: Vec<Partition>,
     producers: Vec<Producer>,
@@ -145,6 +145,7 @@ impl Simulation {
             random,
             schedule: Schedule::new(),
             disk,
+            clock: Clock::default(),
             node: None,
             partitions,
             producers,
@@ -181,7 +182,7 @@ impl Simulation {
             self.schedule.after(50_000, Event::DeleteRecords { partition });
             self.schedule.after(20_000, Event::FindTime { partition });
         }
-        while let Some(event) = self.schedule.next() {
+        while let Some(event) = self.next() {
             if self.schedule.now_us() > self.end_us {
                 break;
             }
@@ -191,15 +192,15 @@ impl Simulation {
         Ok(())
     }
 
+    fn next(&mut self) -> Option<Event> {
+        let starts = self.starts;
+        self.schedule.next_that(|event| !matches!(event, Event::Process { start, .. } if *start != starts))
+    }
+
     fn happen(&mut self, event: Event) -> Result<(), String> {
         let now_us = self.schedule.now_us();
         match event {
-            Event::Disk { shard, token, operation } => {
-                let result = self.disk.complete(operation);
-                self.trace.line(now_us, format!("shard {shard}: operation {} ends: {}", token.0, brief(&result)));
-                self.with_log(shard, |log, now, ops, progress| log.on_disk(now, token, result, ops, progress))?;
-            }
-            Event::Timer { shard } => self.with_log(shard, |_, _, _, _| Ok(()))?,
+            Event::Process { event, .. } => self.process_event(event)?,
             Event::Produce { producer } => {
                 self.produce(producer)?;
                 let delay = match self.random.below(10) {
@@ -213,7 +214,6 @@ impl Simulation {
                 let delay = self.random.between(100, 20_000);
                 self.schedule.after(delay, Event::Consume { partition });
             }
-            Event::Receive { partition, offset, plan } => self.receive(partition, offset, plan)?,
             Event::DeleteRecords { partition } => {
                 self.delete_records(partition)?;
                 let delay = self.random.between(10_000, 400_000);
@@ -243,12 +243,25 @@ impl Simulation {
             }
             Event::Clock => {
                 let error_ms = self.random.between(0, 2 * YEAR_MS) as i64 - YEAR_MS as i64;
-                self.schedule.set_clock_error(error_ms);
+                self.clock.set_error(error_ms);
                 self.trace.line(now_us, format!("the clock is wrong by {error_ms} ms"));
             }
             Event::Crash => self.crash()?,
         }
         Ok(())
+    }
+
+    fn process_event(&mut self, event: ProcessEvent) -> Result<(), String> {
+        match event {
+            ProcessEvent::Disk { shard, token, operation } => {
+                let result = self.disk.complete(operation);
+                let line = format!("shard {shard}: operation {} ends: {}", token.0, brief(&result));
+                self.trace.line(self.schedule.now_us(), line);
+                self.with_log(shard, |log, now, ops, progress| log.on_disk(now, token, result, ops, progress))
+            }
+            ProcessEvent::Timer { shard } => self.with_log(shard, |_, _, _, _| Ok(())),
+            ProcessEvent::Receive { partition, offset, plan } => self.receive(partition, offset, plan),
+        }
     }
 
     fn crash(&mut self) -> Result<(), String> {
@@ -262,9 +275,6 @@ impl Simulation {
 
     /// Recovers, perhaps interrupted, and reads everything.
     fn start(&mut self) -> Result<(), String> {
-        // Bytes promised to a consumer by the old process, events of its disk: gone.
-        self.schedule
-            .retain(|event| !matches!(event, Event::Disk { .. } | Event::Timer { .. } | Event::Receive { .. }));
         self.starts += 1;
         // Damage is looked for where partitions lie that are not set aside.
         let has_strays = self.disk.listing().any(|(path, _)| path.starts_with("strays/"));
@@ -284,9 +294,9 @@ impl Simulation {
             images.insert(0, old);
             images.truncate(if self.random.coin() { 1 } else { 2 });
         }
-        let Simulation { disk, random, trace, partitions, schedule, .. } = self;
+        let Simulation { disk, clock, random, trace, partitions, schedule, .. } = self;
         let now_us = schedule.now_us();
-        let now_ms = schedule.now(0).unix_ms;
+        let now_ms = schedule.now(*clock, 0).unix_ms;
         let mut recovered = Recovered::default();
         for image in images {
             recovered = until_recovered(
@@ -323,7 +333,7 @@ impl Simulation {
     fn inspect(&mut self, partition: usize) -> Result<(), String> {
         let node = self.node.as_mut().expect("it was just started");
         let Partition { key, checkers, .. } = &mut self.partitions[partition];
-        let now = self.schedule.now(node.started_us);
+        let now = self.schedule.now(self.clock, node.started_us);
         let (shard, log, id) = node.log_of(*key);
         let Whole { log_start, log_end, .. } =
             inspect(&mut self.disk, &mut self.random, (log, id), now, checkers, &self.idempotent)
@@ -335,7 +345,7 @@ impl Simulation {
 
     fn start_on(&self, disk: &mut SimDisk, random: &mut Random) -> Result<Inspected, String> {
         let shards = random.between(1, 4) as usize;
-        let now = self.schedule.now(0);
+        let now = self.schedule.now(self.clock, 0);
         let image = vec![true; self.partitions.len()];
         let recovered = recover_logs((&self.partitions, &image), disk, random, shards, now.unix_ms)?;
         let mut logs = open_logs(&self.partitions, recovered);
@@ -356,7 +366,7 @@ impl Simulation {
         what: impl FnOnce(&mut ShardLog, Now, &mut Ops, &mut Vec<Progress>) -> Result<(), Fatal>,
     ) -> Result<(), String> {
         let node = self.node.as_mut().expect("the node is up");
-        let now = self.schedule.now(node.started_us);
+        let now = self.schedule.now(self.clock, node.started_us);
         let log = &mut node.logs[shard];
         log.set_free_space(self.disk.free_bytes());
         let mut ops = Ops::new();
@@ -377,12 +387,12 @@ impl Simulation {
         for (token, op) in ops {
             self.trace.line(self.schedule.now_us(), format!("shard {shard}: operation {}: {}", token.0, brief_op(&op)));
             let (operation, delay) = self.disk.submit(op);
-            self.schedule.after(delay, Event::Disk { shard, token, operation });
+            self.schedule.after(delay, self.of_process(ProcessEvent::Disk { shard, token, operation }));
         }
         if let Some(deadline) = deadline {
             let at = started_us + deadline.as_micros() as u64;
             // At once would be for ever: a deadline that has passed is looked at a little later.
-            self.schedule.at(at.max(self.schedule.now_us() + 500), Event::Timer { shard });
+            self.schedule.at(at.max(self.schedule.now_us() + 500), self.of_process(ProcessEvent::Timer { shard }));
         }
         for progress in progress {
             self.learn(shard, progress)?;
@@ -435,6 +445,11 @@ impl Simulation {
         Ok(())
     }
 
+    /// An event of the process that is running.
+    fn of_process(&self, event: ProcessEvent) -> Event {
+        Event::Process { start: self.starts, event }
+    }
+
     fn partition_of(&self, shard: usize, log: LogId) -> usize {
         let node = self.node.as_ref().expect("the node is up");
         self.partitions
@@ -469,7 +484,7 @@ impl Simulation {
         let Some(batch) = producer.next(partition.checkers.is_compacted(), &mut self.random) else { return Ok(()) };
         let Batch { first, count, sequence, bytes } = batch;
         let node = self.node.as_mut().expect("the node is up");
-        let now = self.schedule.now(node.started_us);
+        let now = self.schedule.now(self.clock, node.started_us);
         let (shard, log, id) = node.log_of(partition.key);
         let result = log.append(now, id, &bytes);
         self.trace.line(self.schedule.now_us(), format!("client {index}: {count} from {first}: {result:?}"));
@@ -531,7 +546,7 @@ impl Simulation {
     /// What was read from memory is there; what lies in a file is read from it a little later.
     fn will_receive(&mut self, partition: usize, offset: i64, plan: ReadPlan) {
         let delay = self.random.below(FILE_DELETE_DELAY_MS as u64 * 1_000 / 2);
-        self.schedule.after(delay, Event::Receive { partition, offset, plan });
+        self.schedule.after(delay, self.of_process(ProcessEvent::Receive { partition, offset, plan }));
     }
 
     fn receive(&mut self, partition: usize, offset: i64, plan: ReadPlan) -> Result<(), String> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use millstream_storage::random::Random;
 use millstream_storage::recovery::{KnownPartition, Recovered, RecoveryOptions, recover};
 use millstream_storage::shard_log::{LogId, ReadToken, ShardLogOptions};
 use millstream_storage::{PartitionKey, ShardLog};
@@ -10,7 +11,6 @@ use millstream_storage::{PartitionKey, ShardLog};
 use super::TOPIC;
 use super::partition::Partition;
 use crate::sim::disk::SimDisk;
-use crate::sim::random::Random;
 use crate::sim::restart::cleaner_options;
 
 /// An append that waits until it is durable.

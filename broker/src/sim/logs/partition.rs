@@ -1,11 +1,11 @@
 //! A partition of the simulated logs: how it is configured, and where its consumer is.
 
 use millstream_storage::batch::TimestampType;
+use millstream_storage::random::Random;
 use millstream_storage::shard_log::{CompactionConfig, LogConfig};
 use millstream_storage::{PartitionKey, TopicId};
 
 use crate::sim::checkers::Checkers;
-use crate::sim::random::Random;
 
 /// How long a removed file stays: who was promised bytes of it reads them meanwhile.
 pub const FILE_DELETE_DELAY_MS: i64 = 200;

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use millstream_storage::random::Random;
 
-use crate::sim::random::Random;
 use crate::sim::record::{Found, RecordId, batch_of, keyed_batch_of};
 
 /// Batches that an idempotent producer may have on their way.

@@ -1,3 +1,0 @@
-//! The simulator's only source of chance.
-
-pub use millstream_storage::random::Random;
