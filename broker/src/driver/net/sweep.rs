@@ -68,6 +68,7 @@ impl Sweeper {
     ) {
         let look = Look { now, options, pressure: options.memory.pressure(), is_waited_for: receiver.waiting() > 0 };
         let (mut stuck, mut last_stuck) = (0, None);
+        #[expect(clippy::iter_over_hash_type, reason = "each connection is looked at for itself")]
         for connection in connections.values_mut() {
             if look.quiet(connection) >= SWEEP_INTERVAL {
                 connection.reader.release_idle(&mut receiver.memory);

@@ -129,7 +129,7 @@ impl World {
             })
             .collect();
         let config = GroupConfig {
-            initial_rebalance_delay: Duration::from_millis(1000 * random.below(2) as u64),
+            initial_rebalance_delay: Duration::from_millis(1000 * random.below(2)),
             consumer_members_max: 4 + random.index(4),
             ..GroupConfig::default()
         };

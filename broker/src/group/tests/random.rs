@@ -81,7 +81,7 @@ impl World {
             .map(|_| Client { group: random.index(GROUPS.len()), instance: random.one_in(3), ..Client::default() })
             .collect();
         let config = GroupConfig {
-            initial_rebalance_delay: Duration::from_millis(3000 * random.below(2) as u64),
+            initial_rebalance_delay: Duration::from_millis(3000 * random.below(2)),
             members_max: 3 + random.index(3),
             ..GroupConfig::default()
         };

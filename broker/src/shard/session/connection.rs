@@ -151,6 +151,7 @@ impl Connections {
     pub fn begin_shutdown(&mut self, effects: &mut Vec<Effect>) {
         self.shutting_down = true;
         let mut read: Vec<ConnectionId> = Vec::new();
+        #[expect(clippy::iter_over_hash_type, reason = "what it finds is brought into an order below")]
         for (&connection, state) in &mut self.by_id {
             if state.reading && !state.closing {
                 state.reading = false;

@@ -101,7 +101,7 @@ impl Model {
             assert!(there.contains_key(&each.offset), "seed {seed}: the last value of {each:?} is lost");
         }
         // No value comes back to life: whoever reads everything ends with the last state of each key.
-        let read: HashMap<u32, &Found> = found.iter().map(|each| (each.record.0, each)).collect();
+        let read: BTreeMap<u32, &Found> = found.iter().map(|each| (each.record.0, each)).collect();
         for (key, each) in read {
             assert_eq!(each.record.1, last[&key].record.1, "seed {seed}: key {key} at {}", each.offset);
         }
