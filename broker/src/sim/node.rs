@@ -31,8 +31,11 @@ const REGISTRATION: Asker = Asker::Node { token: 0 };
 /// One of so many disk operations of the controller is late, and the node goes down before it ends: they are too few for
 /// crashes at any time to meet them...
 const CONTROLLER_CUT_ONE_IN: u64 = 12;
-/// ...by so much, in which an answer that did not wait for it would get around.
+/// ...by so much, in which an answer that did not wait for it would get around...
 const CONTROLLER_LATE_US: u64 = 5_000;
+/// ...and so many times in the life of a node: each costs a recovery, and where the disk is full decisions are tried again and
+/// again.
+const CONTROLLER_CUTS_MAX: u32 = 8;
 const LISTENER: &str = "PLAINTEXT";
 
 /// What sends messages within a node.
@@ -152,6 +155,8 @@ pub struct SimNode {
     pub configuration: Configuration,
     /// What became of the mark of its last clean stop.
     mark: CleanStopMark,
+    /// Operations of its controllers that a crash was made to meet.
+    controller_cuts: u32,
     /// Counts its processes: what was meant for an earlier one does not happen.
     incarnation: u64,
     process: Option<Process>,
@@ -167,6 +172,7 @@ impl SimNode {
             snapshots: Snapshots::default(),
             stops: 0,
             clean_shutdowns: 0,
+            controller_cuts: 0,
             configuration: Configuration { node_id: number as i32 + 1, properties: Arc::new(properties()) },
             mark: CleanStopMark::default(),
             incarnation: 0,
@@ -443,7 +449,8 @@ impl SimNode {
         self.process_mut().snapshot_step = Snapshots::step(&op);
         timeline.line(format!("controller: operation {}: {}", token.0, brief_op(&op)));
         let (operation, mut delay) = self.disk.submit(op);
-        if may_crash && timeline.random.one_in(CONTROLLER_CUT_ONE_IN) {
+        if may_crash && self.controller_cuts < CONTROLLER_CUTS_MAX && timeline.random.one_in(CONTROLLER_CUT_ONE_IN) {
+            self.controller_cuts += 1;
             delay += CONTROLLER_LATE_US;
             let at = timeline.random.between(CONTROLLER_LATE_US / 2, delay - 1);
             timeline.after(at, Event::Fault(Fault::Crash { node: self.number }));
