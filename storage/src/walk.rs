@@ -226,6 +226,9 @@ impl Walk {
         if position + batch_bytes as u64 > bytes {
             return Some(self.corrupt(&path, position, "a batch reaches past the end of its segment"));
         }
+        if position + batch_bytes as u64 > readable && !partition.is_in_memory(header.base_offset()) {
+            return Some(self.corrupt(&path, position, "a batch reaches past what was written"));
+        }
         if !follows(header, self.next_offset, self.version, end_offset) {
             return Some(self.corrupt(&path, position, "a batch does not follow the one before"));
         }

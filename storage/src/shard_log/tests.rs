@@ -487,6 +487,31 @@ fn what_a_read_passes_over_is_checked() {
     }
 }
 
+/// The segment is longer than its file while its newest batches are in memory only.
+#[test]
+fn a_batch_in_a_file_does_not_reach_into_what_is_in_memory() {
+    let mut node = Node::start(MemoryDisk::default(), 1, 64 << 10, 1);
+    for _ in 0..10 {
+        node.append(0, &[7; 1000], 1);
+        node.settle();
+    }
+    let mut node = Node::start(node.disk, 1, 64 << 10, 2);
+    node.append(0, &[7; 3000], 1);
+    node.settle();
+    let segment = node.log.logs.get(node.id(0)).segments().back().expect("the active one");
+    let (path, readable, bytes) = (segment.path.clone(), segment.readable() as usize, segment.bytes() as usize);
+    assert!(readable + 1000 < bytes, "the newest batch is in memory only");
+    assert!(node.read(0, 9, 10_000).is_ok_and(|plan| plan.has_file()), "the one before is in the file");
+    let file = node.disk.files.get_mut(path.as_ref()).expect("it is there");
+    let batches = Batches::new(&file[..readable]).map(|batch| batch.expect("a good one").1.len());
+    let last = readable - batches.last().expect("a batch");
+    // The length counts what follows it.
+    let length = ((readable + 1000 - last - 12) as u32).to_be_bytes();
+    file[last + 8..last + 12].copy_from_slice(&length);
+    let refused = node.read(0, 9, 10_000).expect_err("damage is noticed").to_string();
+    assert!(refused.contains(path.as_ref()), "{refused}");
+}
+
 #[test]
 fn a_commit_does_not_wait_for_room_on_the_disk() {
     let mut node = Node::start(MemoryDisk::default(), 2, 64 << 10, 1);
