@@ -24,6 +24,8 @@ const TOPICS: &str = "topics";
 const STRAYS: &str = "strays";
 /// Ends the name of what is set aside (Kafka: `LogManager.StrayDirSuffix`).
 const STRAY_SUFFIX: &str = "-stray";
+/// The name of a file or directory is no longer, in bytes (`NAME_MAX`).
+const NAME_BYTES_MAX: usize = 255;
 /// Stands for the topic's name where only the journal knew the partition, which does not say it.
 const NO_TOPIC: &str = "unknown";
 
@@ -38,9 +40,12 @@ pub struct Stray {
     pub state: Option<PartitionState>,
 }
 
-/// Where a partition set aside lies: `strays/<topic>-<partition>.<topic id>-stray`.
+/// Where a partition set aside lies: `strays/<topic>-<partition>.<topic id>-stray`. Of a topic whose name is too long for that
+/// the name is cut, as Kafka does: the id says which topic it is.
 fn stray_directory(topic: &str, key: PartitionKey) -> String {
-    format!("{STRAYS}/{topic}-{}.{}{STRAY_SUFFIX}", key.partition, key.topic_id.to_base64())
+    let end = format!("-{}.{}{STRAY_SUFFIX}", key.partition, key.topic_id.to_base64());
+    let bytes = topic.floor_char_boundary(NAME_BYTES_MAX - end.len());
+    format!("{STRAYS}/{}{end}", &topic[..bytes])
 }
 
 /// The topic and the partition that the name of such a directory says.
@@ -118,9 +123,23 @@ impl<'a> Directories<'a> {
                     self.foreign.insert(parent.clone());
                     continue;
                 };
+                let key = PartitionKey { topic_id, partition };
+                if self.known.get(&key).is_some_and(|known| known.topic != topic) {
+                    // A copy that somebody made: what the image knows lies where its name says.
+                    self.foreign.insert(parent.clone());
+                    continue;
+                }
                 let directory = format!("{parent}/{name}");
-                let place = Place { topic: topic.to_string(), directory, is_stray: false };
-                self.places.insert(PartitionKey { topic_id, partition }, place);
+                if let Some(other) = self.places.get(&key).map(|place| place.directory.clone()) {
+                    // Whatever was made here and never written to is in nobody's way.
+                    if disk.list(&directory)?.is_empty() {
+                        continue;
+                    }
+                    return Err(RecoveryError::Corrupt(format!(
+                        "{other} and {directory} hold the same partition: move the one that is a copy out of the data directory"
+                    )));
+                }
+                self.places.insert(key, Place { topic: topic.to_string(), directory, is_stray: false });
             }
         }
         Ok(())
@@ -221,7 +240,7 @@ impl<'a> Directories<'a> {
             if replayed.is_whole && !(place.is_stray && replayed.is_beside) {
                 written = write_back(disk, &place.directory, replayed)?;
                 write_state(disk, &place.directory, &replayed.state)?;
-                remove_given_up(disk, &place.directory, &replayed.state)?;
+                // What it gave up stays: until the new generation is there, the next start may want it.
             } else if !replayed.is_whole && !self.places.contains_key(&key) {
                 // All of it is removed already.
                 return Ok(0);
@@ -345,6 +364,12 @@ mod tests {
             let name = directory.strip_prefix("strays/").expect("they lie there");
             assert_eq!(stray_of(name), Some((topic, key)), "{name}");
         }
+        let long = "l".repeat(249);
+        let directory = stray_directory(&long, key);
+        let name = directory.strip_prefix("strays/").expect("they lie there");
+        assert_eq!(name.len(), NAME_BYTES_MAX);
+        assert!(stray_of(name).is_some_and(|(topic, of)| of == key && long.starts_with(topic)), "{name}");
+
         let id = key.topic_id.to_base64();
         for other in ["", "-stray", "t-1", "t-1.x-stray", &format!("t.{id}-stray"), &format!("t-01.{id}-stray")] {
             assert_eq!(stray_of(other), None, "{other}");

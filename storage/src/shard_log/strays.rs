@@ -32,8 +32,11 @@ impl ShardLog {
     /// where it lies until the next start.
     pub(super) fn take_back(&mut self, key: PartitionKey, config: &LogConfig) -> Option<LogId> {
         let stray = self.strays.remove(&key)?;
-        // Of one that is not whole the directory stays, and the next start says so.
-        let state = stray.state?;
+        // Only a removal makes one incomplete, and that was confirmed. The next start refuses it with words; to begin it
+        // anew would be to lose it.
+        let state = stray.state.unwrap_or_else(|| {
+            panic!("{} holds partition {} of a topic that exists, but not all of it", stray.directory, key.partition)
+        });
         let id = self.logs.insert(PartitionLog::new(&stray.directory, config.clone(), &state));
         if state.segments.len() > 1 {
             self.logs.enqueue(id);

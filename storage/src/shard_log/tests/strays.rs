@@ -240,3 +240,31 @@ fn recovery_says_how_the_last_run_ended() {
         assert_eq!(ended(&mut torn, is_marked_clean), LastShutdown::Unclean { torn_groups: 1 });
     }
 }
+
+/// Somebody has copied a topic's directory within the data directory.
+#[test]
+fn a_copy_of_a_partition_is_not_taken_for_it() {
+    let (disk, records) = two_partitions(43);
+    let copy = |disk: &MemoryDisk| {
+        let mut disk = disk.clone();
+        let copies: Vec<(String, Vec<u8>)> = below(&disk, "topics/t/")
+            .map(|name| (name.replacen("topics/t/", "topics/t.bak/", 1), disk.files[name].clone()))
+            .collect();
+        assert!(copies.len() >= 4);
+        disk.files.extend(copies);
+        disk
+    };
+    // Of what the image knows the copy is left alone...
+    let copied = copy(&disk);
+    let before: Vec<_> =
+        below(&copied, "topics/t.bak/").map(|name| (name.clone(), copied.files[name].clone())).collect();
+    let mut node = start(copied, &[0, 1], &[0, 1], 3);
+    assert_eq!(node.read_all(0, 0, 1 << 20), records);
+    assert!(before.iter().all(|(name, data)| node.disk.files.get(name) == Some(data)));
+    // ...and of what it does not know nobody can say which is the one.
+    let mut copied = copy(&disk);
+    let before = copied.files.len();
+    let Err(RecoveryError::Corrupt(why)) = recover_knowing(&mut copied, &[], 1) else { panic!("it starts") };
+    assert!(why.contains("topics/t/") && why.contains("topics/t.bak/"), "{why}");
+    assert_eq!(copied.files.len(), before, "nothing was changed");
+}
