@@ -415,6 +415,7 @@ fn read_group(bytes: Bytes, salt: &Salt, place: GroupPlace) -> Option<Group> {
     Some(Group { sequence, place, body: bytes.slice(GROUP_HEADER_BYTES..length), entries })
 }
 
+/// The next entry. None: it does not parse, or says what [`GroupBuilder`] never writes.
 fn read_entry(body: &mut Bytes) -> Option<Entry> {
     let kind = body.try_get_u8().ok()?;
     let key = get_key(body)?;
@@ -424,7 +425,8 @@ fn read_entry(body: &mut Bytes) -> Option<Entry> {
             let position = body.try_get_u64_le().ok()?;
             let base_offset = body.try_get_i64_le().ok()?;
             let bytes = body.try_get_u32_le().ok()? as usize;
-            (bytes <= body.len()).then(|| Entry::Append {
+            let is_sound = bytes > 0 && base_offset >= segment;
+            (is_sound && bytes <= body.len()).then(|| Entry::Append {
                 key,
                 segment,
                 position,
@@ -439,7 +441,8 @@ fn read_entry(body: &mut Bytes) -> Option<Entry> {
             let bytes = body.try_get_u32_le().ok()?;
             let crc = body.try_get_u32_le().ok()?;
             let headers = (body.try_get_u32_le().ok()? as usize).checked_mul(BATCH_HEADER_BYTES)?;
-            (headers <= body.len()).then(|| Entry::Extent {
+            let is_sound = headers > 0 && bytes as usize >= headers && base_offset >= segment;
+            (is_sound && headers <= body.len()).then(|| Entry::Extent {
                 key,
                 segment,
                 position,
@@ -460,7 +463,8 @@ fn read_entry(body: &mut Bytes) -> Option<Entry> {
                 first_timestamp: body.try_get_i64_le().ok()?,
                 max_timestamp: body.try_get_i64_le().ok()?,
             };
-            Some(Entry::Replaced { key, replacement })
+            let is_sound = replacement.from < replacement.until && replacement.version > 0;
+            is_sound.then_some(Entry::Replaced { key, replacement })
         }
         _ => None,
     }
@@ -513,6 +517,45 @@ mod tests {
         first_timestamp: 1_000,
         max_timestamp: 2_000,
     };
+
+    /// Found by fuzzing: behind a right checksum, entries that the builder would refuse.
+    #[test]
+    fn entries_that_are_never_written_do_not_parse() {
+        let body = |fields: &[&[u8]]| {
+            let mut body = vec![fields[0][0]];
+            put_key(&mut body, key(0));
+            fields[1..].iter().for_each(|field| body.extend_from_slice(field));
+            Bytes::from(body)
+        };
+        let (zero, one) = (0i64.to_le_bytes(), 1i64.to_le_bytes());
+        let headers = [5; BATCH_HEADER_BYTES];
+        let few = (BATCH_HEADER_BYTES as u32).to_le_bytes();
+        let append = |segment: &[u8], data: &[u8]| {
+            body(&[&[KIND_APPEND], segment, &zero, &zero, &(data.len() as u32).to_le_bytes(), data])
+        };
+        let extent = |segment: &[u8], bytes: &[u8], headers: &[u8]| {
+            let count = (headers.len() / BATCH_HEADER_BYTES) as u32;
+            body(&[&[KIND_EXTENT], segment, &zero, &zero, bytes, &[0; 4], &count.to_le_bytes(), headers])
+        };
+        let replaced = |from: &[u8], until: &[u8], version: u32| {
+            body(&[&[KIND_REPLACED], from, until, &zero, &version.to_le_bytes(), &zero, &zero, &zero])
+        };
+        for sound in [append(&zero, b"a"), extent(&zero, &few, &headers), replaced(&zero, &one, 1)] {
+            let mut rest = sound.clone();
+            assert!(read_entry(&mut rest).is_some() && rest.is_empty(), "{sound:?}");
+        }
+        for refused in [
+            append(&one, b"a"),
+            append(&zero, b""),
+            extent(&one, &few, &headers),
+            extent(&zero, &few, b""),
+            extent(&zero, &1u32.to_le_bytes(), &headers),
+            replaced(&one, &one, 1),
+            replaced(&zero, &one, 0),
+        ] {
+            assert_eq!(read_entry(&mut refused.clone()), None, "{refused:?}");
+        }
+    }
 
     #[test]
     fn a_replacement_comes_back_and_is_frozen() {
