@@ -294,7 +294,9 @@ impl Owners {
 
     /// When something is due though nothing happens.
     pub fn next_deadline(&self) -> Option<Duration> {
-        [self.replicas.log.next_deadline(), self.coordinators.next_deadline()].into_iter().flatten().min()
+        // Watches that were set after this turn's wakes, and had something to wake for already.
+        let at_once = self.reads.has_woken().then_some(Duration::ZERO);
+        [at_once, self.replicas.log.next_deadline(), self.coordinators.next_deadline()].into_iter().flatten().min()
     }
 
     /// Lists partitions from a place on; 0 is the first.

@@ -231,6 +231,11 @@ impl Reads {
         }
     }
 
+    /// Whether there are watchers to tell.
+    pub fn has_woken(&self) -> bool {
+        !self.woken.is_empty()
+    }
+
     /// Tells requests that what they watch has more to read: one message each.
     pub fn tell_woken(&mut self, turn: &mut Turn<'_>) {
         if self.woken.is_empty() {

@@ -4,6 +4,7 @@ use kafka_wire::fetch_response::PartitionData;
 use kafka_wire_core::Uuid;
 use millstream_replication::ErrorCode;
 use millstream_replication::controller::TopicReference;
+use millstream_storage::PartitionKey;
 use millstream_storage::batch::Batches;
 
 use super::produce::produce_request;
@@ -74,7 +75,9 @@ fn what_is_committed_is_returned_from_the_batch_that_holds_the_offset() {
     let mut request = fetch_request("t", &[(0, 0)]);
     request.isolation_level = 1;
     assert_eq!(broker.fetch(client, &request)[0].aborted_transactions.as_deref(), Some(&[][..]));
-    assert_eq!(broker.sample("millstream_fetch_disk_reads_total"), 0, "the tail is in memory");
+    for counter in ["millstream_fetch_disk_reads_total", "millstream_fetch_prefetches_total"] {
+        assert_eq!(broker.sample(counter), 0, "the tail is in memory");
+    }
 }
 
 #[test]
@@ -173,6 +176,29 @@ fn a_fetch_waits_for_its_bytes_over_all_partitions() {
         let bytes: usize = partitions.iter().map(|partition| partition.records.as_ref().unwrap().len()).sum();
         assert_eq!(bytes as i32, 6 * batch_bytes, "{order:?}");
     }
+}
+
+/// A fetch that is woken by one partition watches all of them anew, and another has had enough for it since.
+#[test]
+fn what_was_committed_between_a_wake_and_the_next_watch_is_not_missed() {
+    let mut broker = Broker::new(Setup { shards: 2, ..Setup::default() });
+    let topic_id = broker.create_topic("t", 8, &[]);
+    let shard_of = |partition: i32| PartitionKey { topic_id, partition }.shard(2);
+    let (first, second) = (0, (1..8).find(|&other| shard_of(other) == shard_of(0)).expect("one of seven"));
+    // The producer's session is elsewhere: what it is answered brings the consumer's shard no further event.
+    let (consumer, producer) = (broker.connect(shard_of(0)), broker.connect(1 - shard_of(0)));
+    let batches = [1200, 800].map(|bytes| batch(&[&"x".repeat(bytes)]));
+    let bytes = batches.iter().map(Bytes::len).sum::<usize>();
+    let mut request = fetch_request("t", &[(first, 0), (second, 0)]);
+    request.min_bytes = bytes as i32;
+    broker.send(consumer, VERSION, &request);
+    broker.run();
+    assert!(broker.fetched(consumer).is_none());
+    let [larger, smaller] = batches;
+    broker.send(producer, 9, &produce_request("t", -1, &[(first, larger), (second, smaller)]));
+    broker.run_until_nothing_is_due();
+    let partitions = broker.fetched(consumer).expect("all of it is committed");
+    assert_eq!(partitions.iter().map(|each| each.records.as_ref().unwrap().len()).sum::<usize>(), bytes);
 }
 
 #[test]
