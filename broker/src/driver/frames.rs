@@ -47,6 +47,8 @@ pub struct ReadMemory {
     /// Promised to frames that have begun, and blocks of trusted connections; by [`Size`].
     promised_bytes: [usize; 2],
     promised_bytes_max: usize,
+    /// Some of it was given back, of either size, that others may wait for.
+    has_released: bool,
     /// When blocks that were not needed are freed.
     give_up_at: Instant,
 }
@@ -79,6 +81,7 @@ impl ReadMemory {
             pool,
             promised_bytes: [0; 2],
             promised_bytes_max: bytes_max,
+            has_released: false,
             give_up_at: Instant::now() + REUSE_INTERVAL,
         }
     }
@@ -95,6 +98,11 @@ impl ReadMemory {
     /// Bytes promised to frames that have begun, and blocks of trusted connections.
     pub fn promised_bytes(&self) -> usize {
         self.promised_bytes.iter().sum()
+    }
+
+    /// Whether memory was given back since this was asked last: frames that wait may be promised theirs now.
+    pub fn take_released(&mut self) -> bool {
+        std::mem::take(&mut self.has_released)
     }
 
     /// Whether another frame of this size can be promised its bytes; `is_known`: its connection has completed others.
@@ -202,8 +210,10 @@ impl FrameReader {
     }
 
     fn promise(&mut self, bytes: usize, memory: &mut ReadMemory) {
-        memory.promised_bytes[size_of(self.promised_bytes) as usize] -= self.promised_bytes;
-        memory.promised_bytes[size_of(bytes) as usize] += bytes;
+        let (before, after) = (size_of(self.promised_bytes), size_of(bytes));
+        memory.has_released |= bytes < self.promised_bytes || (before != after && self.promised_bytes > 0);
+        memory.promised_bytes[before as usize] -= self.promised_bytes;
+        memory.promised_bytes[after as usize] += bytes;
         self.promised_bytes = bytes;
     }
 
@@ -398,6 +408,25 @@ mod tests {
         let mut reader = FrameReader::new(FRAME_BYTES_MAX);
         let (_, largest) = feed(&mut reader, &stream, 10_000).expect("legal");
         assert!(largest <= 4 * stream.len(), "{largest}");
+    }
+
+    #[test]
+    fn memory_that_is_given_back_is_told_of() {
+        let mut memory = ReadMemory::new(64 << 20);
+        let mut reader = FrameReader::new(FRAME_BYTES_MAX);
+        reader.promise(1 << 20, &mut memory);
+        assert!(!memory.take_released(), "nothing is given back");
+        // More in all, but none is left of what ordinary frames may wait for.
+        reader.promise(ORDINARY_FRAME_BYTES_MAX * 2, &mut memory);
+        assert!(memory.take_released() && !memory.take_released());
+
+        // A block that is lent to a connection which sends nothing.
+        let mut reader = FrameReader::new(FRAME_BYTES_MAX);
+        reader.trusted_bytes = OWN_BLOCK_BYTES_MIN;
+        reader.buffer(&mut memory);
+        assert!(reader.promised_bytes() > 0 && !memory.take_released());
+        reader.release_idle(&mut memory);
+        assert!(reader.promised_bytes() == 0 && memory.take_released());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use millstream_replication::{ControllerRequest, ControllerResponse, Endpoint};
@@ -287,14 +287,28 @@ fn stop(handles: &[ShardHandle], reports: &[Receiver<Report>], controller: &Send
         }
         running.retain(|reports| !matches!(reports.try_recv(), Ok(Report::ShutDown)));
     }
-    if running.is_empty() {
-        let (reply, marked) = channel();
-        let left = deadline.saturating_duration_since(Instant::now());
-        let is_sent = controller.send(ToController::End { last: mark, reply }).is_ok();
-        if !is_sent || !matches!(marked.recv_timeout(left), Ok(Ok(()))) {
-            super::warn("serve", "the clean stop could not be noted: the next start will take it for a crash");
-        }
+    if running.is_empty() && !is_marked(controller, mark, deadline) {
+        super::warn("serve", "the clean stop could not be noted: the next start may take it for a crash");
     }
     // Executors are not unwound: everything they had to do is done.
     sys::exit_at_once(0);
+}
+
+/// Has the controller's thread, which has nothing else to do any more, mark the data directory. Whether it has by then.
+fn is_marked(controller: &Sender<ToController>, mark: DiskOp, deadline: Instant) -> bool {
+    let (reply, marked) = channel();
+    if controller.send(ToController::End { last: mark, reply }).is_err() {
+        return false;
+    }
+    loop {
+        match marked.try_recv() {
+            Ok(result) => return result.is_ok(),
+            Err(TryRecvError::Disconnected) => return false,
+            Err(TryRecvError::Empty) if Instant::now() >= deadline => return false,
+            Err(TryRecvError::Empty) => {}
+        }
+        if sys::wait_for_stop_signal(Duration::from_millis(1)) {
+            sys::exit_at_once(0);
+        }
+    }
 }

@@ -200,7 +200,10 @@ impl Net {
     /// Remembers whether a connection's last request took long.
     pub fn set_heavy(&mut self, connection: ConnectionId, is_heavy: bool) {
         if is_heavy {
-            self.heavy.insert(connection);
+            // The shard may handle requests of connections that have ended, whose name never comes again.
+            if self.connections.contains_key(&connection) {
+                self.heavy.insert(connection);
+            }
         } else if !self.heavy.is_empty() {
             self.heavy.remove(&connection);
         }
@@ -270,6 +273,7 @@ impl Net {
         self.receiver.memory.give_up_idle();
         self.listeners.close_refused(now);
         self.sweeper.sweep(now, elapsed, &self.options, &mut self.connections, &mut self.receiver);
+        self.receiver.give_memory(&mut self.connections);
     }
 
     /// Counters for a scrape.

@@ -35,8 +35,8 @@ pub(super) struct Receiver {
     waiting: [VecDeque<ConnectionId>; LINES],
     /// Connections that are not read from because the process's memory is full, or the shard has too much to do.
     stopped: Vec<ConnectionId>,
-    /// Memory was given back that others may wait for.
-    has_released: bool,
+    /// One that waited has left its line: those behind it may have to wait no longer.
+    has_left_line: bool,
     illegal_frames: u64,
     requests: u64,
     read_bytes: u64,
@@ -50,7 +50,7 @@ impl Receiver {
             memory,
             waiting: Default::default(),
             stopped: Vec::new(),
-            has_released: false,
+            has_left_line: false,
             illegal_frames: 0,
             requests: 0,
             read_bytes: 0,
@@ -90,7 +90,8 @@ impl Receiver {
 
     /// Lets those go on that wait for memory, in their order, while there is some. Costs nothing when none was given back.
     pub fn give_memory(&mut self, connections: &mut HashMap<ConnectionId, Connection>) {
-        if !mem::take(&mut self.has_released) {
+        let has_released = self.memory.take_released();
+        if !mem::take(&mut self.has_left_line) && !has_released {
             return;
         }
         for line in &mut self.waiting {
@@ -117,8 +118,8 @@ impl Receiver {
     /// A connection has ended: it waits for nothing any more and holds no memory. [`Receiver::give_memory`] is to follow.
     pub fn forget(&mut self, connection: &mut Connection) {
         connection.reader.release(&mut self.memory);
-        self.has_released = true;
         if connection.is_waiting {
+            self.has_left_line = true;
             for line in &mut self.waiting {
                 line.retain(|waiting| *waiting != connection.id);
             }
@@ -171,12 +172,10 @@ impl Receiver {
         connection.moved_at = now;
         self.read_bytes += bytes as u64;
         let requests = self.requests;
-        let promised = self.memory.promised_bytes();
         let cut = connection.reader.received(bytes, &mut self.memory, |frame| {
             self.requests += 1;
             inbox.push_at(clock.at(now), Event::Request { connection: connection.id, frame });
         });
-        self.has_released |= self.memory.promised_bytes() < promised;
         if !connection.reader.is_partial() {
             connection.receiving_since = None;
         } else if self.requests > requests || connection.receiving_since.is_none() {
