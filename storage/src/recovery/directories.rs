@@ -44,7 +44,10 @@ pub struct Stray {
 /// the name is cut, as Kafka does: the id says which topic it is.
 fn stray_directory(topic: &str, key: PartitionKey) -> String {
     let end = format!("-{}.{}{STRAY_SUFFIX}", key.partition, key.topic_id.to_base64());
-    let bytes = topic.floor_char_boundary(NAME_BYTES_MAX - end.len());
+    let mut bytes = topic.len().min(NAME_BYTES_MAX - end.len());
+    while !topic.is_char_boundary(bytes) {
+        bytes -= 1;
+    }
     format!("{STRAYS}/{}{end}", &topic[..bytes])
 }
 
