@@ -158,7 +158,10 @@ impl Replay<'_> {
     /// A compacted segment takes the place of others. Their bytes are all in their files, or were.
     fn replace(&mut self, key: PartitionKey, replacement: &Replacement) -> Result<(), RecoveryError> {
         let index_interval_bytes = self.index_interval_bytes(key);
-        let ReplayedPartition { state, bytes, .. } = self.partition(key);
+        let partition = self.partition(key);
+        // The next segment says where one ends: once that has gone, what lies below the start would seem to reach beyond it.
+        partition.drop_segments_below_start();
+        let ReplayedPartition { state, bytes, .. } = partition;
         let mut open = state.segments.last().expect("never empty").base_offset;
         if replacement.until > open && replacement.until == state.log_end {
             // A new segment was begun, but nothing appended to it yet.

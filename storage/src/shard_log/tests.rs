@@ -9,7 +9,8 @@ use bytes::Bytes;
 
 use super::*;
 use crate::TopicId;
-use crate::batch::{BatchBuilder, Batches, TimestampType};
+use crate::batch::{BatchBuilder, Batches, TimestampType, assign};
+use crate::compaction::Replacement;
 use crate::disk::{BLOCK_BYTES, DiskReply};
 use crate::journal::{GroupBuilder, GroupPlace};
 use crate::random::Random;
@@ -787,6 +788,31 @@ fn entries_that_make_no_sense_refuse_the_start() {
         assert!(matches!(recover_on(&mut disk, 1), Err(RecoveryError::Corrupt(_))), "{what}");
         assert!(disk.files == before, "{what}");
     }
+}
+
+/// Found by the simulator, seed 16065402310530: the segment was kept, open, before closed ones, and its file was gone.
+#[test]
+fn a_segment_below_the_start_goes_though_the_next_was_compacted_away() {
+    let mut disk = MemoryDisk::default();
+    let recovered = recover_on(&mut disk, 1).expect("an empty disk");
+    let mut group = GroupBuilder::new();
+    for offset in 0..3 {
+        let mut batch = BatchBuilder::new().record(0, None, None, &[]).build();
+        assign(&mut batch, offset, 0, None);
+        group.append(key(0), offset, 0, offset, vec![batch.into()]);
+    }
+    group.log_start(key(0), 1);
+    let (from, until, first_dirty, version, bytes) = (1, 2, 2, 1, 0);
+    let (first_timestamp, max_timestamp) = (-1, -1);
+    let nothing_is_left = Replacement { from, until, first_dirty, version, bytes, first_timestamp, max_timestamp };
+    group.replaced(key(0), &nothing_is_left);
+    let place = GroupPlace { shard: 0, slot: 0, position: 0 };
+    let group = group.finish(&[9; 16], recovered.shards[0].checkpoint.sequence + 1, place).concat();
+    let (_, journal) = disk.files.iter_mut().find(|(name, _)| name.ends_with("/journal")).expect("there");
+    journal[..group.len()].copy_from_slice(&group);
+    let recovered = recover_on(&mut disk, 1).expect("recovers");
+    let segments = &recovered.shards[0].checkpoint.partitions[0].segments;
+    assert_eq!(segments.iter().map(|segment| segment.base_offset).collect::<Vec<_>>(), [2]);
 }
 
 #[test]
