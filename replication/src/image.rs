@@ -7,31 +7,11 @@ use millstream_storage::TopicId;
 
 use crate::config::{Properties, TopicSettings, topic_settings};
 use crate::quota::{ClientQuotas, QUOTA_VALUES_PER_CLUSTER_MAX, check_key};
-use crate::record::{ConfigOwner, Endpoint, MetadataRecord, Partition};
+use crate::record::{Broker, ConfigOwner, MetadataRecord, Partition};
 use crate::topic_name;
 
 /// Most partitions of one cluster.
 pub const PARTITIONS_PER_CLUSTER_MAX: usize = 100_000;
-
-/// A registered broker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Broker {
-    /// Its number.
-    pub node_id: i32,
-    /// Grows with every start of the broker.
-    pub epoch: i64,
-    /// Where it is reached, one for each listener.
-    pub endpoints: Vec<Endpoint>,
-    /// The rack it stands in.
-    pub rack: Option<String>,
-}
-
-impl Broker {
-    /// Where it is reached under this listener.
-    pub fn endpoint(&self, listener: &str) -> Option<&Endpoint> {
-        self.endpoints.iter().find(|endpoint| endpoint.listener == listener)
-    }
-}
 
 /// A topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,9 +89,9 @@ impl ClusterImage {
         self.brokers.get(&node_id)
     }
 
-    /// The broker that acts as the controller towards clients: the lowest number.
+    /// The broker that acts as the controller towards clients: the lowest number of those that are not fenced.
     pub fn controller_id(&self) -> Option<i32> {
-        self.brokers.keys().next().copied()
+        self.brokers().find(|broker| !broker.is_fenced).map(|broker| broker.node_id)
     }
 
     /// Every topic, in no particular order; the order is the same for the same history.
@@ -179,12 +159,21 @@ impl ClusterImage {
                 Some(known) if known != *cluster_id => Err("the cluster's identity changes".into()),
                 _ => Ok(()),
             },
-            MetadataRecord::Broker { node_id, epoch, .. } => match self.brokers.get(node_id) {
+            MetadataRecord::Broker(Broker { node_id, epoch, .. }) => match self.brokers.get(node_id) {
                 Some(known) if known.epoch >= *epoch => {
                     Err(format!("the epoch of broker {node_id} goes from {} to {epoch}", known.epoch))
                 }
                 _ => Ok(()),
             },
+            MetadataRecord::BrokerChange { node_id, epoch, .. } => self.check_broker(*node_id, *epoch),
+            MetadataRecord::UnregisterBroker { node_id, epoch } => {
+                self.check_broker(*node_id, *epoch)?;
+                let is_led = |topic: &&Topic| topic.partitions.iter().any(|partition| partition.leader == *node_id);
+                match self.topics().find(is_led) {
+                    Some(topic) => Err(format!("broker {node_id} goes, and leads partitions of {}", topic.name)),
+                    None => Ok(()),
+                }
+            }
             MetadataRecord::Topic { topic_id, name } => {
                 if self.place_by_id.contains_key(topic_id) {
                     Err(format!("topic id {} is there already", topic_id.to_base64()))
@@ -237,6 +226,14 @@ impl ClusterImage {
         }
     }
 
+    fn check_broker(&self, node_id: i32, epoch: i64) -> Result<(), String> {
+        match self.brokers.get(&node_id) {
+            Some(known) if known.epoch == epoch => Ok(()),
+            Some(known) => Err(format!("the epoch of broker {node_id} is {}, not {epoch}", known.epoch)),
+            None => Err(format!("broker {node_id} is unknown")),
+        }
+    }
+
     fn check_topic(&self, topic_id: TopicId) -> Result<(), String> {
         match self.topic_by_id(topic_id) {
             Some(_) => Ok(()),
@@ -254,10 +251,15 @@ impl ClusterImage {
         self.offset += 1;
         match record {
             MetadataRecord::Cluster { cluster_id } => self.cluster_id = Some(*cluster_id),
-            MetadataRecord::Broker { node_id, epoch, endpoints, rack } => {
-                let broker =
-                    Broker { node_id: *node_id, epoch: *epoch, endpoints: endpoints.clone(), rack: rack.clone() };
-                self.brokers.insert(*node_id, broker);
+            MetadataRecord::Broker(broker) => {
+                self.brokers.insert(broker.node_id, broker.clone());
+            }
+            MetadataRecord::BrokerChange { node_id, is_fenced, in_controlled_shutdown, .. } => {
+                let broker = self.brokers.get_mut(node_id).expect("a broker that was checked");
+                (broker.is_fenced, broker.in_controlled_shutdown) = (*is_fenced, *in_controlled_shutdown);
+            }
+            MetadataRecord::UnregisterBroker { node_id, .. } => {
+                self.brokers.remove(node_id);
             }
             MetadataRecord::Topic { topic_id, name } => self.add_topic(*topic_id, name),
             MetadataRecord::Partition { topic_id, partition, state } => {
@@ -361,14 +363,7 @@ impl ClusterImage {
         if let Some(cluster_id) = self.cluster_id {
             records.push(MetadataRecord::Cluster { cluster_id });
         }
-        for broker in self.brokers() {
-            records.push(MetadataRecord::Broker {
-                node_id: broker.node_id,
-                epoch: broker.epoch,
-                endpoints: broker.endpoints.clone(),
-                rack: broker.rack.clone(),
-            });
-        }
+        records.extend(self.brokers().cloned().map(MetadataRecord::Broker));
         let configs = |owner: ConfigOwner, properties: &Properties| -> Vec<MetadataRecord> {
             properties
                 .iter()
@@ -429,6 +424,7 @@ impl Eq for ClusterImage {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::NO_LEADER;
 
     fn partition(leader_epoch: i32, partition_epoch: i32) -> Partition {
         Partition { replicas: vec![1], isr: vec![1], leader: 1, leader_epoch, partition_epoch }
@@ -473,8 +469,15 @@ mod tests {
         let mut image = ClusterImage::new();
         image.replay(&topic(1, "a"));
         image.replay(&add_partition(1, 0, partition(5, 5)));
-        let broker = |epoch| MetadataRecord::Broker { node_id: 1, epoch, endpoints: Vec::new(), rack: None };
+        let broker = |epoch| MetadataRecord::Broker(Broker { node_id: 1, epoch, ..Broker::default() });
+        let change = |node_id, epoch| MetadataRecord::BrokerChange {
+            node_id,
+            epoch,
+            is_fenced: true,
+            in_controlled_shutdown: false,
+        };
         image.replay(&broker(7));
+        assert_eq!(image.check(&change(1, 7)), Ok(()));
         image.replay(&MetadataRecord::ProducerIds { next: 1000 });
         for refused in [
             topic(1, "b"),
@@ -492,6 +495,11 @@ mod tests {
             add_partition(1, 0, Partition { replicas: vec![1, 1], ..partition(6, 6) }),
             add_partition(1, 0, partition(6, -1)),
             broker(7),
+            change(1, 6),
+            change(1, 8),
+            change(2, 7),
+            MetadataRecord::UnregisterBroker { node_id: 1, epoch: 7 },
+            MetadataRecord::UnregisterBroker { node_id: 2, epoch: 7 },
             MetadataRecord::ProducerIds { next: 999 },
             MetadataRecord::RemoveTopic { topic_id: TopicId([2; 16]) },
             MetadataRecord::Config {
@@ -502,6 +510,39 @@ mod tests {
         ] {
             assert!(image.check(&refused).is_err(), "{refused:?}");
         }
+    }
+
+    #[test]
+    fn brokers_change_and_go_and_partitions_have_no_leader_meanwhile() {
+        let mut image = ClusterImage::new();
+        for node_id in [2, 1] {
+            let epoch = i64::from(node_id) + 3;
+            let broker = Broker { node_id, epoch, shards: 4, is_fenced: true, ..Broker::default() };
+            image.replay(&MetadataRecord::Broker(broker));
+        }
+        assert_eq!((image.controller_id(), image.brokers().len()), (None, 2), "who is fenced controls nothing");
+        let change = |node_id: i32, is_fenced, in_controlled_shutdown| MetadataRecord::BrokerChange {
+            node_id,
+            epoch: i64::from(node_id) + 3,
+            is_fenced,
+            in_controlled_shutdown,
+        };
+        image.replay(&change(2, false, false));
+        assert_eq!(image.controller_id(), Some(2));
+        image.replay(&change(1, false, true));
+        assert_eq!(image.controller_id(), Some(1));
+        let [one, two] = [1, 2].map(|node_id| image.broker(node_id).unwrap().clone());
+        assert_eq!((one.shards, one.is_usable(), two.is_usable()), (4, false, true));
+
+        image.replay(&topic(1, "a"));
+        image.replay(&add_partition(1, 0, partition(0, 0)));
+        let gone = MetadataRecord::UnregisterBroker { node_id: 1, epoch: 4 };
+        assert!(image.check(&gone).is_err(), "it leads");
+        image.replay(&add_partition(1, 0, Partition { leader: NO_LEADER, ..partition(1, 1) }));
+        image.replay(&gone);
+        assert_eq!((image.broker(1), image.controller_id()), (None, Some(2)));
+        let again = ClusterImage::from_snapshot(image.offset(), &image.snapshot()).unwrap();
+        assert_eq!(again, image);
     }
 
     #[test]

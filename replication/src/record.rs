@@ -15,6 +15,44 @@ pub struct Endpoint {
     pub port: u16,
 }
 
+/// A broker as the controller knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Broker {
+    /// Its number.
+    pub node_id: i32,
+    /// The offset of the record that registered it: grows with every start of the broker.
+    pub epoch: i64,
+    /// The process that registered: random, drawn when it started. Zero where it was registered before there were any.
+    pub incarnation: [u8; 16],
+    /// The data directory of that process. Zero where it was registered before directories were told.
+    pub directory_id: [u8; 16],
+    /// How many shards the process has: which of them owns a partition follows from it. Zero where it is not known.
+    pub shards: u32,
+    /// It may not lead: it is not heard of, or has not caught up with its own registration.
+    pub is_fenced: bool,
+    /// It wants to stop: it may not lead any more, until it registers again.
+    pub in_controlled_shutdown: bool,
+    /// Where it is reached, one for each listener.
+    pub endpoints: Vec<Endpoint>,
+    /// The rack it stands in: `broker.rack`.
+    pub rack: Option<String>,
+}
+
+impl Broker {
+    /// Where it is reached under this listener.
+    pub fn endpoint(&self, listener: &str) -> Option<&Endpoint> {
+        self.endpoints.iter().find(|endpoint| endpoint.listener == listener)
+    }
+
+    /// Whether it may lead partitions, and be given new ones.
+    pub fn is_usable(&self) -> bool {
+        !self.is_fenced && !self.in_controlled_shutdown
+    }
+}
+
+/// The leader of a partition that has none.
+pub const NO_LEADER: i32 = -1;
+
 /// One partition as the controller knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
@@ -22,16 +60,16 @@ pub struct Partition {
     pub replicas: Vec<i32>,
     /// Those of them that are in sync.
     pub isr: Vec<i32>,
-    /// The broker that leads it.
+    /// The broker that leads it, or [`NO_LEADER`].
     pub leader: i32,
-    /// Grows with every change of leadership, and with every restart of the leader.
+    /// Grows with every change of leadership, to nobody too.
     pub leader_epoch: i32,
     /// Grows with every change of this partition.
     pub partition_epoch: i32,
 }
 
 impl Partition {
-    /// What holds of every partition: its leader is in sync, who is in sync holds it, and nobody does twice.
+    /// What holds of every partition: its leader, if it has one, is in sync, who is in sync holds it, and nobody does twice.
     pub fn check(&self) -> Result<(), String> {
         let Partition { replicas, isr, leader, leader_epoch, partition_epoch } = self;
         let is_twice = |brokers: &[i32]| (1..brokers.len()).any(|at| brokers[..at].contains(&brokers[at]));
@@ -39,7 +77,7 @@ impl Partition {
             Err(format!("a broker is there twice: replicas {replicas:?}, in sync {isr:?}"))
         } else if let Some(stranger) = isr.iter().find(|broker| !replicas.contains(broker)) {
             Err(format!("broker {stranger} is in sync and no replica of {replicas:?}"))
-        } else if !isr.contains(leader) {
+        } else if *leader != NO_LEADER && !isr.contains(leader) {
             Err(format!("the leader, {leader}, is not in sync: {isr:?}"))
         } else if *leader_epoch < 0 || *partition_epoch < 0 {
             Err(format!("leader epoch {leader_epoch}, partition epoch {partition_epoch}"))
@@ -68,16 +106,25 @@ pub enum MetadataRecord {
         /// A random UUID, drawn when the cluster was made.
         cluster_id: [u8; 16],
     },
-    /// A broker started: it replaces what was known of the broker of this number.
-    Broker {
+    /// A broker registered: it replaces what was known of the broker of this number.
+    Broker(Broker),
+    /// A registered broker is fenced or no longer, wants to stop or not.
+    BrokerChange {
         /// Its number.
         node_id: i32,
-        /// Grows with each of its starts.
+        /// That of its registration.
         epoch: i64,
-        /// Its addresses, one for each of its listeners.
-        endpoints: Vec<Endpoint>,
-        /// `broker.rack`
-        rack: Option<String>,
+        /// Whether it is fenced from now on.
+        is_fenced: bool,
+        /// Whether it is in controlled shutdown from now on.
+        in_controlled_shutdown: bool,
+    },
+    /// A broker is known no more; it leads nothing.
+    UnregisterBroker {
+        /// Its number.
+        node_id: i32,
+        /// That of its registration.
+        epoch: i64,
     },
     /// A topic was created; its partitions follow.
     Topic {

@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use millstream_replication::controller::Sessions;
 use millstream_replication::log::MetadataLog;
 use millstream_replication::{
     ApiError, ClusterImage, Controller, ControllerRequest, ControllerResponse, Decision, ErrorCode, MetadataRecord,
@@ -155,6 +156,8 @@ struct Waiting {
 #[derive(Clone, Debug)]
 pub struct ControllerShard {
     controller: Controller,
+    /// None: the one broker is in this process, so the process that it was before is gone.
+    sessions: Sessions,
     log: MetadataLog,
     /// What is durable, and therefore true.
     image: ClusterImage,
@@ -178,6 +181,7 @@ impl ControllerShard {
         assert_eq!(log.offset(), image.offset(), "an image of another log");
         ControllerShard {
             controller,
+            sessions: Sessions::default(),
             log,
             applied: vec![image.offset(); shards],
             image,
@@ -230,7 +234,7 @@ impl ControllerShard {
         }
         // What it would have come to, item by item, but nothing is done.
         let Asked { asker, request, random_id } = asked;
-        let decision = self.controller.handle(&self.image, request, now, random_id);
+        let decision = self.controller.handle(&self.image, &self.sessions, request, now, random_id);
         let why = "the controller has too many requests to answer; try again";
         let response = decision.response.refused(&ApiError::new(ErrorCode::RequestTimedOut, why));
         effects.push(Effect::Answer { asker, response });
@@ -250,7 +254,8 @@ impl ControllerShard {
             && let Some(Asked { asker, request, random_id }) = self.queue.pop_front()
         {
             let frees_space = request.frees_space();
-            let Decision { records, response } = self.controller.handle(&self.image, request, now, random_id);
+            let Decision { records, response } =
+                self.controller.handle(&self.image, &self.sessions, request, now, random_id);
             if records.is_empty() {
                 self.answer_later(asker, response);
                 continue;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use millstream_replication::Broker;
 use millstream_replication::config::Properties;
 use millstream_replication::controller::{NewTopic, TopicReference};
 use millstream_replication::identity::{self, OpenedDirectory};
@@ -13,12 +14,21 @@ use super::*;
 use crate::sim::disk::SimDisk;
 
 const NODE_ID: i32 = 1;
+/// That of the broker's registration: the second record of the log.
+const EPOCH: i64 = 2;
 const NOW: Now = Now { elapsed: Duration::ZERO, unix_ms: 1_700_000_000_000 };
 
+/// The controller of a broker that is registered.
 fn open(disk: &mut SimDisk, shards: usize, log_bytes_max: u64) -> ControllerShard {
     let random = std::array::from_fn(|at| at as u8);
     let opened = identity::open(&mut |op| disk.execute(op), NODE_ID, random).expect("the data directory opens");
-    let OpenedDirectory { log, image, .. } = opened;
+    let OpenedDirectory { mut log, mut image, .. } = opened;
+    if image.broker(NODE_ID).is_none() {
+        let broker = MetadataRecord::Broker(Broker { node_id: NODE_ID, epoch: EPOCH, ..Broker::default() });
+        disk.execute(log.append(std::slice::from_ref(&broker))).expect("the disk has room");
+        log.committed();
+        image.replay(&broker);
+    }
     let log = log.with_log_bytes_max(log_bytes_max);
     ControllerShard::new(Controller::new(Properties::new()), log, image, shards)
 }
@@ -33,7 +43,7 @@ fn handle(controller: &mut ControllerShard, event: Event) -> Vec<Effect> {
     effects
 }
 
-const PRODUCER_IDS: ControllerRequest = ControllerRequest::AllocateProducerIds;
+const PRODUCER_IDS: ControllerRequest = ControllerRequest::AllocateProducerIds { node_id: NODE_ID, epoch: EPOCH };
 
 fn asked(token: u64, request: ControllerRequest) -> Event {
     Event::Asked { asker: Asker::Shard { shard: 0, token }, request, random_id: [token as u8; 16] }
@@ -52,10 +62,6 @@ fn create(name: &str, validate_only: bool) -> ControllerRequest {
 
 fn delete(name: &str) -> ControllerRequest {
     ControllerRequest::DeleteTopics { topics: vec![TopicReference::Name(name.to_string())] }
-}
-
-fn register() -> ControllerRequest {
-    ControllerRequest::RegisterBroker { node_id: NODE_ID, endpoints: Vec::new(), rack: None }
 }
 
 /// The only effect, which is a disk operation.
@@ -148,7 +154,6 @@ fn a_decision_is_made_when_the_one_before_it_is_true() {
 #[test]
 fn a_full_disk_refuses_what_frees_no_space_and_says_so_once() {
     let mut controller = empty(0);
-    settle(&mut controller, asked(0, register()), keeps_nothing);
     settle(&mut controller, asked(1, create("t", false)), keeps_nothing);
     let full = |op: DiskOp| match op {
         DiskOp::Allocate { .. } => Err(DiskError::NoSpace),

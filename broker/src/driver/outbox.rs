@@ -74,7 +74,7 @@ mod tests {
         let response = || ControllerResponse::RegisterBroker(Ok(9));
         outbox.message(0, Message::Controller { token: 1, response: response() });
         outbox.message(0, Message::Controller { token: 2, response: response() });
-        let request = || ControllerRequest::AllocateProducerIds;
+        let request = || ControllerRequest::AllocateProducerIds { node_id: 1, epoch: 9 };
         outbox.request(3, request());
         outbox.request(4, request());
         assert!(shards[0].mailbox.is_empty() && told.try_recv().is_err(), "the turn goes on");

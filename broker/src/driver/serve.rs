@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
+use millstream_replication::controller::HeartbeatReply;
 use millstream_replication::{ControllerRequest, ControllerResponse, Endpoint};
 use millstream_storage::recovery::{LastShutdown, RecoveryError};
 use millstream_storage::{DiskError, DiskOp};
@@ -63,7 +64,8 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     let free_space_floor_bytes = free_space_floor(&config, &space);
     let log_dir = std::path::absolute(&directory.path).unwrap_or_else(|_| directory.path.clone()).display().to_string();
     let for_node = NodeMemory { groups: memory.groups, producers: memory.producers };
-    let options = NodeOptions::new(&config, shards, for_node, log_dir, free_space_floor_bytes);
+    let incarnation = sys::random();
+    let options = NodeOptions::new(&config, incarnation, shards, for_node, log_dir, free_space_floor_bytes);
     let node = recover(&config, options, &directory.path, &clock)?;
     let took = recovery.elapsed();
     let recovered = &node.counts;
@@ -127,7 +129,15 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
         .map_err(cannot_start_threads)?;
     wait_for(&reports, |report| matches!(report, Report::Recovered))?;
 
-    let broker_epoch = register(&to_controller, &config, endpoints)?;
+    let registration = ControllerRequest::RegisterBroker {
+        node_id: config.node_id,
+        incarnation,
+        directory_id: meta.directory_id,
+        shards: u32::try_from(shards).expect("a process has few shards"),
+        endpoints,
+        rack: config.rack.clone(),
+    };
+    let broker_epoch = register(&to_controller, config.node_id, registration)?;
     for shard in &handles {
         shard.mailbox.push(Inbound::Listen);
     }
@@ -222,19 +232,33 @@ fn endpoints(config: &BrokerConfig, addresses: &[SocketAddr]) -> Vec<Endpoint> {
     config.listeners.iter().zip(addresses).map(endpoint).collect()
 }
 
-/// Says to the controller that this broker has started; returns the broker's epoch. Every shard has applied it by then.
-fn register(controller: &Sender<ToController>, config: &BrokerConfig, endpoints: Vec<Endpoint>) -> Result<i64, String> {
+/// Says to the controller that this broker has started, and that it may lead; returns the broker's epoch. Every shard has
+/// applied both by then.
+fn register(controller: &Sender<ToController>, node_id: i32, registration: ControllerRequest) -> Result<i64, String> {
+    let epoch = match ask(controller, registration)? {
+        ControllerResponse::RegisterBroker(answer) => {
+            answer.map_err(|error| format!("the broker cannot be registered: {error}"))?
+        }
+        other => panic!("a registration is not answered with {other:?}"),
+    };
+    // The answer has come after every shard had applied the registration, whose offset is the epoch.
+    let applied_offset = u64::try_from(epoch).expect("offsets are not negative");
+    let beat =
+        ControllerRequest::BrokerHeartbeat { node_id, epoch, applied_offset, want_fence: false, want_shutdown: false };
+    match ask(controller, beat)? {
+        ControllerResponse::BrokerHeartbeat(Ok(HeartbeatReply { is_fenced: false, .. })) => Ok(epoch),
+        ControllerResponse::BrokerHeartbeat(Ok(_)) => Err("the broker stays fenced".to_owned()),
+        ControllerResponse::BrokerHeartbeat(Err(error)) => Err(format!("the broker cannot be unfenced: {error}")),
+        other => panic!("a heartbeat is not answered with {other:?}"),
+    }
+}
+
+/// Has the controller decide, and waits until every shard has applied it.
+fn ask(controller: &Sender<ToController>, request: ControllerRequest) -> Result<ControllerResponse, String> {
     let (reply, answer) = channel();
-    let request = ControllerRequest::RegisterBroker { node_id: config.node_id, endpoints, rack: config.rack.clone() };
     let gone = || "the controller has ended".to_owned();
     controller.send(ToController::Ask { request, reply }).map_err(|_| gone())?;
-    match answer.recv() {
-        Ok(ControllerResponse::RegisterBroker(answer)) => {
-            answer.map_err(|error| format!("the broker cannot be registered: {error}"))
-        }
-        Ok(other) => panic!("a registration is not answered with {other:?}"),
-        Err(_) => Err(gone()),
-    }
+    answer.recv().map_err(|_| gone())
 }
 
 /// Waits until every shard has reported this; the error is the first shard's that failed.

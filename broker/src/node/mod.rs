@@ -194,6 +194,7 @@ impl OpenShard {
             index: self.index,
             shards: options.shards,
             node_id: options.node_id,
+            incarnation: options.incarnation,
             file: Arc::clone(&options.file),
             log_dir: options.log_dir.clone(),
             listeners: options.listeners.clone(),

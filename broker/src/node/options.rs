@@ -21,6 +21,8 @@ const JOURNAL_REQUEST_SHARE: u64 = 4;
 pub struct NodeOptions {
     /// `node.id`
     pub node_id: i32,
+    /// This process: random, drawn when it started.
+    pub incarnation: [u8; 16],
     /// Shards of this process, at least 1; may differ from last time.
     pub shards: usize,
     /// What the process was configured with at its start.
@@ -55,9 +57,10 @@ pub struct NodeMemory {
 }
 
 impl NodeOptions {
-    /// What a configuration means, in a data directory whose free space must not fall below a floor.
+    /// What a configuration means for a process, in a data directory whose free space must not fall below a floor.
     pub fn new(
         config: &BrokerConfig,
+        incarnation: [u8; 16],
         shards: usize,
         memory: NodeMemory,
         log_dir: String,
@@ -68,6 +71,7 @@ impl NodeOptions {
         let rules = LogRules::new(&[&config.properties], shards);
         NodeOptions {
             node_id: config.node_id,
+            incarnation,
             shards,
             file: Arc::new(config.properties.clone()),
             log_dir,

@@ -17,6 +17,7 @@ const NODE: i32 = 3;
 fn options() -> NodeOptions {
     NodeOptions {
         node_id: NODE,
+        incarnation: [1; 16],
         shards: 2,
         file: Arc::new(Properties::new()),
         log_dir: "data".to_string(),

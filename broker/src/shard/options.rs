@@ -16,6 +16,8 @@ pub struct ShardOptions {
     pub shards: usize,
     /// This broker.
     pub node_id: i32,
+    /// The process that it is: it leads nothing before this one is registered.
+    pub incarnation: [u8; 16],
     /// What the process was configured with at its start.
     pub file: Arc<Properties>,
     /// The data directory, as clients are told of it.

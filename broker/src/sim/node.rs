@@ -26,8 +26,8 @@ use crate::controller::{Asker, ControllerShard, Effect as ControllerEffect, Even
 use crate::node::{Node, NodeOptions, OpenShard, RecoveryCounts};
 use crate::shard::{DiskToken, Effect, Event as ShardEvent, Message, PrefetchToken, Shard};
 
-/// Who asks the controller to register the broker.
-const REGISTRATION: Asker = Asker::Node { token: 0 };
+/// Who asks the controller to register the broker, and to unfence it.
+const BROKER: Asker = Asker::Node { token: 0 };
 /// One of so many disk operations of the controller is late, and the node goes down before it ends: they are too few for
 /// crashes at any time to meet them...
 const CONTROLLER_CUT_ONE_IN: u64 = 12;
@@ -47,6 +47,8 @@ pub enum Place {
 
 /// What recovery has found, open but not running.
 pub struct Opened {
+    /// The process that is about to run.
+    broker_incarnation: [u8; 16],
     meta: MetaProperties,
     controller: ControllerShard,
     shards: Vec<OpenShard>,
@@ -89,8 +91,10 @@ pub struct Configuration {
 impl Configuration {
     /// Recovers what a disk has of this node.
     pub fn recover(&self, disk: &mut SimDisk, random: &mut Random, now: Now, shards: usize) -> Result<Opened, String> {
+        let broker_incarnation = random.bytes();
         let options = NodeOptions {
             node_id: self.node_id,
+            incarnation: broker_incarnation,
             shards,
             file: Arc::clone(&self.properties),
             log_dir: "data".to_string(),
@@ -115,7 +119,7 @@ impl Configuration {
         let Node { meta, controller, shards, counts } =
             Node::recover(&mut |op| disk.execute(op), options, now, random).map_err(|error| error.to_string())?;
         let shards = shards.into_iter().map(|shard| shard.open()).collect();
-        Ok(Opened { meta, controller, shards, counts, faults: DiskFaults::default() })
+        Ok(Opened { broker_incarnation, meta, controller, shards, counts, faults: DiskFaults::default() })
     }
 }
 
@@ -235,7 +239,7 @@ impl SimNode {
     /// Runs what was recovered, and registers the broker.
     pub fn run(&mut self, opened: Opened, timeline: &mut Timeline) {
         assert!(!self.is_up(), "one process at a time");
-        let Opened { meta, controller, shards, faults, .. } = opened;
+        let Opened { broker_incarnation, meta, controller, shards, faults, .. } = opened;
         self.disk.faults = faults;
         let shards: Vec<Shard> = shards.into_iter().map(OpenShard::start).collect();
         let count = shards.len();
@@ -259,15 +263,34 @@ impl SimNode {
             self.give_turn(shard, timeline);
         }
         let endpoints = vec![Endpoint { listener: LISTENER.to_string(), host: "localhost".to_string(), port: 9092 }];
-        let request = ControllerRequest::RegisterBroker { node_id: self.configuration.node_id, endpoints, rack: None };
-        self.after(0, NodeEvent::ToController { asker: REGISTRATION, request }, timeline);
+        let request = ControllerRequest::RegisterBroker {
+            node_id: self.configuration.node_id,
+            incarnation: broker_incarnation,
+            directory_id: meta.directory_id,
+            shards: count as u32,
+            endpoints,
+            rack: None,
+        };
+        self.after(0, NodeEvent::ToController { asker: BROKER, request }, timeline);
         self.after(0, NodeEvent::FreeSpace, timeline);
     }
 
-    /// The broker is registered: its shards know it, clients may come.
+    /// The broker is registered, and its shards know it: it may lead.
     pub fn registered(&mut self, epoch: i64, timeline: &mut Timeline) {
+        self.process_mut().broker_epoch = Some(epoch);
+        let request = ControllerRequest::BrokerHeartbeat {
+            node_id: self.configuration.node_id,
+            epoch,
+            applied_offset: epoch as u64,
+            want_fence: false,
+            want_shutdown: false,
+        };
+        self.after(0, NodeEvent::ToController { asker: BROKER, request }, timeline);
+    }
+
+    /// The broker leads what it holds, and its shards know it: clients may come.
+    pub fn unfenced(&mut self, timeline: &mut Timeline) {
         let process = self.process_mut();
-        process.broker_epoch = Some(epoch);
         process.is_listening = true;
         for shard in &mut process.shards {
             shard.broker_registered();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_replication::ControllerResponse;
+use millstream_replication::controller::HeartbeatReply;
 use millstream_storage::random::Random;
 
 use super::checkers::AnswersComeInTime;
@@ -393,7 +394,13 @@ impl World {
                         self.give_up(node, &format!("the broker cannot be registered: {error}"))?;
                     }
                     ControllerResponse::RegisterBroker(Ok(epoch)) => at.registered(epoch, timeline),
-                    other => return Err(format!("a registration is answered with {other:?}")),
+                    ControllerResponse::BrokerHeartbeat(Err(error)) => {
+                        self.give_up(node, &format!("the broker cannot be unfenced: {error}"))?;
+                    }
+                    ControllerResponse::BrokerHeartbeat(Ok(HeartbeatReply { is_fenced: false, .. })) => {
+                        at.unfenced(timeline);
+                    }
+                    other => return Err(format!("a broker that starts is answered with {other:?}")),
                 },
                 ControllerEffect::Warn { message } => timeline.line(format!("the controller warns: {message}")),
                 ControllerEffect::Fail { reason } => self.give_up(node, &reason)?,

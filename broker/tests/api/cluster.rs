@@ -56,17 +56,11 @@ impl Cluster {
         let options = NodeOptions {
             node_id: NODE_ID,
             file: file.clone().into(),
-            ..NodeOptions::new(&config, 1, memory, "/data".into(), 0)
+            ..NodeOptions::new(&config, [NODE_ID as u8; 16], 1, memory, "/data".into(), 0)
         };
         let node = Node::recover(&mut keep_nothing, options, NOW, [0xab; RANDOM_BYTES]).expect("an empty disk");
         let mut cluster = Cluster { controller: node.controller, file, asked: 0, next_id: 1 };
-        let endpoint =
-            |listener: &str, port| Endpoint { listener: listener.into(), host: format!("{listener}.host"), port };
-        cluster.decide(ControllerRequest::RegisterBroker {
-            node_id: NODE_ID,
-            endpoints: vec![endpoint(LISTENER, 9092), endpoint("OTHER", 9093)],
-            rack: Some("rack-1".into()),
-        });
+        cluster.start(NODE_ID);
         cluster
     }
 
@@ -94,6 +88,39 @@ impl Cluster {
         });
         cluster.asked = 0;
         cluster
+    }
+
+    /// A broker registers and is unfenced. It is reached through two listeners.
+    pub fn start(&mut self, node_id: i32) {
+        let endpoint =
+            |listener: &str, port| Endpoint { listener: listener.into(), host: format!("{listener}.host"), port };
+        let registration = ControllerRequest::RegisterBroker {
+            node_id,
+            incarnation: [node_id as u8; 16],
+            directory_id: [node_id as u8; 16],
+            shards: 1,
+            endpoints: vec![endpoint(LISTENER, 9092), endpoint("OTHER", 9093)],
+            rack: Some(format!("rack-{node_id}")),
+        };
+        let registered = self.decide(registration);
+        let ControllerResponse::RegisterBroker(Ok(epoch)) = registered else { panic!("{registered:?}") };
+        let applied_offset = self.image().offset();
+        let (want_fence, want_shutdown) = (false, false);
+        let unfenced = self.decide(ControllerRequest::BrokerHeartbeat {
+            node_id,
+            epoch,
+            applied_offset,
+            want_fence,
+            want_shutdown,
+        });
+        assert!(matches!(unfenced, ControllerResponse::BrokerHeartbeat(Ok(reply)) if !reply.is_fenced), "{unfenced:?}");
+    }
+
+    /// A broker is not heard of any more.
+    pub fn fence(&mut self, node_id: i32) {
+        let epoch = self.image().broker(node_id).expect("it is registered").epoch;
+        let fenced = self.decide(ControllerRequest::FenceBroker { node_id, epoch });
+        assert_eq!(fenced, ControllerResponse::FenceBroker(Ok(())));
     }
 
     pub fn create(&mut self, name: &str, partitions: i32, configs: &[(&str, &str)]) {

@@ -31,6 +31,9 @@ const REPLY_BYTES_MAX: usize = 2 << 20;
 /// two lists, in a vector that may have twice the room; then an entry of the log, and as much in the image.
 const DECISION_BYTES_MAX: usize = 100_000 * 768;
 
+/// The process that the broker is.
+const INCARNATION: [u8; 16] = [1; 16];
+
 const NOW: Now = Now { elapsed: Duration::ZERO, unix_ms: 0 };
 
 /// The controller of one broker with the topic `t`.
@@ -40,16 +43,28 @@ static CONTROLLER: LazyLock<ControllerShard> = LazyLock::new(|| {
     let options = NodeOptions {
         node_id: 1,
         file: Properties::new().into(),
-        ..NodeOptions::new(&config, 1, memory, "/data".to_owned(), 0)
+        ..NodeOptions::new(&config, INCARNATION, 1, memory, "/data".to_owned(), 0)
     };
     let mut controller =
         Node::recover(&mut keep_nothing, options, NOW, [2; RANDOM_BYTES]).expect("an empty disk").controller;
-    let endpoint = Endpoint { listener: "L".into(), host: "h".into(), port: 9092 };
-    decide(
-        &mut controller,
-        ControllerRequest::RegisterBroker { node_id: 1, endpoints: vec![endpoint], rack: None },
-        [0; 16],
-    );
+    let registration = ControllerRequest::RegisterBroker {
+        node_id: 1,
+        incarnation: INCARNATION,
+        directory_id: [2; 16],
+        shards: 1,
+        endpoints: vec![Endpoint { listener: "L".into(), host: "h".into(), port: 9092 }],
+        rack: None,
+    };
+    let registered = decide(&mut controller, registration, [0; 16]);
+    let ControllerResponse::RegisterBroker(Ok(epoch)) = registered else { panic!("{registered:?}") };
+    let heartbeat = ControllerRequest::BrokerHeartbeat {
+        node_id: 1,
+        epoch,
+        applied_offset: controller.image().offset(),
+        want_fence: false,
+        want_shutdown: false,
+    };
+    decide(&mut controller, heartbeat, [0; 16]);
     let topic = NewTopic {
         name: "t".into(),
         partitions: 1,

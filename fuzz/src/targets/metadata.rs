@@ -5,7 +5,7 @@ use millstream_replication::identity::{self, CleanShutdown, META_PROPERTIES, Met
 use millstream_replication::log::{
     DIRECTORY, FileId, Snapshot, decode_snapshot, encode_entry, encode_header, encode_snapshot, scan,
 };
-use millstream_replication::{ClusterImage, ConfigOwner, Endpoint, MetadataRecord, Partition};
+use millstream_replication::{Broker, ClusterImage, ConfigOwner, Endpoint, MetadataRecord, Partition};
 use millstream_storage::{BLOCK_BYTES, TopicId};
 
 use crate::Target;
@@ -98,8 +98,9 @@ fn log(raw: &[u8], file: &[u8], bytes_max: usize) {
     let mut again = encode_header(found.file_id, found.base_offset).to_vec();
     let mut offset = found.base_offset + 1;
     for entry in &found.entries {
-        // Records of retired types are not written any more.
-        if entry.records.is_empty() || entry.retired > 0 {
+        // Records of retired types and layouts are not written any more; the second are longer as they are written now.
+        let is_old = |record: &MetadataRecord| matches!(record, MetadataRecord::Broker(b) if b.incarnation == [0; 16]);
+        if entry.records.is_empty() || entry.retired > 0 || entry.records.iter().any(is_old) {
             return;
         }
         again.extend(encode_entry(found.file_id, offset, &entry.records));
@@ -163,10 +164,24 @@ fn history() -> Vec<MetadataRecord> {
     let topic_id = TopicId([1; 16]);
     let state = Partition { replicas: vec![1], isr: vec![1], leader: 1, leader_epoch: 0, partition_epoch: 0 };
     let endpoint = Endpoint { listener: "PLAINTEXT".into(), host: "h".into(), port: 9092 };
+    let broker = Broker {
+        node_id: 1,
+        epoch: 3,
+        incarnation: [7; 16],
+        directory_id: [8; 16],
+        shards: 2,
+        is_fenced: true,
+        in_controlled_shutdown: false,
+        endpoints: vec![endpoint],
+        rack: Some("r".into()),
+    };
     let config = |owner| MetadataRecord::Config { owner, name: "retention.ms".into(), value: Some("5".into()) };
     vec![
         MetadataRecord::Cluster { cluster_id: [2; 16] },
-        MetadataRecord::Broker { node_id: 1, epoch: 3, endpoints: vec![endpoint], rack: Some("r".into()) },
+        MetadataRecord::Broker(broker.clone()),
+        MetadataRecord::Broker(Broker { node_id: 2, epoch: 4, ..broker }),
+        MetadataRecord::BrokerChange { node_id: 1, epoch: 3, is_fenced: false, in_controlled_shutdown: true },
+        MetadataRecord::UnregisterBroker { node_id: 2, epoch: 4 },
         MetadataRecord::Topic { topic_id, name: "t".into() },
         MetadataRecord::Partition { topic_id, partition: 0, state },
         config(ConfigOwner::Topic(topic_id)),
@@ -194,6 +209,9 @@ fn seeds() -> Vec<Vec<u8>> {
     // A record of the retired type that names the node, as the second of the first entry.
     let named = [&bytes(&history[..1])[..], &[2, 1, 1, 0, 0, 0]].concat();
     let named = [&[2], &piece(&named)[..]].concat();
+    // A broker in the first layout: without endpoints and rack.
+    let old = [&bytes(&history[..1])[..], &[3, 1, 1, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]].concat();
+    let old = [&[2], &piece(&old)[..]].concat();
     let unsealed = |file: &[u8]| file[..file.len() - "crc32c=00000000\n".len()].to_vec();
     let mark = CleanShutdown { directory_id: META.directory_id, broker_epoch: 7 };
     let more = [&[1], &piece(&bytes(&[MetadataRecord::ProducerIds { next: 3000 }]))[..]].concat();
@@ -202,6 +220,7 @@ fn seeds() -> Vec<Vec<u8>> {
         [&[1], &snapshot[..]].concat(),
         [&[2], &whole[..]].concat(),
         [&[2], &split[..]].concat(),
+        [&[2], &old[..]].concat(),
         [&[3, 4], &piece(&split)[..]].concat(),
         [&[3, 5], &snapshot[..], &piece(&more)[..], &[7; 30]].concat(),
         [&[3, 7], &snapshot[..], &piece(&[]), &piece(&more)[..]].concat(),

@@ -32,6 +32,8 @@ const SHARD_BYTES_MAX: usize = 16 << 20;
 /// A compressed batch of a compacted topic, or of one with a codec of its own, is opened.
 const OPENED_BYTES_MAX: usize = super::batch::OPEN_BYTES_MAX;
 
+/// The process that the broker is.
+const INCARNATION: [u8; 16] = [1; 16];
 const CONNECTIONS: u64 = 3;
 const FRAMES_MAX: usize = 24;
 const TURNS_MAX: usize = 10_000;
@@ -40,7 +42,7 @@ const TURNS_MAX: usize = 10_000;
 static OPTIONS: LazyLock<NodeOptions> = LazyLock::new(|| {
     let config = BrokerConfig::load(None, &[]).expect("the defaults");
     let memory = NodeMemory { groups: 8 << 20, producers: 1 << 20 };
-    let mut options = NodeOptions::new(&config, 1, memory, "/data".to_owned(), 0);
+    let mut options = NodeOptions::new(&config, INCARNATION, 1, memory, "/data".to_owned(), 0);
     options.node_id = 1;
     options.journal_slots = 4;
     options.journal_slot_bytes = 1 << 16;
@@ -78,11 +80,26 @@ impl Node {
             received: BTreeMap::new(),
             decisions: 0,
         };
-        let endpoint = Endpoint { listener: "PLAINTEXT".into(), host: "h".into(), port: 9092 };
         node.ask(
             Asker::Node { token: 0 },
-            ControllerRequest::RegisterBroker { node_id: 1, endpoints: vec![endpoint], rack: None },
+            ControllerRequest::RegisterBroker {
+                node_id: 1,
+                incarnation: INCARNATION,
+                directory_id: parts.meta.directory_id,
+                shards: 1,
+                endpoints: vec![Endpoint { listener: "PLAINTEXT".into(), host: "h".into(), port: 9092 }],
+                rack: None,
+            },
         );
+        let image = node.controller.image();
+        let heartbeat = ControllerRequest::BrokerHeartbeat {
+            node_id: 1,
+            epoch: image.broker(1).expect("it is registered").epoch,
+            applied_offset: image.offset(),
+            want_fence: false,
+            want_shutdown: false,
+        };
+        node.ask(Asker::Node { token: 0 }, heartbeat);
         node.create_topic(requests::TOPIC, &[]);
         node.create_topic("compacted", &[("cleanup.policy", "compact"), ("compression.type", "lz4")]);
         for connection in 0..CONNECTIONS {

@@ -1,12 +1,20 @@
 //! The controller's decisions: `(image, request) → (records, response)`. In Kafka they are those of `QuorumController` and
-//! its managers (`ReplicationControlManager`, `ConfigurationControlManager`, `ClientQuotaControlManager`).
+//! its managers (`ReplicationControlManager`, `ClusterControlManager`, `ConfigurationControlManager`,
+//! `ClientQuotaControlManager`).
 //!
 //! Nothing here changes an image. The records of a decision become true when they are durable and replayed; the
 //! response is to be given after that. Several items of one request are decided against the image and what the items
 //! before them decided.
+//!
+//! Which brokers are heard of is no part of the image: [`Sessions`] is the soft state of whoever is the active
+//! controller, and decisions only look at it.
 
+mod brokers;
 mod configs;
+mod election;
+mod placement;
 mod quotas;
+mod sessions;
 mod topics;
 
 #[cfg(test)]
@@ -18,9 +26,11 @@ use crate::config::{Properties, broker_value};
 use crate::error::{ApiError, ErrorCode};
 use crate::image::ClusterImage;
 use crate::quota::QuotaEntity;
-use crate::record::{Endpoint, MetadataRecord};
+use crate::record::{Broker, Endpoint, MetadataRecord};
 
+pub use placement::REPLICATION_FACTOR_MAX;
 pub use quotas::QuotaChange;
+pub use sessions::{FENCED_LONGER, FENCINGS_MAX, FENCINGS_WINDOW, Sessions};
 
 /// Most partitions that one request creates.
 pub const PARTITIONS_PER_REQUEST_MAX: usize = 10_000;
@@ -119,14 +129,45 @@ pub struct ConfigChange {
 /// What brokers ask of the controller.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ControllerRequest {
-    /// A broker has started and says where it is.
+    /// A broker has started and says which process it is and where. Asked again it is answered again.
     RegisterBroker {
         /// Its number.
         node_id: i32,
+        /// The process: random, drawn when it started.
+        incarnation: [u8; 16],
+        /// The identity of its data directory.
+        directory_id: [u8; 16],
+        /// How many shards it has.
+        shards: u32,
         /// Its addresses, one for each of its listeners.
         endpoints: Vec<Endpoint>,
         /// `broker.rack`
         rack: Option<String>,
+    },
+    /// A broker is there, and says how far it is and what it wants (KIP-631).
+    BrokerHeartbeat {
+        /// Its number.
+        node_id: i32,
+        /// That of its registration.
+        epoch: i64,
+        /// The last record that all of its shards have applied.
+        applied_offset: u64,
+        /// It wants to be fenced, or to stay so.
+        want_fence: bool,
+        /// It wants to stop: to lead nothing any more.
+        want_shutdown: bool,
+    },
+    /// A broker is not heard of any more. The active controller asks itself.
+    FenceBroker {
+        /// Its number.
+        node_id: i32,
+        /// That of the registration that is meant.
+        epoch: i64,
+    },
+    /// Forget a broker that will not come back.
+    UnregisterBroker {
+        /// Its number.
+        node_id: i32,
     },
     /// Create topics.
     CreateTopics {
@@ -169,7 +210,12 @@ pub enum ControllerRequest {
         validate_only: bool,
     },
     /// A block of [`PRODUCER_ID_BLOCK`] producer ids that nobody has had.
-    AllocateProducerIds,
+    AllocateProducerIds {
+        /// The broker that is to give them out.
+        node_id: i32,
+        /// That of its registration.
+        epoch: i64,
+    },
 }
 
 impl ControllerRequest {
@@ -177,13 +223,16 @@ impl ControllerRequest {
     pub fn frees_space(&self) -> bool {
         match self {
             ControllerRequest::RegisterBroker { .. }
+            | ControllerRequest::BrokerHeartbeat { .. }
+            | ControllerRequest::FenceBroker { .. }
+            | ControllerRequest::UnregisterBroker { .. }
             | ControllerRequest::DeleteTopics { .. }
             | ControllerRequest::IncrementalAlterConfigs { .. }
             | ControllerRequest::AlterConfigs { .. }
             | ControllerRequest::AlterClientQuotas { .. } => true,
             ControllerRequest::CreateTopics { .. }
             | ControllerRequest::CreatePartitions { .. }
-            | ControllerRequest::AllocateProducerIds => false,
+            | ControllerRequest::AllocateProducerIds { .. } => false,
         }
     }
 }
@@ -212,11 +261,28 @@ pub struct DeletedTopic {
     pub outcome: Result<(), ApiError>,
 }
 
+/// What the controller says to a broker's heartbeat, as of when the answer is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeartbeatReply {
+    /// It has applied its own registration.
+    pub is_caught_up: bool,
+    /// It is fenced: it leads nothing.
+    pub is_fenced: bool,
+    /// It wanted to stop and leads nothing any more: it may.
+    pub should_shut_down: bool,
+}
+
 /// The controller's answers: one item for each of the request, in its order, but one only for duplicates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControllerResponse {
-    /// The broker's epoch.
+    /// The broker's epoch: the offset of its registration.
     RegisterBroker(Result<i64, ApiError>),
+    /// What the broker is to know.
+    BrokerHeartbeat(Result<HeartbeatReply, ApiError>),
+    /// Whether the broker is fenced.
+    FenceBroker(Result<(), ApiError>),
+    /// Whether the broker is forgotten.
+    UnregisterBroker(Result<(), ApiError>),
     /// By name.
     CreateTopics(Vec<(String, Result<CreatedTopic, ApiError>)>),
     /// In the order of the request, duplicates included.
@@ -242,6 +308,9 @@ impl ControllerResponse {
         }
         match self {
             ControllerResponse::RegisterBroker(epoch) => ControllerResponse::RegisterBroker(refuse(epoch, why)),
+            ControllerResponse::BrokerHeartbeat(reply) => ControllerResponse::BrokerHeartbeat(refuse(reply, why)),
+            ControllerResponse::FenceBroker(outcome) => ControllerResponse::FenceBroker(refuse(outcome, why)),
+            ControllerResponse::UnregisterBroker(outcome) => ControllerResponse::UnregisterBroker(refuse(outcome, why)),
             ControllerResponse::CreateTopics(items) => ControllerResponse::CreateTopics(refuse_each(items, why)),
             ControllerResponse::DeleteTopics(items) => {
                 let refuse = |item| {
@@ -294,19 +363,34 @@ impl Controller {
         Controller { file }
     }
 
-    /// Decides one request. `random_id` are fresh random bytes, from which topic ids are made. `_now` is for leases
-    /// and sessions of brokers; nothing depends on the time while there is one broker.
-    pub fn handle(&self, image: &ClusterImage, request: ControllerRequest, _now: Now, random_id: [u8; 16]) -> Decision {
+    /// Decides one request. `sessions` are those of the active controller, `random_id` are fresh random bytes, from
+    /// which topic ids are made.
+    pub fn handle(
+        &self,
+        image: &ClusterImage,
+        sessions: &Sessions,
+        request: ControllerRequest,
+        now: Now,
+        random_id: [u8; 16],
+    ) -> Decision {
         match request {
-            ControllerRequest::RegisterBroker { node_id, endpoints, rack } => {
-                register_broker(image, node_id, endpoints, rack)
+            ControllerRequest::RegisterBroker { node_id, incarnation, directory_id, shards, endpoints, rack } => {
+                let broker =
+                    Broker { node_id, incarnation, directory_id, shards, endpoints, rack, ..Broker::default() };
+                brokers::register(image, sessions, now.elapsed, broker)
             }
+            ControllerRequest::BrokerHeartbeat { node_id, epoch, applied_offset, want_fence, want_shutdown } => {
+                let wants = brokers::Wants { fence: want_fence, shutdown: want_shutdown };
+                brokers::heartbeat(image, sessions, now.elapsed, (node_id, epoch), applied_offset, wants)
+            }
+            ControllerRequest::FenceBroker { node_id, epoch } => brokers::fence(image, node_id, epoch),
+            ControllerRequest::UnregisterBroker { node_id } => brokers::unregister(image, node_id),
             ControllerRequest::CreateTopics { topics, validate_only } => {
                 self.create_topics(image, topics, validate_only, random_id)
             }
             ControllerRequest::DeleteTopics { topics } => self.delete_topics(image, topics),
             ControllerRequest::CreatePartitions { topics, validate_only } => {
-                create_partitions(image, topics, validate_only)
+                topics::create_partitions(image, topics, validate_only)
             }
             ControllerRequest::IncrementalAlterConfigs { resources, validate_only } => {
                 configs::incremental(image, resources, validate_only)
@@ -317,7 +401,7 @@ impl Controller {
             ControllerRequest::AlterClientQuotas { changes, validate_only } => {
                 quotas::alter(image, changes, validate_only)
             }
-            ControllerRequest::AllocateProducerIds => allocate_producer_ids(image),
+            ControllerRequest::AllocateProducerIds { node_id, epoch } => allocate_producer_ids(image, node_id, epoch),
         }
     }
 
@@ -335,42 +419,17 @@ impl Controller {
     }
 }
 
-use topics::create_partitions;
-
-/// A broker that starts gets the next epoch; every partition it leads gets the next leader epoch, so that what
-/// clients and followers learnt of the leader before the restart is known to be old (KIP-320).
-fn register_broker(image: &ClusterImage, node_id: i32, endpoints: Vec<Endpoint>, rack: Option<String>) -> Decision {
-    // The offset of the record itself: it grows, whatever happened before.
-    let epoch = i64::try_from(image.offset() + 1).expect("fewer records than 2^63");
-    let mut records = vec![MetadataRecord::Broker { node_id, epoch, endpoints, rack }];
-    for topic in image.topics() {
-        for (partition, known) in (0..).zip(&topic.partitions) {
-            if known.leader == node_id {
-                let mut state = known.clone();
-                state.leader_epoch += 1;
-                state.partition_epoch += 1;
-                records.push(MetadataRecord::Partition { topic_id: topic.id, partition, state });
-            }
-        }
-    }
-    Decision { records, response: ControllerResponse::RegisterBroker(Ok(epoch)) }
-}
-
-fn allocate_producer_ids(image: &ClusterImage) -> Decision {
+fn allocate_producer_ids(image: &ClusterImage, node_id: i32, epoch: i64) -> Decision {
     let first = image.next_producer_id();
-    match first.checked_add(PRODUCER_ID_BLOCK) {
-        Some(next) => Decision {
-            records: vec![MetadataRecord::ProducerIds { next }],
-            response: ControllerResponse::AllocateProducerIds(Ok((first, PRODUCER_ID_BLOCK))),
-        },
-        None => Decision {
-            records: Vec::new(),
-            response: ControllerResponse::AllocateProducerIds(Err(ApiError::new(
-                ErrorCode::UnknownServerError,
-                "all producer ids were handed out",
-            ))),
-        },
-    }
+    let outcome = match first.checked_add(PRODUCER_ID_BLOCK) {
+        // A block for a process that is gone would be lost, and an answer that comes late is not for its successor.
+        _ if image.broker(node_id).is_none_or(|broker| broker.epoch != epoch) => Err(brokers::stale(node_id, epoch)),
+        Some(next) => Ok(next),
+        None => Err(ApiError::new(ErrorCode::UnknownServerError, "all producer ids were handed out")),
+    };
+    let records = outcome.iter().map(|next| MetadataRecord::ProducerIds { next: *next }).collect();
+    let response = ControllerResponse::AllocateProducerIds(outcome.map(|_| (first, PRODUCER_ID_BLOCK)));
+    Decision { records, response }
 }
 
 /// The records of one request, item by item.

@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use millstream_storage::TopicId;
 
 use super::configs::check_topic_config;
+use super::placement::{
+    REPLICATION_FACTOR_MAX, check_assignment, check_replication_factor, first_place, next_place, spread,
+};
 use super::{
     Assignment, Controller, ControllerResponse, CreatedTopic, Decision, DeletedTopic, MorePartitions, NewTopic,
     PARTITIONS_PER_REQUEST_MAX, Records, TopicReference, duplicates,
@@ -114,8 +117,11 @@ impl Controller {
             configs.insert(config, value.trim().to_string());
         }
 
+        let topic_id = ids.next(image);
         let replicas = if topic.assignments.is_empty() {
-            self.chosen_replicas(pending, name, topic.partitions, topic.replication_factor)?
+            let [_, random] = random_id::halves(u128::from_be_bytes(topic_id.0));
+            let first = first_place(random, image);
+            self.chosen_replicas(pending, name, topic.partitions, topic.replication_factor, first)?
         } else {
             if topic.partitions != -1 || topic.replication_factor != -1 {
                 return Err(ApiError::new(
@@ -127,7 +133,6 @@ impl Controller {
             assigned_replicas(image, topic.assignments)?
         };
 
-        let topic_id = ids.next(image);
         let created = CreatedTopic {
             topic_id,
             partitions: replicas.len() as i32,
@@ -150,13 +155,14 @@ impl Controller {
         Ok(created)
     }
 
-    /// The replicas of each partition of a new topic, as the controller spreads them.
+    /// The replicas of each partition of a new topic, as the controller spreads them from a place on.
     fn chosen_replicas(
         &self,
         pending: &Pending<'_>,
         name: &str,
         partitions: i32,
         replication_factor: i16,
+        first: usize,
     ) -> Result<Vec<Vec<i32>>, ApiError> {
         let image = pending.image;
         let partitions = match partitions {
@@ -169,23 +175,17 @@ impl Controller {
                 format!("a topic needs at least one partition, not {partitions}"),
             ));
         };
-        let brokers = image.brokers().len();
         let mut factor = match replication_factor {
             -1 => self.number(image, "default.replication.factor"),
             factor => i32::from(factor),
         };
         if topic_name::is_internal(name) {
-            // Their default is 3, which must not keep a small cluster from having consumer groups.
-            factor = factor.min(brokers.min(i16::MAX as usize) as i32);
+            // Their default is 3, which must not keep a cluster from having consumer groups.
+            factor = factor.min(REPLICATION_FACTOR_MAX);
         }
-        let Some(factor) = usize::try_from(factor).ok().filter(|factor| (1..=brokers).contains(factor)) else {
-            return Err(ApiError::new(
-                ErrorCode::InvalidReplicationFactor,
-                format!("the replication factor must be from 1 to the number of brokers, {brokers}, not {factor}"),
-            ));
-        };
+        let factor = check_replication_factor(image, factor)?;
         pending.check_room(count)?;
-        Ok(spread(image, 0, count, factor))
+        Ok(spread(image, first, count, factor))
     }
 
     pub(super) fn delete_topics(&self, image: &ClusterImage, topics: Vec<TopicReference>) -> Decision {
@@ -280,17 +280,9 @@ fn grow(pending: &mut Pending<'_>, more: MorePartitions) -> Result<(), ApiError>
     let factor = topic.partitions[0].replicas.len();
     let replicas = match more.assignments {
         None => {
-            let brokers = image.brokers().len();
-            if brokers < factor {
-                return Err(ApiError::new(
-                    ErrorCode::InvalidReplicationFactor,
-                    format!(
-                        "topic {} has {factor} replicas of each partition, and there are {brokers} brokers",
-                        more.name
-                    ),
-                ));
-            }
-            spread(image, held, count - held, factor)
+            let factor = check_replication_factor(image, factor as i32)?;
+            let last = &topic.partitions[held - 1];
+            spread(image, next_place(last.replicas[0], image), count - held, factor)
         }
         Some(assignments) => {
             if assignments.len() != count - held {
@@ -309,16 +301,6 @@ fn grow(pending: &mut Pending<'_>, more: MorePartitions) -> Result<(), ApiError>
     pending.records.add(records)?;
     pending.partitions += count - held;
     Ok(())
-}
-
-/// Replicas for `count` partitions from `first` on, dealt out to the brokers in turn. There are at least `factor`.
-fn spread(image: &ClusterImage, first: usize, count: usize, factor: usize) -> Vec<Vec<i32>> {
-    let brokers: Vec<i32> = image.brokers().map(|broker| broker.node_id).collect();
-    // Topics begin at different brokers, or the first would lead every topic of one partition.
-    let start = image.partition_count();
-    (first..first + count)
-        .map(|partition| (0..factor).map(|replica| brokers[(start + partition + replica) % brokers.len()]).collect())
-        .collect()
 }
 
 /// The replicas that a request assigns to the partitions of a new topic.
@@ -341,23 +323,7 @@ fn assigned_replicas(image: &ClusterImage, assignments: Vec<Assignment>) -> Resu
     }
 }
 
-fn check_assignment(image: &ClusterImage, brokers: &[i32], factor: usize) -> Result<(), ApiError> {
-    let invalid = |message: String| Err(ApiError::new(ErrorCode::InvalidReplicaAssignment, message));
-    if brokers.is_empty() {
-        return invalid("a partition needs at least one replica".into());
-    }
-    if brokers.len() != factor {
-        return invalid(format!("every partition needs as many replicas, {factor}, not {}", brokers.len()));
-    }
-    if let Some(unknown) = brokers.iter().find(|id| image.broker(**id).is_none()) {
-        return invalid(format!("there is no broker {unknown}"));
-    }
-    match duplicates(brokers.iter()).first() {
-        Some(twice) => invalid(format!("broker {twice} is given twice for one partition")),
-        None => Ok(()),
-    }
-}
-
+/// New partitions, which brokers that are usable hold: all of them are in sync, and the first leads.
 fn new_partitions(topic_id: TopicId, first: usize, replicas: Vec<Vec<i32>>) -> impl Iterator<Item = MetadataRecord> {
     (first as i32..).zip(replicas).map(move |(partition, replicas)| MetadataRecord::Partition {
         topic_id,

@@ -6,7 +6,7 @@
 use millstream_storage::TopicId;
 
 use crate::quota::{EntityName, QuotaEntity, QuotaValue};
-use crate::record::{ConfigOwner, Endpoint, MetadataRecord, Partition};
+use crate::record::{Broker, ConfigOwner, Endpoint, MetadataRecord, Partition};
 
 const CLUSTER: u8 = 1;
 /// Retired: the node that keeps this copy of the log, which [`crate::identity`] says since. Only read.
@@ -18,9 +18,14 @@ const REMOVE_TOPIC: u8 = 6;
 const CONFIG: u8 = 7;
 const PRODUCER_IDS: u8 = 8;
 const QUOTA: u8 = 9;
+const BROKER_CHANGE: u8 = 10;
+const UNREGISTER_BROKER: u8 = 11;
 
-/// The version that is written, of every type.
+/// The version that is written, of every type that has had one layout only.
 const VERSION: u8 = 1;
+/// The version of [`BROKER`] that is written. Version 1, which said neither which process has registered nor whether it
+/// is fenced, is read: as a broker that is fenced until it registers again.
+const BROKER_VERSION: u8 = 2;
 
 const OWNER_TOPIC: u8 = 1;
 const OWNER_BROKER: u8 = 2;
@@ -39,17 +44,32 @@ impl MetadataRecord {
                 out.extend([CLUSTER, VERSION]);
                 out.extend(cluster_id);
             }
-            MetadataRecord::Broker { node_id, epoch, endpoints, rack } => {
-                out.extend([BROKER, VERSION]);
-                out.extend(node_id.to_le_bytes());
-                out.extend(epoch.to_le_bytes());
-                put_count(out, endpoints.len());
-                for endpoint in endpoints {
+            MetadataRecord::Broker(broker) => {
+                out.extend([BROKER, BROKER_VERSION]);
+                out.extend(broker.node_id.to_le_bytes());
+                out.extend(broker.epoch.to_le_bytes());
+                out.extend(broker.incarnation);
+                out.extend(broker.directory_id);
+                out.extend(broker.shards.to_le_bytes());
+                out.extend([broker.is_fenced, broker.in_controlled_shutdown].map(u8::from));
+                put_count(out, broker.endpoints.len());
+                for endpoint in &broker.endpoints {
                     put_text(out, &endpoint.listener);
                     put_text(out, &endpoint.host);
                     out.extend(endpoint.port.to_le_bytes());
                 }
-                put_optional_text(out, rack.as_deref());
+                put_optional_text(out, broker.rack.as_deref());
+            }
+            MetadataRecord::BrokerChange { node_id, epoch, is_fenced, in_controlled_shutdown } => {
+                out.extend([BROKER_CHANGE, VERSION]);
+                out.extend(node_id.to_le_bytes());
+                out.extend(epoch.to_le_bytes());
+                out.extend([*is_fenced, *in_controlled_shutdown].map(u8::from));
+            }
+            MetadataRecord::UnregisterBroker { node_id, epoch } => {
+                out.extend([UNREGISTER_BROKER, VERSION]);
+                out.extend(node_id.to_le_bytes());
+                out.extend(epoch.to_le_bytes());
             }
             MetadataRecord::Topic { topic_id, name } => {
                 out.extend([TOPIC, VERSION]);
@@ -203,6 +223,14 @@ impl<'a> Reader<'a> {
         self.array::<1>().map(|[byte]| byte)
     }
 
+    fn flag(&mut self) -> Result<bool, String> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(format!("{other} where 0 or 1 says whether something is so")),
+        }
+    }
+
     fn i32(&mut self) -> Result<i32, String> {
         self.array().map(i32::from_le_bytes)
     }
@@ -253,27 +281,47 @@ impl<'a> Reader<'a> {
         self.array().map(TopicId)
     }
 
+    fn broker(&mut self, version: u8) -> Result<Broker, String> {
+        let known = Broker { node_id: self.i32()?, epoch: self.i64()?, is_fenced: true, ..Broker::default() };
+        let mut broker = match version {
+            VERSION => known,
+            _ => Broker {
+                incarnation: self.array()?,
+                directory_id: self.array()?,
+                shards: self.array().map(u32::from_le_bytes)?,
+                is_fenced: self.flag()?,
+                in_controlled_shutdown: self.flag()?,
+                ..known
+            },
+        };
+        for _ in 0..self.count()? {
+            broker.endpoints.push(Endpoint {
+                listener: self.text()?,
+                host: self.text()?,
+                port: u16::from_le_bytes(self.array()?),
+            });
+        }
+        broker.rack = self.optional_text()?;
+        Ok(broker)
+    }
+
     fn record(&mut self, decoded: &mut Decoded) -> Result<(), String> {
         let [kind, version] = self.array()?;
-        if !(CLUSTER..=QUOTA).contains(&kind) || version != VERSION {
+        let version_max = if kind == BROKER { BROKER_VERSION } else { VERSION };
+        if !(CLUSTER..=UNREGISTER_BROKER).contains(&kind) || !(VERSION..=version_max).contains(&version) {
             return Err(format!("type {kind} version {version} is not known to this version of Millstream"));
         }
         decoded.records.push(match kind {
             CLUSTER => MetadataRecord::Cluster { cluster_id: self.array()? },
             NODE => return decoded.retire_node(self.i32()?),
-            BROKER => {
-                let node_id = self.i32()?;
-                let epoch = self.i64()?;
-                let mut endpoints = Vec::new();
-                for _ in 0..self.count()? {
-                    endpoints.push(Endpoint {
-                        listener: self.text()?,
-                        host: self.text()?,
-                        port: u16::from_le_bytes(self.array()?),
-                    });
-                }
-                MetadataRecord::Broker { node_id, epoch, endpoints, rack: self.optional_text()? }
-            }
+            BROKER => MetadataRecord::Broker(self.broker(version)?),
+            BROKER_CHANGE => MetadataRecord::BrokerChange {
+                node_id: self.i32()?,
+                epoch: self.i64()?,
+                is_fenced: self.flag()?,
+                in_controlled_shutdown: self.flag()?,
+            },
+            UNREGISTER_BROKER => MetadataRecord::UnregisterBroker { node_id: self.i32()?, epoch: self.i64()? },
             TOPIC => MetadataRecord::Topic { topic_id: self.topic_id()?, name: self.text()? },
             PARTITION => MetadataRecord::Partition {
                 topic_id: self.topic_id()?,
@@ -306,7 +354,8 @@ impl<'a> Reader<'a> {
                 };
                 MetadataRecord::Quota { entity, key: self.text()?, value: self.optional_quota_value()? }
             }
-            _ => MetadataRecord::ProducerIds { next: self.i64()? },
+            PRODUCER_IDS => MetadataRecord::ProducerIds { next: self.i64()? },
+            _ => unreachable!("types that are not known were refused"),
         });
         Ok(())
     }
@@ -315,7 +364,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::samples::{frozen, one_of_each, quotas, testdata};
+    use crate::log::samples::{before_incarnations, frozen, one_of_each, quotas, testdata};
     use millstream_storage::random::Random;
 
     fn encode(records: &[MetadataRecord]) -> Vec<u8> {
@@ -334,14 +383,22 @@ mod tests {
     fn records_have_the_bytes_they_always_had() {
         let records = one_of_each();
         let bytes = encode(&records);
-        frozen("records-v1.bin", &bytes);
+        frozen("records-broker-v2.bin", &bytes);
         assert_eq!(decode_records(records.len() as u32, &bytes), Ok(decoded(records)));
     }
 
     #[test]
+    fn brokers_of_the_first_layout_are_read_as_fenced_ones_of_no_process() {
+        let records = before_incarnations();
+        let found = decode_records(records.len() as u32, &testdata("records-v1.bin"));
+        assert_eq!(found, Ok(decoded(records)));
+    }
+
+    #[test]
     fn records_that_name_a_node_are_read_and_not_written() {
-        let found = decode_records(one_of_each().len() as u32 + 1, &testdata("records-v1-node.bin"));
-        assert_eq!(found, Ok(Decoded { records: one_of_each(), retired: 1, node_id: Some(1) }));
+        let records = before_incarnations();
+        let found = decode_records(records.len() as u32 + 1, &testdata("records-v1-node.bin"));
+        assert_eq!(found, Ok(Decoded { records, retired: 1, node_id: Some(1) }));
         let node = |node_id: i32| [&[NODE, VERSION][..], &node_id.to_le_bytes()].concat();
         assert!(decode_records(2, &[node(1), node(1)].concat()).is_ok());
         assert!(decode_records(2, &[node(1), node(2)].concat()).is_err());
@@ -375,6 +432,8 @@ mod tests {
     fn hostile_bytes_neither_panic_nor_decode_to_something_else() {
         let records = [one_of_each(), quotas()].concat();
         let sound = encode(&records);
+        // What is read in the first layout is written in the second.
+        let is_old = |record: &MetadataRecord| matches!(record, MetadataRecord::Broker(b) if b.incarnation == [0; 16]);
         let mut random = Random::new(1);
         for _ in 0..20_000 {
             let mut bytes = sound.clone();
@@ -384,6 +443,7 @@ mod tests {
             }
             if let Ok(decoded) = decode_records(records.len() as u32, &bytes)
                 && decoded.retired == 0
+                && !decoded.records.iter().any(is_old)
             {
                 assert_eq!(encode(&decoded.records), bytes);
             }
@@ -394,5 +454,9 @@ mod tests {
             bytes.extend([0xff; 64]);
             assert!(decode_records(u32::MAX, &bytes).is_err());
         }
+        let mut bytes = vec![BROKER, BROKER_VERSION];
+        bytes.extend([1; 50]);
+        bytes.extend([0xff; 64]);
+        assert!(decode_records(u32::MAX, &bytes).is_err());
     }
 }

@@ -149,15 +149,20 @@ pub fn scan(path: &str, bytes: &[u8]) -> Result<Scan, Corrupt> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::samples::{frozen, one_of_each, testdata};
+    use crate::log::samples::{before_incarnations, frozen, one_of_each, testdata};
 
     const PATH: &str = "metadata/00000000000000000007.log";
     const ID: FileId = FileId([0xa5; 16]);
 
     /// A log of three entries; the second takes two blocks.
     fn three_entries() -> (Vec<u8>, Vec<Decoded>) {
+        log_of(one_of_each())
+    }
+
+    /// A log of three entries, which begins with these records.
+    fn log_of(first: Vec<MetadataRecord>) -> (Vec<u8>, Vec<Decoded>) {
         let long = MetadataRecord::Topic { topic_id: Default::default(), name: "x".repeat(BLOCK_BYTES) };
-        let entries = vec![one_of_each(), vec![long], vec![MetadataRecord::ProducerIds { next: 1000 }]];
+        let entries = vec![first, vec![long], vec![MetadataRecord::ProducerIds { next: 1000 }]];
         let mut bytes = encode_header(ID, 7).to_vec();
         let mut offset = 8;
         for records in &entries {
@@ -171,7 +176,7 @@ mod tests {
     #[test]
     fn a_log_file_has_the_bytes_it_always_had() {
         let (bytes, entries) = three_entries();
-        frozen("log-v1.bin", &bytes);
+        frozen("log-v1-broker-v2.bin", &bytes);
         let scan = scan(PATH, &bytes).unwrap();
         assert_eq!((scan.file_id, scan.base_offset), (ID, 7));
         assert_eq!(scan.entries, entries);
@@ -179,8 +184,14 @@ mod tests {
     }
 
     #[test]
+    fn a_log_file_with_records_of_old_layouts_is_read() {
+        let scan = scan(PATH, &testdata("log-v1.bin")).expect("it always could be read");
+        assert_eq!(scan.entries, log_of(before_incarnations()).1);
+    }
+
+    #[test]
     fn a_log_file_that_names_its_node_is_read() {
-        let (_, mut entries) = three_entries();
+        let (_, mut entries) = log_of(before_incarnations());
         (entries[0].retired, entries[0].node_id) = (1, Some(1));
         let scan = scan(PATH, &testdata("log-v1-node.bin")).expect("it always could be read");
         assert_eq!(scan.entries, entries);

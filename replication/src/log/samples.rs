@@ -3,11 +3,50 @@
 use millstream_storage::TopicId;
 
 use crate::quota::{CONNECTION_CREATION_RATE, CONSUMER_BYTE_RATE, PRODUCER_BYTE_RATE, QuotaEntity, QuotaValue};
-use crate::record::{ConfigOwner, Endpoint, MetadataRecord, Partition};
+use crate::record::{Broker, ConfigOwner, Endpoint, MetadataRecord, NO_LEADER, Partition};
 
-/// A history with every type of record and every optional part of one.
+const TOPIC: TopicId = TopicId(0x0123_4567_89ab_4def_bedc_ba98_7654_3210u128.to_be_bytes());
+
+/// A history with every type of record and every optional part of one, but quotas.
 pub(crate) fn one_of_each() -> Vec<MetadataRecord> {
-    let topic_id = TopicId(0x0123_4567_89ab_4def_bedc_ba98_7654_3210u128.to_be_bytes());
+    let mut first = true;
+    let mut records = Vec::new();
+    for record in before_incarnations() {
+        let MetadataRecord::Broker(broker) = record else {
+            records.push(record);
+            continue;
+        };
+        let is_first = std::mem::take(&mut first);
+        records.push(MetadataRecord::Broker(Broker {
+            incarnation: *b"process of start",
+            directory_id: *b"directory of it.",
+            shards: 4,
+            is_fenced: is_first,
+            in_controlled_shutdown: !is_first,
+            ..broker
+        }));
+    }
+    records.extend([
+        MetadataRecord::BrokerChange { node_id: 1, epoch: 3, is_fenced: false, in_controlled_shutdown: true },
+        MetadataRecord::Partition {
+            topic_id: TOPIC,
+            partition: 0,
+            state: Partition {
+                replicas: vec![2, 1],
+                isr: vec![2],
+                leader: NO_LEADER,
+                leader_epoch: 2,
+                partition_epoch: 5,
+            },
+        },
+        MetadataRecord::UnregisterBroker { node_id: 2, epoch: 4 },
+    ]);
+    records
+}
+
+/// A history with every type of record that there was before brokers told which process they are, as it is read now.
+pub(crate) fn before_incarnations() -> Vec<MetadataRecord> {
+    let topic_id = TOPIC;
     let gone = TopicId([7; 16]);
     let config = |owner, name: &str, value: Option<&str>| MetadataRecord::Config {
         owner,
@@ -27,16 +66,18 @@ pub(crate) fn one_of_each() -> Vec<MetadataRecord> {
     };
     vec![
         MetadataRecord::Cluster { cluster_id: *b"0123456789abcdef" },
-        MetadataRecord::Broker {
+        MetadataRecord::Broker(Broker {
             node_id: 1,
             epoch: 3,
+            is_fenced: true,
             endpoints: vec![
                 Endpoint { listener: "PLAINTEXT".into(), host: "127.0.0.1".into(), port: 9092 },
                 Endpoint { listener: "OUTSIDE".into(), host: "münster.example".into(), port: 65535 },
             ],
             rack: Some("r1".into()),
-        },
-        MetadataRecord::Broker { node_id: 2, epoch: 4, endpoints: Vec::new(), rack: None },
+            ..Broker::default()
+        }),
+        MetadataRecord::Broker(Broker { node_id: 2, epoch: 4, is_fenced: true, ..Broker::default() }),
         MetadataRecord::Topic { topic_id, name: "orders.v1".into() },
         partition(&[1, 2], 0),
         partition(&[2, 1], 1),

@@ -74,23 +74,32 @@ pub fn decode_snapshot(path: &str, bytes: &[u8]) -> Result<Snapshot, Corrupt> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::samples::{frozen, one_of_each, testdata};
+    use crate::log::samples::{before_incarnations, frozen, one_of_each, testdata};
+    use crate::record::MetadataRecord;
 
     const PATH: &str = "metadata/snapshot";
 
     fn image() -> ClusterImage {
+        image_of(one_of_each())
+    }
+
+    fn image_of(records: Vec<MetadataRecord>) -> ClusterImage {
         let mut image = ClusterImage::new();
-        for record in one_of_each() {
-            image.replay(&record);
-        }
+        records.iter().for_each(|record| image.replay(record));
         image
     }
 
     #[test]
     fn a_snapshot_has_the_bytes_it_always_had() {
         let bytes = encode_snapshot(&image());
-        frozen("snapshot-v1.bin", &bytes);
+        frozen("snapshot-v1-broker-v2.bin", &bytes);
         assert_eq!(decode_snapshot(PATH, &bytes), Ok(Snapshot { image: image(), node_id: None }));
+    }
+
+    #[test]
+    fn a_snapshot_with_records_of_old_layouts_is_read() {
+        let found = decode_snapshot(PATH, &testdata("snapshot-v1.bin")).expect("it always could be read");
+        assert_eq!(found, Snapshot { image: image_of(before_incarnations()), node_id: None });
     }
 
     #[test]
@@ -98,7 +107,7 @@ mod tests {
         let bytes = testdata("snapshot-v1-node.bin");
         let Snapshot { image: found, node_id } = decode_snapshot(PATH, &bytes).expect("it always could be read");
         assert_eq!(node_id, Some(1));
-        assert_eq!(found.snapshot(), image().snapshot());
+        assert_eq!(found.snapshot(), image_of(before_incarnations()).snapshot());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, Now};
 use super::disk::Disk;
 use super::*;
 use crate::controller::{
-    ConfigChange, ConfigOperation, ConfigResource, Controller, ControllerRequest, MorePartitions, NewTopic,
+    ConfigChange, ConfigOperation, ConfigResource, Controller, ControllerRequest, MorePartitions, NewTopic, Sessions,
     TopicReference,
 };
 use crate::identity::{self, OpenedDirectory};
@@ -35,6 +35,15 @@ fn open(disk: &RefCell<Disk>) -> Result<Process<'_>, identity::OpenError> {
     Ok(Process { disk, log, image, controller: Controller::new(BTreeMap::new()), appended: Vec::new() })
 }
 
+/// The process of a broker that is registered and unfenced.
+fn open_registered(disk: &RefCell<Disk>) -> Process<'_> {
+    let mut process = open(disk).unwrap();
+    let mut random = Random::new(0);
+    process.request(register(1, 1), &mut random).unwrap();
+    process.request(heartbeat(&process.image, false), &mut random).unwrap();
+    process
+}
+
 impl Process<'_> {
     fn run(&mut self, op: DiskOp) -> Result<(), DiskError> {
         self.disk.borrow_mut().run(op).map(|_| ())
@@ -45,7 +54,7 @@ impl Process<'_> {
         let frees_space = request.frees_space();
         let mut id = [0; 16];
         id[..8].copy_from_slice(&random.next().to_le_bytes());
-        let decision = self.controller.handle(&self.image, request, now, id);
+        let decision = self.controller.handle(&self.image, &Sessions::default(), request, now, id);
         if decision.records.is_empty() {
             return Ok(());
         }
@@ -74,17 +83,46 @@ impl Process<'_> {
     }
 }
 
-fn random_request(random: &mut Random) -> ControllerRequest {
+/// The registration of a new process of the broker, whose host has a name of so many letters.
+fn register(incarnation: u8, host_bytes: usize) -> ControllerRequest {
+    ControllerRequest::RegisterBroker {
+        node_id: NODE,
+        incarnation: [incarnation; 16],
+        directory_id: [1; 16],
+        shards: 1,
+        endpoints: vec![Endpoint { listener: "PLAINTEXT".into(), host: "x".repeat(host_bytes), port: 9092 }],
+        rack: (host_bytes < 3000).then(|| "r".into()),
+    }
+}
+
+/// A heartbeat of the broker, which has applied everything.
+fn heartbeat(image: &ClusterImage, want_shutdown: bool) -> ControllerRequest {
+    ControllerRequest::BrokerHeartbeat {
+        node_id: NODE,
+        epoch: epoch(image),
+        applied_offset: image.offset(),
+        want_fence: false,
+        want_shutdown,
+    }
+}
+
+fn producer_ids(image: &ClusterImage) -> ControllerRequest {
+    ControllerRequest::AllocateProducerIds { node_id: NODE, epoch: epoch(image) }
+}
+
+/// That of the broker, as long as it is registered.
+fn epoch(image: &ClusterImage) -> i64 {
+    image.broker(NODE).map_or(-1, |broker| broker.epoch)
+}
+
+fn random_request(random: &mut Random, image: &ClusterImage) -> ControllerRequest {
     let name = |random: &mut Random| format!("topic{}", random.below(8));
-    match random.below(10) {
-        0 => ControllerRequest::RegisterBroker {
-            node_id: 1,
-            endpoints: vec![Endpoint {
-                listener: "PLAINTEXT".into(),
-                host: "x".repeat(random.index(6000)),
-                port: 9092,
-            }],
-            rack: (random.below(2) == 0).then(|| "r".into()),
+    match random.below(13) {
+        0 => register(random.next() as u8, random.index(6000)),
+        10 | 11 => heartbeat(image, random.below(8) == 0),
+        12 => match random.below(3) {
+            0 => ControllerRequest::UnregisterBroker { node_id: NODE },
+            _ => ControllerRequest::FenceBroker { node_id: NODE, epoch: epoch(image) },
         },
         1..=3 => ControllerRequest::CreateTopics {
             topics: (0..=random.below(3))
@@ -132,27 +170,27 @@ fn random_request(random: &mut Random) -> ControllerRequest {
             resources: vec![(ConfigResource::Topic(name(random)), vec![("segment.ms".into(), Some("5".into()))])],
             validate_only: false,
         },
-        _ => ControllerRequest::AllocateProducerIds,
+        _ => producer_ids(image),
     }
 }
 
 /// Requests until the disk crashes or there were enough; the images before the one under way and after it.
 fn run_until_crash(disk: &RefCell<Disk>, seed: u64, requests: u64) -> (ClusterImage, ClusterImage) {
     let mut random = Random::new(seed);
-    let register = ControllerRequest::RegisterBroker { node_id: 1, endpoints: Vec::new(), rack: None };
     let Ok(mut process) = open(disk) else {
         return (ClusterImage::new(), ClusterImage::new());
     };
-    let mut requests = std::iter::once(register)
-        .chain((0..requests).map(|_| random_request(&mut random)))
-        .collect::<Vec<_>>()
-        .into_iter();
     let mut ids = Random::new(seed ^ 1);
+    let mut number = 0;
     loop {
         let committed = process.image.clone();
-        let Some(request) = requests.next() else {
-            return (committed.clone(), committed);
+        let request = match number {
+            0 => register(1, 1),
+            1 => heartbeat(&committed, false),
+            number if number <= requests => random_request(&mut random, &committed),
+            _ => return (committed.clone(), committed),
         };
+        number += 1;
         if process.request(request, &mut ids).is_err() {
             return match process.log.pending {
                 // It may have reached the disk and is not known to have: either is right.
@@ -248,10 +286,10 @@ fn the_replay_of_random_requests_makes_equal_images_everywhere() {
         let mut random = Random::new(seed);
         for _ in 0..100 {
             let now = Now { elapsed: Duration::ZERO, unix_ms: 0 };
-            let request = random_request(&mut random);
+            let request = random_request(&mut random, &process.image);
             let id = [random.next() as u8; 16];
-            let decision = process.controller.handle(&process.image, request.clone(), now, id);
-            let again = process.controller.handle(&process.image, request, now, id);
+            let decision = process.controller.handle(&process.image, &Sessions::default(), request.clone(), now, id);
+            let again = process.controller.handle(&process.image, &Sessions::default(), request, now, id);
             assert_eq!(decision, again);
             for record in &decision.records {
                 process.image.replay(record);
@@ -268,10 +306,10 @@ fn the_replay_of_random_requests_makes_equal_images_everywhere() {
 /// A disk with a snapshot and, after it, a log of at least one entry.
 fn compacted_disk() -> Disk {
     let disk = RefCell::new(Disk::new());
-    let mut process = open(&disk).unwrap();
+    let mut process = open_registered(&disk);
     let mut random = Random::new(3);
     while process.log.base_offset == 0 || process.log.offset == process.log.base_offset {
-        process.request(ControllerRequest::AllocateProducerIds, &mut random).unwrap();
+        process.request(producer_ids(&process.image), &mut random).unwrap();
     }
     disk.into_inner()
 }
@@ -316,13 +354,13 @@ fn missing_and_old_files_are_refused_and_named() {
 #[test]
 fn a_full_disk_refuses_and_loses_nothing() {
     let disk = RefCell::new(Disk::new());
-    let mut process = open(&disk).unwrap();
+    let mut process = open_registered(&disk);
     process.log.log_bytes_max = u64::MAX;
     let mut random = Random::new(5);
     let mut refused = 0;
     for round in 0..2_000 {
         disk.borrow_mut().full = round % 700 > 300;
-        match process.request(ControllerRequest::AllocateProducerIds, &mut random) {
+        match process.request(producer_ids(&process.image), &mut random) {
             Ok(()) => {}
             Err(DiskError::NoSpace) => refused += 1,
             Err(other) => panic!("{other}"),
@@ -337,7 +375,7 @@ fn a_full_disk_refuses_and_loses_nothing() {
 #[test]
 fn on_a_full_disk_topics_can_still_be_deleted() {
     let disk = RefCell::new(Disk::new());
-    let mut process = open(&disk).unwrap();
+    let mut process = open_registered(&disk);
     process.log.log_bytes_max = u64::MAX;
     let mut random = Random::new(5);
     let topic = |name: usize| NewTopic {
@@ -347,8 +385,6 @@ fn on_a_full_disk_topics_can_still_be_deleted() {
         assignments: Vec::new(),
         configs: Vec::new(),
     };
-    let register = ControllerRequest::RegisterBroker { node_id: 1, endpoints: Vec::new(), rack: None };
-    process.request(register, &mut random).unwrap();
     let mut created = 0;
     let mut create = |process: &mut Process, random: &mut Random| {
         created += 1;
@@ -410,11 +446,11 @@ fn a_snapshot_for_which_there_is_no_room_is_tried_again_later_and_leaves_few_fil
 #[test]
 fn large_files_are_read_in_pieces() {
     let disk = RefCell::new(Disk::new());
-    let mut process = open(&disk).unwrap();
+    let mut process = open_registered(&disk);
     process.log.log_bytes_max = u64::MAX;
     let mut random = Random::new(9);
     while process.log.position < 3 * READ_BYTES as u64 {
-        process.request(ControllerRequest::AllocateProducerIds, &mut random).unwrap();
+        process.request(producer_ids(&process.image), &mut random).unwrap();
     }
     assert_eq!(process.log.position, 3 * READ_BYTES as u64);
     assert_eq!(reopen_copy(&disk).1, process.image);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use millstream_replication::config::{Properties, TopicSettings};
-use millstream_replication::{ClusterImage, ConfigOwner, ErrorCode, MetadataRecord, Topic};
+use millstream_replication::{ClusterImage, ConfigOwner, ErrorCode, MetadataRecord, NO_LEADER, Partition, Topic};
 use millstream_storage::{PartitionKey, TopicId};
 
 use crate::protocol::topic::{CurrentLeader, NodeEndpoint, TopicReference};
@@ -71,10 +71,28 @@ impl Metadata {
     pub fn led_partition(&self, topic: &Topic, index: i32) -> Result<PartitionKey, NotHere> {
         let partition = topic.partition(index).ok_or(NotHere::new(ErrorCode::UnknownTopicOrPartition))?;
         if partition.leader != self.node_id {
-            let leader = CurrentLeader { leader_id: partition.leader, leader_epoch: partition.leader_epoch };
-            return Err(NotHere { error: ErrorCode::NotLeaderOrFollower, leader: Some(leader) });
+            return Err(NotHere { error: ErrorCode::NotLeaderOrFollower, leader: leader_of(partition) });
         }
         Ok(PartitionKey { topic_id: topic.id, partition: index })
+    }
+
+    /// Finds a partition of which this node holds a replica.
+    pub fn held_partition(&self, topic: &Topic, index: i32) -> Result<PartitionKey, NotHere> {
+        let partition = topic.partition(index).ok_or(NotHere::new(ErrorCode::UnknownTopicOrPartition))?;
+        if !partition.replicas.contains(&self.node_id) {
+            return Err(NotHere { error: ErrorCode::NotLeaderOrFollower, leader: leader_of(partition) });
+        }
+        Ok(PartitionKey { topic_id: topic.id, partition: index })
+    }
+
+    /// Who leads a partition, this node or another; none if nobody does.
+    pub fn current_leader(&self, key: PartitionKey) -> Option<CurrentLeader> {
+        leader_of(self.image.topic_by_id(key.topic_id)?.partition(key.partition)?)
+    }
+
+    /// The epoch of this broker's registration; -1 if it is not registered.
+    pub fn broker_epoch(&self) -> i64 {
+        self.image.broker(self.node_id).map_or(-1, |broker| broker.epoch)
     }
 
     /// Where these leaders are reached by clients of a listener (KIP-951).
@@ -124,4 +142,9 @@ impl Metadata {
             _ => false,
         }
     }
+}
+
+fn leader_of(partition: &Partition) -> Option<CurrentLeader> {
+    let Partition { leader, leader_epoch, .. } = *partition;
+    (leader != NO_LEADER).then_some(CurrentLeader { leader_id: leader, leader_epoch })
 }

@@ -79,8 +79,13 @@ impl ProducerIds {
             }
             // Who waits tries again; so do we, with the next request.
             Err(error) => {
+                // Clients know nothing of brokers' epochs: they come again, and by then it is another.
+                let code = match error.code {
+                    ErrorCode::StaleBrokerEpoch => ErrorCode::CoordinatorLoadInProgress,
+                    code => code,
+                };
                 for (id, header) in std::mem::take(&mut self.waiting) {
-                    reply(turn, clients, id, &header, Err(error.code));
+                    reply(turn, clients, id, &header, Err(code));
                 }
             }
         }
@@ -100,7 +105,8 @@ impl ProducerIds {
         }
         if self.left() < REFILL_BELOW && !self.is_asking {
             self.is_asking = true;
-            calls.ask(turn, ControllerCall::ProducerIds, ControllerRequest::AllocateProducerIds);
+            let (node_id, epoch) = (turn.options.node_id, turn.metadata.broker_epoch());
+            calls.ask(turn, ControllerCall::ProducerIds, ControllerRequest::AllocateProducerIds { node_id, epoch });
         }
     }
 

@@ -13,6 +13,7 @@ mod turn;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -52,9 +53,13 @@ struct Client {
 
 /// One node: shards on one disk, their controller, and clients.
 struct Broker {
+    /// The process that it is.
+    incarnation: [u8; 16],
     shards: Vec<Shard>,
     disk: SimDisk,
     controller: ControllerShard,
+    /// The shards are told of records that the controller knows nothing of.
+    is_controller_by_itself: bool,
     /// What the controller was asked for otherwise than by a shard, and what it answered.
     own_requests: u64,
     own_answers: BTreeMap<u64, ControllerResponse>,
@@ -95,15 +100,23 @@ impl Default for Setup {
 impl Broker {
     fn new(setup: Setup) -> Broker {
         let now = Now { elapsed: Duration::from_secs(1), unix_ms: START_UNIX_MS };
-        let mut broker = Broker::start(setup, SimDisk::new(Random::new(1)), now);
+        Broker::start(setup, SimDisk::new(Random::new(1)), now)
+    }
+
+    /// Recovers from the disk, registers and leads.
+    fn start(setup: Setup, disk: SimDisk, now: Now) -> Broker {
+        let mut broker = Broker::recover(setup, disk, now);
         broker.register();
         broker
     }
 
-    /// Recovers from the disk and starts.
-    fn start(setup: Setup, mut disk: SimDisk, now: Now) -> Broker {
+    /// Recovers from the disk.
+    fn recover(setup: Setup, mut disk: SimDisk, now: Now) -> Broker {
+        static PROCESSES: AtomicU64 = AtomicU64::new(1);
+        let incarnation = u128::from(PROCESSES.fetch_add(1, Ordering::Relaxed)).to_be_bytes();
         let options = NodeOptions {
             node_id: NODE_ID,
+            incarnation,
             shards: setup.shards,
             file: Arc::new(setup.file),
             log_dir: "/data".to_string(),
@@ -128,9 +141,11 @@ impl Broker {
         let random = std::array::from_fn(|at| at as u8);
         let node = Node::recover(&mut |op| disk.execute(op), options, now, random).expect("recovery succeeds");
         Broker {
+            incarnation,
             shards: node.shards.into_iter().map(|shard| shard.open().start()).collect(),
             disk,
             controller: node.controller,
+            is_controller_by_itself: false,
             own_requests: 0,
             own_answers: BTreeMap::new(),
             now,
@@ -153,12 +168,52 @@ impl Broker {
         self.controller.image()
     }
 
-    /// Says to the controller that the broker has started.
+    /// Says to the controller that the broker has started, and may lead.
     fn register(&mut self) {
-        let endpoint = Endpoint { listener: LISTENER.to_string(), host: "broker".to_string(), port: 9092 };
-        let request = ControllerRequest::RegisterBroker { node_id: NODE_ID, endpoints: vec![endpoint], rack: None };
-        let answer = self.ask(request);
+        self.register_node(NODE_ID, self.incarnation, "broker");
+    }
+
+    /// A process registers as this broker, which may lead from then on.
+    fn register_node(&mut self, node_id: i32, incarnation: [u8; 16], host: &str) {
+        let endpoint = Endpoint { listener: LISTENER.to_string(), host: host.to_string(), port: 9092 };
+        let answer = self.ask(ControllerRequest::RegisterBroker {
+            node_id,
+            incarnation,
+            directory_id: [node_id as u8; 16],
+            shards: 1,
+            endpoints: vec![endpoint],
+            rack: None,
+        });
         assert!(matches!(answer, ControllerResponse::RegisterBroker(Ok(_))), "{answer:?}");
+        self.unfence(node_id);
+    }
+
+    /// A heartbeat of a broker that knows everything.
+    fn heartbeat(&self, node_id: i32) -> ControllerRequest {
+        ControllerRequest::BrokerHeartbeat {
+            node_id,
+            epoch: self.epoch(node_id),
+            applied_offset: self.image().offset(),
+            want_fence: false,
+            want_shutdown: false,
+        }
+    }
+
+    fn epoch(&self, node_id: i32) -> i64 {
+        self.image().broker(node_id).expect("it is registered").epoch
+    }
+
+    /// A broker is not heard of any more.
+    fn fence(&mut self, node_id: i32) {
+        let answer = self.ask(ControllerRequest::FenceBroker { node_id, epoch: self.epoch(node_id) });
+        assert_eq!(answer, ControllerResponse::FenceBroker(Ok(())));
+    }
+
+    /// A broker is heard of, and knows everything.
+    fn unfence(&mut self, node_id: i32) {
+        let heartbeat = self.heartbeat(node_id);
+        let answer = self.ask(heartbeat);
+        assert!(matches!(answer, ControllerResponse::BrokerHeartbeat(Ok(reply)) if !reply.is_fenced), "{answer:?}");
     }
 
     /// Creates a topic and returns its id.
@@ -183,8 +238,13 @@ impl Broker {
     /// Lets the controller decide and the shards apply it, and returns the answer.
     fn ask(&mut self, request: ControllerRequest) -> ControllerResponse {
         let token = self.decide(request);
-        self.run();
-        self.own_answers.remove(&token).expect("every shard has applied it")
+        for _ in 0..1_000 {
+            self.run();
+            if let Some(answer) = self.own_answers.remove(&token) {
+                return answer;
+            }
+        }
+        panic!("not every shard has applied it")
     }
 
     fn ask_controller(&mut self, asker: Asker, request: ControllerRequest) {
@@ -387,6 +447,7 @@ impl Broker {
                 assert_eq!(shard, 0, "one shard says it");
                 self.connection_rules = Some(rules);
             }
+            Effect::MetadataApplied { .. } if self.is_controller_by_itself => {}
             Effect::MetadataApplied { offset } => self.tell_controller(controller::Event::Applied { shard, offset }),
             Effect::Warn { message } => panic!("nothing goes wrong here: {message}"),
             Effect::Fail { reason } => self.failure = Some(reason),

@@ -1,3 +1,5 @@
+mod brokers;
+
 use std::time::Duration;
 
 use millstream_storage::{Now, TopicId};
@@ -5,27 +7,36 @@ use millstream_storage::{Now, TopicId};
 use super::*;
 use crate::record::{ConfigOwner, Partition};
 
-/// A controller with its image, as a process has them.
+/// A controller with its image, as a process has them, and the brokers that it hears of.
 struct Cluster {
     controller: Controller,
     image: ClusterImage,
+    sessions: Sessions,
+    elapsed: Duration,
     requests: u8,
 }
 
 impl Cluster {
+    /// With brokers of these numbers from 1 on, which are there.
     fn new(file: &[(&str, &str)], brokers: i32) -> Self {
         let file = file.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-        let mut cluster = Cluster { controller: Controller::new(file), image: ClusterImage::new(), requests: 0 };
+        let mut cluster = Cluster {
+            controller: Controller::new(file),
+            image: ClusterImage::new(),
+            sessions: Sessions::default(),
+            elapsed: Duration::ZERO,
+            requests: 0,
+        };
         for node_id in 1..=brokers {
-            cluster.register(node_id);
+            cluster.start(node_id);
         }
         cluster
     }
 
     fn decide(&mut self, request: ControllerRequest) -> Decision {
-        let now = Now { elapsed: Duration::ZERO, unix_ms: 0 };
+        let now = Now { elapsed: self.elapsed, unix_ms: 0 };
         self.requests += 1;
-        self.controller.handle(&self.image, request, now, [self.requests; 16])
+        self.controller.handle(&self.image, &self.sessions, request, now, [self.requests; 16])
     }
 
     fn request(&mut self, request: ControllerRequest) -> ControllerResponse {
@@ -36,12 +47,36 @@ impl Cluster {
         decision.response
     }
 
-    fn register(&mut self, node_id: i32) -> i64 {
+    /// A new process of a broker registers.
+    fn register(&mut self, node_id: i32) -> Result<i64, ErrorCode> {
+        let incarnation = [self.requests + 1; 16];
+        self.register_as(node_id, incarnation)
+    }
+
+    fn register_as(&mut self, node_id: i32, incarnation: [u8; 16]) -> Result<i64, ErrorCode> {
         let endpoints = vec![Endpoint { listener: "PLAINTEXT".into(), host: "127.0.0.1".into(), port: 9092 }];
-        match self.request(ControllerRequest::RegisterBroker { node_id, endpoints, rack: None }) {
-            ControllerResponse::RegisterBroker(Ok(epoch)) => epoch,
+        let directory_id = [node_id as u8; 16];
+        let request =
+            ControllerRequest::RegisterBroker { node_id, incarnation, directory_id, shards: 4, endpoints, rack: None };
+        match self.request(request) {
+            ControllerResponse::RegisterBroker(outcome) => outcome.map_err(|error| error.code),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// A new process of a broker registers and is unfenced. Its epoch.
+    fn start(&mut self, node_id: i32) -> i64 {
+        let epoch = self.register(node_id).expect("nobody hears of another");
+        let beat = ControllerRequest::BrokerHeartbeat {
+            node_id,
+            epoch,
+            applied_offset: self.image.offset(),
+            want_fence: false,
+            want_shutdown: false,
+        };
+        let reply = HeartbeatReply { is_caught_up: true, is_fenced: false, should_shut_down: false };
+        assert_eq!(self.request(beat), ControllerResponse::BrokerHeartbeat(Ok(reply)));
+        epoch
     }
 
     fn create(&mut self, topics: Vec<NewTopic>) -> Vec<(String, Result<CreatedTopic, ApiError>)> {
@@ -240,25 +275,36 @@ fn validate_only_answers_and_decides_nothing() {
 }
 
 #[test]
-fn replicas_are_spread_and_internal_topics_make_do_with_the_brokers_there_are() {
+fn partitions_are_dealt_out_to_the_brokers_in_turn_and_topics_begin_at_different_ones() {
     let mut cluster = Cluster::new(&[], 3);
-    cluster.create_one(topic("a", 3, 2)).unwrap();
-    let mut leaders: Vec<i32> = cluster.image.topic("a").unwrap().partitions.iter().map(|p| p.leader).collect();
-    leaders.sort_unstable();
-    assert_eq!(leaders, [1, 2, 3]);
-    for partition in &cluster.image.topic("a").unwrap().partitions {
-        assert_eq!(partition.replicas.len(), 2);
-        assert_ne!(partition.replicas[0], partition.replicas[1]);
+    let mut first = std::collections::BTreeSet::new();
+    for name in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        cluster.create_one(topic(name, 7, 1)).unwrap();
+        cluster.grow(name, 12, None).unwrap();
+        let partitions = &cluster.image.topic(name).unwrap().partitions;
+        assert!(partitions.windows(3).all(|three| three.iter().map(|p| p.leader).sum::<i32>() == 1 + 2 + 3));
+        assert!(partitions.iter().all(|p| (&p.replicas[..], &p.isr[..]) == (&[p.leader][..], &[p.leader][..])));
+        first.insert(partitions[0].leader);
     }
-    cluster.create_one(assigned("b", &[(1, &[3, 1]), (0, &[2, 3])])).unwrap();
-    assert_eq!(cluster.image.topic("b").unwrap().partitions[0].replicas, [2, 3]);
-    assert_eq!(cluster.image.topic("b").unwrap().partitions[1].leader, 3);
+    assert_eq!(first.len(), 3, "{first:?}");
+    cluster.create_one(assigned("z", &[(1, &[3]), (0, &[2])])).unwrap();
+    let assigned: Vec<i32> = cluster.image.topic("z").unwrap().partitions.iter().map(|p| p.leader).collect();
+    assert_eq!(assigned, [2, 3]);
+}
 
-    let mut single = Cluster::new(&[("default.replication.factor", "3")], 1);
-    let offsets = single.create_one(topic("__consumer_offsets", 50, 3)).unwrap();
+#[test]
+fn there_is_one_replica_of_each_partition_so_far() {
+    let mut cluster = Cluster::new(&[("default.replication.factor", "3")], 3);
+    for factor in [-1, 2, 3] {
+        let outcome = cluster.create(vec![topic("a", 1, factor)]).remove(0).1.unwrap_err();
+        assert_eq!(outcome.code, ErrorCode::InvalidReplicationFactor);
+        assert!(outcome.message.contains("not replicated yet"), "{outcome}");
+    }
+    let several = assigned("a", &[(0, &[1, 2])]);
+    assert_eq!(cluster.create_one(several), Err(ErrorCode::InvalidReplicaAssignment));
+    let offsets = cluster.create_one(topic("__consumer_offsets", 50, 3)).unwrap();
     assert_eq!(offsets.replication_factor, 1);
-    assert!(single.image.topic("__consumer_offsets").unwrap().internal);
-    assert_eq!(single.create_one(topic("a", 1, -1)), Err(ErrorCode::InvalidReplicationFactor));
+    assert!(cluster.image.topic("__consumer_offsets").unwrap().internal);
 }
 
 #[test]
@@ -297,7 +343,7 @@ fn ids_of_one_request_differ_even_when_the_random_bytes_do_not() {
 #[test]
 fn partitions_only_grow() {
     let mut cluster = Cluster::new(&[], 2);
-    cluster.create_one(topic("a", 2, 1)).unwrap();
+    cluster.create_one(assigned("a", &[(0, &[1]), (1, &[2])])).unwrap();
     assert_eq!(cluster.grow("b", 2, None), Err(ErrorCode::UnknownTopicOrPartition));
     for count in [-1, 0, 1, 2] {
         assert_eq!(cluster.grow("a", count, None), Err(ErrorCode::InvalidPartitions));
@@ -308,22 +354,7 @@ fn partitions_only_grow() {
     assert_eq!(cluster.grow("a", 3, Some(vec![vec![2]])), Ok(()));
     assert_eq!(cluster.grow("a", 5, None), Ok(()));
     let held = cluster.image.topic("a").unwrap();
-    assert_eq!(held.partitions.len(), 5);
-    assert_eq!(held.partitions[2].leader, 2);
-}
-
-#[test]
-fn a_restart_moves_the_leader_epoch_of_what_the_broker_leads() {
-    let mut cluster = Cluster::new(&[], 2);
-    cluster.create_one(assigned("a", &[(0, &[1]), (1, &[2])])).unwrap();
-    let first = cluster.image.broker(1).unwrap().epoch;
-    let second = cluster.register(1);
-    assert!(second > first);
-    assert_eq!(cluster.image.broker(1).unwrap().epoch, second);
-    assert_eq!(cluster.image.brokers().len(), 2);
-    let held = cluster.image.topic("a").unwrap();
-    assert_eq!((held.partitions[0].leader_epoch, held.partitions[0].partition_epoch), (1, 1));
-    assert_eq!((held.partitions[1].leader_epoch, held.partitions[1].partition_epoch), (0, 0));
+    assert_eq!(held.partitions.iter().map(|p| p.leader).collect::<Vec<_>>(), [1, 2, 2, 1, 2]);
 }
 
 #[test]
@@ -418,16 +449,22 @@ fn alter_configs_replaces_all_and_repeats_nothing() {
 }
 
 #[test]
-fn producer_ids_never_repeat() {
+fn producer_ids_never_repeat_and_are_for_one_process() {
     let mut cluster = Cluster::new(&[], 1);
-    let mut allocate = || cluster.request(ControllerRequest::AllocateProducerIds);
-    assert_eq!(allocate(), ControllerResponse::AllocateProducerIds(Ok((0, 1000))));
-    assert_eq!(allocate(), ControllerResponse::AllocateProducerIds(Ok((1000, 1000))));
+    let epoch = cluster.image.broker(1).unwrap().epoch;
+    let mut allocate = |node_id, epoch| match cluster.request(ControllerRequest::AllocateProducerIds { node_id, epoch })
+    {
+        ControllerResponse::AllocateProducerIds(block) => block.map_err(|error| error.code),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(allocate(1, epoch), Ok((0, 1000)));
+    for (node_id, epoch) in [(1, epoch - 1), (1, epoch + 1), (2, epoch), (-1, -1)] {
+        assert_eq!(allocate(node_id, epoch), Err(ErrorCode::StaleBrokerEpoch));
+    }
+    assert_eq!(allocate(1, epoch), Ok((1000, 1000)));
     cluster.image.replay(&MetadataRecord::ProducerIds { next: i64::MAX });
-    assert!(matches!(
-        cluster.request(ControllerRequest::AllocateProducerIds),
-        ControllerResponse::AllocateProducerIds(Err(_))
-    ));
+    let allocate = ControllerRequest::AllocateProducerIds { node_id: 1, epoch };
+    assert!(matches!(cluster.request(allocate), ControllerResponse::AllocateProducerIds(Err(_))));
 }
 
 #[test]
