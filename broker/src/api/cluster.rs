@@ -1,4 +1,5 @@
-//! DescribeCluster: the brokers, as the listener that was asked advertises them.
+//! DescribeCluster: the brokers, as the listener that was asked advertises them; those that are fenced for who asks for
+//! them.
 
 use bytes::Bytes;
 use kafka_wire::describe_cluster_request::DescribeClusterRequest;
@@ -28,14 +29,17 @@ pub(super) fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) 
     }
     response.cluster_id = context.image.cluster_id().into();
     response.controller_id = context.image.controller_id().unwrap_or(-1);
-    response.brokers = context
-        .reachable_brokers()
+    let brokers = context.registered_brokers();
+    response.brokers = brokers
+        .filter(|(broker, _)| !broker.is_fenced || request.include_fenced_brokers)
         .map(|(broker, endpoint)| {
             let mut described = DescribeClusterBroker::default();
             described.broker_id = broker.node_id;
             described.host = endpoint.host.as_str().into();
             described.port = i32::from(endpoint.port);
             described.rack = broker.rack.as_deref().map(Into::into);
+            // Only whoever may be told of fenced brokers asks for them: from version 2 on (KIP-1073).
+            described.is_fenced = broker.is_fenced;
             described
         })
         .collect();

@@ -40,8 +40,8 @@ pub(super) fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) 
         response.config_resources.extend(context.image.topics().map(|topic| resource(TOPIC, &topic.name)));
     }
     if is_asked(BROKER) {
-        let brokers = context.image.brokers();
-        response.config_resources.extend(brokers.map(|broker| resource(BROKER, &broker.node_id.to_string())));
+        let brokers = context.reachable_brokers();
+        response.config_resources.extend(brokers.map(|(broker, _)| resource(BROKER, &broker.node_id.to_string())));
     }
     codec::encode(header, &response)
 }

@@ -235,7 +235,7 @@ pub(super) struct PartitionView<'a> {
     context: &'a ApiContext<'a>,
     /// What the image says.
     pub(super) partition: &'a Partition,
-    /// The leader, or -1 when it cannot be reached through this listener.
+    /// The leader, or -1 when there is none, or it cannot be reached through this listener.
     pub(super) leader: i32,
 }
 
@@ -249,11 +249,17 @@ impl<'a> PartitionView<'a> {
     }
 
     fn is_online(&self, node_id: i32) -> bool {
-        self.context.image.broker(node_id).is_some_and(|broker| broker.endpoint(self.context.listener).is_some())
+        let broker = self.context.image.broker(node_id).filter(|broker| !broker.is_fenced);
+        broker.is_some_and(|broker| broker.endpoint(self.context.listener).is_some())
     }
 
     fn online(&self, nodes: &[i32]) -> Vec<i32> {
         nodes.iter().copied().filter(|node| self.is_online(*node)).collect()
+    }
+
+    /// The partition has a leader, whether or not it can be reached through this listener.
+    fn is_leader_alive(&self) -> bool {
+        self.context.image.broker(self.partition.leader).is_some_and(|broker| !broker.is_fenced)
     }
 
     /// The replicas that cannot be reached through this listener.
@@ -265,7 +271,7 @@ impl<'a> PartitionView<'a> {
     pub(super) fn error(&self, listener_errors: bool) -> ErrorCode {
         if self.leader >= 0 {
             ErrorCode::None
-        } else if listener_errors && self.context.image.broker(self.partition.leader).is_some() {
+        } else if listener_errors && self.is_leader_alive() {
             ErrorCode::ListenerNotFound
         } else {
             ErrorCode::LeaderNotAvailable

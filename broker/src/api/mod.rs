@@ -19,6 +19,7 @@ mod quorum;
 mod reassignments;
 mod topic_partitions;
 mod topics;
+mod unregister_broker;
 
 use bytes::Bytes;
 use millstream_replication::config::Properties;
@@ -47,8 +48,14 @@ pub struct ApiContext<'a> {
 }
 
 impl<'a> ApiContext<'a> {
-    /// The brokers that the client can reach, in the order of their numbers, with their addresses.
+    /// The brokers that the client can reach, in the order of their numbers, with their addresses: those that are not
+    /// fenced.
     fn reachable_brokers(self) -> impl Iterator<Item = (&'a Broker, &'a Endpoint)> {
+        self.registered_brokers().filter(|(broker, _)| !broker.is_fenced)
+    }
+
+    /// The brokers that have an address for the client, in the order of their numbers, fenced or not.
+    fn registered_brokers(self) -> impl Iterator<Item = (&'a Broker, &'a Endpoint)> {
         self.image.brokers().filter_map(move |broker| Some((broker, broker.endpoint(self.listener)?)))
     }
 }
@@ -94,6 +101,7 @@ enum Then {
     AlterConfigs(alter_configs::Resources),
     IncrementalAlterConfigs(alter_configs::Resources),
     AlterClientQuotas(Vec<client_quotas::Requested>),
+    UnregisterBroker,
 }
 
 /// Answers a request of one of these APIs, or says what the controller is to decide first. `body` is what
@@ -116,6 +124,7 @@ pub fn handle(context: &ApiContext, api: ImageApi, header: &RequestHeader, body:
         ImageApi::CreatePartitions => topics::create_partitions(header, body),
         ImageApi::AlterConfigs => alter_configs::replace(header, body),
         ImageApi::IncrementalAlterConfigs => alter_configs::incremental(header, body),
+        ImageApi::UnregisterBroker => unregister_broker::handle(header, body),
     }
 }
 
@@ -149,6 +158,9 @@ pub fn finish(
         }
         (Then::AlterClientQuotas(requested), ControllerResponse::AlterClientQuotas(altered)) => {
             client_quotas::finish_alter(header, requested, altered)
+        }
+        (Then::UnregisterBroker, ControllerResponse::UnregisterBroker(outcome)) => {
+            unregister_broker::finish(header, outcome)
         }
         (then, response) => panic!("the controller answered {response:?} to {then:?}"),
     }

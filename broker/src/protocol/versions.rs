@@ -118,6 +118,7 @@ pub enum ImageApi {
     AlterClientQuotas,
     DescribeQuorum,
     DescribeCluster,
+    UnregisterBroker,
     ListConfigResources,
     DescribeTopicPartitions,
 }
@@ -221,6 +222,7 @@ served_apis! {
     DescribeQuorum = 55, 0..=2, flexible from 0, served by Handler::Image(ImageApi::DescribeQuorum);
     DescribeCluster = 60, 0..=2, flexible from 0, served by Handler::Image(ImageApi::DescribeCluster);
     DescribeProducers = 61, 0..=0, flexible from 0, served by Handler::Survey(SurveyApi::DescribeProducers);
+    UnregisterBroker = 64, 0..=0, flexible from 0, served by Handler::Image(ImageApi::UnregisterBroker);
     ConsumerGroupHeartbeat = 68, 0..=1, flexible from 0, served by Handler::Group(GroupApi::ConsumerGroupHeartbeat);
     ConsumerGroupDescribe = 69, 0..=1, flexible from 0, served by Handler::Group(GroupApi::ConsumerGroupDescribe);
     ListConfigResources = 74, 0..=1, flexible from 0, served by Handler::Image(ImageApi::ListConfigResources);

@@ -1,4 +1,4 @@
-//! Quotas, elections, the quorum and lists of resources, in every version.
+//! Quotas, elections, the quorum, brokers that go, and lists of resources, in every version.
 
 use kafka_wire::alter_client_quotas_request::{self as alter, AlterClientQuotasRequest};
 use kafka_wire::describe_client_quotas_request::{ComponentData, DescribeClientQuotasRequest};
@@ -6,6 +6,7 @@ use kafka_wire::describe_quorum_request::{self, DescribeQuorumRequest};
 use kafka_wire::elect_leaders_request::{ElectLeadersRequest, TopicPartitions};
 use kafka_wire::list_config_resources_request::ListConfigResourcesRequest;
 use kafka_wire::list_partition_reassignments_request::ListPartitionReassignmentsRequest;
+use kafka_wire::unregister_broker_request::UnregisterBrokerRequest;
 use millstream::protocol::versions::ApiKey;
 use millstream_replication::ErrorCode;
 
@@ -192,6 +193,12 @@ fn list_config_resources() {
     assert_eq!(list(1, &[4]), (0, "4 1".to_string()));
     assert_eq!(list(1, &[16, 32, 8]), (0, String::new()));
     assert_eq!(list(1, &[3]), (ErrorCode::UnsupportedVersion.code(), String::new()));
+    cluster.start(2);
+    cluster.fence(1);
+    let mut request = ListConfigResourcesRequest::default();
+    request.resource_types = vec![4];
+    let listed = cluster.call(1, &request).config_resources;
+    assert_eq!(listed.iter().map(|resource| &*resource.resource_name).collect::<Vec<_>>(), ["2"]);
 }
 
 #[test]
@@ -214,6 +221,52 @@ fn elect_leaders_that_lead_already() {
             .collect();
         let unknown = ErrorCode::UnknownTopicOrPartition.code();
         assert_eq!(results, [(2, ErrorCode::ElectionNotNeeded.code()), (3, unknown)]);
+    }
+}
+
+#[test]
+fn elect_leaders_whose_brokers_are_away() {
+    for version in versions(ApiKey::ElectLeaders) {
+        let mut cluster = Cluster::new();
+        cluster.start(2);
+        cluster.fence(1);
+        let mut elect = |election_type, partitions: Option<Vec<i32>>| {
+            let mut request = ElectLeadersRequest::default();
+            request.election_type = election_type;
+            request.topic_partitions = partitions.map(|partitions| {
+                let mut asked = TopicPartitions::default();
+                asked.topic = "events".into();
+                asked.partitions = partitions;
+                vec![asked]
+            });
+            let results = cluster.call(version, &request).replica_election_results;
+            let results = results.into_iter().flat_map(|topic| topic.partition_result);
+            results.map(|result| (result.partition_id, result.error_code)).collect::<Vec<_>>()
+        };
+        let preferred = ErrorCode::PreferredLeaderNotAvailable.code();
+        let unknown = ErrorCode::UnknownTopicOrPartition.code();
+        assert_eq!(elect(0, Some(vec![0, 3])), [(0, preferred), (3, unknown)]);
+        assert_eq!(elect(0, None).len(), 4, "all of both topics");
+        if version >= 1 {
+            let eligible = ErrorCode::EligibleLeadersNotAvailable.code();
+            assert_eq!(elect(1, Some(vec![1])), [(1, eligible)]);
+        }
+    }
+}
+
+#[test]
+fn brokers_are_unregistered() {
+    for version in versions(ApiKey::UnregisterBroker) {
+        let mut cluster = Cluster::new();
+        cluster.start(2);
+        let mut request = UnregisterBrokerRequest::default();
+        for (broker_id, error) in [(7, ErrorCode::BrokerIdNotRegistered), (2, ErrorCode::None)] {
+            request.broker_id = broker_id;
+            let response = cluster.call(version, &request);
+            assert_eq!(response.error_code, error.code());
+            assert_eq!(response.error_message.is_some(), error != ErrorCode::None);
+        }
+        assert!(cluster.image().broker(2).is_none());
     }
 }
 

@@ -26,6 +26,7 @@ use kafka_wire::list_partition_reassignments_request::{
     ListPartitionReassignmentsRequest, ListPartitionReassignmentsTopics,
 };
 use kafka_wire::metadata_request::{MetadataRequest, MetadataRequestTopic};
+use kafka_wire::unregister_broker_request::UnregisterBrokerRequest;
 use kafka_wire_core::{ApiVersion, KafkaEncode};
 use millstream::driver::allocator::{Count, CountingAllocator};
 use millstream::protocol::header::RequestHeader;
@@ -165,6 +166,7 @@ fn seed(key: ApiKey, version: i16) -> Bytes {
             frame(version, &request)
         }
         ApiKey::DescribeCluster => frame(version, &DescribeClusterRequest::default()),
+        ApiKey::UnregisterBroker => frame(version, &UnregisterBrokerRequest::default()),
         ApiKey::DescribeTopicPartitions => {
             let mut topic = TopicRequest::default();
             topic.name = "events".into();

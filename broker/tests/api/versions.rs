@@ -183,6 +183,45 @@ fn describe_cluster() {
 }
 
 #[test]
+fn fenced_brokers_are_shown_to_who_asks_for_them_and_lead_nothing() {
+    let mut cluster = Cluster::new();
+    cluster.start(2);
+    cluster.fence(1);
+    for version in versions(ApiKey::DescribeCluster) {
+        for with_fenced in [false, version >= 2] {
+            let mut request = DescribeClusterRequest::default();
+            request.include_fenced_brokers = with_fenced;
+            let response = cluster.call(version, &request);
+            let brokers: Vec<_> = response.brokers.iter().map(|broker| (broker.broker_id, broker.is_fenced)).collect();
+            let expected = [(1, true), (2, false)];
+            assert_eq!(brokers, expected[usize::from(!with_fenced)..], "version {version}");
+            assert_eq!(response.controller_id, 2);
+        }
+    }
+    let mut named = MetadataRequestTopic::default();
+    named.name = Some("events".into());
+    let mut request = MetadataRequest::default();
+    request.topics = Some(vec![named]);
+    for version in versions(ApiKey::Metadata) {
+        let response = cluster.call(version, &request);
+        assert_eq!(response.brokers.iter().map(|broker| broker.node_id).collect::<Vec<_>>(), [2]);
+        let partition = &response.topics[0].partitions[0];
+        let not_available = ErrorCode::LeaderNotAvailable.code();
+        assert_eq!((partition.error_code, partition.leader_id), (not_available, -1), "version {version}");
+        let (replicas, offline): (&[i32], &[i32]) = (&[1], &[1]);
+        assert_eq!(partition.replica_nodes, if version == 0 { &[] } else { replicas });
+        assert_eq!(partition.offline_replicas, if version < 5 { &[] } else { offline });
+    }
+    let mut topic = TopicRequest::default();
+    topic.name = "events".into();
+    let mut request = DescribeTopicPartitionsRequest::default();
+    request.topics = vec![topic];
+    let partition = &cluster.call(0, &request).topics[0].partitions[0];
+    assert_eq!((partition.error_code, partition.leader_id), (ErrorCode::LeaderNotAvailable.code(), -1));
+    assert_eq!(partition.offline_replicas, [1]);
+}
+
+#[test]
 fn describe_topic_partitions_in_pages() {
     let mut cluster = Cluster::new();
     let mut request = DescribeTopicPartitionsRequest::default();

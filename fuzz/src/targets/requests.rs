@@ -366,6 +366,8 @@ pub fn sample(key: ApiKey, version: i16) -> Vec<u8> {
             encoded(version, &make!(kafka_wire::DescribeProducersRequest { topics = vec![topic] }))
         }
         ApiKey::DescribeCluster => encoded(version, &kafka_wire::DescribeClusterRequest::default()),
+        // Nobody: the broker that is asked is to go on.
+        ApiKey::UnregisterBroker => encoded(version, &make!(kafka_wire::UnregisterBrokerRequest { broker_id = 1000 })),
         ApiKey::DescribeTopicPartitions => {
             let topic = make!(TopicRequest { name = TOPIC.into() });
             let cursor = make!(Cursor { topic_name = TOPIC.into(), partition_index = 0 });
