@@ -32,7 +32,7 @@ pub enum Route {
     /// A part to each of these partitions' coordinators. [`merge`] puts the responses together by the first: a request
     /// of this kind and version.
     Parts(GroupRequest, Vec<(i32, GroupRequest)>),
-    /// To all coordinators; [`merge`] puts the responses together.
+    /// To all coordinators of this node; [`merge`] puts the responses together.
     All(GroupRequest),
 }
 
@@ -149,6 +149,10 @@ pub fn merge(request: &GroupRequest, parts: Vec<Bytes>) -> Result<Bytes, DecodeE
             let mut whole = ListGroupsResponse::default();
             for part in parts {
                 let part: ListGroupsResponse = decode_response(version, part)?;
+                // Its groups are led elsewhere by now, and are listed there.
+                if part.error_code == error::NOT_COORDINATOR {
+                    continue;
+                }
                 // One coordinator that cannot answer makes the list incomplete: the client has to know.
                 if part.error_code != error::NONE {
                     whole.error_code = part.error_code;

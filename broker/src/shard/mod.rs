@@ -37,7 +37,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_replication::{ClusterImage, MetadataRecord};
+use millstream_replication::{ClusterImage, ErrorCode, MetadataRecord};
 use millstream_storage::{Now, ShardLog};
 
 use crate::config::ConnectionRules;
@@ -321,8 +321,8 @@ impl Shard {
             has_worked = true;
             let (sessions, owners, mut turn) = self.halves(now, effects);
             match consequence {
-                Consequence::Open(key) => owners.open_or_update(turn.options, turn.metadata, key),
-                Consequence::Close(key) => owners.close(&mut turn, key),
+                Consequence::Open(key) => owners.update(&mut turn, key),
+                Consequence::Close(key) => owners.close(&mut turn, key, ErrorCode::UnknownTopicOrPartition),
                 Consequence::TopicGone(name) => owners.topic_gone(&mut turn, &name),
                 Consequence::Replayed { quotas, broker_config, address_quotas } => {
                     if quotas {

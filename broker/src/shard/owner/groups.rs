@@ -135,18 +135,24 @@ impl Coordinators {
         self.deadline.set(None);
     }
 
-    /// This node leads a partition of `__consumer_offsets` whose log reaches from one offset to before the other: its
-    /// groups are loaded, beginning at the end of the turn.
-    pub fn begin(&mut self, log: LogId, log_start_offset: i64, high_watermark: i64) {
+    /// This node leads a partition of `__consumer_offsets` from now on, whose log reaches from one offset to before the
+    /// other: its groups are loaded when all of that is committed, beginning at the end of the turn.
+    pub fn begin(&mut self, log: LogId, log_start_offset: i64, log_end_offset: i64) {
         self.forget_deadline();
-        if self.by_log.contains_key(&log) {
-            return;
-        }
         let id = LoadId { log, generation: self.loads };
         self.loads += 1;
         let coordinator = Coordinator::new(self.config.clone());
-        let load = Load::new(id, log_start_offset, high_watermark);
-        self.by_log.insert(log, Led::Loading { coordinator, load });
+        let load = Load::new(id, log_start_offset, log_end_offset);
+        let before = self.by_log.insert(log, Led::Loading { coordinator, load });
+        assert!(before.is_none(), "the coordinator before it has resigned");
+    }
+
+    /// More of a log is committed: a loading may have waited for that.
+    pub fn log_committed(&mut self, log: LogId) {
+        if let Some(Led::Loading { load, .. }) = self.by_log.get_mut(&log) {
+            load.log_committed();
+            self.forget_deadline();
+        }
     }
 
     /// Asks coordinators.
@@ -161,7 +167,7 @@ impl Coordinators {
                 continue;
             };
             self.requests += 1;
-            let random = member_id_seed(turn.now, turn.options.index, self.requests);
+            let random = unique(turn.options, self.requests);
             let asker = Asker { from, request, slot: item.slot };
             let reference = RequestRef(u64::from(self.askers.insert(asker)));
             let mut asked = Vec::new();
@@ -375,10 +381,18 @@ fn append(
     Ok(())
 }
 
-/// What the id of a member is made of that a request may bring: a number that no other request to this node gets, at
-/// this or another shard, before or after a restart: the clock does not stand still while a process starts.
-fn member_id_seed(now: Now, shard: ShardIndex, request: u64) -> u64 {
-    let mut mixed = (now.unix_ms as u64) ^ (shard as u64).rotate_left(48) ^ request.rotate_left(24);
+/// What the id of a member is made of that a request may bring: a number that no other request gets, at this or another
+/// shard, of this node or another, before or after a restart.
+fn unique(options: &ShardOptions, request: u64) -> u64 {
+    let [incarnation, salt] = [&options.incarnation[..8], &options.incarnation[8..]]
+        .map(|half| u64::from_le_bytes(half.try_into().expect("half of 16 bytes")));
+    // Within a process no two are the same, as each step can be undone; those of two processes differ by chance.
+    let in_process = ((options.index as u64) << 48) ^ request;
+    mix(mix(in_process ^ salt) ^ incarnation ^ (options.node_id as u64).rotate_left(32))
+}
+
+/// Every bit of the input reaches every bit of the output, and no two inputs meet.
+fn mix(mut mixed: u64) -> u64 {
     for _ in 0..2 {
         mixed = (mixed ^ (mixed >> 31)).wrapping_mul(0x7fb5_d329_728e_a185);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x81da_def4_bc2d_d44d);

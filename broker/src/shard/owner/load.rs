@@ -1,5 +1,6 @@
 //! Loading the groups of one coordinator: the log of its partition of `__consumer_offsets` is read from its start to
-//! where it was committed when the coordinator began, a piece at a time, and each record is replayed.
+//! where it ended when the coordinator began, a piece at a time, and each record is replayed. It begins when all of that
+//! is committed: what an earlier leader has appended counts, and what may still be lost is served to nobody.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use millstream_storage::records::OpenBatch;
 use millstream_storage::shard_log::{Read, ReadPart, ReadPlan};
 use millstream_storage::{DiskError, DiskOp, DiskReply};
 
+use super::partition::Partition;
 use super::reader::{LoadId, Reader};
 use super::replicas::Replicas;
 use crate::group::Coordinator;
@@ -35,6 +37,8 @@ pub struct Load {
 enum Step {
     /// It begins, or tries again, at this time.
     Waits { until: Duration },
+    /// It begins when more of the log is committed.
+    Uncommitted,
     /// Its next piece is read at the end of this turn.
     Due,
     /// The log looks for where its next piece is.
@@ -94,6 +98,13 @@ impl Load {
         if let Step::Waits { until } = self.step { Some(until) } else { None }
     }
 
+    /// More of its log is committed: it tries again to begin if it waits for that.
+    pub fn log_committed(&mut self) {
+        if matches!(self.step, Step::Uncommitted) {
+            self.step = Step::Waits { until: Duration::ZERO };
+        }
+    }
+
     /// Its next piece is to be read at the end of this turn.
     pub fn set_due(&mut self) {
         self.step = Step::Due;
@@ -113,6 +124,11 @@ impl Load {
     pub fn read(&mut self, coordinator: &mut Coordinator, replicas: &mut Replicas, reads: &mut FileReads) -> Loaded {
         assert!(matches!(self.step, Step::Due), "one piece is read at a time");
         let log = self.id.log;
+        let is_committed = |partition: &mut Partition| partition.high_watermark() >= self.until_offset;
+        if !replicas.partitions.get_mut(log).is_some_and(is_committed) {
+            self.step = Step::Uncommitted;
+            return Loaded::Nothing;
+        }
         // Nothing shortens this log from its start but the deletion of records below what is loaded.
         self.next_offset = self.next_offset.max(replicas.log.log_start(log));
         if self.next_offset >= self.until_offset {

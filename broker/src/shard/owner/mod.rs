@@ -18,9 +18,9 @@ mod survey;
 
 use std::time::Duration;
 
-use millstream_replication::ErrorCode;
 use millstream_replication::topic_name::CONSUMER_OFFSETS;
-use millstream_storage::shard_log::Progress;
+use millstream_replication::{ErrorCode, Topic};
+use millstream_storage::shard_log::{LogId, Progress};
 use millstream_storage::{DiskError, DiskOp, DiskReply, PartitionKey, ShardLog};
 
 use super::event::{DiskToken, Effect, RequestId, ShardIndex};
@@ -61,13 +61,12 @@ impl Owners {
             coordinators: Coordinators::new(options),
         };
         for (key, _) in owners.replicas.log.partitions() {
-            let topic = metadata.image().topic_by_id(key.topic_id);
-            let is_known = topic.is_some_and(|topic| topic.partition(key.partition).is_some());
-            assert!(is_known, "recovery sets aside what the image does not know: {key:?}");
+            let is_held = held(options, metadata, key).is_some();
+            assert!(is_held, "recovery sets aside what the image does not give to this broker: {key:?}");
         }
         for topic in metadata.image().topics() {
             for partition in 0..topic.partitions.len() as i32 {
-                owners.open_or_update(options, metadata, PartitionKey { topic_id: topic.id, partition });
+                owners.open(options, metadata, PartitionKey { topic_id: topic.id, partition });
             }
         }
         owners
@@ -80,45 +79,66 @@ impl Owners {
         self.replicas.log.remove_confirmed(is_hosted)
     }
 
-    /// Opens a partition if this shard owns it, and takes over its role and settings.
-    pub fn open_or_update(&mut self, options: &ShardOptions, metadata: &Metadata, key: PartitionKey) {
-        if options.owner(key) != options.index {
-            return;
-        }
+    /// Something is known anew of a partition. If this shard is to hold it, it is opened unless it is open, and takes over
+    /// its role and settings; else it is closed.
+    pub fn update(&mut self, turn: &mut Turn<'_>, key: PartitionKey) {
         // The decision that has it may remove it too.
-        let Some(topic) = metadata.image().topic_by_id(key.topic_id) else { return };
+        let image = turn.metadata.image();
+        let Some(topic) = image.topic_by_id(key.topic_id) else { return };
         let Some(state) = topic.partition(key.partition) else { return };
-        let settings = metadata.settings(key.topic_id);
-        let Replicas { log: logs, partitions, .. } = &mut self.replicas;
-        if !state.replicas.contains(&options.node_id) && logs.find(key).is_none() {
-            return;
+        let Some(log) = self.open(turn.options, turn.metadata, key) else {
+            return self.close(turn, key, ErrorCode::NotLeaderOrFollower);
+        };
+        let role = Role::of(turn.options, image, state);
+        let before = self.replicas.partitions.get_mut(log).and_then(|partition| partition.role().leader_epoch());
+        let is_new_epoch = role.leader_epoch() != before;
+        if before.is_some() && is_new_epoch {
+            self.dismiss(turn, log, ErrorCode::NotLeaderOrFollower);
         }
-        let log = logs.create_partition(key, &topic.name, settings.log.clone());
-        let partition = partitions.open(log, key, || logs.durable_end(log));
-        partition.min_insync_replicas = settings.min_insync_replicas;
-        partition.cleanup_delete = settings.log.cleanup_delete;
-        let role = Role::of(state, options.node_id);
-        if role != *partition.role() {
-            if let Role::Leader { leader_epoch, .. } = role {
-                logs.lead(log, leader_epoch);
-                if &*topic.name == CONSUMER_OFFSETS {
-                    self.coordinators.begin(log, logs.log_start(log), partition.high_watermark());
-                }
+        let Replicas { log: logs, partitions, .. } = &mut self.replicas;
+        if let Some(leader_epoch) = role.leader_epoch().filter(|_| is_new_epoch) {
+            logs.lead(log, leader_epoch);
+            if &*topic.name == CONSUMER_OFFSETS {
+                self.coordinators.begin(log, logs.log_start(log), logs.log_end(log));
             }
+        }
+        if let Some(partition) = partitions.get_mut(log) {
             partition.set_role(role);
         }
     }
 
-    /// Closes a partition: who waits for it is told that it is gone.
-    pub fn close(&mut self, turn: &mut Turn<'_>, key: PartitionKey) {
+    /// Opens a partition unless it is open, if this shard is to hold it, and takes over its settings. A log that was there
+    /// at the start is open and not led: this process leads nothing before it is registered.
+    fn open(&mut self, options: &ShardOptions, metadata: &Metadata, key: PartitionKey) -> Option<LogId> {
+        let topic = held(options, metadata, key)?;
+        let settings = metadata.settings(key.topic_id);
+        let Replicas { log: logs, partitions, .. } = &mut self.replicas;
+        let log = logs.create_partition(key, &topic.name, settings.log.clone());
+        let partition = partitions.open(log, key, || logs.durable_end(log));
+        partition.min_insync_replicas = settings.min_insync_replicas;
+        partition.cleanup_delete = settings.log.cleanup_delete;
+        Some(log)
+    }
+
+    /// Closes a partition, if it is here, and removes its log: who waits for it is told so.
+    pub fn close(&mut self, turn: &mut Turn<'_>, key: PartitionKey, error: ErrorCode) {
         let Some(log) = self.replicas.partitions.find(key) else { return };
+        self.dismiss(turn, log, error);
+        self.replicas.partitions.close(log);
+        self.replicas.log.remove_partition(log);
+    }
+
+    /// A partition is led here no more, or anew, or is gone: who waits for something is told so, and its coordinator of
+    /// groups resigns.
+    fn dismiss(&mut self, turn: &mut Turn<'_>, log: LogId, error: ErrorCode) {
         self.coordinators.resign(turn, &mut self.replicas, log);
         let mut waiters = Vec::new();
-        self.replicas.partitions.close(log, &mut waiters, &mut self.reads.woken);
-        self.release(turn, waiters, ErrorCode::UnknownTopicOrPartition);
-        self.reads.fail(turn, &mut self.replicas, log);
-        self.queries.fail(turn, log);
-        self.replicas.log.remove_partition(log);
+        if let Some(partition) = self.replicas.partitions.get_mut(log) {
+            partition.dismiss(&mut waiters, &mut self.reads.woken);
+        }
+        self.release(turn, waiters, error);
+        self.reads.fail(turn, &mut self.replicas, log, error);
+        self.queries.fail(turn, log, error);
     }
 
     /// A topic is gone, and all its partitions are closed.
@@ -212,6 +232,7 @@ impl Owners {
             match progress {
                 Progress::Durable { log, offset } => {
                     self.replicas.durable(log, offset, &mut committed, &mut self.reads.woken);
+                    self.coordinators.log_committed(log);
                 }
                 Progress::LogStart { log, offset } => {
                     self.replicas.log_start_moved(log, offset, &mut self.reads.woken);
@@ -318,4 +339,11 @@ impl Owners {
         samples.push(Sample::gauge("millstream_partitions", "Partitions owned.", partitions));
         samples::log_samples(&self.replicas.log, samples);
     }
+}
+
+/// The topic of a partition, if this shard is to hold a replica of it.
+fn held<'a>(options: &ShardOptions, metadata: &'a Metadata, key: PartitionKey) -> Option<&'a Topic> {
+    let topic = metadata.image().topic_by_id(key.topic_id)?;
+    let replicas = &topic.partition(key.partition)?.replicas;
+    (options.owner(key) == options.index && replicas.contains(&options.node_id)).then_some(topic)
 }

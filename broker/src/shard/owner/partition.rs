@@ -5,12 +5,13 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use millstream_replication::ErrorCode;
+use millstream_replication::{ClusterImage, ErrorCode};
 use millstream_storage::PartitionKey;
 use millstream_storage::shard_log::LogId;
 
 use crate::group::WriteId;
 use crate::shard::event::{RequestId, ShardIndex};
+use crate::shard::options::ShardOptions;
 
 /// What this node is to a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,12 +28,23 @@ pub enum Role {
 }
 
 impl Role {
-    /// What a node is to a partition.
-    pub fn of(state: &millstream_replication::Partition, node_id: i32) -> Role {
-        if state.leader != node_id {
+    /// What the process of these options is to a partition. It leads what it leads as the process that is registered: what
+    /// its broker led before it started is not led by anybody.
+    pub fn of(options: &ShardOptions, image: &ClusterImage, state: &millstream_replication::Partition) -> Role {
+        let is_registered =
+            || image.broker(options.node_id).is_some_and(|broker| broker.incarnation == options.incarnation);
+        if state.leader != options.node_id || !is_registered() {
             return Role::Follower;
         }
         Role::Leader { leader_epoch: state.leader_epoch, in_sync_replicas: state.isr.clone() }
+    }
+
+    /// The epoch in which it leads, if it does.
+    pub fn leader_epoch(&self) -> Option<i32> {
+        match self {
+            Role::Leader { leader_epoch, .. } => Some(*leader_epoch),
+            Role::Follower => None,
+        }
     }
 }
 
@@ -52,7 +64,8 @@ struct Uncommitted {
     end_offset: i64,
     /// `Partition::appended_bytes` when they were appended.
     appended_bytes: u64,
-    waiter: Waiter,
+    /// `None`: it was told that this node leads no more.
+    waiter: Option<Waiter>,
 }
 
 /// Who wants to know when a partition has more to read.
@@ -103,6 +116,18 @@ impl Partition {
         self.role = role;
     }
 
+    /// Whether this node leads it.
+    pub fn is_led(&self) -> bool {
+        self.role.leader_epoch().is_some()
+    }
+
+    /// Takes out who waits: this node leads no more, or anew, or holds the partition no more. What was appended may still
+    /// be committed.
+    pub fn dismiss(&mut self, waiting: &mut Vec<Waiter>, woken: &mut Vec<Watcher>) {
+        waiting.extend(self.uncommitted.iter_mut().filter_map(|uncommitted| uncommitted.waiter.take()));
+        woken.append(&mut self.watchers);
+    }
+
     /// One past the last offset that consumers may read. Without transactions also the last stable offset.
     pub fn high_watermark(&self) -> i64 {
         self.high_watermark
@@ -135,7 +160,8 @@ impl Partition {
         if let Some(last) = self.uncommitted.back() {
             assert!(bytes == 0 || end_offset > last.end_offset, "what is appended follows what was appended");
         }
-        self.uncommitted.push_back(Uncommitted { end_offset, appended_bytes: self.appended_bytes, waiter });
+        let appended_bytes = self.appended_bytes;
+        self.uncommitted.push_back(Uncommitted { end_offset, appended_bytes, waiter: Some(waiter) });
         false
     }
 
@@ -149,7 +175,7 @@ impl Partition {
         {
             assert!(front.appended_bytes >= self.committed_bytes, "bytes are committed in the order of their appends");
             self.committed_bytes = front.appended_bytes;
-            committed.push(front.waiter);
+            committed.extend(front.waiter);
             self.uncommitted.pop_front();
         }
         assert!(self.committed_bytes <= self.appended_bytes, "what is committed was appended");
@@ -162,9 +188,10 @@ impl Partition {
         self.wake(woken, |watcher| watcher.log_start_offset != log_start_offset);
     }
 
-    /// Watches the partition, unless there is more to read already: then `false`.
+    /// Watches the partition, unless there is more to read already, or nothing here any more: then `false`.
     pub fn watch(&mut self, watcher: Watcher, log_start_offset: i64) -> bool {
-        if self.committed_bytes >= watcher.committed_bytes || watcher.log_start_offset != log_start_offset {
+        let has_more = self.committed_bytes >= watcher.committed_bytes;
+        if !self.is_led() || has_more || watcher.log_start_offset != log_start_offset {
             return false;
         }
         self.watchers.push(watcher);
@@ -269,12 +296,11 @@ impl Partitions {
         partition
     }
 
-    /// Forgets a partition: takes out who waited for it.
-    pub fn close(&mut self, log: LogId, waiting: &mut Vec<Waiter>, woken: &mut Vec<Watcher>) {
+    /// Forgets a partition for which nobody waits.
+    pub fn close(&mut self, log: LogId) {
         let Some(partition) = self.by_log[log.0 as usize].take() else { return };
         let known = self.by_key.remove(&partition.key);
         assert_eq!(known, Some(log), "both tables have the same partitions");
-        waiting.extend(partition.uncommitted.into_iter().map(|uncommitted| uncommitted.waiter));
-        woken.extend(partition.watchers);
+        assert!(partition.watchers.is_empty(), "who watched was told");
     }
 }

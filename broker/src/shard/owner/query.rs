@@ -103,14 +103,14 @@ impl Queries {
         }
     }
 
-    /// A partition is gone: fails the questions about it that wait.
-    pub fn fail(&mut self, turn: &mut Turn<'_>, log: LogId) {
+    /// A partition is gone, or led here no more: fails the questions about it that wait.
+    pub fn fail(&mut self, turn: &mut Turn<'_>, log: LogId, error: ErrorCode) {
         let mut gone: Vec<PendingAnswer> =
             self.lookups.values().filter(|pending| pending.log == log).copied().collect();
         self.lookups.retain(|_, pending| pending.log != log);
         gone.extend(self.deletions.extract_if(.., |(pending, _)| pending.log == log).map(|(pending, _)| pending));
         for pending in gone {
-            self.finish(turn, pending, Answer::error(ErrorCode::UnknownTopicOrPartition));
+            self.finish(turn, pending, Answer::error(error));
         }
     }
 

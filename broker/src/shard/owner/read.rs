@@ -188,11 +188,10 @@ impl Reads {
         }
     }
 
-    /// A partition is gone: fails the reads that wait for its files.
-    pub fn fail(&mut self, turn: &mut Turn<'_>, replicas: &mut Replicas, log: LogId) {
+    /// A partition is gone, or led here no more: fails the reads that wait for its files.
+    pub fn fail(&mut self, turn: &mut Turn<'_>, replicas: &mut Replicas, log: LogId, error: ErrorCode) {
         for read in replicas.readers.take_fetches(log) {
-            self.waiting.get_mut(read.place).results[read.result].1 =
-                ReadResult::error(ErrorCode::UnknownTopicOrPartition);
+            self.waiting.get_mut(read.place).results[read.result].1 = ReadResult::error(error);
             self.finish_one(turn, read.place);
         }
     }

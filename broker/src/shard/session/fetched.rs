@@ -228,7 +228,8 @@ impl Fetch {
 
     /// Answers it.
     pub fn send(self, turn: &mut Turn<'_>, clients: &mut Clients, id: RequestId) {
-        let Fetch { header, request, items, throttle, .. } = self;
+        let Fetch { header, request, mut items, throttle, .. } = self;
+        items.iter_mut().for_each(|item| item.find_leader(turn));
         let leaders = items.iter().filter_map(|item| item.leader);
         let endpoints = turn.metadata.endpoints(leaders, clients.listener(turn, id.connection));
         // What a reader far behind the tail has read is dropped behind it: no one else wants it in the page cache.
@@ -256,6 +257,15 @@ impl Fetch {
 }
 
 impl FetchItem {
+    /// Its owner has said that it is led by another, or in another epoch: finds out by whom.
+    fn find_leader(&mut self, turn: &Turn<'_>) {
+        let is_led_otherwise =
+            matches!(self.result.error, ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch);
+        if let (true, Some((_, key))) = (is_led_otherwise, self.owner) {
+            self.leader = turn.metadata.current_leader(key);
+        }
+    }
+
     fn into_data(self) -> PartitionData {
         let result = self.result;
         PartitionData {

@@ -74,7 +74,9 @@ impl Groups {
             Route::One(partition, request) => (None, vec![(partition, request)]),
             Route::Parts(whole, parts) => (Some(whole), parts),
             Route::All(whole) => {
-                let parts = (0..partitions).map(|partition| (partition, whole.clone())).collect();
+                // Other nodes are asked for theirs by the client.
+                let led = (0..partitions).filter(|index| turn.metadata.led_partition(topic, *index).is_ok());
+                let parts = led.map(|partition| (partition, whole.clone())).collect();
                 (Some(whole), parts)
             }
         };
@@ -205,7 +207,7 @@ fn offsets_topic<'a>(turn: &Turn<'a>) -> Option<&'a Topic> {
     turn.metadata.image().topic(CONSUMER_OFFSETS)
 }
 
-/// Where the leader of a partition of `__consumer_offsets` is reached by clients of a listener.
+/// Where the leader of a partition of `__consumer_offsets` is reached by clients of a listener, whichever node it is.
 fn locate(turn: &Turn<'_>, listener: &str, partition: i32) -> Located {
     let topic = offsets_topic(turn).ok_or(COORDINATOR_NOT_AVAILABLE)?;
     let leader = topic.partition(partition).ok_or(NOT_COORDINATOR)?.leader;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use millstream_replication::ErrorCode;
 use millstream_replication::config::{TopicCompression, TopicSettings};
 use millstream_storage::batch::{BatchHeader, BatchRules, Codec, Refusal, RefusalError, validate_client_batches};
-use millstream_storage::{TopicId, records};
+use millstream_storage::{PartitionKey, TopicId, records};
 
 use super::clients::Clients;
 use super::connection::Response;
@@ -135,7 +135,7 @@ impl Produces {
 
 impl PendingProduce {
     fn finish(self, turn: &mut Turn<'_>, clients: &mut Clients, id: RequestId) {
-        let PendingProduce { header, request, results, throttle, .. } = self;
+        let PendingProduce { header, request, mut results, throttle, .. } = self;
         let errors = results.iter().filter(|result| result.error_code != 0).count();
         clients.counters.produce_errors += errors as u64;
         if request.acks == 0 {
@@ -143,11 +143,33 @@ impl PendingProduce {
             let response = if errors > 0 { Response::Close } else { Response::Nothing };
             return clients.connections.respond(id, response, turn.effects);
         }
+        find_leaders(turn, &request, &mut results);
         let leaders = results.iter().filter_map(|result| result.current_leader);
         let endpoints = turn.metadata.endpoints(leaders, clients.listener(turn, id.connection));
         let mut writer = header.begin_frame(64 + RESULT_BYTES * results.len());
         write_response(&mut writer, &request, &results, &endpoints, throttle_time_ms(throttle));
         clients.reply(turn, id, finish_frame(writer));
+    }
+}
+
+/// Finds the leaders of the partitions that an owner has refused since another leads them.
+fn find_leaders(turn: &Turn<'_>, request: &ProduceRequest, results: &mut [PartitionResult]) {
+    let is_led_otherwise = |result: &PartitionResult| result.error_code == ErrorCode::NotLeaderOrFollower.code();
+    if !results.iter().any(|result| is_led_otherwise(result) && result.current_leader.is_none()) {
+        return;
+    }
+    let mut results = results.iter_mut();
+    let mut topics = request.topics();
+    // The request was walked once already: there is no error to come.
+    while let Ok(Some(topic)) = topics.next_topic() {
+        let found = turn.metadata.topic(&topic.topic);
+        while let Ok(Some(partition)) = topics.next_partition() {
+            let Some(result) = results.next() else { return };
+            if let (true, Ok(topic)) = (is_led_otherwise(result), found) {
+                let key = PartitionKey { topic_id: topic.id, partition: partition.index };
+                result.current_leader = turn.metadata.current_leader(key);
+            }
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kafka_wire::{DescribeLogDirsRequest, DescribeProducersRequest};
-use millstream_replication::{ClusterImage, ErrorCode};
+use millstream_replication::ErrorCode;
 
 use super::clients::Clients;
 use crate::api::codec::decode;
@@ -18,6 +18,7 @@ use crate::protocol::versions::SurveyApi;
 use crate::protocol::wire::Writer;
 use crate::shard::event::RequestId;
 use crate::shard::message::{ByOwner, Finding, Message, REQUEST_PARTITIONS_MAX, Subject, SurveyCall, SurveyDone};
+use crate::shard::metadata::Metadata;
 use crate::shard::turn::Turn;
 
 /// Partitions whose sizes one round asks for.
@@ -96,7 +97,7 @@ impl Surveys {
         body: Bytes,
     ) {
         let (subject, topics) = match api {
-            SurveyApi::DescribeLogDirs => (Subject::Size, log_dir_topics(turn.metadata.image(), header, body)),
+            SurveyApi::DescribeLogDirs => (Subject::Size, log_dir_topics(turn.metadata, header, body)),
             SurveyApi::DescribeProducers => (Subject::Producers, producer_topics(header, body)),
         };
         let Some(topics) = topics else { return clients.close(turn, id) };
@@ -144,23 +145,23 @@ impl Surveys {
     }
 }
 
-/// The partitions that a DescribeLogDirs request is about: of those it names the ones that exist, as in Kafka.
-fn log_dir_topics(image: &ClusterImage, header: &RequestHeader, body: Bytes) -> Option<Vec<Surveyed>> {
+/// The partitions that a DescribeLogDirs request is about: of those it names the ones of which this node holds a replica,
+/// as in Kafka.
+fn log_dir_topics(metadata: &Metadata, header: &RequestHeader, body: Bytes) -> Option<Vec<Surveyed>> {
     let request: DescribeLogDirsRequest = decode(header, body).ok()?;
-    let all = |count: usize| (0..count as i32).collect();
     let Some(named) = request.topics else {
-        let topics = image.topics().filter(|topic| !topic.partitions.is_empty());
-        return Some(
-            topics
-                .map(|topic| Surveyed { name: topic.name.clone(), partitions: all(topic.partitions.len()) })
-                .collect(),
-        );
+        let surveyed = metadata.image().topics().map(|topic| {
+            let held = |index: &i32| metadata.held_partition(topic, *index).is_ok();
+            let partitions = (0..topic.partitions.len() as i32).filter(held).collect();
+            Surveyed { name: topic.name.clone(), partitions }
+        });
+        return Some(surveyed.filter(|topic| !topic.partitions.is_empty()).collect());
     };
     let named = named.iter().map(|topic| (topic.topic.as_str(), &topic.partitions[..]));
     let mut topics = by_topic(named)?;
     topics.retain_mut(|topic| {
-        let known = image.topic(&topic.name).map_or(0, |topic| topic.partitions.len() as i32);
-        topic.partitions.retain(|partition| (0..known).contains(partition));
+        let known = metadata.topic_by_name(&topic.name).ok();
+        topic.partitions.retain(|index| known.is_some_and(|known| metadata.held_partition(known, *index).is_ok()));
         !topic.partitions.is_empty()
     });
     Some(topics)
@@ -238,7 +239,10 @@ impl Survey {
         let mut calls = ByOwner::default();
         for (slot, place) in (0..).zip(&mut self.round) {
             let topic = turn.metadata.topic_by_name(&place.topic);
-            let key = topic.and_then(|topic| turn.metadata.led_partition(topic, place.partition));
+            let key = topic.and_then(|topic| match self.subject {
+                Subject::Size => turn.metadata.held_partition(topic, place.partition),
+                Subject::Producers => turn.metadata.led_partition(topic, place.partition),
+            });
             match key {
                 Ok(key) => calls.push(turn.options.owner(key), (slot, key)),
                 Err(not_here) => place.finding = Finding::Error(not_here.error),
@@ -297,7 +301,7 @@ fn write_size(writer: &mut Writer, partition: i32, finding: &Finding, flexible: 
     let bytes = if let Finding::Size(bytes) = finding { *bytes } else { 0 };
     writer.i32(partition);
     writer.i64(i64::try_from(bytes).unwrap_or(i64::MAX));
-    // Nothing of a leader's log is behind its high watermark, and no replica is on its way to another directory.
+    // Nothing of the log is behind the leader's high watermark, and no replica is on its way to another directory.
     writer.i64(0);
     writer.bool(false);
     writer.no_tagged_fields(flexible);

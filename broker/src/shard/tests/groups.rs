@@ -11,7 +11,7 @@ use millstream_replication::controller::TopicReference;
 
 use super::*;
 
-fn commit_request(group: &str, partition: i32, offset: i64) -> OffsetCommitRequest {
+pub(super) fn commit_request(group: &str, partition: i32, offset: i64) -> OffsetCommitRequest {
     let mut committed = OffsetCommitRequestPartition::default();
     committed.partition_index = partition;
     committed.committed_offset = offset;
@@ -24,9 +24,21 @@ fn commit_request(group: &str, partition: i32, offset: i64) -> OffsetCommitReque
     request
 }
 
+pub(super) fn join_request(group: &str) -> JoinGroupRequest {
+    let mut protocol = JoinGroupRequestProtocol::default();
+    protocol.name = StrBytes::from("range");
+    let mut join = JoinGroupRequest::default();
+    join.group_id = StrBytes::from(group);
+    join.session_timeout_ms = 10_000;
+    join.rebalance_timeout_ms = 60_000;
+    join.protocol_type = StrBytes::from("consumer");
+    join.protocols = vec![protocol];
+    join
+}
+
 impl Broker {
     /// Asks until `__consumer_offsets` is there, as clients do.
-    fn find_coordinator(&mut self, client: ConnectionId, key_type: i8, keys: &[&str]) -> Vec<(i16, i32)> {
+    pub(super) fn find_coordinator(&mut self, client: ConnectionId, key_type: i8, keys: &[&str]) -> Vec<(i16, i32)> {
         let found = self.find_coordinator_once(client, key_type, keys);
         if found.iter().all(|(error, _)| *error != ErrorCode::CoordinatorNotAvailable.code()) {
             return found;
@@ -35,7 +47,12 @@ impl Broker {
         self.find_coordinator_once(client, key_type, keys)
     }
 
-    fn find_coordinator_once(&mut self, client: ConnectionId, key_type: i8, keys: &[&str]) -> Vec<(i16, i32)> {
+    pub(super) fn find_coordinator_once(
+        &mut self,
+        client: ConnectionId,
+        key_type: i8,
+        keys: &[&str],
+    ) -> Vec<(i16, i32)> {
         let mut request = FindCoordinatorRequest::default();
         request.key_type = key_type;
         request.coordinator_keys = keys.iter().map(|key| StrBytes::from(*key)).collect();
@@ -43,13 +60,24 @@ impl Broker {
         response.coordinators.iter().map(|found| (found.error_code, found.node_id)).collect()
     }
 
-    fn commit(&mut self, client: ConnectionId, group: &str, partition: i32, offset: i64) -> i16 {
+    pub(super) fn commit(&mut self, client: ConnectionId, group: &str, partition: i32, offset: i64) -> i16 {
         let response = self.call(client, 8, &commit_request(group, partition, offset));
         response.topics[0].partitions[0].error_code
     }
 
     /// The committed offsets of a partition, for several groups at once.
     fn committed(&mut self, client: ConnectionId, groups: &[String], partition: i32) -> Vec<(i16, i64)> {
+        let committed = self.committed_or(client, groups, partition);
+        committed.into_iter().map(|offset| (0, offset.expect("the coordinator is here"))).collect()
+    }
+
+    /// The committed offsets of a partition, for several groups at once, or why their coordinator does not tell them.
+    pub(super) fn committed_or(
+        &mut self,
+        client: ConnectionId,
+        groups: &[String],
+        partition: i32,
+    ) -> Vec<Result<i64, i16>> {
         let mut request = OffsetFetchRequest::default();
         for group in groups {
             let mut topic = OffsetFetchRequestTopics::default();
@@ -64,7 +92,10 @@ impl Broker {
         // The parts come from several coordinators: by group.
         let offset = |group: &String| {
             let found = response.groups.iter().find(|found| found.group_id.as_str() == group).expect("the group");
-            (found.error_code, found.topics[0].partitions[0].committed_offset)
+            match found.error_code {
+                0 => Ok(found.topics[0].partitions[0].committed_offset),
+                error => Err(error),
+            }
         };
         groups.iter().map(offset).collect()
     }
@@ -97,8 +128,8 @@ fn offsets_are_committed_durably_and_survive_a_loss_of_power() {
     let Broker { mut disk, now, .. } = broker;
     disk.lose_power();
     let mut broker = Broker::start(Setup { shards: 2, ..setup }, disk, now);
-    assert_eq!(broker.shards[0].next_deadline(), Some(Duration::ZERO), "it loads without being asked");
-    broker.run();
+    // It loads without being asked.
+    broker.run_until_nothing_is_due();
     let client = broker.connect(1);
     assert_eq!(broker.committed(client, &groups, 1), expected);
     let listed = broker.call(client, 4, &ListGroupsRequest::default());
@@ -148,17 +179,17 @@ fn a_long_log_is_loaded_piece_by_piece_from_its_files() {
     assert_eq!(broker.committed(client, &["group".to_string()], 0), [(0, 699)]);
 }
 
-#[test]
-fn what_was_read_for_a_coordinator_that_has_resigned_is_dropped() {
+/// A broker that has started again, and whose coordinator loads the long log; and the end of a read of a file for it,
+/// which comes late.
+fn loading_a_long_log() -> (Broker, Event) {
     let (setup, broker) = with_a_long_log();
     let Broker { mut disk, now, .. } = broker;
     disk.lose_power();
-    let mut broker = Broker::start(setup, disk, now);
-    // The coordinator loads: a part of its log is read from a file, and the disk takes its time.
+    let mut broker = Broker::recover(setup, disk, now);
+    broker.hold_disk();
+    broker.register();
     let mut late = None;
     while late.is_none() {
-        broker.hold_disk();
-        broker.run();
         let held = broker.held_disk.take().expect("it was held");
         assert!(!held.is_empty(), "the log is read from its files");
         for (shard, token, op) in held {
@@ -170,7 +201,16 @@ fn what_was_read_for_a_coordinator_that_has_resigned_is_dropped() {
                 broker.events[shard].push_back(event);
             }
         }
+        broker.hold_disk();
+        broker.run();
     }
+    broker.release_disk();
+    (broker, late.expect("a read"))
+}
+
+#[test]
+fn what_was_read_for_a_coordinator_that_has_resigned_is_dropped() {
+    let (mut broker, late) = loading_a_long_log();
     // Its topic is deleted and made again, in the same place, and the new coordinator has begun when the read is done.
     let topic = TopicReference::Name("__consumer_offsets".to_string());
     broker.decide(ControllerRequest::DeleteTopics { topics: vec![topic] });
@@ -184,12 +224,33 @@ fn what_was_read_for_a_coordinator_that_has_resigned_is_dropped() {
         configs,
     };
     broker.decide(ControllerRequest::CreateTopics { topics: vec![topic], validate_only: false });
-    broker.events[0].extend(late);
+    broker.events[0].push_back(late);
     broker.run();
     let client = broker.connect(0);
     assert_eq!(broker.committed(client, &["group".to_string()], 0), [(0, -1)], "nothing of the old log is loaded");
     assert_eq!(broker.commit(client, "group", 0, 7), 0);
     assert_eq!(broker.committed(client, &["group".to_string()], 0), [(0, 7)]);
+    assert_eq!(broker.failure, None);
+}
+
+#[test]
+fn what_was_read_for_an_earlier_leadership_is_dropped() {
+    let (mut broker, late) = loading_a_long_log();
+    let client = broker.connect(0);
+    broker.fence(NODE_ID);
+    let group = ["group".to_string()];
+    assert_eq!(broker.committed_or(client, &group, 0), [Err(ErrorCode::NotCoordinator.code())]);
+    // The new loading waits for reads of its own when that of the old one ends.
+    broker.hold_disk();
+    broker.unfence(NODE_ID);
+    assert!(broker.held_disk.as_ref().is_some_and(|held| !held.is_empty()));
+    broker.events[0].push_back(late);
+    broker.run();
+    assert_eq!(broker.committed_or(client, &group, 0), [Err(ErrorCode::CoordinatorLoadInProgress.code())]);
+    broker.release_disk();
+    broker.run_until_nothing_is_due();
+    assert_eq!(broker.committed_or(client, &group, 0), [Ok(699)]);
+    assert_eq!(broker.sample("millstream_group_records_unreadable_total"), 0);
     assert_eq!(broker.failure, None);
 }
 
@@ -247,14 +308,7 @@ fn a_member_joins_is_assigned_and_goes_when_it_is_silent() {
     let mut broker = Broker::new(Setup { shards: 2, ..Setup::default() });
     let client = broker.connect(0);
     broker.find_coordinator(client, 0, &["group"]);
-    let mut protocol = JoinGroupRequestProtocol::default();
-    protocol.name = StrBytes::from("range");
-    let mut join = JoinGroupRequest::default();
-    join.group_id = StrBytes::from("group");
-    join.session_timeout_ms = 10_000;
-    join.rebalance_timeout_ms = 60_000;
-    join.protocol_type = StrBytes::from("consumer");
-    join.protocols = vec![protocol];
+    let mut join = join_request("group");
     let response = broker.call(client, 6, &join);
     assert_eq!(response.error_code, ErrorCode::MemberIdRequired.code());
     join.member_id = response.member_id;
@@ -294,15 +348,7 @@ fn who_waits_in_a_group_is_answered_at_the_shutdown() {
     let mut broker = Broker::new(Setup::default());
     let client = broker.connect(0);
     broker.find_coordinator(client, 0, &["group"]);
-    let mut join = JoinGroupRequest::default();
-    join.group_id = StrBytes::from("group");
-    join.session_timeout_ms = 10_000;
-    join.rebalance_timeout_ms = 60_000;
-    join.protocol_type = StrBytes::from("consumer");
-    let mut protocol = JoinGroupRequestProtocol::default();
-    protocol.name = StrBytes::from("range");
-    join.protocols = vec![protocol];
-    broker.send(client, 3, &join);
+    broker.send(client, 3, &join_request("group"));
     broker.run();
     assert!(broker.receive_frame(client).is_none());
     let mut effects = Vec::new();

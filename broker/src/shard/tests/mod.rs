@@ -4,6 +4,7 @@
 mod fetch;
 mod groups;
 mod hostile;
+mod leaders;
 mod metadata;
 mod offsets;
 mod produce;

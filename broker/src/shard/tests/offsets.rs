@@ -38,7 +38,7 @@ impl Broker {
     }
 
     #[track_caller]
-    fn delete_records(
+    pub(super) fn delete_records(
         &mut self,
         client: ConnectionId,
         topic: &str,
@@ -49,7 +49,7 @@ impl Broker {
     }
 }
 
-fn delete_records_request(topic: &str, before: &[(i32, i64)]) -> DeleteRecordsRequest {
+pub(super) fn delete_records_request(topic: &str, before: &[(i32, i64)]) -> DeleteRecordsRequest {
     let mut asked = DeleteRecordsTopic::default();
     asked.name = StrBytes::from(topic);
     for &(index, offset) in before {

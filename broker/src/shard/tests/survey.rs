@@ -7,7 +7,7 @@ use super::produce::produce_request;
 use super::*;
 
 /// Topic, partition and size.
-type Sizes = Vec<(String, i32, i64)>;
+pub(super) type Sizes = Vec<(String, i32, i64)>;
 
 impl Broker {
     /// Sends a survey and takes its response, which comes after some turns.
@@ -24,7 +24,12 @@ impl Broker {
     }
 
     #[track_caller]
-    fn log_dirs(&mut self, client: ConnectionId, version: i16, topics: Option<&[(&str, &[i32])]>) -> (Sizes, i64, i64) {
+    pub(super) fn log_dirs(
+        &mut self,
+        client: ConnectionId,
+        version: i16,
+        topics: Option<&[(&str, &[i32])]>,
+    ) -> (Sizes, i64, i64) {
         let mut request = DescribeLogDirsRequest::default();
         request.topics = topics.map(|topics| {
             let topic = |(name, partitions): &(&str, &[i32])| {
