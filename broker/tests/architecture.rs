@@ -27,6 +27,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("broker/src/shard", OUTSIDE_WORLD),
     ("broker/src/controller", OUTSIDE_WORLD),
     ("broker/src/node", OUTSIDE_WORLD),
+    ("broker/src/peer", OUTSIDE_WORLD),
     (
         "broker/src/protocol",
         &["crate::api", "crate::group", "crate::shard", "crate::controller", "crate::node", "crate::driver"],
@@ -36,6 +37,10 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("broker/src/shard", &["crate::controller", "crate::node", "crate::driver"]),
     ("broker/src/controller", &["crate::node", "crate::driver"]),
     ("broker/src/node", &["crate::driver"]),
+    (
+        "broker/src/peer",
+        &["crate::api", "crate::group", "crate::shard", "crate::controller", "crate::node", "crate::driver"],
+    ),
     ("broker/src/driver", &["crate::cli"]),
     // The two halves of a shard speak by messages only.
     ("broker/src/shard/session", &["owner::"]),

@@ -134,6 +134,12 @@ fn mistakes_in_the_configuration_are_explained() {
     assert!(line.contains("give process.roles=broker,controller or leave it out"), "{line}");
     let line = refused(&["node.id=1", "controller.quorum.voters=2@elsewhere:9093"]);
     assert!(line.contains("controller.quorum.voters is 2@elsewhere:9093"), "{line}");
+    let line = refused(&["controller.quorum.voters=1@a:9093,2@b:9093"]);
+    assert!(line.contains("add CONTROLLER://host:port to listeners"), "{line}");
+    let listeners = "listeners=PLAINTEXT://127.0.0.1:0,CONTROLLER://127.0.0.1:0";
+    let names = "controller.listener.names=CONTROLLER";
+    let line = refused(&[listeners, names, "controller.quorum.voters=1@a:9093,2@b:9093"]);
+    assert!(line.contains("this version is a cluster of one node"), "{line}");
     let line = refused(&["log.dirs=/proc/nowhere"]);
     assert!(line.contains("cannot create the data directory /proc/nowhere"), "{line}");
 }

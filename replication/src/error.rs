@@ -276,10 +276,155 @@ pub enum ErrorCode {
     ShareSessionLimitReached = 133,
 }
 
+/// All of them, in the order of their numbers.
+const ALL: [ErrorCode; 135] = [
+    ErrorCode::UnknownServerError,
+    ErrorCode::None,
+    ErrorCode::OffsetOutOfRange,
+    ErrorCode::CorruptMessage,
+    ErrorCode::UnknownTopicOrPartition,
+    ErrorCode::InvalidFetchSize,
+    ErrorCode::LeaderNotAvailable,
+    ErrorCode::NotLeaderOrFollower,
+    ErrorCode::RequestTimedOut,
+    ErrorCode::BrokerNotAvailable,
+    ErrorCode::ReplicaNotAvailable,
+    ErrorCode::MessageTooLarge,
+    ErrorCode::StaleControllerEpoch,
+    ErrorCode::OffsetMetadataTooLarge,
+    ErrorCode::NetworkException,
+    ErrorCode::CoordinatorLoadInProgress,
+    ErrorCode::CoordinatorNotAvailable,
+    ErrorCode::NotCoordinator,
+    ErrorCode::InvalidTopicException,
+    ErrorCode::RecordListTooLarge,
+    ErrorCode::NotEnoughReplicas,
+    ErrorCode::NotEnoughReplicasAfterAppend,
+    ErrorCode::InvalidRequiredAcks,
+    ErrorCode::IllegalGeneration,
+    ErrorCode::InconsistentGroupProtocol,
+    ErrorCode::InvalidGroupId,
+    ErrorCode::UnknownMemberId,
+    ErrorCode::InvalidSessionTimeout,
+    ErrorCode::RebalanceInProgress,
+    ErrorCode::InvalidCommitOffsetSize,
+    ErrorCode::TopicAuthorizationFailed,
+    ErrorCode::GroupAuthorizationFailed,
+    ErrorCode::ClusterAuthorizationFailed,
+    ErrorCode::InvalidTimestamp,
+    ErrorCode::UnsupportedSaslMechanism,
+    ErrorCode::IllegalSaslState,
+    ErrorCode::UnsupportedVersion,
+    ErrorCode::TopicAlreadyExists,
+    ErrorCode::InvalidPartitions,
+    ErrorCode::InvalidReplicationFactor,
+    ErrorCode::InvalidReplicaAssignment,
+    ErrorCode::InvalidConfig,
+    ErrorCode::NotController,
+    ErrorCode::InvalidRequest,
+    ErrorCode::UnsupportedForMessageFormat,
+    ErrorCode::PolicyViolation,
+    ErrorCode::OutOfOrderSequenceNumber,
+    ErrorCode::DuplicateSequenceNumber,
+    ErrorCode::InvalidProducerEpoch,
+    ErrorCode::InvalidTxnState,
+    ErrorCode::InvalidProducerIdMapping,
+    ErrorCode::InvalidTransactionTimeout,
+    ErrorCode::ConcurrentTransactions,
+    ErrorCode::TransactionCoordinatorFenced,
+    ErrorCode::TransactionalIdAuthorizationFailed,
+    ErrorCode::SecurityDisabled,
+    ErrorCode::OperationNotAttempted,
+    ErrorCode::KafkaStorageError,
+    ErrorCode::LogDirNotFound,
+    ErrorCode::SaslAuthenticationFailed,
+    ErrorCode::UnknownProducerId,
+    ErrorCode::ReassignmentInProgress,
+    ErrorCode::DelegationTokenAuthDisabled,
+    ErrorCode::DelegationTokenNotFound,
+    ErrorCode::DelegationTokenOwnerMismatch,
+    ErrorCode::DelegationTokenRequestNotAllowed,
+    ErrorCode::DelegationTokenAuthorizationFailed,
+    ErrorCode::DelegationTokenExpired,
+    ErrorCode::InvalidPrincipalType,
+    ErrorCode::NonEmptyGroup,
+    ErrorCode::GroupIdNotFound,
+    ErrorCode::FetchSessionIdNotFound,
+    ErrorCode::InvalidFetchSessionEpoch,
+    ErrorCode::ListenerNotFound,
+    ErrorCode::TopicDeletionDisabled,
+    ErrorCode::FencedLeaderEpoch,
+    ErrorCode::UnknownLeaderEpoch,
+    ErrorCode::UnsupportedCompressionType,
+    ErrorCode::StaleBrokerEpoch,
+    ErrorCode::OffsetNotAvailable,
+    ErrorCode::MemberIdRequired,
+    ErrorCode::PreferredLeaderNotAvailable,
+    ErrorCode::GroupMaxSizeReached,
+    ErrorCode::FencedInstanceId,
+    ErrorCode::EligibleLeadersNotAvailable,
+    ErrorCode::ElectionNotNeeded,
+    ErrorCode::NoReassignmentInProgress,
+    ErrorCode::GroupSubscribedToTopic,
+    ErrorCode::InvalidRecord,
+    ErrorCode::UnstableOffsetCommit,
+    ErrorCode::ThrottlingQuotaExceeded,
+    ErrorCode::ProducerFenced,
+    ErrorCode::ResourceNotFound,
+    ErrorCode::DuplicateResource,
+    ErrorCode::UnacceptableCredential,
+    ErrorCode::InconsistentVoterSet,
+    ErrorCode::InvalidUpdateVersion,
+    ErrorCode::FeatureUpdateFailed,
+    ErrorCode::PrincipalDeserializationFailure,
+    ErrorCode::SnapshotNotFound,
+    ErrorCode::PositionOutOfRange,
+    ErrorCode::UnknownTopicId,
+    ErrorCode::DuplicateBrokerRegistration,
+    ErrorCode::BrokerIdNotRegistered,
+    ErrorCode::InconsistentTopicId,
+    ErrorCode::InconsistentClusterId,
+    ErrorCode::TransactionalIdNotFound,
+    ErrorCode::FetchSessionTopicIdError,
+    ErrorCode::IneligibleReplica,
+    ErrorCode::NewLeaderElected,
+    ErrorCode::OffsetMovedToTieredStorage,
+    ErrorCode::FencedMemberEpoch,
+    ErrorCode::UnreleasedInstanceId,
+    ErrorCode::UnsupportedAssignor,
+    ErrorCode::StaleMemberEpoch,
+    ErrorCode::MismatchedEndpointType,
+    ErrorCode::UnsupportedEndpointType,
+    ErrorCode::UnknownControllerId,
+    ErrorCode::UnknownSubscriptionId,
+    ErrorCode::TelemetryTooLarge,
+    ErrorCode::InvalidRegistration,
+    ErrorCode::TransactionAbortable,
+    ErrorCode::InvalidRecordState,
+    ErrorCode::ShareSessionNotFound,
+    ErrorCode::InvalidShareSessionEpoch,
+    ErrorCode::FencedStateEpoch,
+    ErrorCode::InvalidVoterKey,
+    ErrorCode::DuplicateVoter,
+    ErrorCode::VoterNotFound,
+    ErrorCode::InvalidRegularExpression,
+    ErrorCode::RebootstrapRequired,
+    ErrorCode::StreamsInvalidTopology,
+    ErrorCode::StreamsInvalidTopologyEpoch,
+    ErrorCode::StreamsTopologyFenced,
+    ErrorCode::ShareSessionLimitReached,
+];
+
 impl ErrorCode {
     /// The number on the wire.
     pub fn code(self) -> i16 {
         self as i16
+    }
+
+    /// The one of this number, if Kafka 4.3 has one.
+    pub fn of_code(code: i16) -> Option<ErrorCode> {
+        let place = usize::try_from(i32::from(code) - ErrorCode::UnknownServerError as i32).ok()?;
+        ALL.get(place).copied()
     }
 }
 
@@ -309,6 +454,18 @@ impl std::error::Error for ApiError {}
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_has_its_code() {
+        for code in i16::MIN..=i16::MAX {
+            match ErrorCode::of_code(code) {
+                Some(known) => assert_eq!(known.code(), code),
+                None => assert!(!(-1..=133).contains(&code)),
+            }
+        }
+    }
+
     /// Each variant with the name that Kafka gives its number.
     #[test]
     fn names_and_numbers_are_those_of_kafka() {

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use millstream_replication::config::{Properties, broker_value, list};
 
-/// One place where clients connect.
+/// One place where clients connect, or other nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Its name, for example `PLAINTEXT`.
@@ -15,9 +15,9 @@ pub struct Listener {
     pub host: String,
     /// The port to bind; 0: a free one.
     pub port: u16,
-    /// The host told to clients.
+    /// The host told to those who are to connect.
     pub advertised_host: String,
-    /// The port told to clients; 0: the one that is bound.
+    /// The port told to them; 0: the one that is bound.
     pub advertised_port: u16,
 }
 
@@ -56,8 +56,17 @@ fn endpoint(property: &str, text: &str) -> Result<(String, String, u16), String>
     }
 }
 
-/// The listeners that clients may use.
-pub fn listeners(properties: &Properties) -> Result<Vec<Listener>, String> {
+/// All listeners of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listeners {
+    /// Those that clients may use; at least one.
+    pub clients: Vec<Listener>,
+    /// The one that other nodes use to reach this node's controller.
+    pub controller: Option<Listener>,
+}
+
+/// Reads what is said of listeners. `as_voter` is where others are told to reach this node's controller.
+pub(super) fn listeners(properties: &Properties, as_voter: Option<(String, u16)>) -> Result<Listeners, String> {
     let value = |name: &str| broker_value(name, &[properties]).unwrap_or_default();
     let mut protocols = BTreeMap::new();
     for pair in list(value("listener.security.protocol.map")) {
@@ -73,15 +82,22 @@ pub fn listeners(properties: &Properties) -> Result<Vec<Listener>, String> {
             return Err(format!("advertised.listeners names {name} twice"));
         }
     }
-    let of_controllers: Vec<String> = list(value("controller.listener.names")).map(str::to_ascii_uppercase).collect();
+    let of_controllers = list(value("controller.listener.names")).map(str::to_ascii_uppercase);
+    let of_controllers = match &of_controllers.collect::<Vec<_>>()[..] {
+        [] => None,
+        [name] => Some(name.clone()),
+        several => return Err(format!("controller.listener.names must hold one name, not {}", several.join(","))),
+    };
+    if let Some(name) = &of_controllers
+        && !properties.contains_key("listener.security.protocol.map")
+    {
+        // As Kafka has it: a listener of controllers needs no entry in a map that nobody has written.
+        protocols.entry(name.clone()).or_insert_with(|| "PLAINTEXT".to_owned());
+    }
 
     let mut listeners: Vec<Listener> = Vec::new();
     for text in list(value("listeners")) {
         let (name, host, port) = endpoint("listeners", text)?;
-        // The controller of this process is reached without a socket.
-        if of_controllers.contains(&name) {
-            continue;
-        }
         match protocols.get(&name).map(String::as_str) {
             Some("PLAINTEXT") => {}
             Some(protocol) => {
@@ -95,24 +111,33 @@ pub fn listeners(properties: &Properties) -> Result<Vec<Listener>, String> {
         if port != 0 && listeners.iter().any(|known| known.port == port && known.host == host) {
             return Err(format!("listeners names {host}:{port} twice"));
         }
-        let (advertised_host, advertised_port) = match advertised.remove(&name) {
+        let as_voter = as_voter.clone().filter(|_| of_controllers.as_ref() == Some(&name));
+        let (advertised_host, advertised_port) = match advertised.remove(&name).or(as_voter) {
             Some((advertised_host, port)) if !advertised_host.is_empty() => (advertised_host, port),
             Some((_, port)) => (host_name()?, port),
             None if host.is_empty() => (host_name()?, port),
             None => (host.clone(), port),
         };
         if matches!(advertised_host.as_str(), "0.0.0.0" | "::") {
-            return Err(format!("clients cannot connect to {advertised_host}: give advertised.listeners for {name}"));
+            return Err(format!("nobody can connect to {advertised_host}: give advertised.listeners for {name}"));
         }
         listeners.push(Listener { name, host, port, advertised_host, advertised_port });
     }
-    if let Some(name) = advertised.keys().find(|name| !of_controllers.contains(name)) {
+    if let Some(name) = advertised.keys().find(|name| of_controllers.as_ref() != Some(name)) {
         return Err(format!("advertised.listeners names {name}, which is not among listeners"));
     }
+    let place = listeners.iter().position(|listener| of_controllers.as_ref() == Some(&listener.name));
+    let controller = place.map(|place| listeners.remove(place));
     if listeners.is_empty() {
         return Err("listeners must name at least one listener for clients, such as PLAINTEXT://:9092".to_owned());
     }
-    Ok(listeners)
+    let for_brokers = value("inter.broker.listener.name").trim().to_ascii_uppercase();
+    if !for_brokers.is_empty() && !listeners.iter().any(|listener| listener.name == for_brokers) {
+        return Err(format!(
+            "inter.broker.listener.name is {for_brokers}, which is not among the listeners for clients"
+        ));
+    }
+    Ok(Listeners { clients: listeners, controller })
 }
 
 /// This machine's name.
@@ -128,8 +153,16 @@ fn host_name() -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn parse(pairs: &[(&str, &str)]) -> Result<Vec<Listener>, String> {
-        listeners(&pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect())
+    fn parse(pairs: &[(&str, &str)]) -> Result<Listeners, String> {
+        parse_as_voter(pairs, None)
+    }
+
+    fn parse_as_voter(pairs: &[(&str, &str)], as_voter: Option<(String, u16)>) -> Result<Listeners, String> {
+        listeners(&pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(), as_voter)
+    }
+
+    fn clients(clients: Vec<Listener>) -> Listeners {
+        Listeners { clients, controller: None }
     }
 
     fn listener(name: &str, host: &str, port: u16, advertised_host: &str, advertised_port: u16) -> Listener {
@@ -153,9 +186,12 @@ mod tests {
             ("listeners", "PLAINTEXT://:9092,CONTROLLER://:9093"),
             ("advertised.listeners", "PLAINTEXT://localhost:9092,CONTROLLER://localhost:9093"),
             ("controller.listener.names", "CONTROLLER"),
+            ("inter.broker.listener.name", "PLAINTEXT"),
             ("listener.security.protocol.map", "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL"),
         ]);
-        assert_eq!(parsed, Ok(vec![listener("PLAINTEXT", "", 9092, "localhost", 9092)]));
+        let controller = Some(listener("CONTROLLER", "", 9093, "localhost", 9093));
+        let clients = vec![listener("PLAINTEXT", "", 9092, "localhost", 9092)];
+        assert_eq!(parsed, Ok(Listeners { clients, controller }));
     }
 
     #[test]
@@ -167,11 +203,53 @@ mod tests {
         ]);
         assert_eq!(
             parsed,
-            Ok(vec![
+            Ok(clients(vec![
                 listener("INSIDE", "10.0.0.1", 9092, "10.0.0.1", 9092),
                 listener("OUTSIDE", "::1", 0, "example.org", 19_092),
-            ])
+            ]))
         );
+    }
+
+    #[test]
+    fn the_listener_of_controllers_stands_apart() {
+        let of = |names: &str, map: Option<&str>| {
+            let mut pairs = vec![
+                ("listeners", "PLAINTEXT://a:1,Controller://a:2"),
+                ("controller.listener.names", names),
+                ("inter.broker.listener.name", ""),
+            ];
+            pairs.extend(map.map(|map| ("listener.security.protocol.map", map)));
+            parse(&pairs)
+        };
+        let controller = Some(listener("CONTROLLER", "a", 2, "a", 2));
+        let both = Listeners { clients: vec![listener("PLAINTEXT", "a", 1, "a", 1)], controller };
+        assert_eq!(of("controller", None), Ok(both.clone()), "a map that nobody has written needs no entry");
+        assert_eq!(of("CONTROLLER", Some("PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT")), Ok(both));
+        let error = |names, map| of(names, map).expect_err("refused");
+        assert!(error("CONTROLLER", Some("PLAINTEXT:PLAINTEXT")).contains("says nothing of CONTROLLER"));
+        assert!(error("CONTROLLER", Some("PLAINTEXT:PLAINTEXT,CONTROLLER:SSL")).contains("SSL is not implemented"));
+        assert!(error("CONTROLLER,OTHER", None).contains("must hold one name, not CONTROLLER,OTHER"));
+        assert!(error("", None).contains("says nothing of CONTROLLER"));
+
+        let as_voter = |advertised| {
+            let listeners = ("listeners", "PLAINTEXT://a:1,CONTROLLER://0.0.0.0:2");
+            let names = ("controller.listener.names", "CONTROLLER");
+            let pairs = [listeners, names, ("advertised.listeners", advertised)];
+            parse_as_voter(&pairs, Some(("b".to_owned(), 3))).expect("legal").controller.expect("it is named")
+        };
+        assert_eq!(as_voter(""), listener("CONTROLLER", "0.0.0.0", 2, "b", 3), "where the others dial it");
+        assert_eq!(as_voter("CONTROLLER://c:4"), listener("CONTROLLER", "0.0.0.0", 2, "c", 4));
+
+        let error = |name| {
+            let listeners = ("listeners", "PLAINTEXT://a:1,CONTROLLER://a:2");
+            let names = ("controller.listener.names", "CONTROLLER");
+            parse(&[listeners, names, ("inter.broker.listener.name", name)]).expect_err("refused")
+        };
+        for name in ["CONTROLLER", "OTHER"] {
+            let expected =
+                format!("inter.broker.listener.name is {name}, which is not among the listeners for clients");
+            assert_eq!(error(name), expected);
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod connections;
 mod listener;
 mod log;
 pub mod properties;
+mod quorum;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -14,9 +15,16 @@ use millstream_replication::config::{Properties, broker_config, broker_configs, 
 pub use connections::ConnectionRules;
 pub use listener::{Listener, resolve};
 pub use log::LogRules;
+pub use quorum::QuorumConfig;
 
-/// Our own defaults, where Kafka's would not do for a first try on one machine.
-const DEFAULTS: [(&str, &str); 2] = [("listeners", "PLAINTEXT://127.0.0.1:9092"), ("log.dirs", "./data")];
+/// Our own defaults, where Kafka's would not do: for a first try on one machine, and for a failure to be noticed soon.
+const DEFAULTS: [(&str, &str); 5] = [
+    ("listeners", "PLAINTEXT://127.0.0.1:9092"),
+    ("log.dirs", "./data"),
+    ("broker.session.timeout.ms", "3000"),
+    ("broker.heartbeat.interval.ms", "500"),
+    ("controller.quorum.fetch.timeout.ms", "600"),
+];
 
 /// What the driver honours, typed. What the core honours it takes from [`BrokerConfig::properties`] too.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +38,8 @@ pub struct BrokerConfig {
     /// `listeners` without those that `controller.listener.names` names, with what `advertised.listeners` says of them;
     /// at least one.
     pub listeners: Vec<Listener>,
+    /// Who the controllers are.
+    pub quorum: QuorumConfig,
     /// `log.dirs`, or `log.dir` where that is not given.
     pub data_directory: PathBuf,
     /// `millstream.shards`; `None`: as many as there are cores.
@@ -128,11 +138,14 @@ impl BrokerConfig {
         let floor: i64 = number(&properties, "millstream.free.space.floor.bytes")?;
         check_consumer_groups(&properties)?;
         check_roles(&properties)?;
-        check_quorum_voters(&properties, node_id)?;
+        let voters = quorum::voters(&properties, node_id)?;
+        let own = voters.iter().find(|(id, ..)| *id == node_id);
+        let listeners = listener::listeners(&properties, own.map(|(_, host, port)| (host.clone(), *port)))?;
         Ok(BrokerConfig {
             node_id,
             rack: text(&properties, "broker.rack").filter(|rack| !rack.is_empty()),
-            listeners: listener::listeners(&properties)?,
+            listeners: listeners.clients,
+            quorum: QuorumConfig::new(&properties, voters, listeners.controller)?,
             data_directory: PathBuf::from(data_directory),
             shards,
             http_listener: match text(&properties, "millstream.http.listener") {
@@ -226,24 +239,6 @@ fn check_roles(properties: &Properties) -> Result<(), String> {
     Err(format!(
         "process.roles is {roles}, but this version runs as broker and controller together only: give \
          process.roles=broker,controller or leave it out"
-    ))
-}
-
-/// A node that was to follow other controllers would be a cluster of its own, with another identity.
-fn check_quorum_voters(properties: &Properties, node_id: i32) -> Result<(), String> {
-    let voters = text(properties, "controller.quorum.voters").unwrap_or_default();
-    let mut others = voters.split(',').map(str::trim).filter(|voter| !voter.is_empty());
-    let (first, more) = (others.next(), others.next());
-    let is_this_node = |voter: &str| {
-        let (id, endpoint) = voter.split_once('@').unwrap_or_default();
-        id.parse() == Ok(node_id) && listener::host_and_port(endpoint).is_some()
-    };
-    if first.is_none_or(is_this_node) && more.is_none() {
-        return Ok(());
-    }
-    Err(format!(
-        "controller.quorum.voters is {voters}, but this version is a cluster of one node, its own only controller: give \
-         {node_id}@host:port with the node.id of this node, or leave it out"
     ))
 }
 
@@ -396,25 +391,13 @@ mod tests {
     }
 
     #[test]
-    fn roles_and_voters_that_would_need_other_nodes_are_refused() {
-        for legal in [
-            "process.roles=broker,controller",
-            "process.roles=controller, broker",
-            "process.roles=",
-            "controller.quorum.voters=",
-            "controller.quorum.voters=4@localhost:9093",
-            "controller.quorum.voters=4@[::1]:9093",
-        ] {
-            load(&["node.id=4", legal]).expect(legal);
+    fn a_process_is_broker_and_controller() {
+        for legal in ["process.roles=broker,controller", "process.roles=controller, broker", "process.roles="] {
+            load(&[legal]).expect(legal);
         }
         for refused in ["process.roles=broker", "process.roles=controller"] {
             let error = load(&[refused]).expect_err(refused);
             assert!(error.contains("give process.roles=broker,controller or leave it out"), "{error}");
-        }
-        for refused in ["5@localhost:9093", "4@localhost:9093,5@localhost:9094", "4", "4@localhost", "localhost:9093"] {
-            let voters = format!("controller.quorum.voters={refused}");
-            let error = load(&["node.id=4", &voters]).expect_err(refused);
-            assert!(error.contains("give 4@host:port"), "{error}");
         }
         assert!(load(&["process.roles=broker,observer"]).is_err(), "there is no such role");
     }

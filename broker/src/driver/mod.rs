@@ -27,6 +27,7 @@ pub mod open_files;
 pub mod outbox;
 pub mod output;
 pub mod patience;
+pub mod peers;
 pub mod pool;
 pub mod preflight;
 pub mod process;

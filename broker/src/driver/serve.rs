@@ -39,6 +39,13 @@ const FREE_SPACE_FLOOR_SHARE: u64 = 20;
 
 /// Runs the broker until it is told to stop. The error is one line for people.
 pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
+    if config.quorum.has_others() {
+        return Err(
+            "controller.quorum.voters or controller.quorum.bootstrap.servers names other nodes, but this version is a \
+                    cluster of one node, its own only controller"
+                .to_owned(),
+        );
+    }
     sys::hold_stop_signals();
     sys::give_back_large_allocations();
     abort_on_panic();

@@ -187,6 +187,18 @@ pub fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
     std::net::TcpListener::from(socket.try_clone()?).local_addr()
 }
 
+/// Begins to connect, without waiting for the end: the socket can be written to when that is decided, and its error says how.
+pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(socket.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// An eventfd that the current executor can wait for: a read of it ends when it is signalled.
 pub fn event_for_glommio(event: OwnedFd) -> BufferedFile {
     // SAFETY: the descriptor is owned and given away.

@@ -9,6 +9,7 @@ pub mod groups;
 pub mod hot_path;
 pub mod journal;
 pub mod metadata;
+pub mod peer;
 pub mod records;
 pub mod requests;
 pub mod shard;
@@ -17,7 +18,7 @@ pub mod text;
 use crate::Target;
 
 /// All of them.
-pub const ALL: [Target; 12] = [
+pub const ALL: [Target; 13] = [
     api::TARGET,
     batch::TARGET,
     checkpoint::TARGET,
@@ -27,6 +28,7 @@ pub const ALL: [Target; 12] = [
     hot_path::TARGET,
     journal::TARGET,
     metadata::TARGET,
+    peer::TARGET,
     records::TARGET,
     shard::TARGET,
     text::TARGET,

@@ -27,7 +27,7 @@ table! { BROKER_CONFIGS
         "Whether leadership returns to preferred replicas by itself.";
     "background.threads" Int Some("10"), AtLeast(1), Accepted, DYNAMIC, [],
         "Threads for background work. No effect: work runs on the shards.";
-    "broker.heartbeat.interval.ms" Int Some("2000"), Any, Accepted, FIXED, [],
+    "broker.heartbeat.interval.ms" Int Some("2000"), Any, Honoured, FIXED, [],
         "Milliseconds between a broker's heartbeats to the controller.";
     "broker.id" Int Some("-1"), Any, Honoured, FIXED, [],
         "The older name of node.id.";
@@ -35,7 +35,7 @@ table! { BROKER_CONFIGS
         "Removed in Kafka 4.0. No effect.";
     "broker.rack" String None, Any, Honoured, FIXED, [],
         "The rack this broker stands in, told to clients.";
-    "broker.session.timeout.ms" Int Some("9000"), Any, Accepted, FIXED, [],
+    "broker.session.timeout.ms" Int Some("9000"), Any, Honoured, FIXED, [],
         "Milliseconds without heartbeat after which a broker counts as gone.";
     "client.quota.callback.class" Class None, Any, Refused("Java plug-ins cannot be loaded: a quota that is not enforced would mislead"), FIXED, [],
         "A class that computes client quotas.";
@@ -64,13 +64,13 @@ table! { BROKER_CONFIGS
     "controlled.shutdown.retry.backoff.ms" Long None, Any, Accepted, FIXED, [],
         "Removed in Kafka 4.0. No effect.";
     "controller.listener.names" List None, Any, Honoured, FIXED, [],
-        "The listeners, among those configured, that controllers use: a single node opens none of them.";
+        "The listener, among those configured, at which other nodes reach this node's controller: one name.";
     "controller.quorum.append.linger.ms" Int Some("25"), AtLeast(0), Accepted, FIXED, [],
         "Milliseconds the controller gathers records before it writes them.";
-    "controller.quorum.auto.join.enable" Boolean Some("false"), Any, Accepted, FIXED, [],
+    "controller.quorum.auto.join.enable" Boolean Some("false"), Any, Honoured, FIXED, [],
         "Whether a controller joins the voters by itself.";
-    "controller.quorum.bootstrap.servers" List Some(""), Single, Accepted, FIXED, [],
-        "Where to find the controllers. One entry at most: this node is its own controller.";
+    "controller.quorum.bootstrap.servers" List Some(""), Any, Honoured, FIXED, [],
+        "Where controllers of the cluster are found, as host:port.";
     "controller.quorum.election.backoff.max.ms" Int Some("1000"), AtLeast(0), Accepted, FIXED, [],
         "Longest wait between controller elections, in milliseconds.";
     "controller.quorum.election.timeout.ms" Int Some("1000"), AtLeast(0), Accepted, FIXED, [],
@@ -79,14 +79,14 @@ table! { BROKER_CONFIGS
         "Bytes a controller fetches of the metadata log at once.";
     "controller.quorum.fetch.snapshot.max.bytes" Int Some("1048576"), AtLeast(1), Accepted, FIXED, [],
         "Bytes a controller fetches of a snapshot at once.";
-    "controller.quorum.fetch.timeout.ms" Int Some("2000"), AtLeast(0), Accepted, FIXED, [],
+    "controller.quorum.fetch.timeout.ms" Int Some("2000"), AtLeast(0), Honoured, FIXED, [],
         "Milliseconds a controller waits for the leader before it calls an election.";
     "controller.quorum.request.timeout.ms" Int Some("2000"), AtLeast(0), Accepted, FIXED, [],
         "Milliseconds a request between controllers may take.";
     "controller.quorum.retry.backoff.ms" Int Some("20"), AtLeast(0), Accepted, FIXED, [],
         "Milliseconds between tries of a request between controllers.";
     "controller.quorum.voters" List Some(""), Any, Honoured, FIXED, [],
-        "The controllers, as id@host:port. This node alone, if anything: it is its own controller.";
+        "The controllers that form the cluster, as id@host:port, this node among them. None: a cluster of its own.";
     "controller.quota.window.num" Int Some("11"), AtLeast(1), Accepted, FIXED, [],
         "Samples kept for the controller's mutation quota.";
     "controller.quota.window.size.seconds" Int Some("1"), AtLeast(1), Accepted, FIXED, [],
@@ -233,7 +233,7 @@ table! { BROKER_CONFIGS
         "Session timeout of streams group members, in milliseconds.";
     "initial.broker.registration.timeout.ms" Int Some("60000"), Any, Accepted, FIXED, [],
         "Milliseconds a broker tries to register before it gives up.";
-    "inter.broker.listener.name" String None, Any, Accepted, FIXED, [],
+    "inter.broker.listener.name" String None, Any, Honoured, FIXED, [],
         "The listener brokers use among themselves.";
     "inter.broker.protocol.version" String None, Any, Accepted, FIXED, [],
         "Removed in Kafka 4.0. No effect.";

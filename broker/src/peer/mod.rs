@@ -1,0 +1,10 @@
+//! What the nodes of a cluster say to each other, and over which connections: `docs/cluster-protocol.md`.
+//!
+//! Pure: [`links`] decides whom to dial, what a greeting is worth and when a connection counts as dead; [`frame`] says
+//! which bytes go over it, [`wire`] which bytes requests to the controller and its answers are. The sockets are
+//! `driver/peers.rs`.
+
+pub mod frame;
+pub mod links;
+mod reader;
+pub mod wire;
