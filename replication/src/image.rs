@@ -429,9 +429,10 @@ impl Eq for ClusterImage {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker_ids::BrokerIds;
 
     fn partition(leader_epoch: i32, partition_epoch: i32) -> Partition {
-        Partition { replicas: vec![1], isr: vec![1], leader: 1, leader_epoch, partition_epoch }
+        Partition { replicas: [1].into(), isr: [1].into(), leader: 1, leader_epoch, partition_epoch }
     }
 
     fn topic(id: u8, name: &str) -> MetadataRecord {
@@ -486,10 +487,10 @@ mod tests {
             add_partition(1, 0, partition(4, 6)),
             add_partition(1, 0, partition(5, 5)),
             add_partition(1, 0, Partition { leader: 2, ..partition(6, 6) }),
-            add_partition(1, 0, Partition { isr: vec![1, 2], ..partition(6, 6) }),
-            add_partition(1, 0, Partition { isr: vec![1, 1], ..partition(6, 6) }),
-            add_partition(1, 0, Partition { isr: Vec::new(), ..partition(6, 6) }),
-            add_partition(1, 0, Partition { replicas: vec![1, 1], ..partition(6, 6) }),
+            add_partition(1, 0, Partition { isr: [1, 2].into(), ..partition(6, 6) }),
+            add_partition(1, 0, Partition { isr: [1, 1].into(), ..partition(6, 6) }),
+            add_partition(1, 0, Partition { isr: [].into(), ..partition(6, 6) }),
+            add_partition(1, 0, Partition { replicas: [1, 1].into(), ..partition(6, 6) }),
             add_partition(1, 0, partition(6, -1)),
             broker(7),
             MetadataRecord::ProducerIds { next: 999 },
@@ -544,6 +545,14 @@ mod tests {
             value: None,
         };
         assert!(image.check(&of_nobody).is_err());
+    }
+
+    #[test]
+    fn a_partition_takes_little_memory() {
+        assert!(size_of::<Partition>() <= 96);
+        let replicas = BrokerIds::from([1, 2, 3]);
+        let inside = replicas.as_ptr().addr() - (&raw const replicas).addr();
+        assert!(inside < size_of::<BrokerIds>(), "three replicas take no memory elsewhere");
     }
 
     #[test]

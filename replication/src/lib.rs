@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod broker_ids;
 pub mod config;
 pub mod controller;
 pub mod error;
@@ -18,6 +19,7 @@ mod random_id;
 pub mod record;
 pub mod topic_name;
 
+pub use broker_ids::BrokerIds;
 pub use controller::{Controller, ControllerRequest, ControllerResponse, Decision};
 pub use error::{ApiError, ErrorCode};
 pub use identity::MetaProperties;

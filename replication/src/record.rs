@@ -2,6 +2,7 @@
 
 use millstream_storage::TopicId;
 
+use crate::broker_ids::BrokerIds;
 use crate::quota::{QuotaEntity, QuotaValue};
 
 /// Where a broker is reached under one of its listeners.
@@ -19,9 +20,9 @@ pub struct Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
     /// The brokers that hold it, the preferred leader first.
-    pub replicas: Vec<i32>,
+    pub replicas: BrokerIds,
     /// Those of them that are in sync.
-    pub isr: Vec<i32>,
+    pub isr: BrokerIds,
     /// The broker that leads it.
     pub leader: i32,
     /// Grows with every change of leadership, and with every restart of the leader.

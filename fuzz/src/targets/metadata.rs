@@ -161,7 +161,7 @@ fn directory(mut input: Input<'_>, bytes_max: usize) {
 /// A history with every type of record.
 fn history() -> Vec<MetadataRecord> {
     let topic_id = TopicId([1; 16]);
-    let state = Partition { replicas: vec![1], isr: vec![1], leader: 1, leader_epoch: 0, partition_epoch: 0 };
+    let state = Partition { replicas: [1].into(), isr: [1].into(), leader: 1, leader_epoch: 0, partition_epoch: 0 };
     let endpoint = Endpoint { listener: "PLAINTEXT".into(), host: "h".into(), port: 9092 };
     let config = |owner| MetadataRecord::Config { owner, name: "retention.ms".into(), value: Some("5".into()) };
     vec![

@@ -9,6 +9,7 @@ use super::{
     Assignment, Controller, ControllerResponse, CreatedTopic, Decision, DeletedTopic, MorePartitions, NewTopic,
     PARTITIONS_PER_REQUEST_MAX, Records, TopicReference, duplicates,
 };
+use crate::broker_ids::BrokerIds;
 use crate::config::Properties;
 use crate::error::{ApiError, ErrorCode};
 use crate::image::{ClusterImage, PARTITIONS_PER_CLUSTER_MAX};
@@ -359,10 +360,11 @@ fn check_assignment(image: &ClusterImage, brokers: &[i32], factor: usize) -> Res
 }
 
 fn new_partitions(topic_id: TopicId, first: usize, replicas: Vec<Vec<i32>>) -> impl Iterator<Item = MetadataRecord> {
-    (first as i32..).zip(replicas).map(move |(partition, replicas)| MetadataRecord::Partition {
-        topic_id,
-        partition,
-        state: Partition { isr: replicas.clone(), leader: replicas[0], replicas, leader_epoch: 0, partition_epoch: 0 },
+    (first as i32..).zip(replicas).map(move |(partition, replicas)| {
+        let replicas = BrokerIds::from(replicas);
+        let state =
+            Partition { isr: replicas.clone(), leader: replicas[0], replicas, leader_epoch: 0, partition_epoch: 0 };
+        MetadataRecord::Partition { topic_id, partition, state }
     })
 }
 

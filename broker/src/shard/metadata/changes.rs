@@ -204,7 +204,7 @@ mod tests {
     const TOPIC: TopicId = TopicId([7; 16]);
 
     fn topic(partitions: i32) -> Vec<MetadataRecord> {
-        let state = Partition { replicas: vec![1], isr: vec![1], leader: 1, leader_epoch: 0, partition_epoch: 0 };
+        let state = Partition { replicas: [1].into(), isr: [1].into(), leader: 1, leader_epoch: 0, partition_epoch: 0 };
         let partition = |partition| MetadataRecord::Partition { topic_id: TOPIC, partition, state: state.clone() };
         let topic = MetadataRecord::Topic { topic_id: TOPIC, name: "t".into() };
         [topic].into_iter().chain((0..partitions).map(partition)).collect()

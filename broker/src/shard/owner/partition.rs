@@ -32,7 +32,7 @@ impl Role {
         if state.leader != node_id {
             return Role::Follower;
         }
-        Role::Leader { leader_epoch: state.leader_epoch, in_sync_replicas: state.isr.clone() }
+        Role::Leader { leader_epoch: state.leader_epoch, in_sync_replicas: state.isr.to_vec() }
     }
 }
 
