@@ -23,7 +23,7 @@ pub use broker_ids::BrokerIds;
 pub use controller::{Controller, ControllerRequest, ControllerResponse, Decision};
 pub use error::{ApiError, ErrorCode};
 pub use identity::MetaProperties;
-pub use image::{Broker, ClusterImage, Topic};
+pub use image::{Broker, ClusterImage, SharedVec, Topic};
 pub use log::MetadataLog;
 pub use quota::{ClientQuotas, QuotaEntity, QuotaValue};
 pub use record::{ConfigOwner, Endpoint, MetadataRecord, Partition};
