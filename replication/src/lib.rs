@@ -7,21 +7,24 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod broker_ids;
 pub mod config;
 pub mod controller;
 pub mod error;
 pub mod identity;
 pub mod image;
 pub mod log;
+pub mod quorum;
 pub mod quota;
 mod random_id;
 pub mod record;
 pub mod topic_name;
 
+pub use broker_ids::BrokerIds;
 pub use controller::{Controller, ControllerRequest, ControllerResponse, Decision};
 pub use error::{ApiError, ErrorCode};
 pub use identity::MetaProperties;
-pub use image::{ClusterImage, Topic};
-pub use log::MetadataLog;
+pub use image::{ClusterImage, SharedVec, Topic};
+pub use quorum::Quorum;
 pub use quota::{ClientQuotas, QuotaEntity, QuotaValue};
 pub use record::{Broker, ConfigOwner, Endpoint, MetadataRecord, NO_LEADER, Partition};

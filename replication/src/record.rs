@@ -2,6 +2,7 @@
 
 use millstream_storage::TopicId;
 
+use crate::broker_ids::BrokerIds;
 use crate::quota::{QuotaEntity, QuotaValue};
 
 /// Where a broker is reached under one of its listeners.
@@ -57,9 +58,9 @@ pub const NO_LEADER: i32 = -1;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
     /// The brokers that hold it, the preferred leader first.
-    pub replicas: Vec<i32>,
+    pub replicas: BrokerIds,
     /// Those of them that are in sync.
-    pub isr: Vec<i32>,
+    pub isr: BrokerIds,
     /// The broker that leads it, or [`NO_LEADER`].
     pub leader: i32,
     /// Grows with every change of leadership, to nobody too.

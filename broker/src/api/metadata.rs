@@ -221,8 +221,8 @@ impl Describe<'_> {
                 error => error.code(),
             };
         } else {
-            described.replica_nodes = partition.replicas.clone();
-            described.isr_nodes = partition.isr.clone();
+            described.replica_nodes = partition.replicas.to_vec();
+            described.isr_nodes = partition.isr.to_vec();
             described.offline_replicas = view.offline_replicas();
             described.error_code = view.error(self.version >= 6).code();
         }

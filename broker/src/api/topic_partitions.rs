@@ -106,8 +106,8 @@ fn describe(context: &ApiContext, topic: &Topic, first: usize, end: usize) -> De
             partition.partition_index = index as i32;
             partition.leader_id = view.leader;
             partition.leader_epoch = view.partition.leader_epoch;
-            partition.replica_nodes = view.partition.replicas.clone();
-            partition.isr_nodes = view.partition.isr.clone();
+            partition.replica_nodes = view.partition.replicas.to_vec();
+            partition.isr_nodes = view.partition.isr.to_vec();
             partition.eligible_leader_replicas = Some(Vec::new());
             partition.last_known_elr = Some(Vec::new());
             partition.offline_replicas = view.offline_replicas();

@@ -92,6 +92,8 @@ pub enum Effect {
         offset: u64,
         /// The records, in their order.
         records: Arc<Vec<MetadataRecord>>,
+        /// What is true with them.
+        image: Arc<ClusterImage>,
     },
     /// Give an answer, to a shard after all that was published before.
     Answer {
@@ -159,8 +161,8 @@ pub struct ControllerShard {
     /// None: the one broker is in this process, so the process that it was before is gone.
     sessions: Sessions,
     log: MetadataLog,
-    /// What is durable, and therefore true.
-    image: ClusterImage,
+    /// What is durable, and therefore true: the process's image, which the shards have, too.
+    image: Arc<ClusterImage>,
     queue: VecDeque<Asked>,
     under_way: Option<(DiskToken, Operation)>,
     next_token: u64,
@@ -177,7 +179,7 @@ pub struct ControllerShard {
 impl ControllerShard {
     /// A controller with its log as it was opened, and the image that the log makes. Every one of `shards` shards starts
     /// with the same image.
-    pub fn new(controller: Controller, log: MetadataLog, image: ClusterImage, shards: usize) -> ControllerShard {
+    pub fn new(controller: Controller, log: MetadataLog, image: Arc<ClusterImage>, shards: usize) -> ControllerShard {
         assert_eq!(log.offset(), image.offset(), "an image of another log");
         ControllerShard {
             controller,
@@ -331,10 +333,12 @@ impl ControllerShard {
     /// What was decided becomes true, then known to the shards.
     fn publish(&mut self, commit: Commit, effects: &mut Vec<Effect>) {
         let Commit { asker, records, response, .. } = commit;
+        let image = Arc::make_mut(&mut self.image);
         for record in &records {
-            self.image.replay(record);
+            image.replay(record);
         }
-        effects.push(Effect::Publish { offset: self.image.offset(), records: Arc::new(records) });
+        let (offset, image) = (image.offset(), Arc::clone(&self.image));
+        effects.push(Effect::Publish { offset, records: Arc::new(records), image });
         self.answer_later(asker, response);
     }
 

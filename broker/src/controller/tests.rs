@@ -30,7 +30,7 @@ fn open(disk: &mut SimDisk, shards: usize, log_bytes_max: u64) -> ControllerShar
         image.replay(&broker);
     }
     let log = log.with_log_bytes_max(log_bytes_max);
-    ControllerShard::new(Controller::new(Properties::new()), log, image, shards)
+    ControllerShard::new(Controller::new(Properties::new()), log, Arc::new(image), shards)
 }
 
 fn empty(shards: usize) -> ControllerShard {
@@ -104,7 +104,7 @@ fn an_answer_waits_until_every_shard_has_applied_it() {
     let asker = Asker::Shard { shard: 1, token: 5 };
     let asked = Event::Asked { asker, request: PRODUCER_IDS, random_id: [0; 16] };
     let published = settle(&mut controller, asked, keeps_nothing);
-    assert!(matches!(&published[..], [Effect::Publish { offset, records }]
+    assert!(matches!(&published[..], [Effect::Publish { offset, records, .. }]
         if *offset == first + 1 && records.len() == 1));
     assert_eq!(handle(&mut controller, Event::Applied { shard: 0, offset: first + 1 }), []);
     let answered = handle(&mut controller, Event::Applied { shard: 1, offset: first + 1 });

@@ -121,9 +121,10 @@ impl Running {
                     Effect::Disk { token, op } => {
                         events.push_back(Event::Disk { token, result: files::execute(&self.owned.root, &op) });
                     }
-                    Effect::Publish { offset, records } => {
+                    Effect::Publish { offset, records, image } => {
                         for shard in &self.owned.shards {
-                            tell(shard, Message::Metadata { offset, records: records.clone() });
+                            let (records, image) = (records.clone(), image.clone());
+                            tell(shard, Message::Metadata { offset, records, image });
                         }
                     }
                     Effect::Answer { asker: Asker::Shard { shard, token }, response } => {

@@ -118,8 +118,9 @@ impl Node {
             strays: recovered.shards.iter().map(|shard| shard.strays.len()).sum(),
             bytes: recovered.bytes,
         };
+        let image = Arc::new(image);
         let controller = Controller::new((*options.file).clone());
-        let parts = Arc::new(Parts { image: image.clone(), options });
+        let parts = Arc::new(Parts { image: Arc::clone(&image), options });
         let shards = (0..)
             .zip(recovered.shards)
             .map(|(index, recovered)| ShardStart { index, recovered, parts: Arc::clone(&parts) })
@@ -151,7 +152,7 @@ fn known_partitions(options: &NodeOptions, image: &ClusterImage) -> Vec<KnownPar
 #[derive(Debug)]
 struct Parts {
     options: NodeOptions,
-    image: ClusterImage,
+    image: Arc<ClusterImage>,
 }
 
 /// What one shard is made from, on its own thread.
@@ -202,6 +203,6 @@ impl OpenShard {
             group_bytes_max: options.group_bytes_max,
             request_bytes_max: options.request_bytes_max,
         };
-        Shard::new(options, self.log, image.clone())
+        Shard::new(options, self.log, Arc::clone(image))
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use millstream_replication::{ControllerResponse, ErrorCode, MetadataRecord};
+use millstream_replication::{ClusterImage, ControllerResponse, ErrorCode, MetadataRecord};
 use millstream_storage::PartitionKey;
 use millstream_storage::producer::ProducerView;
 use millstream_storage::shard_log::ReadPlan;
@@ -24,8 +24,8 @@ pub const REQUEST_PARTITIONS_MAX: usize = 100_000;
 #[allow(missing_docs, reason = "the line of a variant says what its fields are")]
 #[derive(Debug)]
 pub enum Message {
-    /// Metadata records were committed: replay them. `offset` is that of the last one.
-    Metadata { offset: u64, records: Arc<Vec<MetadataRecord>> },
+    /// Metadata records were committed: adopt the image that they made. `offset` is that of the last one.
+    Metadata { offset: u64, records: Arc<Vec<MetadataRecord>>, image: Arc<ClusterImage> },
     /// The controller's answer to [`super::event::Effect::ToController`]. The records it decided came before it.
     Controller { token: u64, response: ControllerResponse },
     /// Session to owner: append.

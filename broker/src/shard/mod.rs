@@ -37,7 +37,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_replication::{ClusterImage, ErrorCode, MetadataRecord};
+use millstream_replication::{ClusterImage, ErrorCode};
 use millstream_storage::{Now, ShardLog};
 
 use crate::config::ConnectionRules;
@@ -70,9 +70,9 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// A shard with its recovered log. `image` is the whole cluster image with which it was recovered: partitions that it
-    /// does not know are set aside.
-    pub fn new(options: ShardOptions, log: ShardLog, image: ClusterImage) -> Shard {
+    /// A shard with its recovered log. `image` is the cluster image with which it was recovered: partitions that it does
+    /// not know are set aside.
+    pub fn new(options: ShardOptions, log: ShardLog, image: Arc<ClusterImage>) -> Shard {
         let metadata = Metadata::new(image, options.node_id, options.file.clone());
         let mut shard = Shard {
             changes: Changes::default(),
@@ -232,8 +232,13 @@ impl Shard {
 
     /// Hands a message to the half that it is for.
     fn message(&mut self, now: Now, message: Message, effects: &mut Vec<Effect>) {
-        if let Message::Metadata { offset, records } = message {
-            return self.take_metadata(now, offset, records, effects);
+        if let Message::Metadata { offset, records, image } = message {
+            // What it means for this shard's partitions is done at once when it is little, and else over the next turns, a
+            // few partitions in each. Records that come meanwhile wait.
+            if self.changes.push(offset, records, image) {
+                self.apply_metadata(now, effects);
+            }
+            return;
         }
         let (sessions, owners, mut turn) = self.halves(now, effects);
         let turn = &mut turn;
@@ -305,14 +310,6 @@ impl Shard {
         }
     }
 
-    /// Takes committed records; what they mean for this shard's partitions is done at once when it is little, and
-    /// else over the next turns, a few partitions in each. Records that come meanwhile wait.
-    fn take_metadata(&mut self, now: Now, offset: u64, records: Arc<Vec<MetadataRecord>>, effects: &mut Vec<Effect>) {
-        if self.changes.push(offset, records) {
-            self.apply_metadata(now, effects);
-        }
-    }
-
     /// Goes on with what metadata records mean: a bounded step. Returns whether there was anything to do.
     fn apply_metadata(&mut self, now: Now, effects: &mut Vec<Effect>) -> bool {
         let mut has_worked = false;
@@ -324,7 +321,7 @@ impl Shard {
                 Consequence::Open(key) => owners.update(&mut turn, key),
                 Consequence::Close(key) => owners.close(&mut turn, key, ErrorCode::UnknownTopicOrPartition),
                 Consequence::TopicGone(name) => owners.topic_gone(&mut turn, &name),
-                Consequence::Replayed { quotas, broker_config, address_quotas } => {
+                Consequence::Adopted { quotas, broker_config, address_quotas } => {
                     if quotas {
                         sessions.quotas_changed(turn.metadata.image());
                     }

@@ -379,10 +379,11 @@ impl World {
             }
             match effect {
                 ControllerEffect::Disk { token, op } => at.submit_for_controller(token, op, may_crash, timeline),
-                ControllerEffect::Publish { offset, records } => {
+                ControllerEffect::Publish { offset, records, image } => {
                     timeline.line(format!("metadata committed up to {offset}"));
                     for shard in 0..at.shards() {
-                        let message = Message::Metadata { offset, records: Arc::clone(&records) };
+                        let (records, image) = (Arc::clone(&records), Arc::clone(&image));
+                        let message = Message::Metadata { offset, records, image };
                         at.send(Place::Controller, shard, message, timeline);
                     }
                 }

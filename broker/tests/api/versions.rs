@@ -583,8 +583,8 @@ fn alter_configs_replaces_all() {
         let codes: Vec<i16> = response.responses.iter().map(|result| result.error_code).collect();
         assert_eq!(codes, [0, ErrorCode::InvalidConfig.code(), ErrorCode::InvalidRequest.code()]);
         assert!(response.responses[1].error_message.as_deref().unwrap().contains("segment.ms"));
-        let configs: Vec<_> = cluster.image().topic("events").unwrap().configs.clone().into_iter().collect();
-        assert_eq!(configs, [("segment.ms".to_string(), "60000".to_string())]);
+        let configs = &*cluster.image().topic("events").unwrap().configs;
+        assert_eq!(*configs, [("segment.ms".to_string(), "60000".to_string())].into());
     }
 }
 

@@ -115,7 +115,8 @@ fn cluster() -> ClusterImage {
         let topic_id = TopicId([id; 16]);
         cluster.replay(&MetadataRecord::Topic { topic_id, name: name.to_owned() });
         for partition in 0..2 {
-            let state = Partition { replicas: vec![1], isr: vec![1], leader: 1, leader_epoch: 0, partition_epoch: 0 };
+            let state =
+                Partition { replicas: [1].into(), isr: [1].into(), leader: 1, leader_epoch: 0, partition_epoch: 0 };
             cluster.replay(&MetadataRecord::Partition { topic_id, partition, state });
         }
     }

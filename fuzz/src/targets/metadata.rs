@@ -162,7 +162,7 @@ fn directory(mut input: Input<'_>, bytes_max: usize) {
 /// A history with every type of record.
 fn history() -> Vec<MetadataRecord> {
     let topic_id = TopicId([1; 16]);
-    let state = Partition { replicas: vec![1], isr: vec![1], leader: 1, leader_epoch: 0, partition_epoch: 0 };
+    let state = Partition { replicas: [1].into(), isr: [1].into(), leader: 1, leader_epoch: 0, partition_epoch: 0 };
     let endpoint = Endpoint { listener: "PLAINTEXT".into(), host: "h".into(), port: 9092 };
     let broker = Broker {
         node_id: 1,

@@ -135,8 +135,8 @@ impl Node {
                     controller::Effect::Disk { token, op } => {
                         events.push_back(controller::Event::Disk { token, result: self.disk.execute(op) });
                     }
-                    controller::Effect::Publish { offset, records } => {
-                        self.events.push_back(Event::Message(Message::Metadata { offset, records }));
+                    controller::Effect::Publish { offset, records, image } => {
+                        self.events.push_back(Event::Message(Message::Metadata { offset, records, image }));
                     }
                     controller::Effect::Answer { asker: Asker::Shard { token, .. }, response } => {
                         self.events.push_back(Event::Message(Message::Controller { token, response }));

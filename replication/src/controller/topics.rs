@@ -12,6 +12,7 @@ use super::{
     Assignment, Controller, ControllerResponse, CreatedTopic, Decision, DeletedTopic, MorePartitions, NewTopic,
     PARTITIONS_PER_REQUEST_MAX, Records, TopicReference, duplicates,
 };
+use crate::broker_ids::BrokerIds;
 use crate::config::Properties;
 use crate::error::{ApiError, ErrorCode};
 use crate::image::{ClusterImage, PARTITIONS_PER_CLUSTER_MAX};
@@ -325,10 +326,11 @@ fn assigned_replicas(image: &ClusterImage, assignments: Vec<Assignment>) -> Resu
 
 /// New partitions, which brokers that are usable hold: all of them are in sync, and the first leads.
 fn new_partitions(topic_id: TopicId, first: usize, replicas: Vec<Vec<i32>>) -> impl Iterator<Item = MetadataRecord> {
-    (first as i32..).zip(replicas).map(move |(partition, replicas)| MetadataRecord::Partition {
-        topic_id,
-        partition,
-        state: Partition { isr: replicas.clone(), leader: replicas[0], replicas, leader_epoch: 0, partition_epoch: 0 },
+    (first as i32..).zip(replicas).map(move |(partition, replicas)| {
+        let replicas = BrokerIds::from(replicas);
+        let state =
+            Partition { isr: replicas.clone(), leader: replicas[0], replicas, leader_epoch: 0, partition_epoch: 0 };
+        MetadataRecord::Partition { topic_id, partition, state }
     })
 }
 

@@ -327,8 +327,8 @@ impl<'a> Reader<'a> {
                 topic_id: self.topic_id()?,
                 partition: self.i32()?,
                 state: Partition {
-                    replicas: self.numbers()?,
-                    isr: self.numbers()?,
+                    replicas: self.numbers()?.into(),
+                    isr: self.numbers()?.into(),
                     leader: self.i32()?,
                     leader_epoch: self.i32()?,
                     partition_epoch: self.i32()?,

@@ -57,8 +57,8 @@ pub(crate) fn before_incarnations() -> Vec<MetadataRecord> {
         topic_id,
         partition: 0,
         state: Partition {
-            replicas: replicas.to_vec(),
-            isr: replicas[..1].to_vec(),
+            replicas: replicas.into(),
+            isr: replicas[..1].into(),
             leader: replicas[0],
             leader_epoch,
             partition_epoch: leader_epoch + 3,

@@ -168,7 +168,8 @@ impl Harness {
         }
         let known = self.cluster.topic(name).map_or(0, |topic| topic.partitions.len() as i32);
         for partition in known..partitions {
-            let state = Partition { replicas: vec![1], isr: vec![1], leader: 1, leader_epoch: 0, partition_epoch: 0 };
+            let state =
+                Partition { replicas: [1].into(), isr: [1].into(), leader: 1, leader_epoch: 0, partition_epoch: 0 };
             self.cluster.replay(&MetadataRecord::Partition { topic_id, partition, state });
         }
     }

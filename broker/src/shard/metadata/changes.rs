@@ -1,12 +1,12 @@
-//! What metadata records mean for a shard, in small steps: a decision is replayed all at once, so that a client that
-//! sees one of its records sees all; what it means for partitions is carried out a few partitions a turn, and the next
-//! decision waits until that is done.
+//! What metadata records mean for a shard, in small steps: a decision comes with the image that it made, which is known
+//! all at once, so that a client that sees one of its records sees all; what it means for partitions is carried out a few
+//! partitions a turn, and the next decision waits until that is done.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-use millstream_replication::{ConfigOwner, MetadataRecord, QuotaEntity};
+use millstream_replication::{ClusterImage, ConfigOwner, MetadataRecord, QuotaEntity, Topic};
 use millstream_storage::{PartitionKey, TopicId};
 
 use super::view::Metadata;
@@ -23,8 +23,8 @@ pub enum Consequence {
     Close(PartitionKey),
     /// All partitions of a topic are gone, and so is the topic.
     TopicGone(Arc<str>),
-    /// A decision was replayed; what it means besides partitions.
-    Replayed {
+    /// A decision is known; what it means besides partitions.
+    Adopted {
         /// Quotas of clients have changed.
         quotas: bool,
         /// Configurations of this broker, or of all, have changed.
@@ -47,12 +47,21 @@ enum Change {
     Close { topic_id: TopicId, name: Arc<str>, partitions: Range<i32> },
 }
 
+/// What was committed, and what is true since.
+#[derive(Debug)]
+struct Committed {
+    /// That of the last record.
+    offset: u64,
+    records: Arc<Vec<MetadataRecord>>,
+    image: Arc<ClusterImage>,
+}
+
 /// What metadata records mean, as far as it is not done yet.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Decisions that are not replayed yet.
-    waiting: VecDeque<(u64, Arc<Vec<MetadataRecord>>)>,
-    /// What the decision that was replayed last means.
+    /// Decisions of which this shard knows nothing yet.
+    waiting: VecDeque<Committed>,
+    /// What the last decision that it knows of means.
     left: VecDeque<Change>,
     /// Its last offset.
     offset: Option<u64>,
@@ -63,9 +72,11 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Takes committed records. Returns whether they can be carried out at once: nothing before them is left to do.
-    pub fn push(&mut self, offset: u64, records: Arc<Vec<MetadataRecord>>) -> bool {
-        self.waiting.push_back((offset, records));
+    /// Takes committed records, with the image that they made. Returns whether they can be carried out at once: nothing
+    /// before them is left to do.
+    pub fn push(&mut self, offset: u64, records: Arc<Vec<MetadataRecord>>, image: Arc<ClusterImage>) -> bool {
+        assert_eq!(image.offset(), offset, "an image of other records");
+        self.waiting.push_back(Committed { offset, records, image });
         self.waiting.len() == 1 && self.left.is_empty()
     }
 
@@ -100,10 +111,11 @@ impl Changes {
         if self.budget == 0 {
             return None;
         }
-        let (offset, records) = self.waiting.pop_front()?;
+        let Committed { offset, records, image } = self.waiting.pop_front()?;
         self.offset = Some(offset);
-        self.replay(metadata, &records);
-        Some(Consequence::Replayed {
+        let before = metadata.adopt(image, &records);
+        self.compare(metadata, &before, &records);
+        Some(Consequence::Adopted {
             quotas: records.iter().any(|record| matches!(record, MetadataRecord::Quota { .. })),
             broker_config: records.iter().any(|record| metadata.is_broker_config(record)),
             address_quotas: records
@@ -135,54 +147,57 @@ impl Changes {
         }
     }
 
-    /// Replays the records of one decision. What they mean for partitions is left to be done.
-    fn replay(&mut self, metadata: &mut Metadata, records: &[MetadataRecord]) {
+    /// Finds what the records of one decision mean for partitions, which is left to be done.
+    fn compare(&mut self, metadata: &Metadata, before: &ClusterImage, records: &[MetadataRecord]) {
+        let mut configured = BTreeSet::new();
+        let mut concerns_all = false;
         for record in records {
-            let change = match record {
+            match record {
+                // A topic that was created and removed by one decision has never been here.
                 MetadataRecord::RemoveTopic { topic_id } => {
-                    metadata.image().topic_by_id(*topic_id).map(|topic| Change::Close {
-                        topic_id: *topic_id,
-                        name: topic.name.clone(),
-                        partitions: 0..topic.partitions.len() as i32,
-                    })
+                    if let Some(topic) = before.topic_by_id(*topic_id) {
+                        self.left.push_back(Change::Close {
+                            topic_id: *topic_id,
+                            name: topic.name.clone(),
+                            partitions: 0..topic.partitions.len() as i32,
+                        });
+                    }
                 }
                 MetadataRecord::Partition { topic_id, partition, .. } => {
-                    Some(Change::Open { topic_id: *topic_id, partitions: *partition..*partition + 1 })
+                    // Partitions of a topic are created one after the other.
+                    match self.left.back_mut() {
+                        Some(Change::Open { topic_id: known, partitions })
+                            if topic_id == known && *partition == partitions.end =>
+                        {
+                            partitions.end += 1;
+                        }
+                        _ => self
+                            .left
+                            .push_back(Change::Open { topic_id: *topic_id, partitions: *partition..*partition + 1 }),
+                    }
                 }
-                _ => None,
-            };
-            metadata.replay(record);
-            match record {
-                MetadataRecord::Topic { topic_id, .. } => metadata.resolve(*topic_id),
                 MetadataRecord::Config { owner: ConfigOwner::Topic(topic_id), .. } => {
-                    metadata.resolve(*topic_id);
-                    self.update_later(metadata, *topic_id);
+                    configured.insert(*topic_id);
                 }
-                MetadataRecord::Config { .. } => {
-                    let ids: Vec<TopicId> = metadata.image().topics().map(|topic| topic.id).collect();
-                    ids.into_iter().for_each(|id| self.update_later(metadata, id));
-                }
+                record if metadata.is_broker_config(record) => concerns_all = true,
                 _ => {}
             }
-            match (change, self.left.back_mut()) {
-                // Partitions of a topic are created one after the other.
-                (
-                    Some(Change::Open { topic_id, partitions }),
-                    Some(Change::Open { topic_id: known, partitions: before }),
-                ) if topic_id == *known && partitions.start == before.end => {
-                    before.end = partitions.end;
-                }
-                (Some(change), _) => self.left.push_back(change),
-                (None, _) => {}
-            }
+        }
+        // The partitions of a new topic are opened with what is configured for it.
+        let is_known = |topic: &&Topic| before.topic_by_id(topic.id).is_some();
+        let image = metadata.image();
+        if concerns_all {
+            image.topics().filter(is_known).for_each(|topic| self.update_later(topic));
+        } else {
+            let configured = configured.into_iter().filter_map(|id| image.topic_by_id(id));
+            configured.filter(is_known).for_each(|topic| self.update_later(topic));
         }
     }
 
-    /// A topic's configuration has changed: its partitions are told.
-    fn update_later(&mut self, metadata: &Metadata, topic_id: TopicId) {
-        let count = metadata.image().topic_by_id(topic_id).map_or(0, |topic| topic.partitions.len());
-        self.left.push_back(Change::Configure { topic_id });
-        self.left.push_back(Change::Open { topic_id, partitions: 0..count as i32 });
+    /// What is configured for a topic has changed: its partitions are told.
+    fn update_later(&mut self, topic: &Topic) {
+        self.left.push_back(Change::Configure { topic_id: topic.id });
+        self.left.push_back(Change::Open { topic_id: topic.id, partitions: 0..topic.partitions.len() as i32 });
     }
 }
 
@@ -196,54 +211,129 @@ fn take_partition(partitions: &mut Range<i32>, partitions_max: &mut Option<usize
 
 #[cfg(test)]
 mod tests {
+    use millstream_replication::Partition;
     use millstream_replication::config::Properties;
-    use millstream_replication::{ClusterImage, Partition};
 
     use super::*;
 
     const TOPIC: TopicId = TopicId([7; 16]);
+    const NODE_ID: i32 = 1;
+
+    /// A process with one shard: what its controller commits, its shard is told.
+    struct Process {
+        image: Arc<ClusterImage>,
+        metadata: Metadata,
+        changes: Changes,
+    }
+
+    impl Process {
+        fn new() -> Process {
+            let image = Arc::new(ClusterImage::new());
+            let metadata = Metadata::new(Arc::clone(&image), NODE_ID, Arc::new(Properties::new()));
+            Process { image, metadata, changes: Changes::default() }
+        }
+
+        fn commit(&mut self, records: Vec<MetadataRecord>) -> bool {
+            let image = Arc::make_mut(&mut self.image);
+            records.iter().for_each(|record| image.replay(record));
+            self.changes.push(self.image.offset(), Arc::new(records), Arc::clone(&self.image))
+        }
+
+        fn turn(&mut self) -> Vec<Consequence> {
+            self.changes.begin_turn();
+            std::iter::from_fn(|| self.changes.advance(&mut self.metadata)).collect()
+        }
+    }
 
     fn topic(partitions: i32) -> Vec<MetadataRecord> {
-        let state = Partition { replicas: vec![1], isr: vec![1], leader: 1, leader_epoch: 0, partition_epoch: 0 };
-        let partition = |partition| MetadataRecord::Partition { topic_id: TOPIC, partition, state: state.clone() };
         let topic = MetadataRecord::Topic { topic_id: TOPIC, name: "t".into() };
         [topic].into_iter().chain((0..partitions).map(partition)).collect()
     }
 
-    fn turn(changes: &mut Changes, metadata: &mut Metadata) -> Vec<Consequence> {
-        changes.begin_turn();
-        std::iter::from_fn(|| changes.advance(metadata)).collect()
+    fn partition(partition: i32) -> MetadataRecord {
+        let state = Partition { replicas: [1].into(), isr: [1].into(), leader: 1, leader_epoch: 0, partition_epoch: 0 };
+        MetadataRecord::Partition { topic_id: TOPIC, partition, state }
+    }
+
+    fn config(owner: ConfigOwner, name: &str) -> MetadataRecord {
+        MetadataRecord::Config { owner, name: name.into(), value: Some("5000".into()) }
+    }
+
+    fn opened(steps: &[Consequence]) -> Vec<i32> {
+        let opened = steps.iter().filter_map(|step| match step {
+            Consequence::Open(key) => Some(key.partition),
+            _ => None,
+        });
+        opened.collect()
     }
 
     #[test]
     fn a_turn_concerns_few_partitions_and_the_next_decision_waits() {
-        let mut metadata = Metadata::new(ClusterImage::new(), 1, Arc::new(Properties::new()));
-        let mut changes = Changes::default();
+        let mut process = Process::new();
         let count = CHANGES_MAX as i32 + 10;
-        let created = topic(count);
-        let offset = created.len() as u64;
-        assert!(changes.push(offset, Arc::new(created)), "it can begin at once");
-        let removed = Arc::new(vec![MetadataRecord::RemoveTopic { topic_id: TOPIC }]);
-        assert!(!changes.push(offset + 1, removed), "there is one before it");
+        assert!(process.commit(topic(count)), "it can begin at once");
+        let offset = process.image.offset();
+        assert!(!process.commit(vec![MetadataRecord::RemoveTopic { topic_id: TOPIC }]), "there is one before it");
 
-        let opened = |steps: &[Consequence]| {
-            steps.iter().filter(|step| matches!(step, Consequence::Open(key) if key.topic_id == TOPIC)).count()
-        };
-        let steps = turn(&mut changes, &mut metadata);
-        assert!(matches!(steps[0], Consequence::Replayed { quotas: false, broker_config: false, .. }));
-        assert_eq!((opened(&steps), steps.len()), (CHANGES_MAX, CHANGES_MAX + 1));
-        assert!(metadata.image().topic("t").is_some(), "the removal waits");
+        let steps = process.turn();
+        assert!(matches!(steps[0], Consequence::Adopted { quotas: false, broker_config: false, .. }));
+        assert_eq!((opened(&steps).len(), steps.len()), (CHANGES_MAX, CHANGES_MAX + 1));
+        assert!(process.metadata.image().topic("t").is_some(), "the removal waits");
 
-        let steps = turn(&mut changes, &mut metadata);
-        assert_eq!(opened(&steps), 10);
+        let steps = process.turn();
+        assert_eq!(opened(&steps).len(), 10);
         assert_eq!(steps[10], Consequence::Applied { offset });
-        assert!(metadata.image().topic("t").is_none());
+        assert!(process.metadata.image().topic("t").is_none());
         assert_eq!(steps[12], Consequence::Close(PartitionKey { topic_id: TOPIC, partition: 0 }));
 
-        let steps = turn(&mut changes, &mut metadata);
+        let steps = process.turn();
         let end = &steps[steps.len() - 2..];
         assert_eq!(end, [Consequence::TopicGone("t".into()), Consequence::Applied { offset: offset + 1 }]);
-        assert!(!changes.is_pending());
-        assert_eq!(turn(&mut changes, &mut metadata), []);
+        assert!(!process.changes.is_pending());
+        assert_eq!(process.turn(), []);
+    }
+
+    #[test]
+    fn a_shard_has_the_image_that_its_process_has() {
+        let mut process = Process::new();
+        process.commit(topic(3));
+        process.turn();
+        assert!(std::ptr::eq(process.metadata.image(), &*process.image));
+    }
+
+    #[test]
+    fn partitions_are_told_what_is_configured_once_a_decision() {
+        let mut process = Process::new();
+        let of_topic = ConfigOwner::Topic(TOPIC);
+        process.commit([topic(3), vec![config(of_topic, "retention.ms")]].concat());
+        assert_eq!(opened(&process.turn()), [0, 1, 2], "with what is configured at once");
+        assert_eq!(process.metadata.settings(TOPIC).log.retention_ms, 5000);
+
+        process.commit(vec![config(of_topic, "segment.ms"), config(of_topic, "max.message.bytes")]);
+        assert_eq!(opened(&process.turn()), [0, 1, 2]);
+        process.commit(vec![config(ConfigOwner::Broker(NODE_ID + 1), "log.roll.ms")]);
+        assert_eq!(opened(&process.turn()), [], "another broker's");
+        let own = ConfigOwner::Broker(NODE_ID);
+        process.commit(vec![config(own, "log.roll.ms"), config(ConfigOwner::Cluster, "log.retention.ms")]);
+        assert_eq!(opened(&process.turn()), [0, 1, 2]);
+        process.commit(vec![partition(3), partition(4)]);
+        assert_eq!(opened(&process.turn()), [3, 4]);
+    }
+
+    #[test]
+    fn a_topic_that_comes_and_goes_with_one_decision_was_never_there() {
+        let mut process = Process::new();
+        process.commit(topic(1));
+        process.turn();
+        let remove = || MetadataRecord::RemoveTopic { topic_id: TOPIC };
+        let other = TopicId([8; 16]);
+        let again = MetadataRecord::Topic { topic_id: other, name: "t".into() };
+        let gone_again = MetadataRecord::RemoveTopic { topic_id: other };
+        process.commit(vec![partition(1), remove(), again, gone_again]);
+        let steps = process.turn();
+        assert_eq!(steps.iter().filter(|step| matches!(step, Consequence::TopicGone(_))).count(), 1);
+        let closed = steps.iter().filter(|step| matches!(step, Consequence::Close(_))).count();
+        assert_eq!(closed, 1, "the one that was opened");
+        assert!(process.metadata.image().topics().next().is_none());
     }
 }

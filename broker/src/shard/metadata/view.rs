@@ -1,5 +1,4 @@
-//! What this shard knows of the cluster: a replica of the cluster image, with what every topic's configuration means
-//! here.
+//! What this shard knows of the cluster: the image that it is at, with what every topic's configuration means here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +12,8 @@ use crate::protocol::topic::{CurrentLeader, NodeEndpoint, TopicReference};
 /// The image, with what every topic's configuration means here.
 #[derive(Debug)]
 pub struct Metadata {
-    image: ClusterImage,
+    /// The process's image, or one that it was before: each shard goes from one to the next in its own time.
+    image: Arc<ClusterImage>,
     /// This node.
     node_id: i32,
     /// What this process was started with.
@@ -38,7 +38,7 @@ impl NotHere {
 
 impl Metadata {
     /// Knows the image.
-    pub fn new(image: ClusterImage, node_id: i32, file: Arc<Properties>) -> Metadata {
+    pub fn new(image: Arc<ClusterImage>, node_id: i32, file: Arc<Properties>) -> Metadata {
         let mut metadata = Metadata { image, node_id, file, settings: HashMap::new() };
         metadata.resolve_all();
         metadata
@@ -126,12 +126,22 @@ impl Metadata {
         ids.into_iter().for_each(|id| self.resolve(id));
     }
 
-    /// Replays a committed record.
-    pub fn replay(&mut self, record: &MetadataRecord) {
-        if let MetadataRecord::RemoveTopic { topic_id } = record {
-            self.settings.remove(topic_id);
+    /// Knows the next image, which is what these records made of this one. Returns the one before.
+    pub fn adopt(&mut self, image: Arc<ClusterImage>, records: &[MetadataRecord]) -> Arc<ClusterImage> {
+        let before = std::mem::replace(&mut self.image, image);
+        let offset = before.offset() + records.len() as u64;
+        assert_eq!(self.image.offset(), offset, "no metadata record was left out");
+        for record in records {
+            match record {
+                MetadataRecord::RemoveTopic { topic_id } => {
+                    self.settings.remove(topic_id);
+                }
+                MetadataRecord::Topic { topic_id, .. } => self.resolve(*topic_id),
+                MetadataRecord::Config { owner: ConfigOwner::Topic(topic_id), .. } => self.resolve(*topic_id),
+                _ => {}
+            }
         }
-        self.image.replay(record);
+        before
     }
 
     /// Whether a record is a configuration of this broker, or of all.

@@ -36,7 +36,7 @@ impl Role {
         if state.leader != options.node_id || !is_registered() {
             return Role::Follower;
         }
-        Role::Leader { leader_epoch: state.leader_epoch, in_sync_replicas: state.isr.clone() }
+        Role::Leader { leader_epoch: state.leader_epoch, in_sync_replicas: state.isr.to_vec() }
     }
 
     /// The epoch in which it leads, if it does.

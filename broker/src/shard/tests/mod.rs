@@ -264,9 +264,10 @@ impl Broker {
                     controller::Effect::Disk { token, op } => {
                         events.push_back(controller::Event::Disk { token, result: self.disk.execute(op) });
                     }
-                    controller::Effect::Publish { offset, records } => {
+                    controller::Effect::Publish { offset, records, image } => {
                         for events in &mut self.events {
-                            events.push_back(Event::Message(Message::Metadata { offset, records: records.clone() }));
+                            let (records, image) = (records.clone(), image.clone());
+                            events.push_back(Event::Message(Message::Metadata { offset, records, image }));
                         }
                     }
                     controller::Effect::Answer { asker: Asker::Shard { shard, token }, response } => {

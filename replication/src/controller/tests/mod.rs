@@ -162,7 +162,7 @@ fn topics_are_created_with_what_was_asked_or_the_defaults_of_the_file() {
     assert_eq!(held.id, created.topic_id);
     assert_eq!(
         held.partitions[2],
-        Partition { replicas: vec![1], isr: vec![1], leader: 1, leader_epoch: 0, partition_epoch: 0 }
+        Partition { replicas: [1].into(), isr: [1].into(), leader: 1, leader_epoch: 0, partition_epoch: 0 }
     );
     let created = cluster.create_one(configured("b", "retention.ms", Some(" 5 "))).unwrap();
     assert_eq!(created.configs["retention.ms"], "5");
