@@ -1,22 +1,26 @@
 //! Whose a data directory is, and how the last process that used it ended: `docs/directory-format.md`.
 //!
 //! `meta.properties` ties the directory to a cluster and a node and gives it an identity of its own, as Kafka's file of
-//! that name does. It is written once, before anything else is, and never changes. `.millstream_cleanshutdown` is there
-//! only between a clean stop and the next start (Kafka: `.kafka_cleanshutdown`, KIP-966).
+//! that name does. It is written once, when the directory's log of the quorum is there, and never changes.
+//! `.millstream_candidate` is there only before that: it keeps the identity that a new directory has drawn.
+//! `.millstream_cleanshutdown` is there only between a clean stop and the next start (Kafka: `.kafka_cleanshutdown`,
+//! KIP-966).
 //!
-//! [`open`] finds out whether the directory may be used at all, and opens its metadata log.
+//! [`open`] finds out whether the directory may be used at all, and opens its log of the quorum.
 
 use bytes::Bytes;
 use millstream_storage::{DiskError, DiskOp, DiskReply, TopicId};
 
-use crate::image::ClusterImage;
-use crate::log::{self, Corrupt, FileId, Io, MetadataLog};
+use crate::log::{self, Corrupt, FileId, Io};
+use crate::quorum::{self, Founding, Member, MemberId, Quorum, Snapshot};
 use crate::random_id;
 
 /// The file that says whose the directory is, below the data directory.
 pub const META_PROPERTIES: &str = "meta.properties";
 /// The file that a clean stop leaves, below the data directory.
 pub const CLEAN_SHUTDOWN: &str = ".millstream_cleanshutdown";
+/// The file of a directory that belongs to no cluster yet, below the data directory.
+pub const CANDIDATE: &str = ".millstream_candidate";
 /// What holds partitions, below the data directory: where one of them is not empty there are records to lose.
 const DATA_DIRECTORIES: [&str; 3] = ["shards", "topics", "strays"];
 
@@ -67,6 +71,42 @@ impl MetaProperties {
     pub fn mark_clean_shutdown(&self, broker_epoch: i64) -> DiskOp {
         let mark = CleanShutdown { directory_id: self.directory_id, broker_epoch };
         DiskOp::Replace { path: CLEAN_SHUTDOWN.into(), data: mark.encode() }
+    }
+}
+
+/// What the file of a directory says that belongs to no cluster yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The node that it was made for.
+    pub node_id: i32,
+    /// The directory itself.
+    pub directory_id: [u8; 16],
+}
+
+impl Candidate {
+    /// The member of a quorum that the directory becomes.
+    pub fn member(&self, endpoint: Option<(String, u16)>) -> Member {
+        Member::new(self.node_id, self.directory_id, endpoint)
+    }
+
+    /// The file's bytes.
+    pub fn encode(&self) -> Bytes {
+        seal(&[
+            ("version", VERSION.to_string()),
+            ("node.id", self.node_id.to_string()),
+            ("directory.id", TopicId(self.directory_id).to_base64()),
+        ])
+    }
+
+    /// Reads the file's bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Candidate, Corrupt> {
+        let corrupt = |why| Corrupt { path: CANDIDATE.into(), position: 0, why };
+        let [node_id, directory_id] = unseal(bytes, ["node.id", "directory.id"]).map_err(corrupt)?;
+        let found = Candidate {
+            node_id: number(node_id).map_err(corrupt)?,
+            directory_id: identity(directory_id).map_err(corrupt)?,
+        };
+        if found.encode() != bytes { Err(corrupt("it is not as Millstream writes it".into())) } else { Ok(found) }
     }
 }
 
@@ -152,16 +192,13 @@ fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
 }
 
 /// A data directory that may be used.
-#[derive(Clone, Debug)]
 pub struct OpenedDirectory {
     /// Whose it is.
     pub meta: MetaProperties,
     /// The mark of a clean stop, if the last process left one.
     pub clean_shutdown: Option<CleanShutdown>,
-    /// Its metadata log.
-    pub log: MetadataLog,
-    /// What the log says.
-    pub image: ClusterImage,
+    /// Its log of the quorum, with what it says.
+    pub quorum: Quorum,
 }
 
 /// Why a data directory cannot be used.
@@ -185,7 +222,7 @@ pub enum OpenError {
     },
     /// There is metadata, and nothing says whose.
     IdentityMissing,
-    /// There is no metadata, but there are partitions.
+    /// There is no metadata, but there are partitions, or there was metadata before.
     MetadataMissing,
 }
 
@@ -212,9 +249,9 @@ impl std::fmt::Display for OpenError {
             ),
             OpenError::MetadataMissing => write!(
                 f,
-                "the data directory holds partitions but its metadata is missing: {} holds no record; nothing was changed: \
-                 restore the `{}` directory from a copy, or start with an empty data directory",
-                log::log_path(0),
+                "the data directory was in use but its metadata is missing: there is no {}; nothing was changed: restore the \
+                 `{}` directory from a copy, or start with an empty data directory",
+                log::SNAPSHOT,
                 log::DIRECTORY
             ),
         }
@@ -229,55 +266,158 @@ impl From<log::OpenError> for OpenError {
     }
 }
 
-/// Opens the directory of the node that is configured as `node_id`: reads what is there and finishes what a crash
-/// interrupted. An empty directory becomes that of a new cluster, whose identity is made out of `random`. One that was
-/// written when the metadata log itself named its node is given its `meta.properties`.
+/// What a directory is found to be.
+pub enum Found {
+    /// It belongs to a cluster.
+    Member(Box<OpenedDirectory>),
+    /// It belongs to none yet, and holds nothing.
+    Candidate(Candidate),
+}
+
+/// Random bytes as identities: a cluster's, a directory's, a log file's.
+struct Ids([u8; 48]);
+
+impl Ids {
+    fn third(&self, third: usize) -> [u8; 16] {
+        self.0[third * 16..][..16].try_into().expect("a third of 48 bytes")
+    }
+
+    fn cluster(&self) -> [u8; 16] {
+        random_id::uuid(u128::from_be_bytes(self.third(0)))
+    }
+
+    fn directory(&self) -> [u8; 16] {
+        random_id::uuid(u128::from_be_bytes(self.third(1)))
+    }
+
+    fn file(&self) -> FileId {
+        FileId(self.third(2))
+    }
+
+    /// What election time-outs are drawn from.
+    fn seed(&self) -> u64 {
+        let [high, low] = random_id::halves(u128::from_be_bytes(self.third(2)));
+        random_id::mix(high ^ random_id::mix(low))
+    }
+}
+
+/// Opens the directory of the node that is configured as `node_id`, like [`find`]. An empty one becomes that of a new
+/// cluster, whose only voter it is and whose identity is made out of `random`.
 pub fn open(io: &mut Io<'_>, node_id: i32, random: [u8; 48]) -> Result<OpenedDirectory, OpenError> {
-    let id = |third: usize| -> [u8; 16] { random[third * 16..][..16].try_into().expect("a third of 48 bytes") };
+    match find(io, node_id, random)? {
+        Found::Member(opened) => Ok(*opened),
+        Found::Candidate(candidate) => {
+            let founding = Founding::new(Ids(random).cluster(), vec![candidate.member(None)]);
+            begin(io, candidate, founding.snapshot(), random)
+        }
+    }
+}
+
+/// Opens the directory of the node that is configured as `node_id`: reads what is there and finishes what a crash
+/// interrupted. An empty one becomes a candidate, with an identity out of `random` that it keeps. One that a node kept for
+/// itself before there was a quorum becomes that of a quorum of one.
+pub fn find(io: &mut Io<'_>, node_id: i32, random: [u8; 48]) -> Result<Found, OpenError> {
+    let ids = Ids(random);
     let stored = read_meta_properties(io)?;
-    if let Some(MetaProperties { node_id: stored, .. }) = stored
-        && stored != node_id
-    {
-        return Err(OpenError::AnotherNode { stored, given: node_id });
+    let candidate = read_candidate(io)?;
+    let owner = stored.map(|meta| meta.node_id).or(candidate.map(|candidate| candidate.node_id));
+    check_node(owner, node_id)?;
+    let directory_id = stored.map(|meta| meta.directory_id).or(candidate.map(|candidate| candidate.directory_id));
+    let directory_id = directory_id.unwrap_or_else(|| ids.directory());
+    let me = MemberId::of_directory(directory_id);
+    if let Some(quorum) = quorum::open(io, me, ids.seed())? {
+        if stored.is_none() && candidate.is_none() {
+            return Err(OpenError::IdentityMissing);
+        }
+        return finish(io, stored, Candidate { node_id, directory_id }, quorum).map(Box::new).map(Found::Member);
     }
-    let opened = MetadataLog::open(io)?.filter(|opened| opened.image.offset() > 0);
-    if opened.is_none() && holds_data(io)? {
-        return Err(OpenError::MetadataMissing);
+    let Some(old) = log::v1::open(io)? else {
+        if stored.is_some() || holds_data(io)? {
+            return Err(OpenError::MetadataMissing);
+        }
+        let candidate = Candidate { node_id, directory_id };
+        log::run(io, DiskOp::Replace { path: CANDIDATE.into(), data: candidate.encode() })?;
+        return Ok(Found::Candidate(candidate));
+    };
+    check_node(old.node_id, node_id)?;
+    let cluster_id = old.image.cluster().ok_or(OpenError::IdentityMissing)?;
+    if stored.is_none() && old.node_id.is_none() {
+        return Err(OpenError::IdentityMissing);
     }
-    if let Some(stored) = opened.as_ref().and_then(|opened| opened.node_id)
-        && stored != node_id
-    {
-        return Err(OpenError::AnotherNode { stored, given: node_id });
+    // Before the old log, which says whose it is, goes.
+    let meta = stored.unwrap_or(MetaProperties { cluster_id, node_id, directory_id });
+    check_cluster(&meta, Some(cluster_id))?;
+    if stored.is_none() {
+        log::run(io, DiskOp::Replace { path: META_PROPERTIES.into(), data: meta.encode() })?;
     }
-    let meta = match (stored, &opened) {
-        (Some(meta), _) => meta,
-        (None, opened) => {
-            let cluster_id = match opened {
-                None => random_id::uuid(u128::from_be_bytes(id(0))),
-                Some(opened) if opened.node_id.is_none() => return Err(OpenError::IdentityMissing),
-                Some(opened) => opened.image.cluster().ok_or(OpenError::IdentityMissing)?,
-            };
-            let directory_id = random_id::uuid(u128::from_be_bytes(id(1)));
+    let voters = vec![Member::new(node_id, directory_id, None)];
+    let snapshot = Founding { image: old.image, voters }.snapshot();
+    let quorum = quorum::create(io, me, ids.file(), snapshot, ids.seed())?;
+    finish(io, Some(meta), Candidate { node_id, directory_id }, quorum).map(Box::new).map(Found::Member)
+}
+
+/// Makes a candidate's directory that of a member of the quorum which this snapshot names it in.
+pub fn begin(
+    io: &mut Io<'_>,
+    candidate: Candidate,
+    snapshot: Snapshot,
+    random: [u8; 48],
+) -> Result<OpenedDirectory, OpenError> {
+    let ids = Ids(random);
+    let me = MemberId::of_directory(candidate.directory_id);
+    assert!(snapshot.members.get(me).is_some(), "a snapshot of a quorum to which the directory belongs");
+    let quorum = quorum::create(io, me, ids.file(), snapshot, ids.seed())?;
+    finish(io, None, candidate, quorum)
+}
+
+/// The log of the quorum is there: now the directory says to whom it belongs.
+fn finish(
+    io: &mut Io<'_>,
+    stored: Option<MetaProperties>,
+    candidate: Candidate,
+    quorum: Quorum,
+) -> Result<OpenedDirectory, OpenError> {
+    let cluster = quorum.image().cluster();
+    let meta = match stored {
+        Some(meta) => meta,
+        None => {
+            let cluster_id = cluster.ok_or(OpenError::IdentityMissing)?;
+            let Candidate { node_id, directory_id } = candidate;
             let meta = MetaProperties { cluster_id, node_id, directory_id };
             log::run(io, DiskOp::Replace { path: META_PROPERTIES.into(), data: meta.encode() })?;
             meta
         }
     };
-    let (log, image) = match opened {
-        Some(opened) => (opened.log, opened.image),
-        None => MetadataLog::create(io, FileId(id(2)), meta.cluster_id)?,
-    };
-    if image.cluster() != Some(meta.cluster_id) {
-        let log = image.cluster().unwrap_or_default();
-        return Err(OpenError::AnotherCluster { directory: meta.cluster_id, log });
-    }
+    check_cluster(&meta, cluster)?;
+    log::run(io, DiskOp::Remove { path: CANDIDATE.into() })?;
     let clean_shutdown = read_clean_shutdown(io)?.filter(|mark| mark.directory_id == meta.directory_id);
-    Ok(OpenedDirectory { meta, clean_shutdown, log, image })
+    Ok(OpenedDirectory { meta, clean_shutdown, quorum })
+}
+
+fn check_node(stored: Option<i32>, given: i32) -> Result<(), OpenError> {
+    match stored {
+        Some(stored) if stored != given => Err(OpenError::AnotherNode { stored, given }),
+        _ => Ok(()),
+    }
+}
+
+fn check_cluster(meta: &MetaProperties, log: Option<[u8; 16]>) -> Result<(), OpenError> {
+    if log == Some(meta.cluster_id) {
+        return Ok(());
+    }
+    Err(OpenError::AnotherCluster { directory: meta.cluster_id, log: log.unwrap_or_default() })
 }
 
 fn read_meta_properties(io: &mut Io<'_>) -> Result<Option<MetaProperties>, OpenError> {
     match read_small(io, META_PROPERTIES)? {
         Some(bytes) => MetaProperties::decode(&bytes).map(Some).map_err(|why| log::OpenError::Corrupt(why).into()),
+        None => Ok(None),
+    }
+}
+
+fn read_candidate(io: &mut Io<'_>) -> Result<Option<Candidate>, OpenError> {
+    match read_small(io, CANDIDATE)? {
+        Some(bytes) => Candidate::decode(&bytes).map(Some).map_err(|why| log::OpenError::Corrupt(why).into()),
         None => Ok(None),
     }
 }
@@ -316,13 +456,16 @@ mod tests {
     use millstream_storage::random::Random;
 
     use super::*;
+    use crate::image::ClusterImage;
     use crate::log::disk::Disk;
     use crate::log::samples::{frozen, testdata};
-    use crate::log::{encode_entry, encode_header};
+    use crate::log::v1::tests::first_log;
     use crate::record::MetadataRecord;
 
     const NODE: i32 = 3;
-    const FIRST_LOG: &str = "metadata/00000000000000000000.log";
+    /// The log of a directory that was made before there was a quorum.
+    const OLD_LOG: &str = "metadata/00000000000000000000.log";
+    const FIRST_LOG: &str = "metadata/quorum-00000000000000000001.log";
 
     fn meta() -> MetaProperties {
         MetaProperties {
@@ -336,9 +479,18 @@ mod tests {
         CleanShutdown { directory_id: meta().directory_id, broker_epoch: 42 }
     }
 
-    fn open_on(disk: &mut Disk, node_id: i32, random: u8) -> Result<OpenedDirectory, OpenError> {
+    /// What of a directory can be compared.
+    #[derive(Debug, PartialEq)]
+    struct Opened {
+        meta: MetaProperties,
+        clean_shutdown: Option<CleanShutdown>,
+        image: ClusterImage,
+    }
+
+    fn open_on(disk: &mut Disk, node_id: i32, random: u8) -> Result<Opened, OpenError> {
         let random = std::array::from_fn(|at| random ^ at as u8);
-        open(&mut |op| disk.run(op), node_id, random)
+        let OpenedDirectory { meta, clean_shutdown, quorum } = open(&mut |op| disk.run(op), node_id, random)?;
+        Ok(Opened { meta, clean_shutdown, image: quorum.image().clone() })
     }
 
     /// Opens a copy of these files; the directory must be refused, and stay as it is.
@@ -351,7 +503,7 @@ mod tests {
 
     /// A directory that was made before there was a `meta.properties`: that of node 3, with a topic.
     fn old_directory() -> BTreeMap<String, Vec<u8>> {
-        BTreeMap::from([(FIRST_LOG.to_string(), testdata("cluster-v1-node.bin"))])
+        BTreeMap::from([(OLD_LOG.to_string(), testdata("cluster-v1-node.bin"))])
     }
 
     fn new_directory() -> BTreeMap<String, Vec<u8>> {
@@ -361,9 +513,12 @@ mod tests {
     }
 
     #[test]
-    fn both_files_have_the_bytes_they_always_had() {
+    fn the_files_have_the_bytes_they_always_had() {
         frozen("meta-properties-v1.txt", &meta().encode());
         assert_eq!(MetaProperties::decode(&meta().encode()), Ok(meta()));
+        let candidate = Candidate { node_id: NODE, directory_id: meta().directory_id };
+        frozen("candidate-v1.txt", &candidate.encode());
+        assert_eq!(Candidate::decode(&candidate.encode()), Ok(candidate));
         frozen("cleanshutdown-v1.txt", &mark().encode());
         assert_eq!(CleanShutdown::decode(&mark().encode()), Ok(mark()));
     }
@@ -404,7 +559,8 @@ mod tests {
     #[test]
     fn a_first_start_makes_a_cluster_and_later_ones_keep_it() {
         let mut disk = Disk::new();
-        let OpenedDirectory { meta, image, clean_shutdown, .. } = open_on(&mut disk, NODE, 7).expect("empty");
+        let Opened { meta, image, clean_shutdown } = open_on(&mut disk, NODE, 7).expect("empty");
+        assert!(!disk.files.contains_key(CANDIDATE), "it belongs to a cluster now");
         assert_eq!((image.offset(), image.cluster(), clean_shutdown), (1, Some(meta.cluster_id), None));
         assert_eq!(image.cluster_id().len(), 22);
         assert_ne!(meta.cluster_id, meta.directory_id);
@@ -427,14 +583,8 @@ mod tests {
         let again = open_on(&mut disk, NODE, 8).expect("it is ours");
         assert_eq!((again.meta, &again.image), (opened.meta, &opened.image));
 
-        // Its next snapshot does not name the node any more.
-        let OpenedDirectory { mut log, image, .. } = again;
-        for op in log.compact(&image) {
-            disk.run(op).expect("the disk has room");
-        }
-        disk.run(log.compacted()).expect("the disk has room");
-        let opened = open_on(&mut disk, NODE, 9).expect("it is ours");
-        assert_eq!(opened.image, image);
+        // What it has become does not name the node any more.
+        assert!(!disk.files.contains_key(OLD_LOG));
         disk.files.remove(META_PROPERTIES);
         assert_eq!(refused(&disk.files, NODE), OpenError::IdentityMissing);
 
@@ -455,11 +605,13 @@ mod tests {
         };
         assert_eq!(refused(&without(META_PROPERTIES), NODE), OpenError::IdentityMissing);
         for name in ["topics/t/i/0/0.log", "shards/gen-1/shard-0/checkpoint", "strays/t-0.i-stray/checkpoint"] {
-            assert_eq!(refused(&with_data(without(FIRST_LOG), name), NODE), OpenError::MetadataMissing);
+            let mut gone = with_data(without(FIRST_LOG), name);
+            gone.remove(log::SNAPSHOT);
+            assert_eq!(refused(&gone, NODE), OpenError::MetadataMissing);
             assert_eq!(refused(&with_data(BTreeMap::new(), name), NODE), OpenError::MetadataMissing);
             // A log that holds nothing is none.
-            let mut empty = with_data(whole.clone(), name);
-            empty.insert(FIRST_LOG.into(), encode_header(FileId([1; 16]), 0).to_vec());
+            let mut empty = with_data(BTreeMap::new(), name);
+            empty.insert(OLD_LOG.into(), first_log(&[]));
             assert_eq!(refused(&empty, NODE), OpenError::MetadataMissing);
         }
         let mut mixed = whole.clone();
@@ -474,24 +626,28 @@ mod tests {
         assert!(refused(&damaged, NODE).to_string().starts_with("meta.properties is damaged"));
 
         // Found by fuzzing: a history that names a node and no cluster, and the other way round.
-        let file = |payload: &[MetadataRecord]| {
-            let id = FileId([5; 16]);
-            [encode_header(id, 0), encode_entry(id, 1, payload)].concat()
-        };
-        let no_cluster = file(&[MetadataRecord::ProducerIds { next: 1 }]);
-        let no_node = file(&[MetadataRecord::Cluster { cluster_id: [1; 16] }]);
+        let no_cluster = first_log(&[MetadataRecord::ProducerIds { next: 1 }]);
+        let no_node = first_log(&[MetadataRecord::Cluster { cluster_id: [1; 16] }]);
         for log in [no_cluster, no_node] {
-            assert_eq!(refused(&BTreeMap::from([(FIRST_LOG.into(), log)]), NODE), OpenError::IdentityMissing);
+            assert_eq!(refused(&BTreeMap::from([(OLD_LOG.into(), log)]), NODE), OpenError::IdentityMissing);
         }
     }
 
-    /// Where nothing but an identity is there, the start that made it was interrupted: the next one goes on.
+    /// A directory whose log is gone was somebody: it may have voted, and must not begin anew under its name.
     #[test]
-    fn an_identity_without_anything_else_is_kept() {
+    fn an_identity_without_its_log_is_refused() {
+        let files = BTreeMap::from([(META_PROPERTIES.to_string(), meta().encode().to_vec())]);
+        assert_eq!(refused(&files, NODE), OpenError::MetadataMissing);
+    }
+
+    #[test]
+    fn a_candidate_keeps_its_identity_until_it_belongs_to_a_cluster() {
+        let candidate = Candidate { node_id: NODE, directory_id: meta().directory_id };
         let mut disk = Disk::new();
-        disk.files.insert(META_PROPERTIES.into(), meta().encode().to_vec());
+        disk.files.insert(CANDIDATE.into(), candidate.encode().to_vec());
+        assert_eq!(refused(&disk.files, 4), OpenError::AnotherNode { stored: NODE, given: 4 });
         let opened = open_on(&mut disk, NODE, 7).expect("it is ours");
-        assert_eq!((opened.meta, opened.image.cluster()), (meta(), Some(meta().cluster_id)));
+        assert_eq!(opened.meta.directory_id, candidate.directory_id);
     }
 
     #[test]
@@ -499,7 +655,7 @@ mod tests {
         for files in [BTreeMap::new(), old_directory()] {
             let mut whole = Disk { files: files.clone(), ..Disk::new() };
             let expected = open_on(&mut whole, NODE, 1).expect("it opens").image;
-            assert!(whole.changes >= if files.is_empty() { 4 } else { 1 });
+            assert!(whole.changes >= 5, "{}", whole.changes);
             for crash in 0..whole.changes {
                 for lot in 0..8 {
                     let torn = Random::new(crash << 8 | lot);

@@ -20,6 +20,12 @@ pub enum Bug {
     RemoveBeforeReplaced,
     /// Takes what the controller decides for true when it is handed to the disk, not when it is on it.
     AnswerBeforeWrite,
+    /// A member of the quorum says what it promises before that is durable.
+    SayBeforeWrite,
+    /// A member of the quorum does not write whom it voted for.
+    ForgetVote,
+    /// A member of the quorum keeps the entries that a new leader replaces.
+    KeepReplacedEntries,
     /// Deletes at the start what the cluster image does not know, instead of setting it aside.
     DeleteStrays,
 }

@@ -25,6 +25,8 @@ pub mod producer;
 pub mod random;
 pub mod records;
 pub mod recovery;
+#[cfg(any(test, feature = "testing"))]
+pub mod seeds;
 pub mod segment;
 pub mod shard_log;
 mod tail;

@@ -12,7 +12,6 @@ pub mod record;
 pub mod restart;
 pub mod scenario;
 pub mod schedule;
-pub mod seeds;
 pub mod snapshots;
 pub mod timeline;
 pub mod witness;

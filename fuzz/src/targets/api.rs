@@ -7,13 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use millstream::api::{self, ApiContext, Outcome};
 use millstream::config::BrokerConfig;
-use millstream::controller::{Asker, ControllerShard, Effect, Event};
+use millstream::controller::{Asker, ControllerNode, Effect, Event};
 use millstream::node::{Node, NodeMemory, NodeOptions, RANDOM_BYTES};
 use millstream::protocol::header::RequestHeader;
 use millstream::protocol::versions::{ApiKey, Handler, SERVED};
 use millstream_replication::config::Properties;
 use millstream_replication::controller::NewTopic;
-use millstream_replication::{ControllerRequest, ControllerResponse, Endpoint};
+use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse, Endpoint};
 use millstream_storage::{DiskError, DiskOp, DiskReply, Now};
 
 use crate::Target;
@@ -36,8 +36,11 @@ const INCARNATION: [u8; 16] = [1; 16];
 
 const NOW: Now = Now { elapsed: Duration::ZERO, unix_ms: 0 };
 
+/// What the controller of one broker with the topic `t` knows.
+static IMAGE: LazyLock<ClusterImage> = LazyLock::new(|| controller().image().clone());
+
 /// The controller of one broker with the topic `t`.
-static CONTROLLER: LazyLock<ControllerShard> = LazyLock::new(|| {
+fn controller() -> ControllerNode {
     let config = BrokerConfig::load(None, &[]).expect("the defaults");
     let memory = NodeMemory { groups: 1 << 20, producers: 1 << 20 };
     let options = NodeOptions {
@@ -74,7 +77,7 @@ static CONTROLLER: LazyLock<ControllerShard> = LazyLock::new(|| {
     };
     decide(&mut controller, ControllerRequest::CreateTopics { topics: vec![topic], validate_only: false }, [1; 16]);
     controller
-});
+}
 
 /// A disk that is empty whatever is written.
 fn keep_nothing(op: DiskOp) -> Result<DiskReply, DiskError> {
@@ -86,7 +89,7 @@ fn keep_nothing(op: DiskOp) -> Result<DiskReply, DiskError> {
 }
 
 /// Has a controller decide, and the one shard apply it at once.
-fn decide(controller: &mut ControllerShard, request: ControllerRequest, random_id: [u8; 16]) -> ControllerResponse {
+fn decide(controller: &mut ControllerNode, request: ControllerRequest, random_id: [u8; 16]) -> ControllerResponse {
     let asked = Event::Asked { asker: Asker::Node { token: 0 }, request, random_id };
     let mut events = VecDeque::from([asked]);
     let mut answer = None;
@@ -121,19 +124,19 @@ fn run(bytes: &[u8]) {
         correlation_id: 1,
         client_id: None,
     };
-    answer(&CONTROLLER, &header, Bytes::copy_from_slice(body));
+    answer(&header, Bytes::copy_from_slice(body));
 }
 
-fn answer(controller: &ControllerShard, header: &RequestHeader, body: Bytes) {
+fn answer(header: &RequestHeader, body: Bytes) {
     let file = Properties::new();
-    let context = ApiContext { image: controller.image(), file: &file, node_id: 1, listener: "L" };
+    let context = ApiContext { image: &IMAGE, file: &file, node_id: 1, listener: "L" };
     let bytes_max = REPLY_BYTES_MAX + MEMORY_PER_BYTE * body.len();
     let Handler::Image(api) = header.api_key.handler() else { panic!("only such APIs are tried") };
     let reply = match bounded(bytes_max, || api::handle(&context, api, header, body)) {
         Outcome::Close(_) => return,
         Outcome::Reply(reply) => reply,
         Outcome::Controller { request, then } => {
-            let mut controller = controller.clone();
+            let mut controller = controller();
             let response = bounded(bytes_max + DECISION_BYTES_MAX, || decide(&mut controller, request, [7; 16]));
             let context = ApiContext { image: controller.image(), ..context };
             match bounded(bytes_max, || api::finish(&context, then, response)) {

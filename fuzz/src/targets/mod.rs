@@ -10,6 +10,7 @@ pub mod hot_path;
 pub mod journal;
 pub mod metadata;
 pub mod peer;
+pub mod quorum;
 pub mod records;
 pub mod requests;
 pub mod shard;
@@ -18,7 +19,7 @@ pub mod text;
 use crate::Target;
 
 /// All of them.
-pub const ALL: [Target; 13] = [
+pub const ALL: [Target; 14] = [
     api::TARGET,
     batch::TARGET,
     checkpoint::TARGET,
@@ -29,6 +30,7 @@ pub const ALL: [Target; 13] = [
     journal::TARGET,
     metadata::TARGET,
     peer::TARGET,
+    quorum::TARGET,
     records::TARGET,
     shard::TARGET,
     text::TARGET,

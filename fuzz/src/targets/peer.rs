@@ -251,7 +251,23 @@ fn requests() -> Vec<ControllerRequest> {
     };
     let entity = QuotaEntity::UserClient(Some("u".into()), None);
     vec![
-        ControllerRequest::RegisterBroker { node_id: 1, endpoints: vec![endpoint], rack: Some("r".into()) },
+        ControllerRequest::RegisterBroker {
+            node_id: 1,
+            incarnation: [3; 16],
+            directory_id: [4; 16],
+            shards: 2,
+            endpoints: vec![endpoint],
+            rack: Some("r".into()),
+        },
+        ControllerRequest::BrokerHeartbeat {
+            node_id: 1,
+            epoch: 5,
+            applied_offset: 9,
+            want_fence: false,
+            want_shutdown: true,
+        },
+        ControllerRequest::FenceBroker { node_id: 1, epoch: 5 },
+        ControllerRequest::UnregisterBroker { node_id: 1 },
         ControllerRequest::CreateTopics { topics: vec![topic], validate_only },
         ControllerRequest::DeleteTopics {
             topics: vec![TopicReference::Name("t".into()), TopicReference::Id(TopicId([1; 16]))],
@@ -269,7 +285,7 @@ fn requests() -> Vec<ControllerRequest> {
             changes: vec![QuotaChange { entity, values: vec![("k".into(), Some(1.5)), ("l".into(), None)] }],
             validate_only,
         },
-        ControllerRequest::AllocateProducerIds,
+        ControllerRequest::AllocateProducerIds { node_id: 1, epoch: 5 },
     ]
 }
 

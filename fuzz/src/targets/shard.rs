@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use millstream::config::BrokerConfig;
-use millstream::controller::{self, Asker, ControllerShard};
+use millstream::controller::{self, Asker, ControllerNode};
 use millstream::metrics::Scrape;
 use millstream::node::{self, NodeMemory, NodeOptions};
 use millstream::protocol::versions::{ApiKey, SERVED};
@@ -57,7 +57,7 @@ static OPTIONS: LazyLock<NodeOptions> = LazyLock::new(|| {
 struct Node {
     shard: Shard,
     disk: Disk,
-    controller: ControllerShard,
+    controller: ControllerNode,
     now: Now,
     events: VecDeque<Event>,
     /// What each connection has received and not taken yet. A connection that is not here is closed.
@@ -143,6 +143,7 @@ impl Node {
                     }
                     // A full disk refuses what it has no room for.
                     controller::Effect::Answer { .. } | controller::Effect::Warn { .. } => {}
+                    controller::Effect::Link(effect) => panic!("a node that is alone speaks to another: {effect:?}"),
                     controller::Effect::Fail { reason } => panic!("the metadata log failed: {reason}"),
                 }
             }

@@ -69,7 +69,13 @@ mod tests {
             let one = |numbers: &Vec<i32>| numbers.first().copied().unwrap_or(NO_LEADER);
             let (leader_epoch, partition_epoch) = (0, 0);
             let (replicas, isr) = (replicas.clone(), isr.clone());
-            let partition = Partition { replicas, isr, leader: one(before), leader_epoch, partition_epoch };
+            let partition = Partition {
+                replicas: replicas.into(),
+                isr: isr.into(),
+                leader: one(before),
+                leader_epoch,
+                partition_epoch,
+            };
             assert_eq!(leader(&partition, usable), one(after), "{row}");
         }
     }

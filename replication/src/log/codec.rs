@@ -138,7 +138,7 @@ fn put_count(out: &mut Vec<u8>, count: usize) {
     out.extend(count.to_le_bytes());
 }
 
-fn put_text(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
     put_count(out, text.len());
     out.extend(text.as_bytes());
 }
@@ -189,7 +189,7 @@ impl Decoded {
 
 /// Reads `count` records that fill `bytes` exactly. Memory follows the bytes that are there, never a count in them.
 pub fn decode_records(count: u32, bytes: &[u8]) -> Result<Decoded, String> {
-    let mut reader = Reader { bytes };
+    let mut reader = Reader::new(bytes);
     let mut decoded = Decoded::default();
     for index in 0..count {
         reader.record(&mut decoded).map_err(|why| format!("record {index} of {count}: {why}"))?;
@@ -200,12 +200,22 @@ pub fn decode_records(count: u32, bytes: &[u8]) -> Result<Decoded, String> {
     }
 }
 
-struct Reader<'a> {
+/// Takes what a layout says from the front of bytes that may be anything.
+pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Reader { bytes }
+    }
+
+    /// All that was not taken.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
         if count > self.bytes.len() {
             return Err(format!("{count} bytes are wanted and {} are left", self.bytes.len()));
         }
@@ -214,16 +224,24 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
         let taken = self.take(N)?;
         Ok(taken.try_into().expect("as many bytes as were taken"))
     }
 
-    fn byte(&mut self) -> Result<u8, String> {
+    pub(crate) fn byte(&mut self) -> Result<u8, String> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    fn flag(&mut self) -> Result<bool, String> {
+    pub(crate) fn u32(&mut self) -> Result<u32, String> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn u64(&mut self) -> Result<u64, String> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    pub(crate) fn flag(&mut self) -> Result<bool, String> {
         match self.byte()? {
             0 => Ok(false),
             1 => Ok(true),
@@ -231,11 +249,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn i32(&mut self) -> Result<i32, String> {
+    pub(crate) fn i32(&mut self) -> Result<i32, String> {
         self.array().map(i32::from_le_bytes)
     }
 
-    fn i64(&mut self) -> Result<i64, String> {
+    pub(crate) fn i64(&mut self) -> Result<i64, String> {
         self.array().map(i64::from_le_bytes)
     }
 
@@ -243,7 +261,7 @@ impl<'a> Reader<'a> {
         self.array().map(|bytes| u32::from_le_bytes(bytes) as usize)
     }
 
-    fn text(&mut self) -> Result<String, String> {
+    pub(crate) fn text(&mut self) -> Result<String, String> {
         let length = self.count()?;
         let bytes = self.take(length)?;
         match std::str::from_utf8(bytes) {

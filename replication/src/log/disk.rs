@@ -117,7 +117,7 @@ impl Disk {
         }
     }
 
-    fn tear(&mut self, op: DiskOp) {
+    pub(crate) fn tear(&mut self, op: DiskOp) {
         let whole = self.torn.below(2) == 0;
         match op {
             DiskOp::Write { path, position, data, .. } => {

@@ -32,8 +32,8 @@ pub(crate) fn one_of_each() -> Vec<MetadataRecord> {
             topic_id: TOPIC,
             partition: 0,
             state: Partition {
-                replicas: vec![2, 1],
-                isr: vec![2],
+                replicas: [2, 1].into(),
+                isr: [2].into(),
                 leader: NO_LEADER,
                 leader_epoch: 2,
                 partition_epoch: 5,

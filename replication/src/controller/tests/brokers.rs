@@ -132,7 +132,7 @@ fn what_a_fenced_broker_led_has_no_leader_until_it_is_back() {
     let epoch = cluster.epoch(3);
     assert_eq!(cluster.fence(3, epoch), Ok(()));
     assert_eq!(cluster.leaders(), [(1, 0, 0), (2, 0, 0), (NO_LEADER, 1, 1)]);
-    assert_eq!(cluster.image.controller_id(), Some(1));
+    assert_eq!(cluster.image.controller_id(1), Some(1));
     let offset = cluster.image.offset();
     assert_eq!(cluster.fence(3, epoch), Ok(()), "again");
     assert_eq!(cluster.image.offset(), offset);
@@ -163,7 +163,7 @@ fn nothing_is_put_on_brokers_that_are_all_away() {
     assert_eq!(cluster.create_one(topic("b", 1, 1)), Err(ErrorCode::InvalidReplicationFactor));
     assert_eq!(cluster.create_one(topic("b", 1, -1)), Err(ErrorCode::InvalidReplicationFactor));
     assert_eq!(cluster.grow("a", 4, None), Err(ErrorCode::InvalidReplicationFactor));
-    assert_eq!(cluster.image.controller_id(), None);
+    assert_eq!(cluster.image.controller_id(1), None);
 }
 
 #[test]
@@ -222,7 +222,8 @@ fn leadership_moves_to_a_replica_in_sync() {
     let mut cluster = Cluster::of_three();
     // Records are not replicated yet, but what is decided of a partition with several replicas is.
     let topic_id = cluster.image.topic("a").unwrap().id;
-    let state = Partition { replicas: vec![1, 2, 3], isr: vec![3, 1], leader: 1, leader_epoch: 0, partition_epoch: 1 };
+    let state =
+        Partition { replicas: [1, 2, 3].into(), isr: [3, 1].into(), leader: 1, leader_epoch: 0, partition_epoch: 1 };
     cluster.image.replay(&MetadataRecord::Partition { topic_id, partition: 0, state });
     cluster.fence(1, cluster.epoch(1)).unwrap();
     assert_eq!(cluster.leaders()[0], (3, 1, 2));

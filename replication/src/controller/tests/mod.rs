@@ -1,4 +1,5 @@
 mod brokers;
+mod replay;
 
 use std::time::Duration;
 
@@ -282,7 +283,8 @@ fn partitions_are_dealt_out_to_the_brokers_in_turn_and_topics_begin_at_different
         cluster.create_one(topic(name, 7, 1)).unwrap();
         cluster.grow(name, 12, None).unwrap();
         let partitions = &cluster.image.topic(name).unwrap().partitions;
-        assert!(partitions.windows(3).all(|three| three.iter().map(|p| p.leader).sum::<i32>() == 1 + 2 + 3));
+        let leaders: Vec<i32> = partitions.iter().map(|partition| partition.leader).collect();
+        assert!(leaders.windows(3).all(|three| three.iter().sum::<i32>() == 1 + 2 + 3));
         assert!(partitions.iter().all(|p| (&p.replicas[..], &p.isr[..]) == (&[p.leader][..], &[p.leader][..])));
         first.insert(partitions[0].leader);
     }

@@ -18,6 +18,7 @@ fn number(name: &str) -> Option<u64> {
 
 /// Prints how to run a seed again, if the test panics meanwhile.
 struct Replay<'a> {
+    package: &'a str,
     test: &'a str,
     seed: u64,
 }
@@ -25,10 +26,8 @@ struct Replay<'a> {
 impl Drop for Replay<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let Replay { test, seed } = self;
-            eprintln!(
-                "replay: MILLSTREAM_SIM_SEED={seed} cargo test -p millstream --lib {test} -- --exact --nocapture"
-            );
+            let Replay { package, test, seed } = self;
+            eprintln!("replay: MILLSTREAM_SIM_SEED={seed} cargo test -p {package} --lib {test} -- --exact --nocapture");
         }
     }
 }
@@ -53,7 +52,12 @@ const RUN_TWICE_ONE_IN: u64 = 5;
 
 /// Runs a simulation of a test for every seed that is asked for, `count` of them unless the environment says otherwise.
 /// Panics where a simulation finds something, or does not do twice the same.
-pub fn run<O: Outcome>(test: &str, count: u64, simulate: impl Fn(Options) -> Result<O, String>) -> Vec<O> {
+pub fn run<O: Outcome>(
+    package: &str,
+    test: &str,
+    count: u64,
+    simulate: impl Fn(Options) -> Result<O, String>,
+) -> Vec<O> {
     let one = number("MILLSTREAM_SIM_SEED");
     let first = one.or_else(|| number("MILLSTREAM_SIM_FIRST")).unwrap_or(0);
     let count = if one.is_some() { 1 } else { number("MILLSTREAM_SIM_SEEDS").unwrap_or(count) };
@@ -64,7 +68,7 @@ pub fn run<O: Outcome>(test: &str, count: u64, simulate: impl Fn(Options) -> Res
     let start = Instant::now();
     let mut outcomes = Vec::new();
     for seed in first..first + count {
-        let replay = Replay { test, seed };
+        let replay = Replay { package, test, seed };
         let options = Options { seed, is_verbose: one.is_some() };
         let is_twice = one.is_none() && seed.is_multiple_of(RUN_TWICE_ONE_IN);
         let outcome = run_one(&options, is_twice, &simulate);

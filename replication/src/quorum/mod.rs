@@ -1,0 +1,858 @@
+//! The quorum that agrees on the metadata log: Raft, pure. `docs/quorum-protocol.md` says what members say to each other,
+//! `docs/metadata-format.md` what they keep.
+//!
+//! The algorithm is the `raft` crate's; it stays behind this module, which brings what the crate leaves open: a log, a vote
+//! and snapshots on disk that are durable before anything is said that depends on them, messages that are judged before
+//! the crate sees them, members with identities, and the image that committed records make.
+//!
+//! Calling contract. [`open`] or [`create`] runs to its end before anything else. Then [`Quorum::tick`],
+//! [`Quorum::step`], [`Quorum::propose`], [`Quorum::disk`] in any order; after each of them [`Quorum::outputs`] says
+//! what is to be done. It performs no I/O, reads no clock, and draws chance from its seed. There is never more than one of its
+//! disk operations under way.
+
+mod disk;
+mod entry;
+mod file;
+mod members;
+mod message;
+mod open;
+#[cfg(test)]
+mod sim;
+mod snapshot;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use millstream_storage::bug::{Bug, is_planted};
+use millstream_storage::{DiskError, DiskOp, DiskReply};
+use raft::eraftpb::{self, Entry, Message, MessageType};
+use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
+
+use crate::image::ClusterImage;
+use crate::random_id;
+use crate::record::MetadataRecord;
+use disk::{LogFile, NextFile};
+use entry::{Payload, conf_change, encode_records, encoded_bytes, payload};
+use message::{View, encode_message, is_same, judge, snapshot_of};
+use store::{Store, TRAIL_SHARE};
+
+pub use disk::{LOG_BYTES_MAX, RESERVE_BYTES};
+pub use entry::{ENTRY_PAYLOAD_BYTES_MAX, INDEX_MAX};
+pub use file::{HardState, Header, Position, Scan, encode_frame, encode_header, scan};
+pub use members::{HOST_BYTES_MAX, MEMBERS_MAX, Member, MemberChange, MemberChangeKind, MemberId, Members};
+pub use message::{Incoming, decode_message};
+pub use open::{Founding, create, open};
+pub use snapshot::{Snapshot, decode_snapshot, encode_snapshot};
+
+/// How often [`Quorum::tick`] is wanted by a member that is not alone.
+pub const TICK: Duration = Duration::from_millis(50);
+/// A leader says that it is there every so many ticks.
+const HEARTBEAT_TICKS: usize = 2;
+/// A follower that has heard of no leader for so many ticks, and for less than twice as many by chance, asks for votes.
+const ELECTION_TICKS: usize = 12;
+/// Entries that one message brings, in bytes; more only when one alone is larger.
+const MESSAGE_BYTES_MAX: u64 = 1024 * 1024;
+/// Messages on their way to one member that were not answered.
+const MESSAGES_MAX: usize = 64;
+/// Entries that were proposed and are not committed, in bytes; beyond them nothing more is taken.
+const UNCOMMITTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Entries of one frame, in bytes; more only when one alone is larger.
+const FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// A snapshot that was sent and not answered for so many ticks was lost.
+const SNAPSHOT_TICKS_MAX: u64 = 100;
+/// A write for which there was no space is tried again after so many ticks.
+const NO_SPACE_TICKS: u64 = 20;
+
+/// Something to do, or to know.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Execute a disk operation; say how it went by [`Quorum::disk`].
+    Disk(DiskOp),
+    /// Send a message to a member. It may be lost.
+    Send {
+        /// To whom.
+        to: MemberId,
+        /// What.
+        message: Bytes,
+    },
+    /// Records were committed: they are true, and the image has them.
+    Committed {
+        /// Where their entry stands.
+        at: Position,
+        /// The offset of the last of them.
+        offset: u64,
+        /// In their order.
+        records: Vec<MetadataRecord>,
+        /// What is true when the last of them is.
+        image: Arc<ClusterImage>,
+    },
+    /// The image is another one: a snapshot was installed.
+    Installed,
+    /// The members have changed.
+    Members,
+    /// This member leads and has an entry of its term committed: it may decide.
+    Leads {
+        /// The term.
+        term: u64,
+    },
+    /// Another member leads, or nobody is known to.
+    Follows {
+        /// The newest term.
+        term: u64,
+        /// Who leads in it.
+        leader: Option<MemberId>,
+    },
+    /// What [`Quorum::reserve`] had to wait for.
+    Reserved {
+        /// Whether there is space.
+        is_there: bool,
+    },
+    /// Nothing may be promised any more: print the reason and exit with an error.
+    Failed {
+        /// One line for people.
+        reason: String,
+    },
+}
+
+/// Whether there is space for a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// There is.
+    There,
+    /// [`Output::Reserved`] will tell.
+    Asked,
+}
+
+/// Why a proposal was not taken. Nothing of it happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotProposed {
+    /// This member does not lead, or has not committed anything of its term yet.
+    NotLeader,
+    /// Too much is on its way to be committed.
+    Busy,
+}
+
+/// What a leader knows of a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberProgress {
+    /// Which.
+    pub id: MemberId,
+    /// The last entry that it is known to have durably.
+    pub matched: u64,
+    /// It was heard of lately.
+    pub is_recent: bool,
+}
+
+/// A frame, or a snapshot, that is to be written, and what is said when it is durable.
+#[derive(Default)]
+struct Pending {
+    entries: Vec<Entry>,
+    bytes: usize,
+    /// A vote or a term has to be written, with or without entries.
+    must_write: bool,
+    /// A snapshot from the leader takes the place of the log.
+    installs: bool,
+    /// The crate is told that all up to this number is durable.
+    number: u64,
+    messages: Vec<Message>,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty() && !self.must_write && !self.installs
+    }
+}
+
+/// The disk operation under way.
+enum Operation {
+    /// Space, for a decision that waits for it or for the frame that is to be written.
+    Allocate { bytes: u64, for_decision: bool },
+    /// A frame. When it is durable the crate is told so of this number.
+    Frame { bytes: u64, state: HardState, entries: Vec<Entry>, number: Option<u64>, messages: Vec<Message> },
+    /// The file that follows a snapshot, then the snapshot.
+    BeginFile { next: NextFile, snapshot: DiskOp, installed: Option<Installed> },
+    /// The snapshot, then the removal of the file before.
+    Snapshot { next: NextFile, installed: Option<Installed> },
+    /// The removal of the file before a snapshot.
+    RemoveFile,
+}
+
+/// A snapshot from the leader: what is said when it is durable.
+struct Installed {
+    number: u64,
+    messages: Vec<Message>,
+}
+
+/// What a member last said of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Told {
+    term: u64,
+    leader: Option<MemberId>,
+    leads: bool,
+}
+
+/// One member of the quorum.
+pub struct Quorum {
+    me: MemberId,
+    raft: RawNode<Store>,
+    file: LogFile,
+    pending: Pending,
+    operation: Option<Operation>,
+    /// The last entry that is durable here, and the vote.
+    durable: (u64, HardState),
+    /// A decision waits for space.
+    wants_space: Option<u64>,
+    /// No write before this tick: the last one found no space.
+    paused_until: u64,
+    ticks: u64,
+    next_tick: Duration,
+    /// State of the generator of election time-outs.
+    chance: u64,
+    election_ticks: usize,
+    /// Snapshots that were sent: to whom, and when.
+    snapshots: BTreeMap<MemberId, u64>,
+    told: Told,
+    outputs: Vec<Output>,
+    has_failed: bool,
+}
+
+impl Quorum {
+    fn new(me: MemberId, store: Store, file: LogFile, durable: HardState, seed: u64) -> Quorum {
+        let config = raft::Config {
+            id: me.0,
+            applied: store.applied.index,
+            election_tick: ELECTION_TICKS,
+            heartbeat_tick: HEARTBEAT_TICKS,
+            max_size_per_msg: MESSAGE_BYTES_MAX,
+            max_inflight_msgs: MESSAGES_MAX,
+            max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
+            check_quorum: true,
+            pre_vote: true,
+            ..Default::default()
+        };
+        let last = store.last().index;
+        let term = store.state.term;
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let raft =
+            RawNode::new(&config, store, &logger).expect("a configuration of constants, a store that never fails");
+        Quorum {
+            me,
+            raft,
+            file,
+            pending: Pending::default(),
+            operation: None,
+            durable: (last, durable),
+            wants_space: None,
+            paused_until: 0,
+            ticks: 0,
+            next_tick: Duration::ZERO,
+            chance: seed,
+            election_ticks: ELECTION_TICKS,
+            snapshots: BTreeMap::new(),
+            told: Told { term, leader: None, leads: false },
+            outputs: Vec::new(),
+            has_failed: false,
+        }
+    }
+
+    /// The log is replaced by a snapshot when it is larger than `bytes`, instead of [`LOG_BYTES_MAX`], and than the
+    /// snapshot before it.
+    pub fn with_log_bytes_max(mut self, bytes: u64) -> Quorum {
+        self.file.set_log_bytes_max(bytes);
+        self
+    }
+
+    // ---- What it knows ----
+
+    /// This member.
+    pub fn me(&self) -> MemberId {
+        self.me
+    }
+
+    /// What is true: all that was committed and has come here.
+    pub fn image(&self) -> &ClusterImage {
+        &self.raft.store().image
+    }
+
+    /// The members as of the same entry.
+    pub fn members(&self) -> &Members {
+        &self.raft.store().members
+    }
+
+    /// The last entry that the image knows.
+    pub fn applied(&self) -> Position {
+        self.raft.store().applied
+    }
+
+    /// The last entry of the log, committed or not.
+    pub fn last(&self) -> u64 {
+        self.raft.raft.raft_log.last_index()
+    }
+
+    /// The newest term that this member knows.
+    pub fn term(&self) -> u64 {
+        self.raft.raft.term
+    }
+
+    /// Who leads, as far as this member knows.
+    pub fn leader(&self) -> Option<MemberId> {
+        Some(MemberId(self.raft.raft.leader_id)).filter(|leader| leader.0 != 0)
+    }
+
+    /// Whether this member leads and may decide.
+    pub fn leads(&self) -> bool {
+        self.told.leads
+    }
+
+    /// Whether no disk operation is under way and none is wanted.
+    pub fn is_idle(&self) -> bool {
+        self.operation.is_none() && self.pending.is_empty()
+    }
+
+    /// What the leader knows of the members; nothing at another.
+    pub fn progress(&self) -> Vec<MemberProgress> {
+        if self.raft.raft.state != StateRole::Leader {
+            return Vec::new();
+        }
+        let mut found: Vec<MemberProgress> = self
+            .members()
+            .iter()
+            .filter_map(|(member, _)| {
+                let progress = self.raft.raft.prs().get(member.id.0)?;
+                let is_me = member.id == self.me;
+                Some(MemberProgress {
+                    id: member.id,
+                    matched: progress.matched,
+                    is_recent: is_me || progress.recent_active,
+                })
+            })
+            .collect();
+        found.sort_unstable_by_key(|progress| progress.id);
+        found
+    }
+
+    /// What was applied here, as a snapshot: what a new member begins with.
+    pub fn snapshot(&self) -> Bytes {
+        let store = self.raft.store();
+        encode_snapshot(store.applied.index, store.applied.term, &store.members, &store.image)
+    }
+
+    /// When [`Quorum::tick`] is wanted next. Never by the only voter, whom nobody can depose.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let is_alone = self.is_alone() && self.raft.raft.state == StateRole::Leader && self.paused_until == 0;
+        (!is_alone && !self.has_failed).then_some(self.next_tick)
+    }
+
+    fn is_alone(&self) -> bool {
+        self.members().is_sole_voter(self.me) && self.members().iter().count() == 1
+    }
+
+    // ---- What happens to it ----
+
+    /// Time passes. A member that did not get to run for long does not make up for it: it has heard of nobody meanwhile,
+    /// and nobody of it, but what was sent to it comes first.
+    pub fn tick(&mut self, now: Duration) {
+        if self.has_failed || now < self.next_tick {
+            return;
+        }
+        self.next_tick = now + TICK;
+        self.ticks += 1;
+        let raft = &mut self.raft.raft;
+        if raft.election_elapsed == 0 {
+            self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let more = (random_id::mix(self.chance) % ELECTION_TICKS as u64) as usize;
+            self.election_ticks = ELECTION_TICKS + more;
+        }
+        raft.set_randomized_election_timeout(self.election_ticks);
+        if !self.is_installing() {
+            self.raft.tick();
+        }
+        let (ticks, raft) = (self.ticks, &mut self.raft);
+        self.snapshots.retain(|to, sent| {
+            let progress = raft.raft.prs().get(to.0);
+            let is_waited_for = progress.is_some_and(|progress| progress.state == ProgressState::Snapshot);
+            let is_lost = is_waited_for && ticks - *sent > SNAPSHOT_TICKS_MAX;
+            if is_lost {
+                raft.report_snapshot(to.0, SnapshotStatus::Failure);
+            }
+            is_waited_for && !is_lost
+        });
+        if self.paused_until <= self.ticks {
+            self.paused_until = 0;
+        }
+        self.go_on();
+    }
+
+    /// Asks for votes at once: the leader is known to be gone, or there cannot be another one.
+    pub fn campaign(&mut self) {
+        let is_leader = self.raft.raft.state == StateRole::Leader;
+        if self.has_failed || is_leader || self.is_installing() || !self.members().is_voter(self.me) {
+            return;
+        }
+        let term = self.raft.raft.term;
+        // Whoever hears of a leader takes no part in an election: for this member there is none any more.
+        self.raft.raft.become_follower(term, raft::INVALID_ID);
+        self.raft.campaign().expect("asking for votes is always possible");
+        self.go_on();
+    }
+
+    /// A message came from a member. The error says why it was not taken; nothing has changed then.
+    pub fn step(&mut self, from: MemberId, bytes: &[u8]) -> Result<(), String> {
+        if self.has_failed {
+            return Ok(());
+        }
+        let incoming = decode_message(bytes)?;
+        let is_leader = self.raft.raft.state == StateRole::Leader;
+        judge(&incoming, from, self.me, View { store: self.raft.store(), last: self.last(), is_leader })?;
+        let Incoming { message, .. } = incoming;
+        if message.get_msg_type() == MessageType::MsgTimeoutNow && self.is_installing() {
+            return Ok(());
+        }
+        match self.raft.step(message) {
+            // An answer to a member that is none any more.
+            Ok(()) | Err(raft::Error::StepPeerNotFound) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+        self.go_on();
+        Ok(())
+    }
+
+    /// A member cannot be reached: what was sent to it may be lost.
+    pub fn unreachable(&mut self, member: MemberId) {
+        if self.has_failed {
+            return;
+        }
+        if self.snapshots.remove(&member).is_some() {
+            self.raft.report_snapshot(member.0, SnapshotStatus::Failure);
+        }
+        self.raft.report_unreachable(member.0);
+        self.go_on();
+    }
+
+    /// Asks for space for a decision of these records, before it is proposed: one that finds none can still be refused.
+    pub fn reserve(&mut self, records: &[MetadataRecord]) -> Room {
+        let mut bytes = Vec::new();
+        records.iter().for_each(|record| record.encode(&mut bytes));
+        let wanted = self.pending.bytes as u64 + self.under_way() + bytes.len() as u64;
+        if self.file.allocate(wanted).is_none() {
+            return Room::There;
+        }
+        self.wants_space = Some(wanted);
+        self.go_on();
+        Room::Asked
+    }
+
+    /// Bytes of the frame that is being written.
+    fn under_way(&self) -> u64 {
+        match &self.operation {
+            Some(Operation::Frame { bytes, .. }) => *bytes,
+            _ => 0,
+        }
+    }
+
+    /// Proposes records, all or none. They are committed when [`Output::Committed`] names this position; if it names the
+    /// index with another term, or this member does not lead any more, nobody knows what becomes of them.
+    pub fn propose(&mut self, offset: u64, records: &[MetadataRecord]) -> Result<Position, NotProposed> {
+        if !self.leads() {
+            return Err(NotProposed::NotLeader);
+        }
+        let data = encode_records(offset, records);
+        match self.raft.propose(Vec::new(), data) {
+            Ok(()) => {}
+            Err(_) => return Err(NotProposed::Busy),
+        }
+        let at = Position { index: self.last(), term: self.term() };
+        self.go_on();
+        Ok(at)
+    }
+
+    /// Proposes a change of the members. The error says why it was not taken.
+    pub fn change_members(&mut self, change: &MemberChange) -> Result<Position, String> {
+        if !self.leads() {
+            return Err("this member does not lead".into());
+        }
+        self.members().check(change)?;
+        if self.raft.raft.has_pending_conf() {
+            return Err("another change of the members is on its way".into());
+        }
+        let proposed = self.raft.propose_conf_change(change.encode(), conf_change(change));
+        proposed.map_err(|error| format!("the change was not taken: {error}"))?;
+        let at = Position { index: self.last(), term: self.term() };
+        self.go_on();
+        Ok(at)
+    }
+
+    /// A disk operation has ended. A full disk is survived; after any other failure nothing may be promised.
+    pub fn disk(&mut self, result: Result<DiskReply, DiskError>) {
+        let operation = self.operation.take().expect("what ends was under way");
+        let has_room = match result {
+            Ok(_) => true,
+            Err(DiskError::NoSpace) => false,
+            Err(error) => return self.fail(format!("the metadata cannot be written: {error}")),
+        };
+        match operation {
+            Operation::Allocate { bytes, for_decision } => {
+                if has_room {
+                    self.file.allocated(bytes);
+                }
+                if for_decision {
+                    self.wants_space = None;
+                    self.outputs.push(Output::Reserved { is_there: has_room });
+                } else if !has_room {
+                    // Into what was kept for it.
+                    self.write_frame();
+                }
+            }
+            Operation::Frame { bytes, state, entries, number, messages } if has_room => {
+                self.file.written(bytes);
+                if let Some(first) = entries.first() {
+                    let last = first.index + entries.len() as u64 - 1;
+                    self.durable.0 = last;
+                }
+                self.durable.1 = state;
+                if let Some(number) = number {
+                    self.raft.on_persist_ready(number);
+                }
+                messages.iter().for_each(|message| self.send(message));
+            }
+            Operation::Frame { entries, number, messages, .. } => {
+                // It is tried again, with what has come meanwhile. What has come may replace a part of it.
+                let later = std::mem::take(&mut self.pending);
+                let keep = later
+                    .entries
+                    .first()
+                    .map_or(usize::MAX, |later| entries.iter().take_while(|entry| entry.index < later.index).count());
+                let entries: Vec<Entry> = entries.into_iter().take(keep).chain(later.entries).collect();
+                self.pending = Pending {
+                    bytes: entries.iter().map(encoded_bytes).sum(),
+                    entries: if later.installs { Vec::new() } else { entries },
+                    must_write: true,
+                    installs: later.installs,
+                    number: later.number.max(number.unwrap_or_default()),
+                    messages: messages.into_iter().chain(later.messages).collect(),
+                };
+                self.paused_until = self.ticks + NO_SPACE_TICKS;
+            }
+            Operation::BeginFile { next, snapshot, installed } if has_room => {
+                self.start(Operation::Snapshot { next, installed }, snapshot);
+            }
+            Operation::Snapshot { next, installed } if has_room => {
+                let remove = self.file.replaced(&next);
+                if let Some(Installed { number, messages }) = installed {
+                    self.raft.on_persist_ready(number);
+                    // Only what is durable counts as applied.
+                    self.raft.advance_apply_to(next.snapshot_index());
+                    messages.iter().for_each(|message| self.send(message));
+                }
+                self.start(Operation::RemoveFile, remove);
+            }
+            Operation::BeginFile { installed, .. } | Operation::Snapshot { installed, .. } => {
+                // The log goes on as it was; one from the leader is tried again.
+                if let Some(Installed { number, messages }) = installed {
+                    self.pending.installs = true;
+                    self.pending.number = self.pending.number.max(number);
+                    self.pending.messages.splice(0..0, messages);
+                    self.paused_until = self.ticks + NO_SPACE_TICKS;
+                }
+            }
+            // The old file is only in the way: what is left of it is removed at the next start.
+            Operation::RemoveFile => {}
+        }
+        self.go_on();
+    }
+
+    /// What is to be done, in order.
+    pub fn outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    // ---- What follows ----
+
+    fn fail(&mut self, reason: String) {
+        if !std::mem::replace(&mut self.has_failed, true) {
+            self.outputs.push(Output::Failed { reason });
+        }
+    }
+
+    /// Does all that the crate has ready, then says who leads, then goes on with the disk.
+    fn go_on(&mut self) {
+        while !self.has_failed && self.raft.has_ready() {
+            self.take_ready();
+        }
+        if self.has_failed {
+            return;
+        }
+        self.tell_leader();
+        self.next_operation();
+    }
+
+    fn take_ready(&mut self) {
+        let mut ready = self.raft.ready();
+        // A leader says what it has before that is durable here, but not that it leads: an only voter is elected by nobody
+        // else, and would be elected again in the same term if it lost this one in a crash.
+        let term = self.durable.1.term;
+        let (held, free): (Vec<Message>, Vec<Message>) =
+            ready.take_messages().into_iter().partition(|message| message.term > term);
+        free.iter().for_each(|message| self.send(message));
+        if let Some(hard) = ready.hs() {
+            let eraftpb::HardState { term, vote, commit, .. } = hard.clone();
+            self.raft.mut_store().state = HardState { term, vote, commit };
+        }
+        if !ready.snapshot().is_empty() {
+            self.install(ready.snapshot());
+        }
+        if !ready.entries().is_empty() {
+            self.append(ready.entries());
+        }
+        if ready.must_sync() {
+            self.pending.must_write = true;
+        }
+        let mut messages = ready.take_persisted_messages();
+        messages.extend(held);
+        let committed = ready.take_committed_entries();
+        let number = ready.number();
+        self.raft.advance_append_async(ready);
+        if self.pending.is_empty() && !self.is_writing() {
+            // Nothing of it needs the disk.
+            self.raft.on_persist_ready(number);
+            messages.iter().for_each(|message| self.send(message));
+        } else if is_planted(Bug::SayBeforeWrite) {
+            self.pending.number = number;
+            messages.iter().for_each(|message| self.send(message));
+        } else {
+            self.pending.number = number;
+            self.pending.messages.extend(messages);
+            // Behind a write that is under way: a frame of nothing but what is known to be committed.
+            self.pending.must_write = true;
+        }
+        for entry in &committed {
+            if let Err(why) = self.apply(entry) {
+                let at = entry.index;
+                return self.fail(format!("the committed entry at index {at} cannot be applied: {why}; this is a bug"));
+            }
+        }
+        if let Some(last) = committed.last() {
+            self.raft.advance_apply_to(last.index);
+        }
+        if self.is_alone() {
+            // There is nobody to be sent an entry.
+            let applied = self.raft.store().applied;
+            self.raft.mut_store().begin_at(applied);
+        }
+    }
+
+    /// Whether something is being written that was promised nowhere yet.
+    fn is_writing(&self) -> bool {
+        match &self.operation {
+            Some(Operation::Frame { .. }) => true,
+            Some(Operation::BeginFile { installed, .. } | Operation::Snapshot { installed, .. }) => installed.is_some(),
+            Some(Operation::Allocate { .. } | Operation::RemoveFile) | None => false,
+        }
+    }
+
+    /// Whether a snapshot from the leader is on its way to the disk: until it is there nobody is asked for votes, for the
+    /// crate would look for entries that the snapshot has taken the place of.
+    fn is_installing(&self) -> bool {
+        self.pending.installs
+            || matches!(
+                &self.operation,
+                Some(Operation::BeginFile { installed: Some(_), .. } | Operation::Snapshot { installed: Some(_), .. })
+            )
+    }
+
+    fn send(&mut self, message: &Message) {
+        let to = MemberId(message.to);
+        if message.get_msg_type() == MessageType::MsgSnapshot {
+            self.snapshots.insert(to, self.ticks);
+        }
+        self.outputs.push(Output::Send { to, message: encode_message(message) });
+    }
+
+    fn append(&mut self, entries: &[Entry]) {
+        self.raft.mut_store().append(entries);
+        let first = entries.first().map_or(0, |entry| entry.index);
+        self.pending.entries.retain(|entry| entry.index < first);
+        self.pending.entries.extend(entries.iter().cloned());
+        self.pending.bytes = self.pending.entries.iter().map(encoded_bytes).sum();
+    }
+
+    /// Becomes what the leader's snapshot says; it is not durable yet.
+    fn install(&mut self, snapshot: &eraftpb::Snapshot) {
+        match snapshot_of(snapshot) {
+            Ok(snapshot) => {
+                self.raft.mut_store().restore(snapshot);
+                self.pending.entries.clear();
+                self.pending.bytes = 0;
+                self.pending.installs = true;
+                self.outputs.extend([Output::Installed, Output::Members]);
+            }
+            Err(why) => self.fail(format!("a snapshot that was judged cannot be read: {why}; this is a bug")),
+        }
+    }
+
+    /// An entry is committed: it becomes true.
+    fn apply(&mut self, entry: &Entry) -> Result<(), String> {
+        let at = Position { index: entry.index, term: entry.term };
+        let store = self.raft.mut_store();
+        assert_eq!(at.index, store.applied.index + 1, "entries are applied one after the other");
+        assert_eq!(store.term_at(at.index), Some(at.term), "what is committed is in the log");
+        store.applied = at;
+        match payload(entry)? {
+            Payload::Nothing => {}
+            Payload::Records { offset, records } => {
+                replay(&mut store.image, offset, &records)?;
+                let (offset, image) = (store.image.offset(), Arc::new(store.image.clone()));
+                self.outputs.push(Output::Committed { at, offset, records, image });
+            }
+            Payload::Member(change) => {
+                store.members.apply(&change);
+                let ours = store.members.conf_state();
+                let conf = conf_change(&change);
+                let theirs = self.raft.apply_conf_change(&conf).map_err(|error| error.to_string())?;
+                assert!(is_same(&ours, &theirs), "members {ours:?}, and {theirs:?}");
+                self.outputs.push(Output::Members);
+                if !self.members().is_voter(self.me) && self.raft.raft.state == StateRole::Leader {
+                    let term = self.raft.raft.term;
+                    self.raft.raft.become_follower(term, raft::INVALID_ID);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_leader(&mut self) {
+        let raft = &self.raft.raft;
+        let term = raft.term;
+        let has_own_entry = self.raft.store().applied.term == term;
+        let leads = raft.state == StateRole::Leader && has_own_entry;
+        let leader = self.leader().filter(|leader| *leader != self.me || leads);
+        let told = Told { term, leader, leads };
+        if std::mem::replace(&mut self.told, told) == told {
+            return;
+        }
+        self.outputs.push(if leads { Output::Leads { term } } else { Output::Follows { term, leader } });
+    }
+
+    // ---- The disk ----
+
+    fn start(&mut self, operation: Operation, op: DiskOp) {
+        assert!(self.operation.replace(operation).is_none(), "one operation at a time");
+        self.outputs.push(Output::Disk(op));
+    }
+
+    fn next_operation(&mut self) {
+        if self.operation.is_some() {
+            return;
+        }
+        let is_paused = self.paused_until > self.ticks;
+        if self.pending.installs && !is_paused {
+            self.write_installed();
+        } else if let Some(bytes) = self.wants_space {
+            match self.file.allocate(bytes) {
+                Some(op) => self.allocate(op, true),
+                None => {
+                    self.wants_space = None;
+                    self.outputs.push(Output::Reserved { is_there: true });
+                    self.next_operation();
+                }
+            }
+        } else if !self.pending.is_empty() && !is_paused {
+            match self.file.allocate(self.pending.bytes.min(FRAME_BYTES_MAX) as u64) {
+                Some(op) => self.allocate(op, false),
+                None => self.write_frame(),
+            }
+        } else if self.file.wants_snapshot() && self.applied().index > self.file.snapshot_index() {
+            self.write_snapshot();
+        }
+    }
+
+    fn allocate(&mut self, op: DiskOp, for_decision: bool) {
+        let DiskOp::Allocate { bytes, .. } = op else { panic!("space is wanted, not {op:?}") };
+        self.start(Operation::Allocate { bytes, for_decision }, op);
+    }
+
+    fn write_frame(&mut self) {
+        let Pending { entries, messages, number, .. } = std::mem::take(&mut self.pending);
+        let mut bytes = 0;
+        let count = entries
+            .iter()
+            .take_while(|entry| {
+                bytes += encoded_bytes(entry);
+                bytes <= FRAME_BYTES_MAX
+            })
+            .count()
+            .max(1)
+            .min(entries.len());
+        let (now, later) = entries.split_at(count);
+        let (now, later) = (now.to_vec(), later.to_vec());
+        let last = now.last().map_or(self.durable.0, |entry| entry.index);
+        let mut state = self.raft.store().state;
+        // Only what the file holds can be said to be committed in it.
+        state.commit = state.commit.min(last).max(self.durable.1.commit);
+        if is_planted(Bug::ForgetVote) {
+            state.vote = 0;
+        }
+        let (op, bytes) = self.file.frame(state, &now);
+        let (number, messages) = if later.is_empty() {
+            (Some(number), messages)
+        } else {
+            let bytes = later.iter().map(encoded_bytes).sum();
+            self.pending = Pending { entries: later, bytes, must_write: true, installs: false, number, messages };
+            (None, Vec::new())
+        };
+        self.start(Operation::Frame { bytes, state, entries: now, number, messages }, op);
+    }
+
+    /// What was applied takes the place of the log up to there.
+    fn write_snapshot(&mut self) {
+        self.file.tries_snapshot();
+        let (durable_last, durable) = self.durable;
+        let store = self.raft.mut_store();
+        let base = store.trail(self.file.log_bytes_max() / TRAIL_SHARE);
+        store.begin_at(base);
+        let Position { index, term } = store.applied;
+        let snapshot = encode_snapshot(index, term, &store.members, &store.image);
+        // Entries that others are about to replace are not committed: they can go.
+        let replaced_from = self.pending.entries.first().map_or(u64::MAX, |entry| entry.index);
+        let last = durable_last.min(replaced_from - 1).max(index);
+        let entries = store.between(base.index + 1, last);
+        let state = HardState { commit: index.max(durable.commit.min(last)), ..durable };
+        let (ops, next) = self.file.replace(index, base, state, &entries, snapshot);
+        self.durable = (last, state);
+        let [begin, snapshot] = ops;
+        self.start(Operation::BeginFile { next, snapshot, installed: None }, begin);
+    }
+
+    /// The leader's snapshot takes the place of everything.
+    fn write_installed(&mut self) {
+        let Pending { entries, messages, number, .. } = std::mem::take(&mut self.pending);
+        let store = self.raft.store();
+        let Position { index, term } = store.applied;
+        assert_eq!(store.base, store.applied, "nothing is applied behind a snapshot that is not durable");
+        let snapshot = encode_snapshot(index, term, &store.members, &store.image);
+        let last = entries.last().map_or(index, |entry| entry.index);
+        let state = HardState { commit: index, ..store.state };
+        let (ops, next) = self.file.replace(index, store.base, state, &entries, snapshot);
+        self.durable = (last, state);
+        let [begin, snapshot] = ops;
+        let installed = Some(Installed { number, messages });
+        self.start(Operation::BeginFile { next, snapshot, installed }, begin);
+    }
+}
+
+/// Replays the records of an entry, of which the first has this offset.
+fn replay(image: &mut ClusterImage, offset: u64, records: &[MetadataRecord]) -> Result<(), String> {
+    if offset != image.offset() + 1 {
+        return Err(format!("its records begin at offset {offset}, and {} were applied", image.offset()));
+    }
+    for record in records {
+        image.check(record)?;
+        image.replay(record);
+    }
+    Ok(())
+}
