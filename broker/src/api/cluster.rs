@@ -28,7 +28,7 @@ pub(super) fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) 
         return codec::encode(header, &response);
     }
     response.cluster_id = context.image.cluster_id().into();
-    response.controller_id = context.image.controller_id().unwrap_or(-1);
+    response.controller_id = context.image.controller_id(context.node_id).unwrap_or(-1);
     let brokers = context.registered_brokers();
     response.brokers = brokers
         .filter(|(broker, _)| !broker.is_fenced || request.include_fenced_brokers)

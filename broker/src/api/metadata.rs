@@ -114,7 +114,7 @@ fn respond(
         })
         .collect();
     response.cluster_id = Some(image.cluster_id().into());
-    response.controller_id = image.controller_id().unwrap_or(-1);
+    response.controller_id = image.controller_id(context.node_id).unwrap_or(-1);
     if (8..=10).contains(&version) {
         response.cluster_authorized_operations =
             operations::if_asked(request.include_cluster_authorized_operations, operations::CLUSTER);

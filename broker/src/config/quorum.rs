@@ -61,6 +61,12 @@ impl QuorumConfig {
         })
     }
 
+    /// Where the controller listener is reached by other nodes.
+    pub fn address(&self) -> Option<(String, u16)> {
+        let listener = self.controller_listener.as_ref()?;
+        Some((listener.advertised_host.clone(), listener.advertised_port))
+    }
+
     /// Whether this node is to be part of a cluster of several.
     pub fn has_others(&self) -> bool {
         let joins = self.auto_join && !self.bootstrap_servers.is_empty();

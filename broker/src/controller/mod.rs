@@ -1,33 +1,53 @@
-//! The cluster's controller as a pure state machine: what it is asked becomes a decision, the decision durable, then true,
-//! then known to every shard; and when all of them have applied it, an answer.
+//! The cluster's controller on one node, as a pure state machine. Where this node's member leads the quorum, what it is asked
+//! becomes a decision, the decision is proposed, committed, then true, then known to every shard; and when all of them have
+//! applied it, an answer. Where another one leads, the shards' requests are forwarded to it, and its answers wait until the
+//! shards have applied what it has decided. It also says to the active controller that this broker is there, and fences brokers
+//! that are not when it is the active controller itself.
 //!
-//! Calling contract. The driver calls [`ControllerShard::handle`] for each event, in the order in which they happened, and
-//! executes the effects in order; it gives [`Event::Tick`] at [`ControllerShard::next_deadline`]. The controller performs no
-//! I/O, reads no clock and draws no random number. There is never more than one of its disk operations under way.
+//! Calling contract. The driver calls [`ControllerNode::handle`] for each event, in the order in which they happened, and
+//! executes the effects in order; it gives [`Event::Tick`] at [`ControllerNode::next_deadline`]. The controller performs no I/O, reads no clock and draws no random number. There is never more than one of its disk
+//! operations under way.
 //!
-//! What it promises. Nobody is told of a decision that is not durable, by an answer or by its records. One decision is
-//! made, written and published before the next. Decisions that find no room on the disk are refused, but those that
-//! free some may use the space that the log keeps for them; after any other failure nothing is answered any more.
+//! What it promises. Nobody is told of a decision that is not committed, by an answer or by its records. Decisions are made one
+//! after the other, each on what those before it will have made true (the *speculative* image), and committed in that
+//! order; as many as come while one is being written become durable together. Decisions that find no room on the disk are
+//! refused, but those that free some may use the space that the log keeps for them; after any other failure nothing is
+//! answered any more.
 
+mod forwarding;
+#[cfg(test)]
+mod sim;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use millstream_replication::controller::Sessions;
-use millstream_replication::log::MetadataLog;
+use millstream_replication::quorum::{MemberId, NotProposed, Output, Position, Room};
 use millstream_replication::{
     ApiError, ClusterImage, Controller, ControllerRequest, ControllerResponse, Decision, ErrorCode, MetadataRecord,
+    Quorum,
 };
 use millstream_storage::bug::{Bug, is_planted};
 use millstream_storage::{DiskError, DiskOp, DiskReply, DiskToken, Now};
 
+use crate::peer::links::{self, LinkId, Links, Peer, Told};
+use crate::peer::wire;
 use crate::shard::ShardIndex;
+use forwarding::Forwarding;
 
 /// Requests that were asked and not answered, at most; beyond them a request is refused.
 pub const REQUESTS_HELD_MAX: usize = 16 * 1024;
+
+/// Decisions that were proposed and not committed, at most; what is asked beyond them waits.
+pub const PROPOSED_MAX: usize = 1024;
+
+/// How long this node waits with asking for votes when it knows that the leader is gone, at most: by chance, so that not all do
+/// it at once.
+const CAMPAIGN_AFTER_MAX: Duration = Duration::from_millis(50);
 
 /// Who gets an answer. Tokens are the asker's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +64,15 @@ pub enum Asker {
         /// Comes back with the answer.
         token: u64,
     },
+    /// Another node, which has forwarded it.
+    Peer {
+        /// The connection by which it came.
+        link: LinkId,
+        /// Comes back with the answer.
+        id: u64,
+    },
+    /// The controller itself.
+    Own,
 }
 
 /// Something that happened.
@@ -72,7 +101,9 @@ pub enum Event {
         /// How it went.
         result: Result<DiskReply, DiskError>,
     },
-    /// The time of [`ControllerShard::next_deadline`] has come.
+    /// Something happened to a connection to another node.
+    Link(links::Event),
+    /// The time of [`ControllerNode::next_deadline`] has come.
     Tick,
 }
 
@@ -86,7 +117,8 @@ pub enum Effect {
         /// The operation.
         op: DiskOp,
     },
-    /// Tell every shard of the process that these records are true.
+    /// Tell every shard of the process that these records are true. Where a snapshot has brought the image, they are what has
+    /// become different.
     Publish {
         /// That of the last record.
         offset: u64,
@@ -102,6 +134,8 @@ pub enum Effect {
         /// The answer.
         response: ControllerResponse,
     },
+    /// Do something with a connection to another node.
+    Link(links::Effect),
     /// Something went wrong and was survived: an operator wants to know.
     Warn {
         /// One line for people.
@@ -114,102 +148,196 @@ pub enum Effect {
     },
 }
 
-/// A request that waits for the decisions before it.
+/// A request that was not decided yet.
 #[derive(Clone, Debug)]
 struct Asked {
     asker: Asker,
     request: ControllerRequest,
     random_id: [u8; 16],
+    /// It is refused then, if nobody has decided it.
+    until: Duration,
 }
 
-/// A decision that is becoming durable.
+/// A decision that waits for space before it is proposed.
 #[derive(Clone, Debug)]
-struct Commit {
-    asker: Asker,
-    records: Vec<MetadataRecord>,
-    response: ControllerResponse,
-    frees_space: bool,
+struct Held {
+    asked: Asked,
+    decision: Decision,
 }
 
-/// The disk operation under way, and what is to follow it.
+/// A decision that was proposed.
 #[derive(Clone, Debug)]
-enum Operation {
-    /// Space for a decision, then its write.
-    Allocate { commit: Commit, write: DiskOp },
-    /// The write of a decision.
-    Write { commit: Commit },
-    /// The log file that follows a snapshot, then the snapshot.
-    BeginLog { snapshot: DiskOp },
-    /// The snapshot, then the removal of the log before it.
-    Snapshot,
-    /// The removal of the log before a snapshot.
-    RemoveLog,
-}
-
-/// An answer that waits until all shards have applied what it says.
-#[derive(Clone, Debug)]
-struct Waiting {
-    offset: u64,
+struct Proposed {
+    at: Position,
     asker: Asker,
     response: ControllerResponse,
 }
 
-/// The controller of a cluster of one node, with the log of its decisions.
+/// The offset of the last record, the records, and the image that they made.
+type Change = (u64, Vec<MetadataRecord>, Arc<ClusterImage>);
+
+/// What a controller is told of its node.
 #[derive(Clone, Debug)]
-pub struct ControllerShard {
+pub struct ControllerOptions {
+    /// `node.id`
+    pub node_id: i32,
+    /// The process: drawn with every start.
+    pub incarnation: [u8; 16],
+    /// Where this node's controller listener is reached; none where it has none.
+    pub address: Option<(String, u16)>,
+    /// Where other controllers are reached, where the configuration says it.
+    pub voters: Vec<(i32, String, u16)>,
+    /// `broker.session.timeout.ms`
+    pub session_timeout: Duration,
+    /// `broker.heartbeat.interval.ms`
+    pub heartbeat_interval: Duration,
+    /// Shards of the process.
+    pub shards: usize,
+    /// What waits by chance are drawn from.
+    pub seed: u64,
+}
+
+/// Where a controller stands, as its node shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// It decides.
+    pub is_active: bool,
+    /// The node that leads the quorum, -1 for none that is known.
+    pub leader: i32,
+    /// The newest term that is known here.
+    pub term: u64,
+    /// The offset of the last record that is known here to be committed.
+    pub offset: u64,
+}
+
+/// The controller, with its member of the quorum.
+pub struct ControllerNode {
     controller: Controller,
-    /// None: the one broker is in this process, so the process that it was before is gone.
+    options: ControllerOptions,
+    quorum: Quorum,
+    /// What the shards were told last.
+    published: Arc<ClusterImage>,
+    links: Links,
+    /// Who of the brokers has been heard of, while this node decides.
     sessions: Sessions,
-    log: MetadataLog,
-    /// What is durable, and therefore true: the process's image, which the shards have, too.
-    image: Arc<ClusterImage>,
+    /// What will be true when everything that was proposed is committed; none while another one decides, or nobody.
+    speculative: Option<ClusterImage>,
+    /// Requests that are decided here.
     queue: VecDeque<Asked>,
-    under_way: Option<(DiskToken, Operation)>,
+    held: Option<Held>,
+    /// In the order in which they will be committed.
+    proposed: VecDeque<Proposed>,
+    /// Requests that another node decides.
+    forwarding: Forwarding,
+    /// The disk operation under way.
+    under_way: Option<DiskToken>,
     next_token: u64,
     /// What each shard has applied.
     applied: Vec<u64>,
-    /// In order of their offsets.
-    waiting: VecDeque<Waiting>,
+    /// Answers, by the offset that all shards have to have applied first, in the order in which they came.
+    waiting: BTreeMap<(u64, u64), (Asker, ControllerResponse)>,
+    answers: u64,
+    /// When the active controller is told again that this broker is there.
+    heartbeat_at: Duration,
+    /// A heartbeat was not answered yet.
+    is_heartbeat_under_way: bool,
+    /// When this node asks for votes, because the leader is gone.
+    campaign_at: Option<Duration>,
+    chance: u64,
     /// The last decision that had something to write found space for it.
     had_room: bool,
     /// [`Effect::Fail`] was given.
     has_failed: bool,
 }
 
-impl ControllerShard {
-    /// A controller with its log as it was opened, and the image that the log makes. Every one of `shards` shards starts
-    /// with the same image.
-    pub fn new(controller: Controller, log: MetadataLog, image: Arc<ClusterImage>, shards: usize) -> ControllerShard {
-        assert_eq!(log.offset(), image.offset(), "an image of another log");
-        ControllerShard {
+impl ControllerNode {
+    /// A controller with its member of the quorum as it was opened. Every one of the shards starts with the same image. The
+    /// only voter is elected at once; what it writes for that comes with the first event.
+    pub fn new(controller: Controller, mut quorum: Quorum, options: ControllerOptions) -> ControllerNode {
+        if quorum.members().is_sole_voter(quorum.me()) {
+            quorum.campaign();
+        }
+        let directory_id = quorum.members().get(quorum.me()).map_or([0; 16], |member| member.directory_id);
+        let identity = links::Identity {
+            cluster_id: quorum.image().cluster(),
+            node_id: options.node_id,
+            directory_id,
+            incarnation: options.incarnation,
+            address: options.address.clone(),
+            is_forming: false,
+        };
+        let mut node = ControllerNode {
             controller,
+            links: Links::new(identity, options.seed),
             sessions: Sessions::default(),
-            log,
-            applied: vec![image.offset(); shards],
-            image,
+            speculative: None,
             queue: VecDeque::new(),
+            held: None,
+            proposed: VecDeque::new(),
+            forwarding: Forwarding::default(),
             under_way: None,
             next_token: 0,
-            waiting: VecDeque::new(),
+            applied: vec![quorum.image().offset(); options.shards],
+            published: Arc::new(quorum.image().clone()),
+            waiting: BTreeMap::new(),
+            answers: 0,
+            heartbeat_at: Duration::ZERO,
+            is_heartbeat_under_way: false,
+            campaign_at: None,
+            chance: options.seed,
             had_room: true,
             has_failed: false,
-        }
+            quorum,
+            options,
+        };
+        node.find_peers(Duration::ZERO);
+        node
     }
 
     /// What is true: all that was committed.
     pub fn image(&self) -> &ClusterImage {
-        &self.image
+        self.quorum.image()
     }
 
-    /// When [`Event::Tick`] is wanted, in time since the process started. Never: a controller without peers and without
-    /// brokers that may go silent waits for nothing but events.
+    /// Where it stands.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            is_active: self.speculative.is_some(),
+            leader: self.leader().unwrap_or(-1),
+            term: self.quorum.term(),
+            offset: self.quorum.image().offset(),
+        }
+    }
+
+    /// When [`Event::Tick`] is wanted, in time since the process started. Never by the only voter, who waits for nothing
+    /// but events.
     pub fn next_deadline(&self) -> Option<Duration> {
-        None
+        if self.has_failed {
+            return None;
+        }
+        let heartbeat = (!self.is_alone() && self.epoch().is_some()).then_some(self.heartbeat_at);
+        let session = self.speculative.as_ref().and_then(|_| self.sessions.next_deadline());
+        [
+            self.quorum.next_deadline(),
+            self.links.next_deadline(),
+            self.forwarding.next_deadline(),
+            self.campaign_at,
+            heartbeat,
+            session,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Whether nothing is under way: every request is decided, and every operation has ended.
     pub fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.under_way.is_none()
+        self.queue.is_empty()
+            && self.held.is_none()
+            && self.proposed.is_empty()
+            && self.forwarding.is_empty()
+            && self.under_way.is_none()
+            && self.quorum.is_idle()
     }
 
     /// Takes one event and does what follows from it.
@@ -218,146 +346,332 @@ impl ControllerShard {
             return;
         }
         match event {
-            Event::Asked { asker, request, random_id } => {
-                self.ask(now, Asked { asker, request, random_id }, effects);
-            }
+            Event::Asked { asker, request, random_id } => self.ask(now, asker, request, random_id, effects),
             Event::Applied { shard, offset } => self.apply(shard, offset),
-            Event::Disk { token, result } => self.disk(token, result, effects),
-            Event::Tick => {}
+            Event::Disk { token, result } => {
+                assert_eq!(self.under_way.take(), Some(token), "what ends was under way");
+                self.quorum.disk(result);
+            }
+            Event::Link(event) => self.link(now, event, effects),
+            Event::Tick => self.tick(now, effects),
         }
+        self.go_on(now, effects);
+    }
+
+    fn go_on(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.take_outputs(now, effects);
         self.decide(now, effects);
+        self.forward(now, effects);
         self.answer(effects);
     }
 
-    fn ask(&mut self, now: Now, asked: Asked, effects: &mut Vec<Effect>) {
-        if self.queue.len() + self.waiting.len() < REQUESTS_HELD_MAX {
-            self.queue.push_back(asked);
-            return;
+    fn is_alone(&self) -> bool {
+        self.quorum.members().is_sole_voter(self.quorum.me())
+    }
+
+    /// The number of the node whose member leads, as far as is known here.
+    fn leader(&self) -> Option<i32> {
+        let leader = self.quorum.leader()?;
+        self.quorum.members().get(leader).map(|member| member.node_id)
+    }
+
+    /// The epoch of this process's registration.
+    fn epoch(&self) -> Option<i64> {
+        let broker = self.quorum.image().broker(self.options.node_id)?;
+        (broker.incarnation == self.options.incarnation).then_some(broker.epoch)
+    }
+
+    // ---- Requests ----
+
+    fn ask(
+        &mut self,
+        now: Now,
+        asker: Asker,
+        request: ControllerRequest,
+        random_id: [u8; 16],
+        effects: &mut Vec<Effect>,
+    ) {
+        let asked = Asked { asker, request, random_id, until: now.elapsed + forwarding::REQUEST_MAX };
+        if self.queue.len() + self.proposed.len() + self.waiting.len() + self.forwarding.len() >= REQUESTS_HELD_MAX {
+            let why = "the controller has too many requests to answer; try again";
+            return self.refuse(now, asked, &ApiError::new(ErrorCode::RequestTimedOut, why), effects);
         }
-        // What it would have come to, item by item, but nothing is done.
-        let Asked { asker, request, random_id } = asked;
-        let decision = self.controller.handle(&self.image, &self.sessions, request, now, random_id);
-        let why = "the controller has too many requests to answer; try again";
-        let response = decision.response.refused(&ApiError::new(ErrorCode::RequestTimedOut, why));
-        effects.push(Effect::Answer { asker, response });
+        if self.speculative.is_some() || self.is_alone() {
+            self.queue.push_back(asked);
+        } else if let Asker::Peer { link, id } = asker {
+            self.send_away(link, id, effects);
+        } else {
+            self.forwarding.push(asked);
+        }
+    }
+
+    /// Answers what nobody has decided: what it would have come to, item by item, but nothing is done.
+    fn refuse(&mut self, now: Now, asked: Asked, why: &ApiError, effects: &mut Vec<Effect>) {
+        let Asked { asker, request, random_id, .. } = asked;
+        let decision = self.controller.handle(self.quorum.image(), &self.sessions, request, now, random_id);
+        self.give(asker, self.quorum.image().offset(), decision.response.refused(why), effects);
+    }
+
+    fn send_away(&mut self, link: LinkId, id: u64, effects: &mut Vec<Effect>) {
+        let leader = self.leader().unwrap_or(-1);
+        let mut more = Vec::new();
+        self.links.not_controller(link, id, leader, &mut more);
+        effects.extend(more.into_iter().map(Effect::Link));
     }
 
     fn apply(&mut self, shard: ShardIndex, offset: u64) {
         let applied = &mut self.applied[shard];
         assert!(*applied <= offset, "shard {shard} goes back from offset {applied} to {offset}");
-        assert!(offset <= self.image.offset(), "shard {shard} applies offset {offset}, which is not committed");
+        assert!(
+            offset <= self.quorum.image().offset(),
+            "shard {shard} applies offset {offset}, which is not committed"
+        );
         *applied = offset;
     }
 
-    /// Decides requests until a decision has to be written first.
-    fn decide(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        while self.under_way.is_none()
-            && !self.has_failed
-            && let Some(Asked { asker, request, random_id }) = self.queue.pop_front()
-        {
-            let frees_space = request.frees_space();
-            let Decision { records, response } =
-                self.controller.handle(&self.image, &self.sessions, request, now, random_id);
-            if records.is_empty() {
-                self.answer_later(asker, response);
-                continue;
-            }
-            let write = self.log.append(&records);
-            let commit = Commit { asker, records, response, frees_space };
-            if is_planted(Bug::AnswerBeforeWrite) {
-                self.publish(commit.clone(), effects);
-            }
-            match self.log.allocate() {
-                Some(allocate) => self.start(Operation::Allocate { commit, write }, allocate, effects),
-                None => self.start(Operation::Write { commit }, write, effects),
-            }
-        }
+    /// What all shards have applied.
+    fn all_applied(&self) -> u64 {
+        self.applied.iter().copied().min().unwrap_or(u64::MAX)
     }
 
-    fn start(&mut self, operation: Operation, op: DiskOp, effects: &mut Vec<Effect>) {
-        let token = DiskToken(self.next_token);
-        self.next_token += 1;
-        let before = self.under_way.replace((token, operation));
-        assert!(before.is_none(), "one operation at a time: {before:?}");
-        effects.push(Effect::Disk { token, op });
-    }
+    // ---- The quorum ----
 
-    /// A disk operation has ended. A full disk is survived; after any other failure nothing may be acknowledged.
-    fn disk(&mut self, token: DiskToken, result: Result<DiskReply, DiskError>, effects: &mut Vec<Effect>) {
-        let (started, operation) = self.under_way.take().expect("what ends was under way");
-        assert_eq!(token, started, "what ends was under way");
-        let has_room = match result {
-            Ok(_) => true,
-            Err(DiskError::NoSpace) => false,
-            Err(error) => {
-                self.has_failed = true;
-                effects.push(Effect::Fail { reason: format!("the metadata cannot be written: {error}") });
+    /// Does what the quorum wants done, until it wants nothing more.
+    fn take_outputs(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        loop {
+            let outputs = self.quorum.outputs();
+            if outputs.is_empty() {
                 return;
             }
-        };
-        match operation {
-            Operation::Allocate { commit, write } if has_room || commit.frees_space => {
-                if has_room {
-                    self.log.allocated();
+            for output in outputs {
+                self.take_output(now, output, effects);
+            }
+        }
+    }
+
+    fn take_output(&mut self, now: Now, output: Output, effects: &mut Vec<Effect>) {
+        match output {
+            Output::Disk(op) => {
+                let token = DiskToken(self.next_token);
+                self.next_token += 1;
+                let before = self.under_way.replace(token);
+                assert!(before.is_none(), "one operation at a time: {before:?}");
+                effects.push(Effect::Disk { token, op });
+            }
+            Output::Send { to, message } => self.send(to, message, effects),
+            Output::Committed { at, offset, records, image } => self.committed(at, (offset, records, image), effects),
+            Output::Installed => self.installed(effects),
+            Output::Members => self.find_peers(now.elapsed),
+            Output::Leads { .. } => self.lead(now),
+            Output::Follows { .. } => self.step_down(effects),
+            Output::Reserved { is_there } => {
+                if let Some(held) = self.held.take() {
+                    self.reserved(now, held, is_there, effects);
                 }
-                self.start(Operation::Write { commit }, write, effects);
             }
-            Operation::Write { commit } if has_room => self.committed(commit, effects),
-            Operation::Allocate { commit, .. } | Operation::Write { commit } => self.refuse(commit, effects),
-            Operation::BeginLog { snapshot } if has_room => self.start(Operation::Snapshot, snapshot, effects),
-            Operation::Snapshot if has_room => {
-                let remove = self.log.compacted();
-                self.start(Operation::RemoveLog, remove, effects);
+            Output::Failed { reason } => {
+                self.has_failed = true;
+                effects.push(Effect::Fail { reason });
             }
-            // The log goes on as it was.
-            Operation::BeginLog { .. } | Operation::Snapshot => {}
-            // The old log is only in the way: what is left of it is removed at the next start.
-            Operation::RemoveLog => {}
         }
     }
 
-    /// A decision is durable.
-    fn committed(&mut self, commit: Commit, effects: &mut Vec<Effect>) {
-        self.had_room = true;
-        self.log.committed();
-        if !is_planted(Bug::AnswerBeforeWrite) {
-            self.publish(commit, effects);
+    fn send(&mut self, to: MemberId, message: Bytes, effects: &mut Vec<Effect>) {
+        let Some(directory_id) = self.quorum.members().get(to).map(|member| member.directory_id) else { return };
+        let mut more = Vec::new();
+        if !self.links.raft(directory_id, message, &mut more) {
+            self.quorum.unreachable(to);
         }
-        assert_eq!(self.image.offset(), self.log.offset(), "the image is what the log makes");
-        if self.log.wants_snapshot() {
-            let [begin, snapshot] = self.log.compact(&self.image);
-            self.start(Operation::BeginLog { snapshot }, begin, effects);
+        effects.extend(more.into_iter().map(Effect::Link));
+    }
+
+    /// Dials the other members, where the configuration or they themselves say that they are.
+    fn find_peers(&mut self, now: Duration) {
+        let configured = &self.options.voters;
+        let peers: Vec<(Option<i32>, String, u16)> = self
+            .quorum
+            .members()
+            .iter()
+            .filter(|(member, _)| member.node_id != self.options.node_id)
+            .filter_map(|(member, _)| {
+                let given = configured.iter().find(|(node_id, ..)| *node_id == member.node_id);
+                let (host, port) = match given {
+                    Some((_, host, port)) => (host.clone(), *port),
+                    None => member.endpoint.clone()?,
+                };
+                Some((Some(member.node_id), host, port))
+            })
+            .collect();
+        self.links.set_peers(now, &peers);
+    }
+
+    /// This node decides from now on. Every broker has a full session to be heard of; but whoever is known to be gone is fenced
+    /// at once, and the process that this one was before is.
+    fn lead(&mut self, now: Now) {
+        self.campaign_at = None;
+        let image = self.quorum.image().clone();
+        let others = image.brokers().filter(|broker| broker.node_id != self.options.node_id);
+        self.sessions = Sessions::new(now.elapsed, self.options.session_timeout, others);
+        let gone: Vec<i32> = image
+            .brokers()
+            .filter(|broker| !broker.is_fenced && self.links.is_refused(broker.node_id))
+            .map(|broker| broker.node_id)
+            .collect();
+        self.speculative = Some(image);
+        gone.into_iter().for_each(|node_id| self.fence(now, node_id));
+        self.queue.extend(self.forwarding.take_all());
+    }
+
+    /// Another node decides, or nobody: what was proposed here may be committed or not.
+    fn step_down(&mut self, effects: &mut Vec<Effect>) {
+        if self.leader().is_some() {
+            self.campaign_at = None;
+        }
+        self.is_heartbeat_under_way = false;
+        if self.speculative.take().is_none() {
+            return;
+        }
+        self.sessions = Sessions::default();
+        let held = self.held.take().map(|held| held.asked);
+        for asked in held.into_iter().chain(std::mem::take(&mut self.queue)) {
+            match asked.asker {
+                Asker::Peer { link, id } => self.send_away(link, id, effects),
+                Asker::Own => {}
+                Asker::Shard { .. } | Asker::Node { .. } => self.forwarding.push(asked),
+            }
+        }
+        for Proposed { asker, response, .. } in std::mem::take(&mut self.proposed) {
+            match asker {
+                Asker::Peer { link, id } => self.send_away(link, id, effects),
+                Asker::Own => {}
+                Asker::Shard { .. } | Asker::Node { .. } => {
+                    self.answer_later(asker, response.refused(&not_controller()))
+                }
+            }
         }
     }
 
-    /// What was decided becomes true, then known to the shards.
-    fn publish(&mut self, commit: Commit, effects: &mut Vec<Effect>) {
-        let Commit { asker, records, response, .. } = commit;
-        let image = Arc::make_mut(&mut self.image);
-        for record in &records {
-            image.replay(record);
+    /// Decides requests until one has to wait for space, or the quorum takes no more.
+    fn decide(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        while self.held.is_none()
+            && !self.has_failed
+            && self.proposed.len() < PROPOSED_MAX
+            && let Some(speculative) = &self.speculative
+            && let Some(asked) = self.queue.pop_front()
+        {
+            let (request, random_id) = (asked.request.clone(), asked.random_id);
+            let decision = self.controller.handle(speculative, &self.sessions, request, now, random_id);
+            self.hear(now, &asked.request, &decision);
+            if decision.records.is_empty() {
+                // It may say what the decisions before it will have made true.
+                match self.proposed.back().map(|last| last.at) {
+                    Some(at) => {
+                        self.proposed.push_back(Proposed { at, asker: asked.asker, response: decision.response });
+                    }
+                    None => self.give(asked.asker, self.quorum.image().offset(), decision.response, effects),
+                }
+                continue;
+            }
+            match self.quorum.reserve(&decision.records) {
+                Room::There => self.propose(now, Held { asked, decision }, effects),
+                Room::Asked => {
+                    self.held = Some(Held { asked, decision });
+                    self.take_outputs(now, effects);
+                }
+            }
         }
-        let (offset, image) = (image.offset(), Arc::clone(&self.image));
-        effects.push(Effect::Publish { offset, records: Arc::new(records), image });
-        self.answer_later(asker, response);
     }
 
-    /// There is no room for what was decided.
-    fn refuse(&mut self, commit: Commit, effects: &mut Vec<Effect>) {
+    /// There is space for a decision, or there is none.
+    fn reserved(&mut self, now: Now, held: Held, is_there: bool, effects: &mut Vec<Effect>) {
+        if is_there || held.asked.request.frees_space() {
+            self.propose(now, held, effects);
+            return;
+        }
         // Clients ask again and again: one line until there is room.
         if self.had_room {
             let message = "no space is left for the metadata: decisions are refused".to_owned();
             effects.push(Effect::Warn { message });
         }
         self.had_room = false;
-        self.answer_later(commit.asker, commit.response.refused_for_lack_of_space());
+        let response = held.decision.response.refused_for_lack_of_space();
+        self.give(held.asked.asker, self.quorum.image().offset(), response, effects);
     }
 
-    /// The answer is to be given when every shard knows what the controller knows now.
+    fn propose(&mut self, now: Now, held: Held, effects: &mut Vec<Effect>) {
+        let Held { asked, decision: Decision { records, response } } = held;
+        let Some(speculative) = &mut self.speculative else { return self.forwarding.push(asked) };
+        let offset = speculative.offset() + 1;
+        match self.quorum.propose(offset, &records) {
+            Ok(at) => {
+                self.had_room = true;
+                records.iter().for_each(|record| speculative.replay(record));
+                let asker = asked.asker;
+                if is_planted(Bug::AnswerBeforeWrite) {
+                    let (offset, image) = (speculative.offset(), Arc::new(speculative.clone()));
+                    effects.push(Effect::Publish { offset, records: Arc::new(records), image });
+                    self.answers += 1;
+                    self.waiting.insert((offset, self.answers), (asker, response));
+                } else {
+                    self.proposed.push_back(Proposed { at, asker, response });
+                }
+                self.take_outputs(now, effects);
+            }
+            Err(NotProposed::Busy) => {
+                let why = ApiError::new(ErrorCode::RequestTimedOut, "the controller has too much to commit; try again");
+                self.give(asked.asker, self.quorum.image().offset(), response.refused(&why), effects);
+            }
+            Err(NotProposed::NotLeader) => self.forwarding.push(asked),
+        }
+    }
+
+    /// A decision is true.
+    fn committed(&mut self, at: Position, change: Change, effects: &mut Vec<Effect>) {
+        if is_planted(Bug::AnswerBeforeWrite) {
+            return;
+        }
+        let (offset, records, image) = change;
+        assert_eq!(self.published.offset() + records.len() as u64, offset, "no record was left out");
+        self.published = Arc::clone(&image);
+        effects.push(Effect::Publish { offset, records: Arc::new(records), image });
+        while self.proposed.front().is_some_and(|first| first.at <= at)
+            && let Some(Proposed { asker, response, .. }) = self.proposed.pop_front()
+        {
+            self.give(asker, offset, response, effects);
+        }
+    }
+
+    /// The image is another one, which a snapshot has brought: the shards are told what has become different.
+    fn installed(&mut self, effects: &mut Vec<Effect>) {
+        let image = Arc::new(self.quorum.image().clone());
+        let records = image.difference(&self.published);
+        self.published = Arc::clone(&image);
+        effects.push(Effect::Publish { offset: image.offset(), records: Arc::new(records), image });
+    }
+
+    // ---- Answers ----
+
+    /// Gives an answer to whoever asked; where that is this process, when all shards have applied what is true at `offset`.
+    fn give(&mut self, asker: Asker, offset: u64, response: ControllerResponse, effects: &mut Vec<Effect>) {
+        match asker {
+            Asker::Peer { link, id } => {
+                let mut more = Vec::new();
+                let bytes = wire::encode_response(&response).into();
+                self.links.respond(link, id, offset, bytes, &mut more);
+                effects.extend(more.into_iter().map(Effect::Link));
+            }
+            Asker::Own => self.heard(&response, effects),
+            Asker::Shard { .. } | Asker::Node { .. } => {
+                self.answers += 1;
+                self.waiting.insert((offset, self.answers), (asker, response));
+            }
+        }
+    }
+
+    /// The answer is to be given when every shard knows what is true now.
     fn answer_later(&mut self, asker: Asker, response: ControllerResponse) {
-        let offset = self.image.offset();
-        assert!(self.waiting.back().is_none_or(|last| last.offset <= offset), "answers wait in order of their offsets");
-        self.waiting.push_back(Waiting { offset, asker, response });
+        self.answers += 1;
+        self.waiting.insert((self.quorum.image().offset(), self.answers), (asker, response));
     }
 
     /// Gives the answers whose records every shard has applied.
@@ -365,11 +679,228 @@ impl ControllerShard {
         if self.has_failed {
             return;
         }
-        let applied = self.applied.iter().copied().min().unwrap_or(u64::MAX);
-        while self.waiting.front().is_some_and(|first| first.offset <= applied)
-            && let Some(Waiting { asker, response, .. }) = self.waiting.pop_front()
+        let applied = self.all_applied();
+        while let Some(first) = self.waiting.first_entry()
+            && first.key().0 <= applied
         {
+            let (asker, response) = first.remove();
             effects.push(Effect::Answer { asker, response });
         }
     }
+
+    // ---- Brokers that are there, and others ----
+
+    /// A broker has said something that was taken: it is there. One that is fenced has no session, nor has that of this
+    /// process: as long as this process decides it is there.
+    fn hear(&mut self, now: Now, request: &ControllerRequest, decision: &Decision) {
+        let now = now.elapsed;
+        let is_other = |node_id: i32| node_id != self.options.node_id;
+        match (request, &decision.response) {
+            (ControllerRequest::RegisterBroker { node_id, .. }, ControllerResponse::RegisterBroker(Ok(epoch)))
+                if is_other(*node_id) =>
+            {
+                self.sessions.contact(now, *node_id, *epoch);
+            }
+            (ControllerRequest::BrokerHeartbeat { node_id, epoch, .. }, ControllerResponse::BrokerHeartbeat(Ok(_)))
+                if is_other(*node_id) =>
+            {
+                self.sessions.contact(now, *node_id, *epoch);
+            }
+            (ControllerRequest::FenceBroker { node_id, .. }, _) if decision.records.is_empty() => {
+                self.sessions.ended(now, *node_id);
+            }
+            (ControllerRequest::FenceBroker { node_id, .. }, _) => self.sessions.fenced(now, *node_id),
+            (ControllerRequest::UnregisterBroker { node_id }, ControllerResponse::UnregisterBroker(Ok(()))) => {
+                self.sessions.ended(now, *node_id);
+            }
+            _ => {}
+        }
+    }
+
+    /// Decides that a broker is gone.
+    fn fence(&mut self, now: Now, node_id: i32) {
+        let Some(image) = &self.speculative else { return };
+        let Some(broker) = image.broker(node_id).filter(|broker| !broker.is_fenced) else { return };
+        let request = ControllerRequest::FenceBroker { node_id, epoch: broker.epoch };
+        let until = now.elapsed + forwarding::REQUEST_MAX;
+        self.queue.push_front(Asked { asker: Asker::Own, request, random_id: [0; 16], until });
+    }
+
+    /// What was asked by the controller itself has an answer.
+    fn heard(&mut self, response: &ControllerResponse, effects: &mut Vec<Effect>) {
+        let ControllerResponse::BrokerHeartbeat(reply) = response else { return };
+        self.is_heartbeat_under_way = false;
+        if let Err(error) = reply
+            && matches!(error.code, ErrorCode::StaleBrokerEpoch | ErrorCode::BrokerIdNotRegistered)
+        {
+            self.has_failed = true;
+            let node_id = self.options.node_id;
+            let reason = format!("broker {node_id} is not this process any more, says the controller: {error}");
+            effects.push(Effect::Fail { reason });
+        }
+    }
+
+    fn tick(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.link(now, links::Event::Tick, effects);
+        self.quorum.tick(now.elapsed);
+        if self.campaign_at.is_some_and(|at| at <= now.elapsed) {
+            self.campaign_at = None;
+            self.quorum.campaign();
+        }
+        self.take_outputs(now, effects);
+        for asked in self.forwarding.expired(now.elapsed) {
+            if matches!(asked.request, ControllerRequest::BrokerHeartbeat { .. }) {
+                self.is_heartbeat_under_way = false;
+            }
+            let why = ApiError::new(ErrorCode::RequestTimedOut, "no controller could be reached in time; try again");
+            self.refuse(now, asked, &why, effects);
+        }
+        if self.speculative.is_some()
+            && let Some((node_id, epoch)) = self.sessions.expired(now.elapsed)
+        {
+            match self.speculative.as_ref().and_then(|image| image.broker(node_id)) {
+                Some(broker) if broker.epoch == epoch && !broker.is_fenced => {
+                    let message = format!("broker {node_id} has not been heard of for its session: it is fenced");
+                    effects.push(Effect::Warn { message });
+                    self.fence(now, node_id);
+                    // Decided before the next one is looked for.
+                    self.decide(now, effects);
+                }
+                _ => self.sessions.ended(now.elapsed, node_id),
+            }
+        }
+        self.say_so(now, effects);
+    }
+
+    /// Tells the active controller that this broker is there.
+    fn say_so(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if self.is_alone() || now.elapsed < self.heartbeat_at {
+            return;
+        }
+        let Some(epoch) = self.epoch() else { return };
+        self.heartbeat_at = now.elapsed + self.options.heartbeat_interval;
+        if self.is_heartbeat_under_way {
+            return;
+        }
+        self.is_heartbeat_under_way = true;
+        let request = ControllerRequest::BrokerHeartbeat {
+            node_id: self.options.node_id,
+            epoch,
+            applied_offset: self.all_applied(),
+            want_fence: false,
+            want_shutdown: false,
+        };
+        self.ask(now, Asker::Own, request, [0; 16], effects);
+    }
+
+    // ---- Other nodes ----
+
+    fn link(&mut self, now: Now, event: links::Event, effects: &mut Vec<Effect>) {
+        let (mut more, mut told) = (Vec::new(), Vec::new());
+        self.links.handle(now.elapsed, event, &mut more, &mut told);
+        effects.extend(more.into_iter().map(Effect::Link));
+        for told in told {
+            self.told(now, told, effects);
+        }
+    }
+
+    fn told(&mut self, now: Now, told: Told, effects: &mut Vec<Effect>) {
+        match told {
+            Told::Up { peer } => self.up(now, &peer, effects),
+            Told::Down { node_id, is_refused } => self.down(now, node_id, is_refused),
+            Told::Raft { from, bytes } => {
+                let member = MemberId::of_directory(from.directory_id);
+                if let Err(why) = self.quorum.step(member, &bytes) {
+                    let message = format!("a message of node {} is refused: {why}", from.node_id);
+                    effects.push(Effect::Warn { message });
+                }
+                self.take_outputs(now, effects);
+            }
+            Told::Request { from, link, id, request } => match wire::decode_request(&request) {
+                Ok(request) => {
+                    let random_id = self.random_id();
+                    self.ask(now, Asker::Peer { link, id }, request, random_id, effects);
+                }
+                Err(why) => {
+                    let message = format!("a request of node {} cannot be read: {why}", from.node_id);
+                    effects.push(Effect::Warn { message });
+                    self.send_away(link, id, effects);
+                }
+            },
+            Told::Response { id, offset, response, from } => {
+                let Some(asked) = self.forwarding.answered(id) else { return };
+                match wire::decode_response(&response) {
+                    Ok(response) => self.give(asked.asker, offset, response, effects),
+                    Err(why) => {
+                        let message = format!("an answer of node {} cannot be read: {why}", from.node_id);
+                        effects.push(Effect::Warn { message });
+                        let why =
+                            ApiError::new(ErrorCode::UnknownServerError, "the controller's answer cannot be read");
+                        self.refuse(now, asked, &why, effects);
+                    }
+                }
+            }
+            Told::NotController { id, .. } => self.forwarding.sent_away(now.elapsed, id),
+            Told::Adopt { .. } => {}
+            Told::Rejected { node_id, text, .. } => {
+                effects.push(Effect::Warn { message: format!("node {node_id} rejects this one: {text}") });
+            }
+        }
+    }
+
+    /// A node can be reached. One that belongs to the quorum and has no log yet is given one to begin with.
+    fn up(&mut self, now: Now, peer: &Peer, effects: &mut Vec<Effect>) {
+        let member = MemberId::of_directory(peer.directory_id);
+        if peer.is_forming && self.quorum.members().get(member).is_some() {
+            let mut more = Vec::new();
+            self.links.adopt(peer.node_id, self.quorum.snapshot(), &mut more);
+            effects.extend(more.into_iter().map(Effect::Link));
+        }
+        // Another process than the one that is registered: that one is gone.
+        let registered = self.quorum.image().broker(peer.node_id);
+        if registered.is_some_and(|broker| !broker.is_fenced && broker.incarnation != peer.incarnation) {
+            self.fence(now, peer.node_id);
+        }
+    }
+
+    fn down(&mut self, now: Now, node_id: i32, is_refused: bool) {
+        self.forwarding.lost(now.elapsed, node_id);
+        let member = self.quorum.members().iter().find(|(member, _)| member.node_id == node_id);
+        let member = member.map(|(member, _)| member.id);
+        if let Some(member) = member {
+            self.quorum.unreachable(member);
+        }
+        if is_refused {
+            if member.is_some() && self.quorum.leader() == member {
+                self.chance = self.chance.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+                let part = f64::from((self.chance >> 40) as u32) / f64::from(1u32 << 24);
+                self.campaign_at = Some(now.elapsed + CAMPAIGN_AFTER_MAX.mul_f64(part));
+            }
+            self.fence(now, node_id);
+        }
+    }
+
+    /// What topic ids of requests from other nodes are made from.
+    fn random_id(&mut self) -> [u8; 16] {
+        std::array::from_fn(|_| {
+            self.chance = self.chance.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            (self.chance >> 56) as u8
+        })
+    }
+
+    /// Sends requests to the node that decides, if that can be reached.
+    fn forward(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.forwarding.rest(now.elapsed);
+        let Some(leader) = self.leader().filter(|leader| *leader != self.options.node_id) else { return };
+        let mut more = Vec::new();
+        if self.links.is_up(leader) {
+            self.forwarding.send(now.elapsed, leader, &mut self.links, &mut more);
+        }
+        effects.extend(more.into_iter().map(Effect::Link));
+    }
+}
+
+/// This node does not decide any more. What was proposed and not committed may happen or not.
+fn not_controller() -> ApiError {
+    ApiError::new(ErrorCode::NotController, "another node has become the controller; try again")
 }

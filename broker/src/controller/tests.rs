@@ -2,11 +2,10 @@
 
 use std::collections::VecDeque;
 
-use millstream_replication::Broker;
 use millstream_replication::config::Properties;
 use millstream_replication::controller::{NewTopic, TopicReference};
 use millstream_replication::identity::{self, OpenedDirectory};
-use millstream_replication::log::LOG_BYTES_MAX;
+use millstream_replication::quorum::LOG_BYTES_MAX;
 use millstream_storage::BLOCK_BYTES;
 use millstream_storage::random::Random;
 
@@ -19,25 +18,43 @@ const EPOCH: i64 = 2;
 const NOW: Now = Now { elapsed: Duration::ZERO, unix_ms: 1_700_000_000_000 };
 
 /// The controller of a broker that is registered.
-fn open(disk: &mut SimDisk, shards: usize, log_bytes_max: u64) -> ControllerShard {
+fn open(disk: &mut SimDisk, shards: usize, log_bytes_max: u64) -> ControllerNode {
     let random = std::array::from_fn(|at| at as u8);
     let opened = identity::open(&mut |op| disk.execute(op), NODE_ID, random).expect("the data directory opens");
-    let OpenedDirectory { mut log, mut image, .. } = opened;
-    if image.broker(NODE_ID).is_none() {
-        let broker = MetadataRecord::Broker(Broker { node_id: NODE_ID, epoch: EPOCH, ..Broker::default() });
-        disk.execute(log.append(std::slice::from_ref(&broker))).expect("the disk has room");
-        log.committed();
-        image.replay(&broker);
+    let OpenedDirectory { quorum, .. } = opened;
+    let is_new = quorum.image().broker(NODE_ID).is_none();
+    let quorum = quorum.with_log_bytes_max(log_bytes_max);
+    let options = ControllerOptions {
+        node_id: NODE_ID,
+        incarnation: [1; 16],
+        address: None,
+        voters: Vec::new(),
+        session_timeout: Duration::from_secs(3),
+        heartbeat_interval: Duration::from_millis(500),
+        shards,
+        seed: 1,
+    };
+    let mut controller = ControllerNode::new(Controller::new(Properties::new()), quorum, options);
+    // The only voter has elected itself, and writes so.
+    assert_eq!(settle(&mut controller, Event::Tick, |op| disk.execute(op)), []);
+    if is_new {
+        for request in [register(), heartbeat()] {
+            let told = settle(&mut controller, asked(0, request), |op| disk.execute(op));
+            let Some(Effect::Publish { offset, .. }) = told.first() else { panic!("{told:?}") };
+            (0..shards).for_each(|shard| drop(handle(&mut controller, Event::Applied { shard, offset: *offset })));
+        }
+        let broker = controller.image().broker(NODE_ID).expect("it is registered");
+        assert_eq!((broker.epoch, broker.is_fenced), (EPOCH, false));
     }
-    let log = log.with_log_bytes_max(log_bytes_max);
-    ControllerShard::new(Controller::new(Properties::new()), log, Arc::new(image), shards)
+    assert!(controller.is_idle());
+    controller
 }
 
-fn empty(shards: usize) -> ControllerShard {
+fn empty(shards: usize) -> ControllerNode {
     open(&mut SimDisk::new(Random::new(1)), shards, LOG_BYTES_MAX)
 }
 
-fn handle(controller: &mut ControllerShard, event: Event) -> Vec<Effect> {
+fn handle(controller: &mut ControllerNode, event: Event) -> Vec<Effect> {
     let mut effects = Vec::new();
     controller.handle(NOW, event, &mut effects);
     effects
@@ -64,6 +81,27 @@ fn delete(name: &str) -> ControllerRequest {
     ControllerRequest::DeleteTopics { topics: vec![TopicReference::Name(name.to_string())] }
 }
 
+fn register() -> ControllerRequest {
+    ControllerRequest::RegisterBroker {
+        node_id: NODE_ID,
+        incarnation: [1; 16],
+        directory_id: [2; 16],
+        shards: 1,
+        endpoints: Vec::new(),
+        rack: None,
+    }
+}
+
+fn heartbeat() -> ControllerRequest {
+    ControllerRequest::BrokerHeartbeat {
+        node_id: NODE_ID,
+        epoch: EPOCH,
+        applied_offset: EPOCH as u64,
+        want_fence: false,
+        want_shutdown: false,
+    }
+}
+
 /// The only effect, which is a disk operation.
 fn only_disk(effects: Vec<Effect>) -> (DiskToken, DiskOp) {
     match <[Effect; 1]>::try_from(effects) {
@@ -77,7 +115,7 @@ fn done(token: DiskToken) -> Event {
 }
 
 /// Executes what is wanted of the disk until nothing is under way; the other effects.
-fn settle(controller: &mut ControllerShard, event: Event, mut disk: impl FnMut(DiskOp) -> DiskResult) -> Vec<Effect> {
+fn settle(controller: &mut ControllerNode, event: Event, mut disk: impl FnMut(DiskOp) -> DiskResult) -> Vec<Effect> {
     let mut events = VecDeque::from([event]);
     let mut others = Vec::new();
     while let Some(event) = events.pop_front() {
@@ -118,9 +156,7 @@ fn an_answer_waits_until_every_shard_has_applied_it() {
 fn nobody_is_told_of_a_decision_before_it_is_durable() {
     let mut controller = empty(1);
     let before = controller.image().clone();
-    let (allocate, op) = only_disk(handle(&mut controller, asked(0, PRODUCER_IDS)));
-    assert!(matches!(op, DiskOp::Allocate { .. }), "{op:?}");
-    let (write, op) = only_disk(handle(&mut controller, done(allocate)));
+    let (write, op) = only_disk(handle(&mut controller, asked(0, PRODUCER_IDS)));
     assert!(matches!(op, DiskOp::Write { durable: true, .. }), "{op:?}");
     assert_eq!(*controller.image(), before, "what is not durable is not true");
     let told = handle(&mut controller, done(write));
@@ -129,18 +165,20 @@ fn nobody_is_told_of_a_decision_before_it_is_durable() {
 }
 
 #[test]
-fn a_decision_is_made_when_the_one_before_it_is_true() {
+fn decisions_that_come_during_a_write_build_on_each_other_and_are_one_write() {
     let mut controller = empty(1);
     let first = controller.image().offset();
-    let (allocate, _) = only_disk(handle(&mut controller, asked(0, PRODUCER_IDS)));
-    assert_eq!(handle(&mut controller, asked(1, PRODUCER_IDS)), [], "one write at a time");
-    assert_eq!(handle(&mut controller, asked(2, create("t", true))), []);
-    let (write, _) = only_disk(handle(&mut controller, done(allocate)));
+    let (write, _) = only_disk(handle(&mut controller, asked(0, PRODUCER_IDS)));
+    for token in 1..=3 {
+        assert_eq!(handle(&mut controller, asked(token, PRODUCER_IDS)), [], "one write at a time");
+    }
+    // What nothing has to be written for waits for those before it, too.
+    assert_eq!(handle(&mut controller, asked(4, create("t", true))), []);
     let effects = handle(&mut controller, done(write));
     let [Effect::Publish { .. }, Effect::Disk { token, .. }] = effects[..] else { panic!("{effects:?}") };
-    // What nothing has to be written for waits for its turn, too.
-    assert!(matches!(&handle(&mut controller, done(token))[..], [Effect::Publish { .. }]));
-    let answers = handle(&mut controller, Event::Applied { shard: 0, offset: first + 2 });
+    let published = handle(&mut controller, done(token));
+    assert_eq!(published.len(), 3, "{published:?}");
+    let answers = handle(&mut controller, Event::Applied { shard: 0, offset: first + 4 });
     let blocks: Vec<_> = answers
         .iter()
         .filter_map(|answer| match answer {
@@ -148,7 +186,8 @@ fn a_decision_is_made_when_the_one_before_it_is_true() {
             _ => None,
         })
         .collect();
-    assert_eq!((answers.len(), blocks), (3, vec![0, 1000]));
+    assert_eq!((answers.len(), blocks), (5, vec![0, 1000, 2000, 3000]));
+    assert!(controller.is_idle());
 }
 
 #[test]
@@ -196,8 +235,8 @@ fn after_a_failed_write_nothing_is_answered() {
 #[test]
 fn more_requests_than_can_be_held_are_refused() {
     let mut controller = empty(1);
-    let (allocate, _) = only_disk(handle(&mut controller, asked(0, PRODUCER_IDS)));
-    for token in 1..=REQUESTS_HELD_MAX as u64 {
+    let (write, _) = only_disk(handle(&mut controller, asked(0, PRODUCER_IDS)));
+    for token in 1..REQUESTS_HELD_MAX as u64 {
         assert_eq!(handle(&mut controller, asked(token, PRODUCER_IDS)), []);
     }
     let effects = handle(&mut controller, asked(u64::MAX, PRODUCER_IDS));
@@ -206,7 +245,7 @@ fn more_requests_than_can_be_held_are_refused() {
     };
     let ControllerResponse::AllocateProducerIds(Err(error)) = response else { panic!("{response:?}") };
     assert_eq!(error.code, ErrorCode::RequestTimedOut);
-    only_disk(handle(&mut controller, done(allocate)));
+    assert!(!handle(&mut controller, done(write)).is_empty(), "it goes on");
 }
 
 #[test]
@@ -236,7 +275,7 @@ fn a_snapshot_that_finds_no_room_is_not_taken() {
 }
 
 /// Decisions, and the snapshots that follow from them, until the power goes: during the operation after so many.
-fn decide(disk: &mut SimDisk, operations: u64) -> (ControllerShard, usize) {
+fn decide(disk: &mut SimDisk, operations: u64) -> (ControllerNode, usize) {
     let mut controller = open(disk, 0, 2 * BLOCK_BYTES as u64);
     disk.cut_power_after(operations);
     let mut snapshots = 0;

@@ -1,18 +1,27 @@
 //! Runs the controller on a thread of its own: brings it what it is asked, and does what it says.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SendError, Sender, channel};
+use std::task::Waker;
+use std::time::Duration;
 
+use millstream_replication::quorum::Snapshot;
 use millstream_replication::{ControllerRequest, ControllerResponse};
-use millstream_storage::{DiskError, DiskOp};
+use millstream_storage::{DiskError, DiskOp, DiskReply, DiskToken};
 
 use super::Inbound;
 use super::clock::Clock;
 use super::executor::ShardHandle;
+use super::peers::Peers;
 use super::{files, sys};
-use crate::controller::{Asker, ControllerShard, Effect, Event};
+use crate::controller::{Asker, ControllerNode, Effect, Event, Standing};
+use crate::node::{Formation, Formed};
+use crate::peer::links;
 use crate::shard::{self, Message, ShardIndex};
 
 /// What is said to the controller.
@@ -39,6 +48,13 @@ pub enum ToController {
         /// Hears the answer when every shard has applied it.
         reply: Sender<ControllerResponse>,
     },
+    /// A disk operation has ended.
+    Disk {
+        /// That of its effect.
+        token: DiskToken,
+        /// How it went.
+        result: Result<DiskReply, DiskError>,
+    },
     /// The shards have shut down. The thread ends.
     End {
         /// The last operation on the disk, after all that the controller has under way.
@@ -48,6 +64,109 @@ pub enum ToController {
     },
 }
 
+/// Speaks to the controller's thread, from any other.
+#[derive(Clone, Debug)]
+pub struct ControllerHandle {
+    sender: Sender<ToController>,
+    waker: Waker,
+    shown: Arc<Shown>,
+}
+
+/// Where the controller stands, for other threads to look at. The numbers need not be of the same moment.
+#[derive(Debug, Default)]
+struct Shown {
+    is_active: AtomicBool,
+    leader: AtomicI32,
+    term: AtomicU64,
+    offset: AtomicU64,
+}
+
+impl Shown {
+    fn show(&self, standing: Standing) {
+        self.is_active.store(standing.is_active, Ordering::Relaxed);
+        self.leader.store(standing.leader, Ordering::Relaxed);
+        self.term.store(standing.term, Ordering::Relaxed);
+        self.offset.store(standing.offset, Ordering::Relaxed);
+    }
+}
+
+impl ControllerHandle {
+    /// Where the controller stands.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            is_active: self.shown.is_active.load(Ordering::Relaxed),
+            leader: self.shown.leader.load(Ordering::Relaxed),
+            term: self.shown.term.load(Ordering::Relaxed),
+            offset: self.shown.offset.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Says something. The error: the thread has ended.
+    pub fn send(&self, message: ToController) -> Result<(), SendError<ToController>> {
+        self.sender.send(message)?;
+        self.waker.wake_by_ref();
+        Ok(())
+    }
+}
+
+/// The thread's end of what others say to it.
+pub struct Inbox {
+    receiver: Receiver<ToController>,
+    peers: Peers,
+    shown: Arc<Shown>,
+}
+
+/// What the thread will wait on, and how others speak to it. Other nodes connect to `sockets`.
+pub fn prepare(clock: Clock, sockets: Vec<OwnedFd>, backlog: i32) -> io::Result<(ControllerHandle, Inbox)> {
+    let peers = Peers::listen(clock, sockets, backlog)?;
+    let (sender, receiver) = channel();
+    let (waker, shown) = (peers.waker(), Arc::new(Shown::default()));
+    Ok((ControllerHandle { sender, waker, shown: Arc::clone(&shown) }, Inbox { receiver, peers, shown }))
+}
+
+impl Inbox {
+    /// What was said to the thread next, if anything was.
+    pub fn next(&self) -> Option<ToController> {
+        self.receiver.try_recv().ok()
+    }
+
+    /// Lets a node that holds nothing wait for others, until its directory belongs to a cluster or the process is told to
+    /// stop; then there is no snapshot.
+    pub fn form(&mut self, clock: Clock, mut formation: Formation) -> Option<Snapshot> {
+        let (mut events, mut effects) = (Vec::new(), Vec::new());
+        let mut says_at = clock.elapsed() + SAY_AFTER;
+        loop {
+            if sys::wait_for_stop_signal(Duration::ZERO) {
+                return None;
+            }
+            let now = clock.elapsed();
+            if now >= says_at {
+                says_at = now + SAY_AFTER;
+                let missing = formation.missing();
+                let message = format!("waiting for the other controllers to form a cluster; not reached: {missing:?}");
+                super::info("controller", &message);
+            }
+            let deadline = formation.next_deadline().unwrap_or(now + FORM_WAIT_MAX).min(now + FORM_WAIT_MAX);
+            self.peers.wait(Some(deadline), &mut events);
+            events.push(links::Event::Tick);
+            for event in events.drain(..) {
+                for formed in formation.handle(clock.elapsed(), event, &mut effects) {
+                    match formed {
+                        Formed::Begin(snapshot) => return Some(*snapshot),
+                        Formed::Warn(message) => super::warn("controller", &message),
+                    }
+                }
+            }
+            effects.drain(..).for_each(|effect| self.peers.execute(effect));
+        }
+    }
+}
+
+/// How often a node that waits for others says so.
+const SAY_AFTER: Duration = Duration::from_secs(5);
+/// How long it takes to notice that the process is told to stop.
+const FORM_WAIT_MAX: Duration = Duration::from_millis(100);
+
 /// What the controller's thread owns.
 pub struct ControllerThread {
     /// The data directory.
@@ -55,90 +174,117 @@ pub struct ControllerThread {
     /// The process's clock.
     pub clock: Clock,
     /// Decides.
-    pub controller: ControllerShard,
+    pub controller: ControllerNode,
     /// All shards of the process.
     pub shards: Vec<ShardHandle>,
 }
 
-/// Starts the thread; it lives as long as the process.
-pub fn start(thread: ControllerThread, inbox: Receiver<ToController>) -> io::Result<()> {
-    let running = Running { owned: thread, replies: BTreeMap::new(), next_reply: 0 };
-    std::thread::Builder::new().name("controller".to_owned()).spawn(move || running.run(&inbox)).map(drop)
+/// Starts the thread; it lives as long as the process. Another one executes its disk operations: they would keep it from
+/// hearing and being heard.
+pub fn start(thread: ControllerThread, inbox: Inbox, handle: ControllerHandle) -> io::Result<()> {
+    let (to_disk, operations) = channel::<(DiskToken, DiskOp)>();
+    let root = thread.root.clone();
+    std::thread::Builder::new().name("controller-disk".to_owned()).spawn(move || {
+        for (token, op) in operations {
+            let result = files::execute(&root, &op);
+            // The thread may have ended.
+            let _ = handle.send(ToController::Disk { token, result });
+        }
+    })?;
+    let running = Running { owned: thread, to_disk, replies: BTreeMap::new(), next_reply: 0 };
+    std::thread::Builder::new().name("controller".to_owned()).spawn(move || running.run(inbox)).map(drop)
 }
 
 struct Running {
     owned: ControllerThread,
+    to_disk: Sender<(DiskToken, DiskOp)>,
     /// Where the answers to the process itself go, by their tokens.
     replies: BTreeMap<u64, Sender<ControllerResponse>>,
     next_reply: u64,
 }
 
 impl Running {
-    /// Ends when every sender is gone, which is when the process ends.
-    fn run(mut self, inbox: &Receiver<ToController>) {
+    /// Ends when it is told to.
+    fn run(mut self, mut inbox: Inbox) {
+        let (mut events, mut effects) = (Vec::new(), Vec::new());
+        // What it wants at the beginning.
+        self.happened(Event::Tick, &mut effects);
         loop {
-            let message = match self.owned.controller.next_deadline() {
-                None => inbox.recv().map_err(RecvTimeoutError::from),
-                Some(deadline) => inbox.recv_timeout(deadline.saturating_sub(self.owned.clock.elapsed())),
-            };
-            match message {
-                Ok(ToController::Requests { shard, requests }) => {
-                    for (token, request) in requests {
-                        self.ask(Asker::Shard { shard, token }, request);
+            self.execute(&mut effects, &mut inbox.peers);
+            inbox.shown.show(self.owned.controller.standing());
+            inbox.peers.wait(self.owned.controller.next_deadline(), &mut events);
+            for event in events.drain(..) {
+                self.happened(Event::Link(event), &mut effects);
+            }
+            while let Some(message) = inbox.next() {
+                match message {
+                    ToController::Requests { shard, requests } => {
+                        for (token, request) in requests {
+                            self.ask(Asker::Shard { shard, token }, request, &mut effects);
+                        }
+                    }
+                    ToController::Ask { request, reply } => {
+                        let token = self.next_reply;
+                        self.next_reply += 1;
+                        self.replies.insert(token, reply);
+                        self.ask(Asker::Node { token }, request, &mut effects);
+                    }
+                    ToController::Applied { shard, offset } => {
+                        self.happened(Event::Applied { shard, offset }, &mut effects);
+                    }
+                    ToController::Disk { token, result } => {
+                        self.happened(Event::Disk { token, result }, &mut effects);
+                    }
+                    ToController::End { last, reply } => {
+                        let result = files::execute(&self.owned.root, &last).map(drop);
+                        // The process may not have waited for it.
+                        let _ = reply.send(result);
+                        return;
                     }
                 }
-                Ok(ToController::Ask { request, reply }) => {
-                    let token = self.next_reply;
-                    self.next_reply += 1;
-                    self.replies.insert(token, reply);
-                    self.ask(Asker::Node { token }, request);
-                }
-                Ok(ToController::Applied { shard, offset }) => self.happened(Event::Applied { shard, offset }),
-                Ok(ToController::End { last, reply }) => {
-                    let result = files::execute(&self.owned.root, &last).map(drop);
-                    // The process may not have waited for it.
-                    let _ = reply.send(result);
-                    return;
-                }
-                Err(RecvTimeoutError::Timeout) => self.happened(Event::Tick),
-                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.owned.controller.next_deadline().is_some_and(|at| at <= self.owned.clock.elapsed()) {
+                self.happened(Event::Tick, &mut effects);
             }
         }
     }
 
-    fn ask(&mut self, asker: Asker, request: ControllerRequest) {
-        self.happened(Event::Asked { asker, request, random_id: sys::random() });
+    fn ask(&mut self, asker: Asker, request: ControllerRequest, effects: &mut Vec<Effect>) {
+        self.happened(Event::Asked { asker, request, random_id: sys::random() }, effects);
     }
 
-    /// Does all that follows from an event. Disk operations block this thread, which has nothing else to do.
-    fn happened(&mut self, event: Event) {
-        let mut events = VecDeque::from([event]);
-        let mut effects = Vec::new();
-        while let Some(event) = events.pop_front() {
-            self.owned.controller.handle(self.owned.clock.now(), event, &mut effects);
-            for effect in effects.drain(..) {
-                match effect {
-                    Effect::Disk { token, op } => {
-                        events.push_back(Event::Disk { token, result: files::execute(&self.owned.root, &op) });
+    fn happened(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        self.owned.controller.handle(self.owned.clock.now(), event, effects);
+    }
+
+    fn execute(&mut self, effects: &mut Vec<Effect>, peers: &mut Peers) {
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Disk { token, op } => {
+                    // It lives as long as this one.
+                    let _ = self.to_disk.send((token, op));
+                }
+                Effect::Link(effect) => peers.execute(effect),
+                Effect::Publish { offset, records, image } => {
+                    for shard in &self.owned.shards {
+                        let (records, image) = (records.clone(), image.clone());
+                        tell(shard, Message::Metadata { offset, records, image });
                     }
-                    Effect::Publish { offset, records, image } => {
-                        for shard in &self.owned.shards {
-                            let (records, image) = (records.clone(), image.clone());
-                            tell(shard, Message::Metadata { offset, records, image });
-                        }
-                    }
-                    Effect::Answer { asker: Asker::Shard { shard, token }, response } => {
-                        tell(&self.owned.shards[shard], Message::Controller { token, response });
-                    }
-                    Effect::Answer { asker: Asker::Node { token }, response } => {
-                        // Whoever asked may have given up.
-                        let _ = self.replies.remove(&token).map(|reply| reply.send(response));
-                    }
-                    Effect::Warn { message } => super::warn("controller", &message),
-                    Effect::Fail { reason } => {
-                        super::log("ERROR", "controller", &format!("{reason}; exiting"));
-                        sys::exit_at_once(1);
-                    }
+                }
+                Effect::Answer { asker: Asker::Shard { shard, token }, response } => {
+                    tell(&self.owned.shards[shard], Message::Controller { token, response });
+                }
+                Effect::Answer { asker: Asker::Node { token }, response } => {
+                    // Whoever asked may have given up.
+                    let _ = self.replies.remove(&token).map(|reply| reply.send(response));
+                }
+                Effect::Answer { asker: Asker::Peer { .. } | Asker::Own, .. } => {
+                    panic!("only who is in this process is answered here")
+                }
+                Effect::Warn { message } => super::warn("controller", &message),
+                Effect::Fail { reason } => {
+                    super::log("ERROR", "controller", &format!("{reason}; exiting"));
+                    sys::exit_at_once(1);
                 }
             }
         }

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 
 use super::Inbound;
 use super::clock::Clock;
-use super::controller::ToController;
+use super::controller::ControllerHandle;
 use super::disk::Pools;
 use super::limits::ConnectionLimits;
 use super::mailbox::Mailbox;
@@ -82,7 +82,7 @@ pub struct ExecutorOptions {
     /// All shards of the process, this one included.
     pub shards: Vec<ShardHandle>,
     /// Reaches the controller.
-    pub controller: Sender<ToController>,
+    pub controller: ControllerHandle,
 }
 
 /// Starts an executor's thread. `shard` runs on it first.

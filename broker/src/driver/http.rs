@@ -19,6 +19,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::Inbound;
+use super::controller::ControllerHandle;
 use super::executor::ShardHandle;
 use super::memory::MemoryBudget;
 use super::{process, sys};
@@ -70,14 +71,21 @@ pub struct Node {
     shards: Vec<ShardHandle>,
     is_stopping: AtomicBool,
     memory: Arc<MemoryBudget>,
+    controller: ControllerHandle,
     about: About,
     overviews: Overviews,
 }
 
 impl Node {
     /// A process with these shards.
-    pub fn new(shards: Vec<ShardHandle>, memory: Arc<MemoryBudget>, about: About) -> Node {
-        Node { shards, is_stopping: AtomicBool::new(false), memory, about, overviews: Overviews::default() }
+    pub fn new(
+        shards: Vec<ShardHandle>,
+        memory: Arc<MemoryBudget>,
+        controller: ControllerHandle,
+        about: About,
+    ) -> Node {
+        let is_stopping = AtomicBool::new(false);
+        Node { shards, is_stopping, memory, controller, about, overviews: Overviews::default() }
     }
 
     /// The process is told to stop: it is not healthy any more.
@@ -199,6 +207,17 @@ fn process_scrape(node: &Node, shards: usize) -> Scrape {
     }
     let help = "Free space below which produce requests are refused.";
     sample("millstream_data_free_floor_bytes", help, node.about.free_space_floor_bytes);
+    let standing = node.controller.standing();
+    let mut gauge = |name, help, value| {
+        process.samples.push(Sample { name, help, kind: Kind::Gauge, labels: Vec::new(), value });
+    };
+    let is_active = f64::from(u8::from(standing.is_active));
+    gauge("millstream_controller_is_active", "1 where this node is the cluster's controller.", is_active);
+    let help = "The node that leads the quorum of controllers, -1 while none is known.";
+    gauge("millstream_quorum_leader", help, f64::from(standing.leader));
+    gauge("millstream_quorum_term", "The newest term of the quorum that is known here.", standing.term as f64);
+    let help = "The offset of the last metadata record that is known here to be committed.";
+    gauge("millstream_metadata_offset", help, standing.offset as f64);
     process
 }
 
@@ -242,6 +261,8 @@ fn ask<T>(shards: &[ShardHandle], question: impl Fn(SyncSender<T>) -> Inbound) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::clock::Clock;
+    use crate::driver::controller;
 
     fn get(port: u16, path: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
@@ -262,7 +283,9 @@ mod tests {
     fn serve(shards: Vec<ShardHandle>) -> (u16, Arc<Node>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("bound").port();
-        let node = Arc::new(Node::new(shards, Arc::new(MemoryBudget::for_tests()), About::for_tests()));
+        let (controller, _inbox) = controller::prepare(Clock::start(), Vec::new(), 1).expect("nothing to listen on");
+        let memory = Arc::new(MemoryBudget::for_tests());
+        let node = Arc::new(Node::new(shards, memory, controller, About::for_tests()));
         start(listener, Arc::clone(&node)).expect("a thread");
         (port, node)
     }

@@ -2,12 +2,11 @@
 //! so that a turn wakes each of them once.
 
 use std::mem;
-use std::sync::mpsc::Sender;
 
 use millstream_replication::ControllerRequest;
 
 use super::Inbound;
-use super::controller::ToController;
+use super::controller::{ControllerHandle, ToController};
 use super::executor::ShardHandle;
 use crate::shard::{Event, Message, ShardIndex};
 
@@ -15,7 +14,7 @@ use crate::shard::{Event, Message, ShardIndex};
 pub struct Outbox {
     shard: ShardIndex,
     shards: Vec<ShardHandle>,
-    controller: Sender<ToController>,
+    controller: ControllerHandle,
     /// By the shard they are for.
     messages: Vec<Vec<Inbound>>,
     requests: Vec<(u64, ControllerRequest)>,
@@ -23,7 +22,7 @@ pub struct Outbox {
 
 impl Outbox {
     /// An empty box of this shard.
-    pub fn new(shard: ShardIndex, shards: Vec<ShardHandle>, controller: Sender<ToController>) -> Outbox {
+    pub fn new(shard: ShardIndex, shards: Vec<ShardHandle>, controller: ControllerHandle) -> Outbox {
         let messages = shards.iter().map(|_| Vec::new()).collect();
         Outbox { shard, shards, controller, messages, requests: Vec::new() }
     }
@@ -63,13 +62,14 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::clock::Clock;
+    use crate::driver::controller;
     use millstream_replication::ControllerResponse;
-    use std::sync::mpsc::channel;
 
     #[test]
     fn what_a_turn_gathers_is_handed_over_once() {
         let shards = [ShardHandle::default(), ShardHandle::default()];
-        let (controller, told) = channel();
+        let (controller, told) = controller::prepare(Clock::start(), Vec::new(), 1).expect("nothing to listen on");
         let mut outbox = Outbox::new(1, shards.to_vec(), controller);
         let response = || ControllerResponse::RegisterBroker(Ok(9));
         outbox.message(0, Message::Controller { token: 1, response: response() });
@@ -77,15 +77,15 @@ mod tests {
         let request = || ControllerRequest::AllocateProducerIds { node_id: 1, epoch: 9 };
         outbox.request(3, request());
         outbox.request(4, request());
-        assert!(shards[0].mailbox.is_empty() && told.try_recv().is_err(), "the turn goes on");
+        assert!(shards[0].mailbox.is_empty() && told.next().is_none(), "the turn goes on");
         outbox.send();
         outbox.send();
         assert_eq!((shards[0].mailbox.len(), shards[1].mailbox.len()), (2, 0));
-        let requests = match told.try_recv().expect("told") {
+        let requests = match told.next().expect("told") {
             ToController::Requests { shard: 1, requests } => requests,
             other => panic!("{other:?}"),
         };
         assert_eq!(requests, [(3, request()), (4, request())]);
-        assert!(told.try_recv().is_err());
+        assert!(told.next().is_none());
     }
 }

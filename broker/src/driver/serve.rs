@@ -3,16 +3,17 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use millstream_replication::controller::HeartbeatReply;
+use millstream_replication::identity::{self, Found, OpenedDirectory};
 use millstream_replication::{ControllerRequest, ControllerResponse, Endpoint};
 use millstream_storage::recovery::{LastShutdown, RecoveryError};
 use millstream_storage::{DiskError, DiskOp};
 
 use super::clock::Clock;
-use super::controller::{self, ControllerThread, ToController};
+use super::controller::{self, ControllerHandle, ControllerThread, ToController};
 use super::disk::Pools;
 use super::executor::{self, ExecutorOptions, Report, ShardHandle};
 use super::http::{self, About};
@@ -23,7 +24,7 @@ use super::sys::{self, SocketBuffers, Space};
 use super::watchdog::{self, Watched};
 use super::{Inbound, files, preflight};
 use crate::config::{BrokerConfig, ConnectionRules};
-use crate::node::{Node, NodeMemory, NodeOptions, RecoverError, RecoveryCounts};
+use crate::node::{Formation, Node, NodeMemory, NodeOptions, RecoverError, RecoveryCounts};
 use crate::rate::Window;
 
 /// How long a stop may take before the process ends anyway; nothing acknowledged is lost by that.
@@ -39,10 +40,10 @@ const FREE_SPACE_FLOOR_SHARE: u64 = 20;
 
 /// Runs the broker until it is told to stop. The error is one line for people.
 pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
-    if config.quorum.has_others() {
+    if !config.quorum.bootstrap_servers.is_empty() && config.quorum.voters.is_empty() {
         return Err(
-            "controller.quorum.voters or controller.quorum.bootstrap.servers names other nodes, but this version is a \
-                    cluster of one node, its own only controller"
+            "controller.quorum.bootstrap.servers: this version cannot join a running cluster yet; name all controllers in \
+             controller.quorum.voters"
                 .to_owned(),
         );
     }
@@ -61,6 +62,10 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     let directory =
         preflight::open_data_directory(&config.data_directory, wait).map_err(|refusal| refusal.to_string())?;
     let listeners = preflight::bind_listeners(&config.listeners, shards, wait)?;
+    let for_controllers = match &config.quorum.controller_listener {
+        Some(listener) => preflight::bind_listeners(std::slice::from_ref(listener), 1, wait)?,
+        None => Vec::new(),
+    };
     let http = match &config.http_listener {
         Some((host, port)) => Some(preflight::listen_http(host, *port, wait)?),
         None => None,
@@ -73,18 +78,24 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     let for_node = NodeMemory { groups: memory.groups, producers: memory.producers };
     let incarnation = sys::random();
     let options = NodeOptions::new(&config, incarnation, shards, for_node, log_dir, free_space_floor_bytes);
-    let node = recover(&config, options, &directory.path, &clock)?;
+    let sockets = for_controllers.into_iter().flat_map(|(_, sockets)| sockets).collect();
+    let (to_controller, mut controller_inbox) = controller::prepare(clock, sockets, config.backlog)
+        .map_err(|error| format!("cannot wait for nodes: {error}"))?;
+    let Some(opened) = open(&config, incarnation, &directory.path, clock, &mut controller_inbox)? else {
+        // It was told to stop before it belonged to a cluster.
+        return Ok(());
+    };
+    let node = recover(&config, opened, options, &directory.path, &clock)?;
     let took = recovery.elapsed();
     let recovered = &node.counts;
     report_recovery(recovered);
     let meta = node.meta;
 
     let handles: Vec<ShardHandle> = (0..shards).map(|_| ShardHandle::default()).collect();
-    let (to_controller, controller_inbox) = channel();
     let pools = Pools::start().map_err(cannot_start_threads)?;
     let files_for_data = open_files_max / 4;
     let files_for_connections = open_files_max.saturating_sub(files_for_data + OTHER_FILES);
-    let image = node.controller.image();
+    let image = node.controller.image().clone();
     let layers = image.config_layers(config.node_id, &config.properties);
     let limits = Arc::new(ConnectionLimits::new(
         usize::try_from(files_for_connections).unwrap_or(usize::MAX),
@@ -130,7 +141,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     }
     let thread =
         ControllerThread { root: directory.path.clone(), clock, controller: node.controller, shards: handles.clone() };
-    controller::start(thread, controller_inbox).map_err(cannot_start_threads)?;
+    controller::start(thread, controller_inbox, to_controller.clone()).map_err(cannot_start_threads)?;
     let watched = handles.iter().map(|shard| Watched::new(Arc::clone(&shard.progress), Arc::clone(&shard.mailbox)));
     watchdog::start(clock, watched.collect(), directory.path.clone(), pools.files.clone())
         .map_err(cannot_start_threads)?;
@@ -155,7 +166,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
         data_directory: directory.path.clone(),
         free_space_floor_bytes,
     };
-    let shown = Arc::new(http::Node::new(handles.clone(), Arc::clone(&memory), about));
+    let shown = Arc::new(http::Node::new(handles.clone(), Arc::clone(&memory), to_controller.clone(), about));
     if let Some(listener) = http {
         http::start(listener, Arc::clone(&shown)).map_err(cannot_start_threads)?;
     }
@@ -208,11 +219,43 @@ fn cannot_start_threads(error: std::io::Error) -> String {
     format!("cannot start a thread: {error}; raise the limit on processes (`ulimit -u`)")
 }
 
+/// Opens the data directory, of a node that is alone or one of several; the second waits for the others where it holds nothing.
+/// None: the process is told to stop meanwhile.
+fn open(
+    config: &BrokerConfig,
+    incarnation: [u8; 16],
+    root: &Path,
+    clock: Clock,
+    inbox: &mut controller::Inbox,
+) -> Result<Option<OpenedDirectory>, String> {
+    let mut io = |operation: DiskOp| files::execute(root, &operation);
+    let random = sys::random();
+    let shown = |error: identity::OpenError| error.to_string();
+    if !config.quorum.has_others() {
+        return identity::open(&mut io, config.node_id, random).map(Some).map_err(shown);
+    }
+    let candidate = match identity::find(&mut io, config.node_id, random).map_err(shown)? {
+        Found::Member(opened) => return Ok(Some(*opened)),
+        Found::Candidate(candidate) => candidate,
+    };
+    let quorum = &config.quorum;
+    let formation = Formation::new(candidate, quorum.voters.clone(), incarnation, quorum.address(), sys::random());
+    let Some(snapshot) = inbox.form(clock, formation) else { return Ok(None) };
+    super::info("controller", "the cluster is formed");
+    identity::begin(&mut io, candidate, snapshot, random).map(Some).map_err(shown)
+}
+
 /// Recovers what the data directory holds.
-fn recover(config: &BrokerConfig, options: NodeOptions, root: &Path, clock: &Clock) -> Result<Node, String> {
+fn recover(
+    config: &BrokerConfig,
+    opened: OpenedDirectory,
+    options: NodeOptions,
+    root: &Path,
+    clock: &Clock,
+) -> Result<Node, String> {
     let mut io = |operation: DiskOp| files::execute(root, &operation);
     let shards = options.shards;
-    Node::recover(&mut io, options, clock.now(), sys::random()).map_err(|error| match error {
+    Node::recover_opened(&mut io, opened, options, clock.now(), sys::random()).map_err(|error| match error {
         RecoverError::Partitions(RecoveryError::Disk { error: DiskError::NoSpace, .. }) => format!(
             "{error}: the journals of {shards} shards need {} MiB; free some space in {}, or lower \
              millstream.journal.bytes",
@@ -241,7 +284,7 @@ fn endpoints(config: &BrokerConfig, addresses: &[SocketAddr]) -> Vec<Endpoint> {
 
 /// Says to the controller that this broker has started, and that it may lead; returns the broker's epoch. Every shard has
 /// applied both by then.
-fn register(controller: &Sender<ToController>, node_id: i32, registration: ControllerRequest) -> Result<i64, String> {
+fn register(controller: &ControllerHandle, node_id: i32, registration: ControllerRequest) -> Result<i64, String> {
     let epoch = match ask(controller, registration)? {
         ControllerResponse::RegisterBroker(answer) => {
             answer.map_err(|error| format!("the broker cannot be registered: {error}"))?
@@ -261,7 +304,7 @@ fn register(controller: &Sender<ToController>, node_id: i32, registration: Contr
 }
 
 /// Has the controller decide, and waits until every shard has applied it.
-fn ask(controller: &Sender<ToController>, request: ControllerRequest) -> Result<ControllerResponse, String> {
+fn ask(controller: &ControllerHandle, request: ControllerRequest) -> Result<ControllerResponse, String> {
     let (reply, answer) = channel();
     let gone = || "the controller has ended".to_owned();
     controller.send(ToController::Ask { request, reply }).map_err(|_| gone())?;
@@ -301,7 +344,7 @@ fn ready_line(config: &BrokerConfig, addresses: &[SocketAddr], shards: usize, re
 
 /// Lets the shards answer what is under way, and then marks the data directory as one that was shut down cleanly. A second
 /// signal ends the process at once.
-fn stop(handles: &[ShardHandle], reports: &[Receiver<Report>], controller: &Sender<ToController>, mark: DiskOp) {
+fn stop(handles: &[ShardHandle], reports: &[Receiver<Report>], controller: &ControllerHandle, mark: DiskOp) {
     super::info("serve", "stopping");
     for shard in handles {
         shard.mailbox.push(Inbound::ShutDown);
@@ -326,7 +369,7 @@ fn stop(handles: &[ShardHandle], reports: &[Receiver<Report>], controller: &Send
 }
 
 /// Has the controller's thread, which has nothing else to do any more, mark the data directory. Whether it has by then.
-fn is_marked(controller: &Sender<ToController>, mark: DiskOp, deadline: Instant) -> bool {
+fn is_marked(controller: &ControllerHandle, mark: DiskOp, deadline: Instant) -> bool {
     let (reply, marked) = channel();
     if controller.send(ToController::End { last: mark, reply }).is_err() {
         return false;

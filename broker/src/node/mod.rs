@@ -8,6 +8,7 @@
 //! is written by who stops the node, as the last thing of all, and taken away here, as the last thing of all: before
 //! that nothing has changed that a second recovery would see.
 
+mod formation;
 mod options;
 #[cfg(test)]
 mod tests;
@@ -23,10 +24,11 @@ use millstream_storage::recovery::{
 use millstream_storage::shard_log::ShardLogOptions;
 use millstream_storage::{DiskError, DiskOp, DiskReply, Now, PartitionKey, ShardLog};
 
+pub use formation::{Formation, Formed};
 pub use options::{NodeMemory, NodeOptions};
 
 use crate::config::LogRules;
-use crate::controller::ControllerShard;
+use crate::controller::ControllerNode;
 use crate::shard::{Shard, ShardIndex, ShardOptions};
 
 /// Fresh random bytes that the start of a node takes.
@@ -78,7 +80,7 @@ pub struct Node {
     /// Whose the data directory is.
     pub meta: MetaProperties,
     /// Decides. The broker is not registered yet.
-    pub controller: ControllerShard,
+    pub controller: ControllerNode,
     /// One for each shard, in order of their index.
     pub shards: Vec<ShardStart>,
     /// What recovery has found.
@@ -96,13 +98,25 @@ impl Node {
     ) -> Result<Node, RecoverError> {
         let (for_directory, salt) = random.split_first_chunk().expect("64 bytes are 48 and 16");
         let opened = identity::open(io, options.node_id, *for_directory).map_err(RecoverError::Directory)?;
-        let OpenedDirectory { meta, clean_shutdown, log, image } = opened;
-        let log = log.with_log_bytes_max(options.metadata_log_bytes_max);
+        Node::recover_opened(io, opened, options, now, salt.try_into().expect("16 bytes are left"))
+    }
+
+    /// Recovers every partition that this broker holds, in a directory that was opened.
+    pub fn recover_opened(
+        io: &mut Io<'_>,
+        opened: OpenedDirectory,
+        options: NodeOptions,
+        now: Now,
+        salt: [u8; 16],
+    ) -> Result<Node, RecoverError> {
+        let OpenedDirectory { meta, clean_shutdown, quorum } = opened;
+        let quorum = quorum.with_log_bytes_max(options.metadata_log_bytes_max);
+        let image = quorum.image().clone();
         let recovered = recover(
             io,
             &RecoveryOptions {
                 shards: options.shards,
-                salt: salt.try_into().expect("16 bytes are left"),
+                salt,
                 slots: options.journal_slots,
                 slot_bytes: options.journal_slot_bytes,
                 partitions: &known_partitions(&options, &image),
@@ -120,12 +134,12 @@ impl Node {
         };
         let image = Arc::new(image);
         let controller = Controller::new((*options.file).clone());
-        let parts = Arc::new(Parts { image: Arc::clone(&image), options });
+        let parts = Arc::new(Parts { image, options });
         let shards = (0..)
             .zip(recovered.shards)
             .map(|(index, recovered)| ShardStart { index, recovered, parts: Arc::clone(&parts) })
             .collect();
-        let controller = ControllerShard::new(controller, log, image, parts.options.shards);
+        let controller = ControllerNode::new(controller, quorum, parts.options.controller());
         Ok(Node { meta, controller, shards, counts })
     }
 }

@@ -1,14 +1,16 @@
 //! What a node is and how much it may use.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use millstream_replication::config::Properties;
-use millstream_replication::log::LOG_BYTES_MAX;
+use millstream_replication::quorum::LOG_BYTES_MAX;
 use millstream_storage::BLOCK_BYTES;
 use millstream_storage::producer::PRODUCER_BYTES;
 use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
 
 use crate::config::{BrokerConfig, LogRules};
+use crate::controller::ControllerOptions;
 
 /// Slots of each shard's journal.
 const JOURNAL_SLOTS: u32 = 8;
@@ -27,6 +29,14 @@ pub struct NodeOptions {
     pub shards: usize,
     /// What the process was configured with at its start.
     pub file: Arc<Properties>,
+    /// Where this node's controller listener is reached; none where it has none.
+    pub controller_address: Option<(String, u16)>,
+    /// `controller.quorum.voters`
+    pub voters: Vec<(i32, String, u16)>,
+    /// `broker.session.timeout.ms`
+    pub session_timeout: Duration,
+    /// `broker.heartbeat.interval.ms`
+    pub heartbeat_interval: Duration,
     /// The data directory, as clients are told of it.
     pub log_dir: String,
     /// The names of the listeners, in `listeners` order.
@@ -74,6 +84,10 @@ impl NodeOptions {
             incarnation,
             shards,
             file: Arc::new(config.properties.clone()),
+            controller_address: config.quorum.address(),
+            voters: config.quorum.voters.clone(),
+            session_timeout: config.quorum.session_timeout,
+            heartbeat_interval: config.quorum.heartbeat_interval,
             log_dir,
             listeners: config.listeners.iter().map(|listener| listener.name.clone()).collect(),
             metadata_log_bytes_max: LOG_BYTES_MAX,
@@ -97,6 +111,22 @@ impl NodeOptions {
             group_bytes_max: memory.groups,
             request_bytes_max: config.queued_request_bytes_max.unwrap_or(usize::MAX).min(journal_request_bytes)
                 / shards,
+        }
+    }
+
+    /// What the node's controller is told.
+    pub fn controller(&self) -> ControllerOptions {
+        let (high, low) = self.incarnation.split_at(8);
+        let half = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("half of 16 bytes"));
+        ControllerOptions {
+            node_id: self.node_id,
+            incarnation: self.incarnation,
+            address: self.controller_address.clone(),
+            voters: self.voters.clone(),
+            session_timeout: self.session_timeout,
+            heartbeat_interval: self.heartbeat_interval,
+            shards: self.shards,
+            seed: half(high) ^ half(low),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use millstream_replication::config::Properties;
 use millstream_replication::identity::{CLEAN_SHUTDOWN, META_PROPERTIES};
-use millstream_replication::log::LOG_BYTES_MAX;
+use millstream_replication::quorum::LOG_BYTES_MAX;
 use millstream_storage::random::Random;
 use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
 
@@ -20,6 +20,10 @@ fn options() -> NodeOptions {
         incarnation: [1; 16],
         shards: 2,
         file: Arc::new(Properties::new()),
+        controller_address: None,
+        voters: Vec::new(),
+        session_timeout: Duration::from_secs(3),
+        heartbeat_interval: Duration::from_millis(500),
         log_dir: "data".to_string(),
         listeners: Vec::new(),
         metadata_log_bytes_max: LOG_BYTES_MAX,

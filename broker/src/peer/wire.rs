@@ -5,8 +5,8 @@
 
 use millstream_replication::config::Properties;
 use millstream_replication::controller::{
-    Assignment, ConfigChange, ConfigOperation, ConfigResource, CreatedTopic, DeletedTopic, MorePartitions, NewTopic,
-    QuotaChange, TopicReference,
+    Assignment, ConfigChange, ConfigOperation, ConfigResource, CreatedTopic, DeletedTopic, HeartbeatReply,
+    MorePartitions, NewTopic, QuotaChange, TopicReference,
 };
 use millstream_replication::{ApiError, ControllerRequest, ControllerResponse, Endpoint, ErrorCode, QuotaEntity};
 use millstream_storage::TopicId;
@@ -98,14 +98,17 @@ macro_rules! variants {
 }
 
 variants! { ControllerRequest {
-    1 => RegisterBroker { node_id, endpoints, rack },
+    1 => RegisterBroker { node_id, incarnation, directory_id, shards, endpoints, rack },
     2 => CreateTopics { topics, validate_only },
     3 => DeleteTopics { topics },
     4 => CreatePartitions { topics, validate_only },
     5 => IncrementalAlterConfigs { resources, validate_only },
     6 => AlterConfigs { resources, validate_only },
     7 => AlterClientQuotas { changes, validate_only },
-    8 => AllocateProducerIds,
+    8 => AllocateProducerIds { node_id, epoch },
+    9 => BrokerHeartbeat { node_id, epoch, applied_offset, want_fence, want_shutdown },
+    10 => FenceBroker { node_id, epoch },
+    11 => UnregisterBroker { node_id },
 } }
 
 variants! { ControllerResponse {
@@ -116,6 +119,9 @@ variants! { ControllerResponse {
     5 => AlterConfigs(resources),
     6 => AlterClientQuotas(entities),
     7 => AllocateProducerIds(block),
+    8 => BrokerHeartbeat(reply),
+    9 => FenceBroker(outcome),
+    10 => UnregisterBroker(outcome),
 } }
 
 fields! { Endpoint { listener, host, port } }
@@ -127,6 +133,7 @@ fields! { QuotaChange { entity, values } }
 fields! { CreatedTopic { topic_id, partitions, replication_factor, configs } }
 fields! { DeletedTopic { name, topic_id, outcome } }
 fields! { ApiError { code, message } }
+fields! { HeartbeatReply { is_caught_up, is_fenced, should_shut_down } }
 
 variants! { TopicReference {
     1 => Name(name),
@@ -168,7 +175,7 @@ macro_rules! numbers {
     };
 }
 
-numbers! { u16, i16, i32, i64, f64 }
+numbers! { u16, i16, u32, i32, u64, i64, f64 }
 
 impl Wire for () {
     fn put(&self, _out: &mut Vec<u8>) {}
@@ -197,6 +204,16 @@ impl Wire for String {
     fn take(reader: &mut Reader<'_>) -> Result<Self, String> {
         let length = take_count(reader)?;
         reader.text(length)
+    }
+}
+
+impl Wire for [u8; 16] {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend(self);
+    }
+
+    fn take(reader: &mut Reader<'_>) -> Result<Self, String> {
+        reader.array()
     }
 }
 
@@ -308,8 +325,8 @@ mod tests {
 
     use super::*;
 
-    const VARIANTS: u64 = 8;
-    const RESPONSES: u64 = 7;
+    const VARIANTS: u64 = 11;
+    const RESPONSES: u64 = 10;
 
     fn text(random: &mut Random) -> String {
         (0..random.below(8)).map(|_| char::from_u32(random.below(0x500) as u32).unwrap_or('x')).collect()
@@ -359,6 +376,9 @@ mod tests {
         match variant {
             0 => ControllerRequest::RegisterBroker {
                 node_id: random.next() as i32,
+                incarnation: random.bytes(),
+                directory_id: random.bytes(),
+                shards: random.next() as u32,
                 endpoints: many(random, |random| Endpoint {
                     listener: text(random),
                     host: text(random),
@@ -408,7 +428,16 @@ mod tests {
                 }),
                 validate_only,
             },
-            _ => ControllerRequest::AllocateProducerIds,
+            7 => ControllerRequest::AllocateProducerIds { node_id: random.next() as i32, epoch: random.next() as i64 },
+            8 => ControllerRequest::BrokerHeartbeat {
+                node_id: random.next() as i32,
+                epoch: random.next() as i64,
+                applied_offset: random.next(),
+                want_fence: random.coin(),
+                want_shutdown: random.coin(),
+            },
+            9 => ControllerRequest::FenceBroker { node_id: random.next() as i32, epoch: random.next() as i64 },
+            _ => ControllerRequest::UnregisterBroker { node_id: random.next() as i32 },
         }
     }
 
@@ -443,9 +472,16 @@ mod tests {
             5 => {
                 ControllerResponse::AlterClientQuotas(many(random, |random| (entity(random), outcome(random, |_| ()))))
             }
-            _ => ControllerResponse::AllocateProducerIds(outcome(random, |random| {
+            6 => ControllerResponse::AllocateProducerIds(outcome(random, |random| {
                 (random.next() as i64, random.next() as i64)
             })),
+            7 => ControllerResponse::BrokerHeartbeat(outcome(random, |random| HeartbeatReply {
+                is_caught_up: random.coin(),
+                is_fenced: random.coin(),
+                should_shut_down: random.coin(),
+            })),
+            8 => ControllerResponse::FenceBroker(outcome(random, |_| ())),
+            _ => ControllerResponse::UnregisterBroker(outcome(random, |_| ())),
         }
     }
 

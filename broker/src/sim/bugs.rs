@@ -5,8 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use millstream_storage::bug::{Bug, plant};
 
 use super::logs;
-use super::seeds::Options;
 use super::world::World;
+use millstream_storage::seeds::Options;
 
 /// Seeds that have to notice a bug...
 const NOTICED_MIN: usize = 3;

@@ -293,13 +293,11 @@ fn blind_spots(before: &SimDisk, after: Option<&SimDisk>, path: &FilePath, range
     }
     let content = before.peek_all(path).unwrap_or_default();
     if path.starts_with("metadata/")
-        && let Ok(scan) = millstream_replication::log::scan(path, &content)
-        && let Some(last) = scan.entries.last()
+        && let Ok(scan) = millstream_replication::quorum::scan(path, &content)
+        && scan.frames > 0
+        && overlap(&(scan.last_frame..scan.valid_bytes), range)
     {
-        let bytes = millstream_replication::log::encode_entry(scan.file_id, 0, &last.records).len() as u64;
-        if overlap(&(scan.valid_bytes - bytes..scan.valid_bytes), range) {
-            blind.push(Blind::LastMetadataEntry);
-        }
+        blind.push(Blind::LastMetadataEntry);
     }
     if path.starts_with("topics/") && path.ends_with(".log") {
         let changed = after.and_then(|after| after.peek_all(path)).unwrap_or_default();

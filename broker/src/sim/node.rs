@@ -22,7 +22,7 @@ use super::restart::{cleaner_options, until_recovered};
 use super::schedule::Clock;
 use super::snapshots::Snapshots;
 use super::timeline::{Event, Fault, NodeEvent, Timeline};
-use crate::controller::{Asker, ControllerShard, Effect as ControllerEffect, Event as ControllerEvent};
+use crate::controller::{Asker, ControllerNode, Effect as ControllerEffect, Event as ControllerEvent};
 use crate::node::{Node, NodeOptions, OpenShard, RecoveryCounts};
 use crate::shard::{DiskToken, Effect, Event as ShardEvent, Message, PrefetchToken, Shard};
 
@@ -50,7 +50,7 @@ pub struct Opened {
     /// The process that is about to run.
     broker_incarnation: [u8; 16],
     meta: MetaProperties,
-    controller: ControllerShard,
+    controller: ControllerNode,
     shards: Vec<OpenShard>,
     counts: RecoveryCounts,
     /// How the disk misbehaves when the node runs again.
@@ -97,6 +97,10 @@ impl Configuration {
             incarnation: broker_incarnation,
             shards,
             file: Arc::clone(&self.properties),
+            controller_address: None,
+            voters: Vec::new(),
+            session_timeout: Duration::from_secs(3),
+            heartbeat_interval: Duration::from_millis(500),
             log_dir: "data".to_string(),
             listeners: vec![LISTENER.to_string()],
             metadata_log_bytes_max: random.between(2, 8) * BLOCK_BYTES as u64,
@@ -130,7 +134,8 @@ struct Process {
     inbox: Vec<Vec<ShardEvent>>,
     has_turn: Vec<bool>,
     timer_at: Vec<Option<u64>>,
-    controller: ControllerShard,
+    controller: ControllerNode,
+    controller_timer_at: Option<u64>,
     /// The step of a snapshot that the controller's disk operation under way is.
     snapshot_step: Option<usize>,
     /// Whose the data directory is.
@@ -250,6 +255,7 @@ impl SimNode {
             has_turn: vec![false; count],
             timer_at: vec![None; count],
             controller,
+            controller_timer_at: None,
             snapshot_step: None,
             meta,
             broker_epoch: None,
@@ -454,11 +460,24 @@ impl SimNode {
     // ---- Its controller ----
 
     /// Something happens to the controller: what it wants done.
-    pub fn controller(&mut self, event: ControllerEvent, timeline: &Timeline) -> Vec<ControllerEffect> {
+    pub fn controller(&mut self, event: ControllerEvent, timeline: &mut Timeline) -> Vec<ControllerEffect> {
         let now = self.process_now(timeline);
         let mut effects = Vec::new();
-        self.process_mut().controller.handle(now, event, &mut effects);
+        let process = self.process_mut();
+        process.controller.handle(now, event, &mut effects);
+        if let Some(deadline) = process.controller.next_deadline() {
+            let at = (process.started_us + deadline.as_micros() as u64 + 1).max(timeline.now_us() + 100);
+            if process.controller_timer_at.is_none_or(|earlier| at < earlier) {
+                process.controller_timer_at = Some(at);
+                self.at(at, NodeEvent::ControllerTimer, timeline);
+            }
+        }
         effects
+    }
+
+    /// The controller's deadline may have come.
+    pub fn controller_timer(&mut self) {
+        self.process_mut().controller_timer_at = None;
     }
 
     /// The controller's disk operation begins. As long as things may go wrong the node may crash before it ends.

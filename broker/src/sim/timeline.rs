@@ -32,6 +32,7 @@ pub enum NodeEvent {
     ToShard { shard: usize, message: Message },
     ToController { asker: Asker, request: ControllerRequest },
     Applied { shard: usize, offset: u64 },
+    ControllerTimer,
     Timer { shard: usize },
     Turn { shard: usize },
     Frame { connection: ConnectionId, frame: Bytes },

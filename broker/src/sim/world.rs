@@ -16,12 +16,12 @@ use super::network::{Network, Sent};
 use super::node::{Place, SimNode};
 use super::scenario::{Scenario, set_clock};
 use super::schedule::fingerprint;
-use super::seeds::{self, Options};
 use super::snapshots::Snapshots;
 use super::timeline::{Event, Fault, NodeEvent, Timeline};
 use super::witness::Witness;
 use crate::controller::{Asker, Effect as ControllerEffect, Event as ControllerEvent};
 use crate::shard::{ConnectionId, Effect, Event as ShardEvent, Message, SendPart};
+use millstream_storage::seeds::{self, Options};
 
 /// How long everything may take to come to an end when nothing goes wrong any more.
 const ENDING_US_MAX: u64 = 20_000_000;
@@ -239,6 +239,11 @@ impl World {
                 let effects = at.controller(ControllerEvent::Asked { asker, request, random_id }, timeline);
                 return self.execute_for_controller(node, effects);
             }
+            NodeEvent::ControllerTimer => {
+                at.controller_timer();
+                let effects = at.controller(ControllerEvent::Tick, timeline);
+                return self.execute_for_controller(node, effects);
+            }
             NodeEvent::Applied { shard, offset } => {
                 let effects = at.controller(ControllerEvent::Applied { shard, offset }, timeline);
                 return self.execute_for_controller(node, effects);
@@ -403,6 +408,9 @@ impl World {
                     }
                     other => return Err(format!("a broker that starts is answered with {other:?}")),
                 },
+                ControllerEffect::Answer { asker: Asker::Peer { .. } | Asker::Own, .. } | ControllerEffect::Link(_) => {
+                    return Err("a node that is alone speaks to another".to_string());
+                }
                 ControllerEffect::Warn { message } => timeline.line(format!("the controller warns: {message}")),
                 ControllerEffect::Fail { reason } => self.give_up(node, &reason)?,
             }
@@ -522,7 +530,7 @@ mod tests {
 
     #[test]
     fn clients_lose_nothing() {
-        let outcomes = seeds::run("sim::world::tests::clients_lose_nothing", 100, World::run);
+        let outcomes = seeds::run(env!("CARGO_PKG_NAME"), "sim::world::tests::clients_lose_nothing", 100, World::run);
         let mut total = Outcome::default();
         for outcome in outcomes {
             total.acknowledged += outcome.acknowledged;

@@ -8,7 +8,7 @@ use kafka_wire::{KafkaMessage, RequestResponsePair};
 use kafka_wire_core::{ApiVersion, DecodeLimits, KafkaDecode, KafkaEncode};
 use millstream::api::{self, ApiContext, CloseReason, Outcome};
 use millstream::config::BrokerConfig;
-use millstream::controller::{Asker, ControllerShard, Effect, Event};
+use millstream::controller::{Asker, ControllerNode, Effect, Event};
 use millstream::node::{Node, NodeMemory, NodeOptions, RANDOM_BYTES};
 use millstream::protocol::header::{HeaderError, RequestHeader};
 use millstream::protocol::versions::{ApiKey, Handler};
@@ -40,7 +40,7 @@ pub enum NoReply {
 }
 
 pub struct Cluster {
-    controller: ControllerShard,
+    controller: ControllerNode,
     pub file: Properties,
     /// Requests that went to the controller.
     pub asked: usize,

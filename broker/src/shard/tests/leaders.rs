@@ -341,6 +341,17 @@ fn a_coordinator_resigns_with_its_leadership_and_begins_anew() {
     assert_eq!(broker.committed_or(other, &group, 0), [Ok(4)]);
 }
 
+/// Tells the shard of a record that the controller knows nothing of.
+fn tell(broker: &mut Broker, record: MetadataRecord) {
+    let mut image = broker.image().clone();
+    image.replay(&record);
+    let offset = image.offset();
+    broker.is_controller_by_itself = true;
+    let message = Message::Metadata { offset, records: Arc::new(vec![record]), image: Arc::new(image) };
+    broker.events[0].push_back(Event::Message(message));
+    broker.run();
+}
+
 #[test]
 fn a_process_leads_nothing_before_it_is_registered() {
     let (broker, _) = two_brokers(Setup::default());
@@ -356,10 +367,7 @@ fn a_process_leads_nothing_before_it_is_registered() {
         name: "log.retention.ms".to_string(),
         value: Some("1000000".to_string()),
     };
-    let offset = broker.image().offset() + 1;
-    broker.is_controller_by_itself = true;
-    broker.events[0].push_back(Event::Message(Message::Metadata { offset, records: Arc::new(vec![config]) }));
-    broker.run();
+    tell(&mut broker, config);
     assert_eq!(broker.produce(client, "t", 0, batch(&["a"])).error_code, NOT_LEADER);
 
     let Broker { mut disk, now, .. } = broker;
@@ -378,12 +386,9 @@ fn a_replica_that_goes_to_another_broker_is_removed_here() {
     broker.send(client, PRODUCE_VERSION, &produce_request("t", -1, &[(0, batch(&["b"]))]));
     broker.run();
     let state =
-        Partition { replicas: vec![OTHER], isr: vec![OTHER], leader: OTHER, leader_epoch: 1, partition_epoch: 1 };
+        Partition { replicas: [OTHER].into(), isr: [OTHER].into(), leader: OTHER, leader_epoch: 1, partition_epoch: 1 };
     let moved = MetadataRecord::Partition { topic_id: id, partition: 0, state };
-    let offset = broker.image().offset() + 1;
-    broker.is_controller_by_itself = true;
-    broker.events[0].push_back(Event::Message(Message::Metadata { offset, records: Arc::new(vec![moved]) }));
-    broker.run();
+    tell(&mut broker, moved);
     let produced = broker.receive::<ProduceRequest>(client, PRODUCE_VERSION).expect("an answer");
     let result = &produced.responses[0].partition_responses[0];
     assert_eq!((result.error_code, result.current_leader.leader_id), (NOT_LEADER, OTHER));

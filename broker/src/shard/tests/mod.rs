@@ -22,7 +22,7 @@ use kafka_wire::{KafkaRequest, RequestResponsePair};
 use kafka_wire_core::{ApiVersion, DecodeLimits, Decoder, KafkaDecode, StrBytes};
 use millstream_replication::config::Properties;
 use millstream_replication::controller::NewTopic;
-use millstream_replication::log::LOG_BYTES_MAX;
+use millstream_replication::quorum::LOG_BYTES_MAX;
 use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse, Endpoint};
 use millstream_storage::batch::BatchBuilder;
 use millstream_storage::random::Random;
@@ -31,7 +31,7 @@ use millstream_storage::{DiskError, DiskReply, Now, TopicId};
 
 use super::{ConnectionId, DiskToken, Effect, Event, Message, PrefetchToken, SendPart, Shard, ShardIndex};
 use crate::config::ConnectionRules;
-use crate::controller::{self, Asker, ControllerShard};
+use crate::controller::{self, Asker, ControllerNode};
 use crate::metrics::Scrape;
 use crate::node::{Node, NodeOptions};
 use crate::protocol::header::RequestHeader;
@@ -58,7 +58,7 @@ struct Broker {
     incarnation: [u8; 16],
     shards: Vec<Shard>,
     disk: SimDisk,
-    controller: ControllerShard,
+    controller: ControllerNode,
     /// The shards are told of records that the controller knows nothing of.
     is_controller_by_itself: bool,
     /// What the controller was asked for otherwise than by a shard, and what it answered.
@@ -120,6 +120,10 @@ impl Broker {
             incarnation,
             shards: setup.shards,
             file: Arc::new(setup.file),
+            controller_address: None,
+            voters: Vec::new(),
+            session_timeout: Duration::from_secs(3),
+            heartbeat_interval: Duration::from_millis(500),
             log_dir: "/data".to_string(),
             listeners: vec![LISTENER.to_string()],
             metadata_log_bytes_max: LOG_BYTES_MAX,

@@ -22,7 +22,7 @@ use super::disk::{Operation, SimDisk, brief, brief_op};
 use super::record::records_in;
 use super::restart::{Whole, fetch, inspect, until_recovered};
 use super::schedule::{Clock, EPOCH_MS, Schedule, Trace};
-use super::seeds::{self, Options};
+use millstream_storage::seeds::{self, Options};
 
 const TOPIC: &str = "simulated";
 const YEAR_MS: u64 = 365 * 86_400_000;
@@ -622,7 +622,12 @@ mod tests {
 
     #[test]
     fn logs_keep_what_they_acknowledge() {
-        let outcomes = seeds::run("sim::logs::tests::logs_keep_what_they_acknowledge", 100, Simulation::run);
+        let outcomes = seeds::run(
+            env!("CARGO_PKG_NAME"),
+            "sim::logs::tests::logs_keep_what_they_acknowledge",
+            100,
+            Simulation::run,
+        );
         let mut verdicts = Verdicts::default();
         outcomes.iter().for_each(|outcome| verdicts.add_all(outcome.verdicts));
         let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();

@@ -1,0 +1,707 @@
+//! The controllers of three nodes as they are shipped, with their connections and disks, on virtual time: from empty directories
+//! to a cluster that decides while its nodes crash, pause and lose each other. What must hold: everybody is told the same
+//! at the same offsets; what was answered is true for ever; and when everything works again, one decides, every
+//! broker is there, and all know the same. Everything follows from the seed.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use bytes::Bytes;
+use millstream_replication::Controller;
+use millstream_replication::config::Properties;
+use millstream_replication::controller::NewTopic;
+use millstream_replication::identity::{self, Candidate, Found, OpenedDirectory};
+use millstream_storage::random::Random;
+use millstream_storage::seeds::{self, Options};
+
+use super::*;
+use crate::node::{Formation, Formed};
+use crate::peer::frame;
+use crate::peer::links::DialError;
+use crate::sim::disk::{Operation, SimDisk};
+
+const NODES: usize = 3;
+/// How long things go wrong, in microseconds.
+const TROUBLE_US: u64 = 15_000_000;
+/// How long everything may take to come to rest afterwards.
+const ENDING_US_MAX: u64 = 20_000_000;
+/// Who registers the broker.
+const REGISTRATION: u64 = u64::MAX;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Outcome {
+    trace: u64,
+    created: usize,
+    crashes: u64,
+    terms: usize,
+    fenced: u64,
+    installed: u64,
+}
+
+impl seeds::Outcome for Outcome {
+    fn trace(&self) -> u64 {
+        self.trace
+    }
+}
+
+#[derive(Debug)]
+enum Happening {
+    Start,
+    Link(links::Event),
+    Disk { token: DiskToken, operation: Operation },
+    Applied { offset: u64 },
+    Timer,
+    Resume,
+    Register,
+}
+
+#[derive(Debug)]
+enum What {
+    At {
+        node: usize,
+        life: u64,
+        what: Happening,
+    },
+    /// A frame, or the end, of a connection arrives at one of its ends.
+    Arrives {
+        connection: u64,
+        at_dialler: bool,
+        bytes: Option<Bytes>,
+    },
+    Ask,
+    Fault,
+}
+
+enum Process {
+    Forming(Box<Formation>, Candidate),
+    Running(Box<ControllerNode>),
+}
+
+struct SimNode {
+    disk: SimDisk,
+    process: Option<Process>,
+    life: u64,
+    started_us: u64,
+    timer_at: Option<u64>,
+    is_paused: bool,
+    missed: Vec<Happening>,
+    accepted: u64,
+    /// The offset that its shard was told last, and when it will have applied it.
+    told: u64,
+    applied_us: u64,
+}
+
+/// Both ends of a connection: node, its life, and the number that it has there.
+struct Connection {
+    dialler: (usize, u64, LinkId),
+    acceptor: (usize, u64, LinkId),
+    arrival_us: [u64; 2],
+}
+
+struct World {
+    random: Random,
+    now_us: u64,
+    sequence: u64,
+    heap: BinaryHeap<Reverse<(u64, u64)>>,
+    happenings: BTreeMap<u64, What>,
+    nodes: Vec<SimNode>,
+    connections: BTreeMap<u64, Connection>,
+    next_connection: u64,
+    cut: BTreeSet<(usize, usize)>,
+    /// What was true, by the offset of the last record.
+    history: BTreeMap<u64, Arc<ClusterImage>>,
+    /// Topics that were asked for, by token, and those that were said to be there.
+    asked: BTreeMap<u64, String>,
+    created: BTreeSet<String>,
+    terms: BTreeMap<u64, usize>,
+    next_token: u64,
+    is_ending: bool,
+    is_verbose: bool,
+    outcome: Outcome,
+}
+
+fn voters() -> Vec<(i32, String, u16)> {
+    (1..=NODES as i32).map(|node_id| (node_id, format!("n{node_id}"), 9093)).collect()
+}
+
+impl World {
+    fn new(options: &Options) -> World {
+        let mut random = Random::new(options.seed);
+        let nodes = (0..NODES)
+            .map(|_| SimNode {
+                disk: SimDisk::new(random.fork()),
+                process: None,
+                life: 0,
+                started_us: 0,
+                timer_at: None,
+                is_paused: false,
+                missed: Vec::new(),
+                accepted: 0,
+                told: 0,
+                applied_us: 0,
+            })
+            .collect();
+        let mut world = World {
+            now_us: 0,
+            sequence: 0,
+            heap: BinaryHeap::new(),
+            happenings: BTreeMap::new(),
+            nodes,
+            connections: BTreeMap::new(),
+            next_connection: 0,
+            cut: BTreeSet::new(),
+            history: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            created: BTreeSet::new(),
+            terms: BTreeMap::new(),
+            next_token: 0,
+            is_ending: false,
+            is_verbose: options.is_verbose,
+            outcome: Outcome::default(),
+            random,
+        };
+        for node in 0..NODES {
+            let delay = world.random.below(300_000);
+            world.after(delay, node, Happening::Start);
+        }
+        world.push(400_000, What::Ask);
+        world.push(500_000, What::Fault);
+        world
+    }
+
+    fn push(&mut self, delay_us: u64, what: What) {
+        self.sequence += 1;
+        self.heap.push(Reverse((self.now_us + delay_us, self.sequence)));
+        self.happenings.insert(self.sequence, what);
+    }
+
+    fn after(&mut self, delay_us: u64, node: usize, what: Happening) {
+        let life = self.nodes[node].life;
+        self.push(delay_us, What::At { node, life, what });
+    }
+
+    fn line(&self, text: impl FnOnce() -> String) {
+        if self.is_verbose {
+            println!("{:>10} {}", self.now_us, text());
+        }
+    }
+
+    fn run(mut self) -> Result<Outcome, String> {
+        while let Some(Reverse((at_us, sequence))) = self.heap.pop() {
+            self.now_us = at_us;
+            self.outcome.trace = self.outcome.trace.rotate_left(7) ^ sequence.wrapping_mul(at_us | 1);
+            let what = self.happenings.remove(&sequence).expect("it is in the heap");
+            self.happen(what).map_err(|why| format!("at {} us: {why}", self.now_us))?;
+            if !self.is_ending && self.now_us > TROUBLE_US {
+                self.heal();
+            }
+            if self.is_ending && self.has_settled() {
+                self.outcome.created = self.created.len();
+                self.outcome.terms = self.terms.len();
+                return self.check();
+            }
+            if self.now_us > TROUBLE_US + ENDING_US_MAX {
+                return Err(format!("it does not come to rest: {}", self.describe()));
+            }
+        }
+        Err("nothing happens any more".to_owned())
+    }
+
+    fn describe(&self) -> String {
+        let nodes = self.nodes.iter().map(|node| match &node.process {
+            None => "down".to_owned(),
+            Some(Process::Forming(formation, _)) => format!("forming, missing {:?}", formation.missing()),
+            Some(Process::Running(controller)) => {
+                let fenced = controller.image().brokers().filter(|broker| broker.is_fenced).count();
+                format!("{:?}, {fenced} fenced, idle {}", controller.standing(), controller.is_idle())
+            }
+        });
+        nodes.collect::<Vec<_>>().join("; ")
+    }
+
+    fn happen(&mut self, what: What) -> Result<(), String> {
+        match what {
+            What::At { node, life, what } => {
+                if self.nodes[node].life != life {
+                    return Ok(());
+                }
+                if self.nodes[node].is_paused && !matches!(what, Happening::Resume) {
+                    self.nodes[node].missed.push(what);
+                    return Ok(());
+                }
+                self.at(node, what)
+            }
+            What::Arrives { connection, at_dialler, bytes } => {
+                self.arrives(connection, at_dialler, bytes);
+                Ok(())
+            }
+            What::Ask => self.ask(),
+            What::Fault => {
+                self.fault();
+                Ok(())
+            }
+        }
+    }
+
+    fn elapsed(&self, node: usize) -> Duration {
+        Duration::from_micros(self.now_us - self.nodes[node].started_us)
+    }
+
+    fn now(&self, node: usize) -> Now {
+        Now { elapsed: self.elapsed(node), unix_ms: (self.now_us / 1000) as i64 }
+    }
+
+    fn at(&mut self, node: usize, what: Happening) -> Result<(), String> {
+        let event = match what {
+            Happening::Start => return self.start(node),
+            Happening::Resume => {
+                self.nodes[node].is_paused = false;
+                let missed = std::mem::take(&mut self.nodes[node].missed);
+                return missed.into_iter().try_for_each(|what| self.at(node, what));
+            }
+            Happening::Link(event) => Event::Link(event),
+            Happening::Timer => {
+                self.nodes[node].timer_at = None;
+                Event::Tick
+            }
+            Happening::Disk { token, operation } => {
+                let result = self.nodes[node].disk.complete(operation);
+                Event::Disk { token, result }
+            }
+            Happening::Applied { offset } => Event::Applied { shard: 0, offset },
+            Happening::Register => return self.register(node),
+        };
+        self.give(node, event)
+    }
+
+    fn incarnation(&self, node: usize) -> [u8; 16] {
+        let mut incarnation = [node as u8 + 1; 16];
+        incarnation[..8].copy_from_slice(&self.nodes[node].life.to_le_bytes());
+        incarnation
+    }
+
+    fn start(&mut self, node: usize) -> Result<(), String> {
+        if self.nodes[node].process.is_some() {
+            return Ok(());
+        }
+        let random = self.random.bytes();
+        let node_id = node as i32 + 1;
+        let at = &mut self.nodes[node];
+        at.life += 1;
+        at.started_us = self.now_us;
+        at.timer_at = None;
+        let found = identity::find(&mut |op| at.disk.execute(op), node_id, random).map_err(|why| why.to_string())?;
+        self.line(|| format!("node {node_id} starts"));
+        match found {
+            Found::Member(opened) => self.begin(node, *opened),
+            Found::Candidate(candidate) => {
+                let (name, port) = (format!("n{node_id}"), 9093);
+                let random = self.random.bytes();
+                let formation = Formation::new(candidate, voters(), self.incarnation(node), Some((name, port)), random);
+                self.nodes[node].process = Some(Process::Forming(Box::new(formation), candidate));
+                self.give(node, Event::Tick)
+            }
+        }
+    }
+
+    /// Runs the controller of a node that belongs to a cluster.
+    fn begin(&mut self, node: usize, opened: OpenedDirectory) -> Result<(), String> {
+        let node_id = node as i32 + 1;
+        let options = ControllerOptions {
+            node_id,
+            incarnation: self.incarnation(node),
+            address: Some((format!("n{node_id}"), 9093)),
+            voters: voters(),
+            session_timeout: Duration::from_secs(3),
+            heartbeat_interval: Duration::from_millis(500),
+            shards: 1,
+            seed: self.random.next(),
+        };
+        let log_bytes_max = self.random.between(3, 12) * millstream_storage::BLOCK_BYTES as u64;
+        let quorum = opened.quorum.with_log_bytes_max(log_bytes_max);
+        self.nodes[node].told = quorum.image().offset();
+        self.nodes[node].applied_us = 0;
+        let controller = ControllerNode::new(Controller::new(Properties::new()), quorum, options);
+        self.nodes[node].process = Some(Process::Running(Box::new(controller)));
+        self.give(node, Event::Tick)?;
+        self.after(1_000, node, Happening::Register);
+        Ok(())
+    }
+
+    fn register(&mut self, node: usize) -> Result<(), String> {
+        let node_id = node as i32 + 1;
+        let request = ControllerRequest::RegisterBroker {
+            node_id,
+            incarnation: self.incarnation(node),
+            directory_id: [node_id as u8; 16],
+            shards: 1,
+            endpoints: Vec::new(),
+            rack: None,
+        };
+        let asker = Asker::Node { token: REGISTRATION };
+        let random_id = self.random.bytes();
+        self.give(node, Event::Asked { asker, request, random_id })
+    }
+
+    /// Hands an event to whatever runs on a node, and does what follows.
+    fn give(&mut self, node: usize, event: Event) -> Result<(), String> {
+        let now = self.now(node);
+        let mut effects = Vec::new();
+        match &mut self.nodes[node].process {
+            None => return Ok(()),
+            Some(Process::Forming(formation, candidate)) => {
+                let candidate = *candidate;
+                let event = match event {
+                    Event::Link(event) => event,
+                    _ => links::Event::Tick,
+                };
+                let mut more = Vec::new();
+                let formed = formation.handle(now.elapsed, event, &mut more);
+                effects.extend(more.into_iter().map(Effect::Link));
+                let begins = formed.into_iter().find_map(|formed| match formed {
+                    Formed::Begin(snapshot) => Some(*snapshot),
+                    Formed::Warn(_) => None,
+                });
+                if let Some(snapshot) = begins {
+                    self.line(|| format!("node {} begins", candidate.node_id));
+                    self.hang_up(node);
+                    let random = self.random.bytes();
+                    let at = &mut self.nodes[node];
+                    at.life += 1;
+                    at.started_us = self.now_us;
+                    at.timer_at = None;
+                    let opened = identity::begin(&mut |op| at.disk.execute(op), candidate, snapshot, random);
+                    return self.begin(node, opened.map_err(|why| why.to_string())?);
+                }
+            }
+            Some(Process::Running(controller)) => {
+                controller.handle(now, event, &mut effects);
+                let standing = controller.standing();
+                if standing.is_active
+                    && let Some(other) = self.terms.insert(standing.term, node)
+                    && other != node
+                {
+                    return Err(format!("nodes {other} and {node} decide in term {}", standing.term));
+                }
+            }
+        }
+        for effect in effects {
+            self.effect(node, effect)?;
+        }
+        self.set_timer(node);
+        Ok(())
+    }
+
+    fn set_timer(&mut self, node: usize) {
+        let deadline = match &self.nodes[node].process {
+            None => None,
+            Some(Process::Forming(formation, _)) => formation.next_deadline(),
+            Some(Process::Running(controller)) => controller.next_deadline(),
+        };
+        let Some(deadline) = deadline else { return };
+        let at = (self.nodes[node].started_us + deadline.as_micros() as u64 + 1).max(self.now_us + 50);
+        if self.nodes[node].timer_at.is_none_or(|earlier| at < earlier) {
+            self.nodes[node].timer_at = Some(at);
+            self.after(at - self.now_us, node, Happening::Timer);
+        }
+    }
+
+    fn effect(&mut self, node: usize, effect: Effect) -> Result<(), String> {
+        match effect {
+            Effect::Disk { token, op } => {
+                let (operation, delay) = self.nodes[node].disk.submit(op);
+                self.after(delay, node, Happening::Disk { token, operation });
+            }
+            Effect::Publish { offset, records, image } => {
+                if image.offset() != offset {
+                    return Err(format!("an image of offset {} with {offset}", image.offset()));
+                }
+                self.outcome.installed += u64::from(self.nodes[node].told + (records.len() as u64) < offset);
+                self.nodes[node].told = offset;
+                if **self.history.entry(offset).or_insert_with(|| Arc::clone(&image)) != *image {
+                    return Err(format!("at node {} something else is true at offset {offset}", node + 1));
+                }
+                let at_us = self.now_us + self.random.below(3_000);
+                let applied_us = &mut self.nodes[node].applied_us;
+                *applied_us = at_us.max(*applied_us + 1);
+                let delay = *applied_us - self.now_us;
+                self.after(delay, node, Happening::Applied { offset });
+            }
+            Effect::Link(effect) => self.link(node, effect),
+            Effect::Answer { asker: Asker::Node { token: REGISTRATION }, response } => match response {
+                ControllerResponse::RegisterBroker(Ok(_)) => {}
+                ControllerResponse::RegisterBroker(Err(_)) => self.after(100_000, node, Happening::Register),
+                other => return Err(format!("a registration is answered with {other:?}")),
+            },
+            Effect::Answer { asker: Asker::Node { token }, response } => {
+                let name = self.asked.remove(&token).ok_or("an answer that nobody waits for")?;
+                let ControllerResponse::CreateTopics(topics) = response else { return Err(format!("{response:?}")) };
+                if topics[0].1.is_ok() {
+                    let Some(Process::Running(controller)) = &self.nodes[node].process else {
+                        return Err("an answer of no controller".to_owned());
+                    };
+                    if controller.image().topic(&name).is_none() {
+                        return Err(format!("{name} is there, says node {}, and is not", node + 1));
+                    }
+                    self.created.insert(name);
+                }
+            }
+            Effect::Answer { asker, .. } => return Err(format!("an answer to {asker:?}")),
+            Effect::Warn { message } => {
+                self.outcome.fenced += u64::from(message.contains("fenced"));
+                if message.contains("is refused") || message.contains("cannot be read") {
+                    return Err(message);
+                }
+                self.line(|| format!("node {}: {message}", node + 1));
+            }
+            Effect::Fail { reason } => return Err(format!("node {} gives up: {reason}", node + 1)),
+        }
+        Ok(())
+    }
+
+    // ---- The network ----
+
+    fn link(&mut self, node: usize, effect: links::Effect) {
+        match effect {
+            links::Effect::Dial { link, host, .. } => {
+                let to = host[1..].parse::<usize>().expect("the name of a node") - 1;
+                let is_cut = self.cut.contains(&(node, to)) || self.cut.contains(&(to, node));
+                if is_cut {
+                    let result = Err(DialError::Failed);
+                    self.after(1_000_000, node, Happening::Link(links::Event::Dialed { link, result }));
+                } else if self.nodes[to].process.is_none() {
+                    let result = Err(DialError::Refused);
+                    self.after(300, node, Happening::Link(links::Event::Dialed { link, result }));
+                } else {
+                    let accepted = LinkId(self.nodes[to].accepted);
+                    self.nodes[to].accepted += 1;
+                    let connection = Connection {
+                        dialler: (node, self.nodes[node].life, link),
+                        acceptor: (to, self.nodes[to].life, accepted),
+                        arrival_us: [self.now_us + 300; 2],
+                    };
+                    self.connections.insert(self.next_connection, connection);
+                    self.next_connection += 1;
+                    self.after(200, to, Happening::Link(links::Event::Accepted { link: accepted }));
+                    self.after(200, node, Happening::Link(links::Event::Dialed { link, result: Ok(()) }));
+                }
+            }
+            links::Effect::Send { link, bytes } => {
+                let Some((connection, at_dialler)) = self.other_end(node, link) else { return };
+                let mut left = bytes::BytesMut::from(&bytes[..]);
+                while let Ok(Some(frame)) = frame::cut(&mut left, frame::FRAME_BYTES_MAX) {
+                    self.carry(connection, at_dialler, Some(frame));
+                }
+                assert!(left.is_empty(), "whole frames are sent");
+            }
+            links::Effect::Close { link } => {
+                if let Some((connection, at_dialler)) = self.other_end(node, link) {
+                    self.carry(connection, at_dialler, None);
+                }
+            }
+        }
+    }
+
+    /// The connection of this number at a node, and whether the other end has dialled it.
+    fn other_end(&self, node: usize, link: LinkId) -> Option<(u64, bool)> {
+        let life = self.nodes[node].life;
+        self.connections.iter().find_map(|(number, connection)| {
+            let is = |end: (usize, u64, LinkId)| end == (node, life, link);
+            (is(connection.dialler) || is(connection.acceptor)).then_some((*number, is(connection.acceptor)))
+        })
+    }
+
+    fn carry(&mut self, connection: u64, at_dialler: bool, bytes: Option<Bytes>) {
+        let delay = if self.random.one_in(40) { self.random.below(60_000) } else { self.random.between(50, 600) };
+        let now_us = self.now_us;
+        let arrival =
+            &mut self.connections.get_mut(&connection).expect("it is there").arrival_us[usize::from(at_dialler)];
+        *arrival = (*arrival + 1).max(now_us + delay);
+        let delay = *arrival - now_us;
+        self.push(delay, What::Arrives { connection, at_dialler, bytes });
+    }
+
+    fn arrives(&mut self, number: u64, at_dialler: bool, bytes: Option<Bytes>) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let (from, (to, life, link)) = match at_dialler {
+            true => (connection.acceptor, connection.dialler),
+            false => (connection.dialler, connection.acceptor),
+        };
+        if self.cut.contains(&(from.0, to)) {
+            // It is sent again until it arrives, before all that comes behind it.
+            let arrival = &mut connection.arrival_us[usize::from(at_dialler)];
+            *arrival = (*arrival).max(self.now_us + 20_000);
+            self.push(20_000, What::Arrives { connection: number, at_dialler, bytes });
+            return;
+        }
+        let event = match bytes {
+            Some(bytes) => links::Event::Received { link, bytes },
+            None => {
+                self.connections.remove(&number);
+                links::Event::Closed { link }
+            }
+        };
+        if self.nodes[to].life == life {
+            self.after(0, to, Happening::Link(event));
+        }
+    }
+
+    /// The process of a node is gone, and its connections with it.
+    fn hang_up(&mut self, node: usize) {
+        let life = self.nodes[node].life;
+        let ends: Vec<(u64, bool)> = self
+            .connections
+            .iter()
+            .filter_map(|(number, connection)| {
+                let is = |end: (usize, u64, LinkId)| (end.0, end.1) == (node, life);
+                (is(connection.dialler) || is(connection.acceptor)).then_some((*number, is(connection.acceptor)))
+            })
+            .collect();
+        for (number, at_dialler) in ends {
+            self.carry(number, at_dialler, None);
+        }
+    }
+
+    // ---- Clients and faults ----
+
+    fn ask(&mut self) -> Result<(), String> {
+        let pause = if self.is_ending { 200_000 } else { self.random.between(5_000, 200_000) };
+        self.push(pause, What::Ask);
+        let node = self.random.index(NODES);
+        if self.nodes[node].is_paused || !matches!(self.nodes[node].process, Some(Process::Running(_))) {
+            return Ok(());
+        }
+        self.next_token += 1;
+        let token = self.next_token;
+        let name = format!("t{token}");
+        let topic = NewTopic {
+            name: name.clone(),
+            partitions: self.random.between(1, 4) as i32,
+            replication_factor: 1,
+            assignments: Vec::new(),
+            configs: Vec::new(),
+        };
+        self.asked.insert(token, name);
+        let request = ControllerRequest::CreateTopics { topics: vec![topic], validate_only: false };
+        let random_id = self.random.bytes();
+        self.give(node, Event::Asked { asker: Asker::Node { token }, request, random_id })
+    }
+
+    fn active(&self) -> Option<usize> {
+        (0..NODES).find(|node| {
+            matches!(&self.nodes[*node].process, Some(Process::Running(controller)) if controller.standing().is_active)
+        })
+    }
+
+    fn fault(&mut self) {
+        if self.is_ending {
+            return;
+        }
+        let pause = self.random.between(10_000, 1_500_000);
+        self.push(pause, What::Fault);
+        let other = self.random.index(NODES);
+        let node = if self.random.coin() { self.active().unwrap_or(other) } else { self.random.index(NODES) };
+        match self.random.below(8) {
+            0..=2 => self.go_down(node),
+            3 | 4 => {
+                if self.nodes[node].process.is_some() && !std::mem::replace(&mut self.nodes[node].is_paused, true) {
+                    let pause = self.random.below(5_000_000);
+                    self.line(|| format!("node {} is paused for {pause} us", node + 1));
+                    self.after(pause, node, Happening::Resume);
+                }
+            }
+            5 => {
+                self.cut.insert((node, other));
+            }
+            6 => {
+                for other in 0..NODES {
+                    self.cut.extend([(node, other), (other, node)]);
+                }
+            }
+            _ => self.cut.clear(),
+        }
+    }
+
+    fn go_down(&mut self, node: usize) {
+        if self.nodes[node].process.take().is_none() {
+            return;
+        }
+        self.line(|| format!("node {} goes down", node + 1));
+        self.outcome.crashes += 1;
+        self.hang_up(node);
+        let is_power = self.random.coin();
+        let at = &mut self.nodes[node];
+        at.disk.go_down(is_power);
+        at.life += 1;
+        at.is_paused = false;
+        at.missed.clear();
+        let pause = if self.random.coin() { self.random.below(50_000) } else { self.random.below(5_000_000) };
+        self.after(pause, node, Happening::Start);
+    }
+
+    fn heal(&mut self) {
+        self.is_ending = true;
+        self.line(|| "everything works again".to_owned());
+        self.cut.clear();
+        for node in 0..NODES {
+            self.after(0, node, if self.nodes[node].is_paused { Happening::Resume } else { Happening::Start });
+        }
+    }
+
+    /// The controllers of all nodes, if all run.
+    fn running(&self) -> Option<Vec<&ControllerNode>> {
+        self.nodes
+            .iter()
+            .map(|node| match &node.process {
+                Some(Process::Running(controller)) if !node.is_paused => Some(&**controller),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// One decides, every broker is there, and all know the same.
+    fn has_settled(&self) -> bool {
+        let Some(controllers) = self.running() else { return false };
+        let first = controllers[0].image();
+        controllers.iter().filter(|controller| controller.standing().is_active).count() == 1
+            && controllers
+                .iter()
+                .all(|controller| controller.image().offset() == first.offset() && controller.is_idle())
+            && first.brokers().len() == NODES
+            && first.brokers().all(|broker| {
+                let node = broker.node_id as usize - 1;
+                !broker.is_fenced && broker.incarnation == self.incarnation(node)
+            })
+    }
+
+    fn check(self) -> Result<Outcome, String> {
+        let controllers = self.running().ok_or("they run")?;
+        for controller in &controllers {
+            if controller.image() != controllers[0].image() {
+                return Err("images of one offset that differ".to_owned());
+            }
+            if let Some(name) = self.created.iter().find(|name| controller.image().topic(name).is_none()) {
+                return Err(format!("{name} was created and is gone"));
+            }
+        }
+        Ok(self.outcome)
+    }
+}
+
+#[test]
+fn three_controllers_agree() {
+    let test = "controller::sim::three_controllers_agree";
+    let outcomes = seeds::run(env!("CARGO_PKG_NAME"), test, 30, |options| World::new(&options).run());
+    let sum = |count: fn(&Outcome) -> u64| outcomes.iter().map(count).sum::<u64>();
+    let all = [
+        ("topics", sum(|outcome| outcome.created as u64)),
+        ("crashes", sum(|outcome| outcome.crashes)),
+        ("terms", sum(|outcome| outcome.terms as u64)),
+        ("brokers fenced for their silence", sum(|outcome| outcome.fenced)),
+        ("snapshots installed", sum(|outcome| outcome.installed)),
+    ];
+    println!("{all:?}");
+    if outcomes.len() >= 30 {
+        assert!(all.iter().all(|(_, count)| *count > 0), "{all:?}");
+    }
+}
