@@ -37,7 +37,7 @@ while [ $# -gt 0 ]; do
 done
 
 # Optimised, with every assertion.
-test=(cargo test --quiet --profile sim -p millstream --lib --locked)
+test=(cargo test --quiet --profile sim -p millstream -p millstream-replication --lib --locked)
 if [ -n "$built" ]; then test=(cargo test --quiet --workspace --lib --locked); fi
 "${test[@]}" --no-run
 # Each seed makes and drops whole disks: memory is kept between them, or the kernel would clear it each time.
@@ -62,6 +62,7 @@ job() {
     if ! env ${traces:+MILLSTREAM_SIM_TRACES="$output/traces.$1"} \
       MILLSTREAM_SIM_FIRST=$((first + ran)) MILLSTREAM_SIM_SEEDS=$count "${test[@]}" -- --exact --test-threads 1 \
       sim::logs::tests::logs_keep_what_they_acknowledge sim::world::tests::clients_lose_nothing \
+      controller::sim::three_controllers_agree quorum::sim::members_agree \
       > "$output/$1" 2>&1; then
       touch "$output/failed"
       cat "$output/$1"
