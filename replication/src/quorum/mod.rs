@@ -503,7 +503,7 @@ impl Quorum {
                 if for_decision {
                     self.wants_space = None;
                     self.outputs.push(Output::Reserved { is_there: has_room });
-                } else if !has_room {
+                } else if !has_room && !self.pending.installs {
                     // Into what was kept for it.
                     self.write_frame();
                 }
@@ -777,6 +777,7 @@ impl Quorum {
     }
 
     fn write_frame(&mut self) {
+        assert!(!self.pending.installs, "a snapshot takes the place of the log before anything is written behind it");
         let Pending { entries, messages, number, .. } = std::mem::take(&mut self.pending);
         let mut bytes = 0;
         let count = entries
@@ -830,12 +831,14 @@ impl Quorum {
 
     /// The leader's snapshot takes the place of everything.
     fn write_installed(&mut self) {
-        let Pending { entries, messages, number, .. } = std::mem::take(&mut self.pending);
+        let Pending { messages, number, .. } = std::mem::take(&mut self.pending);
         let store = self.raft.store();
         let Position { index, term } = store.applied;
         assert_eq!(store.base, store.applied, "nothing is applied behind a snapshot that is not durable");
         let snapshot = encode_snapshot(index, term, &store.members, &store.image);
-        let last = entries.last().map_or(index, |entry| entry.index);
+        // All that has come behind it, also what an attempt that found no space was to write.
+        let last = store.last().index;
+        let entries = store.between(index + 1, last);
         let state = HardState { commit: index, ..store.state };
         let (ops, next) = self.file.replace(index, store.base, state, &entries, snapshot);
         self.durable = (last, state);
