@@ -26,6 +26,8 @@ pub struct QuorumConfig {
     pub session_timeout: Duration,
     /// `broker.heartbeat.interval.ms`: how often a broker says that it is there.
     pub heartbeat_interval: Duration,
+    /// `initial.broker.registration.timeout.ms`: how long a broker that starts tries to be registered.
+    pub registration_timeout: Duration,
 }
 
 impl QuorumConfig {
@@ -58,6 +60,7 @@ impl QuorumConfig {
             fetch_timeout: milliseconds(properties, "controller.quorum.fetch.timeout.ms")?,
             session_timeout,
             heartbeat_interval,
+            registration_timeout: milliseconds(properties, "initial.broker.registration.timeout.ms")?,
         })
     }
 

@@ -360,6 +360,10 @@ impl ControllerNode {
 
     fn go_on(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.take_outputs(now, effects);
+        if self.speculative.is_some() {
+            // What was meant for another node, which has not taken it.
+            self.queue.extend(self.forwarding.take_all());
+        }
         self.decide(now, effects);
         self.forward(now, effects);
         self.answer(effects);
@@ -519,7 +523,6 @@ impl ControllerNode {
             .collect();
         self.speculative = Some(image);
         gone.into_iter().for_each(|node_id| self.fence(now, node_id));
-        self.queue.extend(self.forwarding.take_all());
     }
 
     /// Another node decides, or nobody: what was proposed here may be committed or not.

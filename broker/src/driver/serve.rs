@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use millstream_replication::controller::HeartbeatReply;
 use millstream_replication::identity::{self, Found, OpenedDirectory};
-use millstream_replication::{ControllerRequest, ControllerResponse, Endpoint};
+use millstream_replication::{ApiError, ControllerRequest, ControllerResponse, Endpoint, ErrorCode};
 use millstream_storage::recovery::{LastShutdown, RecoveryError};
 use millstream_storage::{DiskError, DiskOp};
 
@@ -29,6 +29,8 @@ use crate::rate::Window;
 
 /// How long a stop may take before the process ends anyway; nothing acknowledged is lost by that.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
+/// A registration that may succeed later is tried again after this.
+const REGISTER_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Descriptors for everything but connections and data files.
 const OTHER_FILES: u64 = 128;
 /// Idle data files that one shard keeps open, at most.
@@ -155,7 +157,8 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
         endpoints,
         rack: config.rack.clone(),
     };
-    let broker_epoch = register(&to_controller, config.node_id, registration)?;
+    let registered = register(&to_controller, config.node_id, &registration, config.quorum.registration_timeout)?;
+    let Some(broker_epoch) = registered else { return Ok(()) };
     for shard in &handles {
         shard.mailbox.push(Inbound::Listen);
     }
@@ -282,12 +285,49 @@ fn endpoints(config: &BrokerConfig, addresses: &[SocketAddr]) -> Vec<Endpoint> {
     config.listeners.iter().zip(addresses).map(endpoint).collect()
 }
 
-/// Says to the controller that this broker has started, and that it may lead; returns the broker's epoch. Every shard has
-/// applied both by then.
-fn register(controller: &ControllerHandle, node_id: i32, registration: ControllerRequest) -> Result<i64, String> {
+/// Has the controller register the broker and unfence it; returns its epoch, or none where the process is told to stop
+/// meanwhile. As long as nobody decides, or the process that this broker was before is not known to be gone, it is tried
+/// again, but not for longer than `wait`.
+fn register(
+    controller: &ControllerHandle,
+    node_id: i32,
+    registration: &ControllerRequest,
+    wait: Duration,
+) -> Result<Option<i64>, String> {
+    let deadline = Instant::now() + wait;
+    loop {
+        let why = match try_to_register(controller, node_id, registration.clone())? {
+            Ok(epoch) => return Ok(Some(epoch)),
+            Err(why) => why,
+        };
+        if Instant::now() >= deadline {
+            return Err(format!(
+                "{why}; it was tried for {} s (initial.broker.registration.timeout.ms)",
+                wait.as_secs()
+            ));
+        }
+        super::info("serve", &format!("{why}; trying again"));
+        if sys::wait_for_stop_signal(REGISTER_AGAIN_AFTER) {
+            return Ok(None);
+        }
+    }
+}
+
+/// Once. The inner error may be another one the next time.
+fn try_to_register(
+    controller: &ControllerHandle,
+    node_id: i32,
+    registration: ControllerRequest,
+) -> Result<Result<i64, String>, String> {
+    let may_pass = |error: &ApiError| {
+        let passing = [ErrorCode::RequestTimedOut, ErrorCode::NotController, ErrorCode::DuplicateBrokerRegistration];
+        passing.contains(&error.code)
+    };
     let epoch = match ask(controller, registration)? {
-        ControllerResponse::RegisterBroker(answer) => {
-            answer.map_err(|error| format!("the broker cannot be registered: {error}"))?
+        ControllerResponse::RegisterBroker(Ok(epoch)) => epoch,
+        ControllerResponse::RegisterBroker(Err(error)) => {
+            let why = format!("the broker cannot be registered: {error}");
+            return if may_pass(&error) { Ok(Err(why)) } else { Err(why) };
         }
         other => panic!("a registration is not answered with {other:?}"),
     };
@@ -296,9 +336,14 @@ fn register(controller: &ControllerHandle, node_id: i32, registration: Controlle
     let beat =
         ControllerRequest::BrokerHeartbeat { node_id, epoch, applied_offset, want_fence: false, want_shutdown: false };
     match ask(controller, beat)? {
-        ControllerResponse::BrokerHeartbeat(Ok(HeartbeatReply { is_fenced: false, .. })) => Ok(epoch),
-        ControllerResponse::BrokerHeartbeat(Ok(_)) => Err("the broker stays fenced".to_owned()),
-        ControllerResponse::BrokerHeartbeat(Err(error)) => Err(format!("the broker cannot be unfenced: {error}")),
+        ControllerResponse::BrokerHeartbeat(Ok(HeartbeatReply { is_fenced: false, .. })) => Ok(Ok(epoch)),
+        ControllerResponse::BrokerHeartbeat(Ok(_)) => {
+            Ok(Err("the broker stays fenced for a while: it was gone too often lately".to_owned()))
+        }
+        ControllerResponse::BrokerHeartbeat(Err(error)) => {
+            let why = format!("the broker cannot be unfenced: {error}");
+            if may_pass(&error) { Ok(Err(why)) } else { Err(why) }
+        }
         other => panic!("a heartbeat is not answered with {other:?}"),
     }
 }

@@ -231,7 +231,7 @@ table! { BROKER_CONFIGS
         "Standby replicas of each task of a streams group.";
     "group.streams.session.timeout.ms" Int Some("45000"), AtLeast(1), Accepted, FIXED, [],
         "Session timeout of streams group members, in milliseconds.";
-    "initial.broker.registration.timeout.ms" Int Some("60000"), Any, Accepted, FIXED, [],
+    "initial.broker.registration.timeout.ms" Int Some("60000"), Any, Honoured, FIXED, [],
         "Milliseconds a broker tries to register before it gives up.";
     "inter.broker.listener.name" String None, Any, Honoured, FIXED, [],
         "The listener brokers use among themselves.";
