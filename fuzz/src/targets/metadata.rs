@@ -1,7 +1,9 @@
 //! The metadata log and whose it is. The first byte chooses: a snapshot file, a log file, a whole directory of both with a
 //! `meta.properties` or without that is opened, a directory of version 1, or the files of the identity.
 
-use millstream_replication::identity::{self, Candidate, CleanShutdown, META_PROPERTIES, MetaProperties, OpenedDirectory};
+use millstream_replication::identity::{
+    self, Candidate, CleanShutdown, META_PROPERTIES, MetaProperties, OpenedDirectory,
+};
 use millstream_replication::log::{DIRECTORY, FileId};
 use millstream_replication::quorum::{
     Header, Member, MemberId, Output, Position, Quorum, Snapshot, decode_snapshot, encode_header, encode_snapshot, scan,

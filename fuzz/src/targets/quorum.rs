@@ -1,9 +1,9 @@
 //! One of three voters among hostile ones: messages of any bytes, and messages that can be read and say anything, between time
 //! that passes, operations that end and decisions. Whatever comes, it goes on; what it has committed stays.
 
-use millstream_replication::quorum::{Founding, Member, Output, Quorum, create};
-use millstream_replication::log::FileId;
 use millstream_replication::MetadataRecord;
+use millstream_replication::log::FileId;
+use millstream_replication::quorum::{Founding, Member, Output, Quorum, create};
 use millstream_storage::DiskOp;
 
 use super::metadata::entry_payload;
