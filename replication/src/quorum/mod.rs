@@ -5,7 +5,7 @@
 //! and snapshots on disk that are durable before anything is said that depends on them, messages that are judged before
 //! the crate sees them, members with identities, and the image that committed records make.
 //!
-//! Calling contract. [`open`] or [`create`] runs to its end before anything else. Then [`Quorum::tick`],
+//! Calling contract. [`open()`] or [`create`] runs to its end before anything else. Then [`Quorum::tick`],
 //! [`Quorum::step`], [`Quorum::propose`], [`Quorum::disk`] in any order; after each of them [`Quorum::outputs`] says
 //! what is to be done. It performs no I/O, reads no clock, and draws chance from its seed. There is never more than one of its
 //! disk operations under way.
