@@ -138,8 +138,9 @@ fn mistakes_in_the_configuration_are_explained() {
     assert!(line.contains("add CONTROLLER://host:port to listeners"), "{line}");
     let listeners = "listeners=PLAINTEXT://127.0.0.1:0,CONTROLLER://127.0.0.1:0";
     let names = "controller.listener.names=CONTROLLER";
-    let line = refused(&[listeners, names, "controller.quorum.voters=1@a:9093,2@b:9093"]);
-    assert!(line.contains("this version is a cluster of one node"), "{line}");
+    let joins = ["controller.quorum.bootstrap.servers=a:9093", "controller.quorum.auto.join.enable=true"];
+    let line = refused(&[listeners, names, joins[0], joins[1]]);
+    assert!(line.contains("cannot join a running cluster yet"), "{line}");
     let line = refused(&["log.dirs=/proc/nowhere"]);
     assert!(line.contains("cannot create the data directory /proc/nowhere"), "{line}");
 }

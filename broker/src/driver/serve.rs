@@ -42,7 +42,7 @@ const FREE_SPACE_FLOOR_SHARE: u64 = 20;
 
 /// Runs the broker until it is told to stop. The error is one line for people.
 pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
-    if !config.quorum.bootstrap_servers.is_empty() && config.quorum.voters.is_empty() {
+    if config.quorum.has_others() && config.quorum.voters.len() < 2 {
         return Err(
             "controller.quorum.bootstrap.servers: this version cannot join a running cluster yet; name all controllers in \
              controller.quorum.voters"
