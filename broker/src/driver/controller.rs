@@ -182,22 +182,33 @@ pub struct ControllerThread {
 /// Starts the thread; it lives as long as the process. Another one executes its disk operations: they would keep it from
 /// hearing and being heard.
 pub fn start(thread: ControllerThread, inbox: Inbox, handle: ControllerHandle) -> io::Result<()> {
-    let (to_disk, operations) = channel::<(DiskToken, DiskOp)>();
+    let (to_disk, operations) = channel();
     let root = thread.root.clone();
     std::thread::Builder::new().name("controller-disk".to_owned()).spawn(move || {
-        for (token, op) in operations {
-            let result = files::execute(&root, &op);
-            // The thread may have ended.
-            let _ = handle.send(ToController::Disk { token, result });
+        for operation in operations {
+            // Nobody may wait for what has become of it any more.
+            let _ = match operation {
+                ToDisk::Operation { token, op } => {
+                    let result = files::execute(&root, &op);
+                    handle.send(ToController::Disk { token, result }).is_ok()
+                }
+                ToDisk::Last { op, reply } => reply.send(files::execute(&root, &op).map(drop)).is_ok(),
+            };
         }
     })?;
     let running = Running { owned: thread, to_disk, replies: BTreeMap::new(), next_reply: 0 };
     std::thread::Builder::new().name("controller".to_owned()).spawn(move || running.run(inbox)).map(drop)
 }
 
+/// What the thread for the disk is to do, one after the other.
+enum ToDisk {
+    Operation { token: DiskToken, op: DiskOp },
+    Last { op: DiskOp, reply: Sender<Result<(), DiskError>> },
+}
+
 struct Running {
     owned: ControllerThread,
-    to_disk: Sender<(DiskToken, DiskOp)>,
+    to_disk: Sender<ToDisk>,
     /// Where the answers to the process itself go, by their tokens.
     replies: BTreeMap<u64, Sender<ControllerResponse>>,
     next_reply: u64,
@@ -236,9 +247,8 @@ impl Running {
                         self.happened(Event::Disk { token, result }, &mut effects);
                     }
                     ToController::End { last, reply } => {
-                        let result = files::execute(&self.owned.root, &last).map(drop);
-                        // The process may not have waited for it.
-                        let _ = reply.send(result);
+                        // Behind the operation that is under way.
+                        let _ = self.to_disk.send(ToDisk::Last { op: last, reply });
                         return;
                     }
                 }
@@ -262,7 +272,7 @@ impl Running {
             match effect {
                 Effect::Disk { token, op } => {
                     // It lives as long as this one.
-                    let _ = self.to_disk.send((token, op));
+                    let _ = self.to_disk.send(ToDisk::Operation { token, op });
                 }
                 Effect::Link(effect) => peers.execute(effect),
                 Effect::Publish { offset, records, image } => {
