@@ -168,8 +168,9 @@ pub(crate) fn judge(incoming: &Incoming, from: MemberId, me: MemberId, view: Vie
 
 fn judge_append(message: &Message) -> Result<(), String> {
     let (mut index, mut term) = (message.index, message.log_term);
-    if term > message.term {
-        return Err(format!("a log of term {term} in a message of term {}", message.term));
+    // No entry is of term 0: what the crate has of an index where nothing is.
+    if term > message.term || (term == 0 && index > 0) {
+        return Err(format!("a log that is at ({index}, {term}) in a message of term {}", message.term));
     }
     for entry in message.get_entries() {
         if entry.index != index + 1 || entry.term < term || entry.term > message.term {
@@ -312,6 +313,8 @@ mod tests {
         refused(MessageType::MsgHeartbeat, &|message| message.context = Bytes::from_static(TRANSFER));
         refused(MessageType::MsgAppendResponse, &|message| (message.reject, message.index) = (false, 26));
         refused(MessageType::MsgAppend, &|message| message.index = 19);
+        // Found by fuzzing.
+        refused(MessageType::MsgAppend, &|message| message.log_term = 0);
         refused(MessageType::MsgAppend, &|message| message.mut_entries()[1].term = 4);
         refused(MessageType::MsgAppend, &|message| message.mut_entries()[1].term = 6);
         refused(MessageType::MsgRequestVote, &|message| message.log_term = 6);

@@ -410,8 +410,15 @@ impl Quorum {
         let is_leader = self.raft.raft.state == StateRole::Leader;
         judge(&incoming, from, self.me, View { store: self.raft.store(), last: self.last(), is_leader })?;
         let Incoming { message, .. } = incoming;
-        if message.get_msg_type() == MessageType::MsgTimeoutNow && self.is_installing() {
-            return Ok(());
+        match message.get_msg_type() {
+            MessageType::MsgTimeoutNow if self.is_installing() => return Ok(()),
+            // A vote that was not asked for: whoever asks does so when all that it has is durable.
+            MessageType::MsgRequestVoteResponse | MessageType::MsgRequestPreVoteResponse
+                if self.durable.0 != self.last() || self.durable.1.term < self.term() =>
+            {
+                return Ok(());
+            }
+            _ => {}
         }
         match self.raft.step(message) {
             // An answer to a member that is none any more.
