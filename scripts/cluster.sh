@@ -111,13 +111,20 @@ up() {
 
 program() { BROKER="$(cat "$CLUSTER/program")"; }
 
+# What node $1 measures: its page of metrics.
+metrics() {
+  exec 3<>"/dev/tcp/$(host "$1")/9644" || return 1
+  printf 'GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n' >&3
+  timeout 2 cat <&3
+  exec 3<&- 3>&-
+}
+
 # The number of the node that says of itself that it leads the quorum.
 controller() {
   local node said
   for ((node = 1; node <= $(nodes); node++)); do
-    said="$(curl --silent --max-time 2 "http://$(host "$node"):9644/metrics" 2>/dev/null |
-      sed -n 's/^millstream_controller_is_active \([01]\)$/\1/p')" || true
-    if [[ $said == 1 ]]; then
+    said="$( (metrics "$node") 2>/dev/null | tr -d '\r')" || true
+    if grep -qx 'millstream_controller_is_active 1' <<<"$said"; then
       echo "$node"
       return
     fi
