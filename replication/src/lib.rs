@@ -17,6 +17,7 @@ pub mod log;
 pub mod quorum;
 pub mod quota;
 mod random_id;
+pub mod reader;
 pub mod record;
 pub mod topic_name;
 

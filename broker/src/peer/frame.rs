@@ -6,7 +6,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::reader::Reader;
+use millstream_replication::reader::Reader;
 
 /// The API key of the request that opens a connection between nodes. Kafka has none of this number.
 pub const PEER_HELLO: i16 = 20_000;
@@ -228,7 +228,7 @@ impl Frame {
             return decode_hello(&mut reader).map(Frame::Hello);
         }
         let piece = |is_last: bool, reader: &Reader<'_>| {
-            let piece = frame.slice(frame.len() - reader.left()..);
+            let piece = frame.slice(frame.len() - reader.rest().len()..);
             match piece.len() {
                 0 if !is_last => Err("an empty piece that is not the last".to_owned()),
                 0..=PIECE_BYTES_MAX => Ok(piece),
@@ -275,7 +275,7 @@ impl Frame {
             }
             other => return Err(format!("frames of kind {other} are not known")),
         };
-        match (reader.left(), &decoded) {
+        match (reader.rest().len(), &decoded) {
             // Whoever rejects may be of a later version.
             (0, _) | (_, Frame::Reject { .. }) => Ok(decoded),
             (left, _) => Err(format!("{left} bytes follow a frame")),
@@ -411,7 +411,7 @@ fn node_id(reader: &mut Reader<'_>) -> Result<i32, String> {
 fn text(reader: &mut Reader<'_>, bytes_max: usize) -> Result<String, String> {
     match usize::from(reader.u16()?) {
         length if length > bytes_max => Err(format!("a text of {length} bytes")),
-        length => reader.text(length),
+        length => reader.text_of(length),
     }
 }
 

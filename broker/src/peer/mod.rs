@@ -6,5 +6,4 @@
 
 pub mod frame;
 pub mod links;
-mod reader;
 pub mod wire;

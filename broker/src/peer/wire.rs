@@ -8,10 +8,9 @@ use millstream_replication::controller::{
     Assignment, ConfigChange, ConfigOperation, ConfigResource, CreatedTopic, DeletedTopic, HeartbeatReply,
     MorePartitions, NewTopic, QuotaChange, TopicReference,
 };
+use millstream_replication::reader::Reader;
 use millstream_replication::{ApiError, ControllerRequest, ControllerResponse, Endpoint, ErrorCode, QuotaEntity};
 use millstream_storage::TopicId;
-
-use super::reader::Reader;
 
 /// The bytes of a request.
 pub fn encode_request(request: &ControllerRequest) -> Vec<u8> {
@@ -42,7 +41,7 @@ fn encode(value: &impl Wire) -> Vec<u8> {
 fn decode<T: Wire>(bytes: &[u8]) -> Result<T, String> {
     let mut reader = Reader::new(bytes);
     let value = T::take(&mut reader)?;
-    match reader.left() {
+    match reader.rest().len() {
         0 => Ok(value),
         left => Err(format!("{left} bytes follow")),
     }
@@ -202,8 +201,7 @@ impl Wire for String {
     }
 
     fn take(reader: &mut Reader<'_>) -> Result<Self, String> {
-        let length = take_count(reader)?;
-        reader.text(length)
+        reader.text()
     }
 }
 

@@ -6,6 +6,7 @@
 use millstream_storage::TopicId;
 
 use crate::quota::{EntityName, QuotaEntity, QuotaValue};
+use crate::reader::Reader;
 use crate::record::{Broker, ConfigOwner, Endpoint, MetadataRecord, Partition};
 
 const CLUSTER: u8 = 1;
@@ -194,80 +195,15 @@ pub fn decode_records(count: u32, bytes: &[u8]) -> Result<Decoded, String> {
     for index in 0..count {
         reader.record(&mut decoded).map_err(|why| format!("record {index} of {count}: {why}"))?;
     }
-    match reader.bytes.len() {
+    match reader.rest().len() {
         0 => Ok(decoded),
         left => Err(format!("{left} bytes follow the last of {count} records")),
     }
 }
 
-/// Takes what a layout says from the front of bytes that may be anything.
-pub(crate) struct Reader<'a> {
-    bytes: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Reader { bytes }
-    }
-
-    /// All that was not taken.
-    pub(crate) fn rest(&self) -> &'a [u8] {
-        self.bytes
-    }
-
-    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
-        if count > self.bytes.len() {
-            return Err(format!("{count} bytes are wanted and {} are left", self.bytes.len()));
-        }
-        let (taken, left) = self.bytes.split_at(count);
-        self.bytes = left;
-        Ok(taken)
-    }
-
-    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
-        let taken = self.take(N)?;
-        Ok(taken.try_into().expect("as many bytes as were taken"))
-    }
-
-    pub(crate) fn byte(&mut self) -> Result<u8, String> {
-        self.array::<1>().map(|[byte]| byte)
-    }
-
-    pub(crate) fn u32(&mut self) -> Result<u32, String> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    pub(crate) fn u64(&mut self) -> Result<u64, String> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    pub(crate) fn flag(&mut self) -> Result<bool, String> {
-        match self.byte()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            other => Err(format!("{other} where 0 or 1 says whether something is so")),
-        }
-    }
-
-    pub(crate) fn i32(&mut self) -> Result<i32, String> {
-        self.array().map(i32::from_le_bytes)
-    }
-
-    pub(crate) fn i64(&mut self) -> Result<i64, String> {
-        self.array().map(i64::from_le_bytes)
-    }
-
+impl Reader<'_> {
     fn count(&mut self) -> Result<usize, String> {
         self.array().map(|bytes| u32::from_le_bytes(bytes) as usize)
-    }
-
-    pub(crate) fn text(&mut self) -> Result<String, String> {
-        let length = self.count()?;
-        let bytes = self.take(length)?;
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Ok(text.to_string()),
-            Err(_) => Err("a text is not UTF-8".into()),
-        }
     }
 
     fn optional_text(&mut self) -> Result<Option<String>, String> {

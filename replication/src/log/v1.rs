@@ -3,9 +3,10 @@
 
 use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, FilePath};
 
-use super::codec::{Decoded, Reader, decode_records};
+use super::codec::{Decoded, decode_records};
 use super::{Corrupt, DIRECTORY, FileId, Io, OpenError, read, run};
 use crate::image::ClusterImage;
+use crate::reader::Reader;
 
 pub(crate) const VERSION: u32 = 1;
 

@@ -9,7 +9,8 @@ use protobuf::Message as _;
 use raft::eraftpb;
 
 use super::members::{MemberChange, MemberChangeKind};
-use crate::log::codec::{Decoded, Reader, decode_records};
+use crate::log::codec::{Decoded, decode_records};
+use crate::reader::Reader;
 use crate::record::MetadataRecord;
 
 /// Most bytes of one entry's payload. A decision is one entry.

@@ -10,8 +10,8 @@ use millstream_storage::BLOCK_BYTES;
 use raft::eraftpb::Entry;
 
 use super::entry::{ENTRY_PAYLOAD_BYTES_MAX, INDEX_MAX, decode_entry, encode_entry};
-use crate::log::codec::Reader;
 use crate::log::{Corrupt, FileId};
+use crate::reader::Reader;
 
 /// Most bytes of entries in one frame: one entry of the largest, with its header.
 const FRAME_PAYLOAD_BYTES_MAX: usize = ENTRY_PAYLOAD_BYTES_MAX + 1024;

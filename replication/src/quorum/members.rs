@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use raft::eraftpb::ConfState;
 
-use crate::log::codec::{Reader, put_text};
+use crate::log::codec::put_text;
+use crate::reader::Reader;
 
 /// Voters and learners of a quorum, at most.
 pub const MEMBERS_MAX: usize = 32;

@@ -8,7 +8,7 @@ use super::entry::{INDEX_MAX, decode_entry, encode_entry};
 use super::members::MemberId;
 use super::snapshot::{Snapshot, decode_snapshot};
 use super::store::Store;
-use crate::log::codec::Reader;
+use crate::reader::Reader;
 
 /// Kinds of messages: their numbers on the wire.
 const KINDS: [(u8, MessageType); 10] = [

@@ -7,7 +7,8 @@ use super::entry::INDEX_MAX;
 use super::members::Members;
 use crate::image::ClusterImage;
 use crate::log::Corrupt;
-use crate::log::codec::{Reader, decode_records};
+use crate::log::codec::decode_records;
+use crate::reader::Reader;
 
 const MAGIC: &[u8; 8] = b"MSTRSNAP";
 pub(crate) const VERSION: u32 = 2;
