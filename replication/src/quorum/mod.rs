@@ -175,9 +175,9 @@ enum Operation {
     /// A frame. When it is durable the crate is told so of this number.
     Frame { bytes: u64, state: HardState, entries: Vec<Entry>, number: Option<u64>, messages: Vec<Message> },
     /// The file that follows a snapshot, then the snapshot.
-    BeginFile { next: NextFile, snapshot: DiskOp, installed: Option<Installed> },
-    /// The snapshot, then the removal of the file before.
-    Snapshot { next: NextFile, installed: Option<Installed> },
+    BeginFile { next: NextFile, snapshot: DiskOp, durable: (u64, HardState), installed: Option<Installed> },
+    /// The snapshot, then the removal of the file before. With it what the file holds is durable.
+    Snapshot { next: NextFile, durable: (u64, HardState), installed: Option<Installed> },
     /// The removal of the file before a snapshot.
     RemoveFile,
 }
@@ -534,10 +534,12 @@ impl Quorum {
                     .entries
                     .first()
                     .map_or(usize::MAX, |later| entries.iter().take_while(|entry| entry.index < later.index).count());
-                let entries: Vec<Entry> = entries.into_iter().take(keep).chain(later.entries).collect();
+                // What a snapshot takes the place of is not written at all.
+                let earlier = entries.into_iter().take(if later.installs { 0 } else { keep });
+                let entries: Vec<Entry> = earlier.chain(later.entries).collect();
                 self.pending = Pending {
                     bytes: entries.iter().map(encoded_bytes).sum(),
-                    entries: if later.installs { Vec::new() } else { entries },
+                    entries,
                     must_write: true,
                     installs: later.installs,
                     number: later.number.max(number.unwrap_or_default()),
@@ -545,11 +547,12 @@ impl Quorum {
                 };
                 self.paused_until = self.ticks + NO_SPACE_TICKS;
             }
-            Operation::BeginFile { next, snapshot, installed } if has_room => {
-                self.start(Operation::Snapshot { next, installed }, snapshot);
+            Operation::BeginFile { next, snapshot, durable, installed } if has_room => {
+                self.start(Operation::Snapshot { next, durable, installed }, snapshot);
             }
-            Operation::Snapshot { next, installed } if has_room => {
+            Operation::Snapshot { next, durable, installed } if has_room => {
                 let remove = self.file.replaced(&next);
+                self.durable = durable;
                 if let Some(Installed { number, messages }) = installed {
                     self.raft.on_persist_ready(number);
                     // Only what is durable counts as applied.
@@ -773,7 +776,10 @@ impl Quorum {
                 Some(op) => self.allocate(op, false),
                 None => self.write_frame(),
             }
-        } else if self.file.wants_snapshot() && self.applied().index > self.file.snapshot_index() {
+        } else if !self.pending.installs
+            && self.file.wants_snapshot()
+            && self.applied().index > self.file.snapshot_index()
+        {
             self.write_snapshot();
         }
     }
@@ -831,9 +837,8 @@ impl Quorum {
         let entries = store.between(base.index + 1, last);
         let state = HardState { commit: index.max(durable.commit.min(last)), ..durable };
         let (ops, next) = self.file.replace(index, base, state, &entries, snapshot);
-        self.durable = (last, state);
         let [begin, snapshot] = ops;
-        self.start(Operation::BeginFile { next, snapshot, installed: None }, begin);
+        self.start(Operation::BeginFile { next, snapshot, durable: (last, state), installed: None }, begin);
     }
 
     /// The leader's snapshot takes the place of everything.
@@ -848,10 +853,9 @@ impl Quorum {
         let entries = store.between(index + 1, last);
         let state = HardState { commit: index, ..store.state };
         let (ops, next) = self.file.replace(index, store.base, state, &entries, snapshot);
-        self.durable = (last, state);
         let [begin, snapshot] = ops;
         let installed = Some(Installed { number, messages });
-        self.start(Operation::BeginFile { next, snapshot, installed }, begin);
+        self.start(Operation::BeginFile { next, snapshot, durable: (last, state), installed }, begin);
     }
 }
 
