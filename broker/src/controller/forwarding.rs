@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
+use millstream_replication::ControllerRequest;
+
 use super::Asked;
 use crate::peer::links::{Effect, Links};
 use crate::peer::wire;
@@ -11,6 +14,17 @@ use crate::peer::wire;
 pub const REQUEST_MAX: Duration = Duration::from_secs(5);
 /// How long nothing is sent after a node has said that it does not decide: who does may not be known yet.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
+
+/// What goes to the other node: the random bytes that a topic's identity is made from, and the request.
+fn encode(asked: &Asked) -> Bytes {
+    [&asked.random_id[..], &wire::encode_request(&asked.request)].concat().into()
+}
+
+/// What has come from another node.
+pub fn decode(bytes: &[u8]) -> Result<([u8; 16], ControllerRequest), String> {
+    let (random_id, request) = bytes.split_first_chunk().ok_or("it is shorter than the random bytes before it")?;
+    Ok((*random_id, wire::decode_request(request)?))
+}
 
 /// Requests for another node.
 #[derive(Debug, Default)]
@@ -55,7 +69,7 @@ impl Forwarding {
         }
         while let Some(asked) = self.outbox.pop_front() {
             let id = self.next_id;
-            if !links.request(node_id, id, wire::encode_request(&asked.request).into(), effects) {
+            if !links.request(node_id, id, encode(&asked), effects) {
                 self.outbox.push_front(asked);
                 self.rests_until = Some(now + AGAIN_AFTER);
                 return;

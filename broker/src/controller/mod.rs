@@ -14,6 +14,7 @@
 //! refused, but those that free some may use the space that the log keeps for them; after any other failure nothing is
 //! answered any more.
 
+mod event;
 mod forwarding;
 #[cfg(test)]
 mod sim;
@@ -28,16 +29,18 @@ use bytes::Bytes;
 use millstream_replication::controller::Sessions;
 use millstream_replication::quorum::{MemberId, NotProposed, Output, Position, Room};
 use millstream_replication::{
-    ApiError, ClusterImage, Controller, ControllerRequest, ControllerResponse, Decision, ErrorCode, MetadataRecord,
-    Quorum,
+    ApiError, Broker, ClusterImage, Controller, ControllerRequest, ControllerResponse, Decision, ErrorCode,
+    MetadataRecord, Quorum,
 };
 use millstream_storage::bug::{Bug, is_planted};
-use millstream_storage::{DiskError, DiskOp, DiskReply, DiskToken, Now};
+use millstream_storage::{DiskToken, Now};
 
 use crate::peer::links::{self, LinkId, Links, Peer, Told};
 use crate::peer::wire;
 use crate::shard::ShardIndex;
 use forwarding::Forwarding;
+
+pub use event::{Asker, Effect, Event};
 
 /// Requests that were asked and not answered, at most; beyond them a request is refused.
 pub const REQUESTS_HELD_MAX: usize = 16 * 1024;
@@ -48,105 +51,6 @@ pub const PROPOSED_MAX: usize = 1024;
 /// How long this node waits with asking for votes when it knows that the leader is gone, at most: by chance, so that not all do
 /// it at once.
 const CAMPAIGN_AFTER_MAX: Duration = Duration::from_millis(50);
-
-/// Who gets an answer. Tokens are the asker's own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Asker {
-    /// A shard of this process.
-    Shard {
-        /// The shard, to which the answer goes.
-        shard: ShardIndex,
-        /// Comes back with the answer.
-        token: u64,
-    },
-    /// The node itself.
-    Node {
-        /// Comes back with the answer.
-        token: u64,
-    },
-    /// Another node, which has forwarded it.
-    Peer {
-        /// The connection by which it came.
-        link: LinkId,
-        /// Comes back with the answer.
-        id: u64,
-    },
-    /// The controller itself.
-    Own,
-}
-
-/// Something that happened.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// Somebody asks for a decision.
-    Asked {
-        /// Who gets the answer.
-        asker: Asker,
-        /// What is asked for.
-        request: ControllerRequest,
-        /// Fresh random bytes, from which topic ids are made.
-        random_id: [u8; 16],
-    },
-    /// A shard has applied what was published.
-    Applied {
-        /// The shard.
-        shard: ShardIndex,
-        /// The last record that it has applied.
-        offset: u64,
-    },
-    /// A disk operation finished.
-    Disk {
-        /// That of its [`Effect::Disk`].
-        token: DiskToken,
-        /// How it went.
-        result: Result<DiskReply, DiskError>,
-    },
-    /// Something happened to a connection to another node.
-    Link(links::Event),
-    /// The time of [`ControllerNode::next_deadline`] has come.
-    Tick,
-}
-
-/// Something to do.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Effect {
-    /// Execute a disk operation; answer with [`Event::Disk`].
-    Disk {
-        /// Comes back with the result.
-        token: DiskToken,
-        /// The operation.
-        op: DiskOp,
-    },
-    /// Tell every shard of the process that these records are true. Where a snapshot has brought the image, they are what has
-    /// become different.
-    Publish {
-        /// That of the last record.
-        offset: u64,
-        /// The records, in their order.
-        records: Arc<Vec<MetadataRecord>>,
-        /// What is true with them.
-        image: Arc<ClusterImage>,
-    },
-    /// Give an answer, to a shard after all that was published before.
-    Answer {
-        /// Who asked.
-        asker: Asker,
-        /// The answer.
-        response: ControllerResponse,
-    },
-    /// Do something with a connection to another node.
-    Link(links::Effect),
-    /// Something went wrong and was survived: an operator wants to know.
-    Warn {
-        /// One line for people.
-        message: String,
-    },
-    /// Nothing may be acknowledged any more: print the reason and exit with an error.
-    Fail {
-        /// One line for people.
-        reason: String,
-    },
-}
 
 /// A request that was not decided yet.
 #[derive(Clone, Debug)]
@@ -316,7 +220,7 @@ impl ControllerNode {
             return None;
         }
         let heartbeat = (!self.is_alone() && self.epoch().is_some()).then_some(self.heartbeat_at);
-        let session = self.speculative.as_ref().and_then(|_| self.sessions.next_deadline());
+        let session = self.may_decide().then(|| self.sessions.next_deadline()).flatten();
         [
             self.quorum.next_deadline(),
             self.links.next_deadline(),
@@ -510,17 +414,18 @@ impl ControllerNode {
     }
 
     /// This node decides from now on. Every broker has a full session to be heard of; but whoever is known to be gone is fenced
-    /// at once, and the process that this one was before is.
+    /// at once: where nobody listens, and where another process does.
     fn lead(&mut self, now: Now) {
         self.campaign_at = None;
         let image = self.quorum.image().clone();
         let others = image.brokers().filter(|broker| broker.node_id != self.options.node_id);
         self.sessions = Sessions::new(now.elapsed, self.options.session_timeout, others);
-        let gone: Vec<i32> = image
-            .brokers()
-            .filter(|broker| !broker.is_fenced && self.links.is_refused(broker.node_id))
-            .map(|broker| broker.node_id)
-            .collect();
+        let is_gone = |broker: &&Broker| {
+            let mut peers = self.links.peers();
+            let is_another = peers.any(|peer| peer.node_id == broker.node_id && peer.incarnation != broker.incarnation);
+            is_another || self.links.is_refused(broker.node_id)
+        };
+        let gone: Vec<i32> = image.brokers().filter(is_gone).map(|broker| broker.node_id).collect();
         self.speculative = Some(image);
         gone.into_iter().for_each(|node_id| self.fence(now, node_id));
     }
@@ -554,11 +459,15 @@ impl ControllerNode {
         }
     }
 
-    /// Decides requests until one has to wait for space, or the quorum takes no more.
+    /// Whether a request can be decided here and now: none waits for space, and the quorum takes more.
+    fn may_decide(&self) -> bool {
+        let has_room = self.held.is_none() && self.proposed.len() < PROPOSED_MAX;
+        self.speculative.is_some() && has_room && !self.has_failed
+    }
+
+    /// Decides requests as long as that is possible.
     fn decide(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        while self.held.is_none()
-            && !self.has_failed
-            && self.proposed.len() < PROPOSED_MAX
+        while self.may_decide()
             && let Some(speculative) = &self.speculative
             && let Some(asked) = self.queue.pop_front()
         {
@@ -758,7 +667,8 @@ impl ControllerNode {
             let why = ApiError::new(ErrorCode::RequestTimedOut, "no controller could be reached in time; try again");
             self.refuse(now, asked, &why, effects);
         }
-        if self.speculative.is_some()
+        // Not before it can be decided: until then it would be found again with every tick.
+        if self.may_decide()
             && let Some((node_id, epoch)) = self.sessions.expired(now.elapsed)
         {
             match self.speculative.as_ref().and_then(|image| image.broker(node_id)) {
@@ -819,11 +729,8 @@ impl ControllerNode {
                 }
                 self.take_outputs(now, effects);
             }
-            Told::Request { from, link, id, request } => match wire::decode_request(&request) {
-                Ok(request) => {
-                    let random_id = self.random_id();
-                    self.ask(now, Asker::Peer { link, id }, request, random_id, effects);
-                }
+            Told::Request { from, link, id, request } => match forwarding::decode(&request) {
+                Ok((random_id, request)) => self.ask(now, Asker::Peer { link, id }, request, random_id, effects),
                 Err(why) => {
                     let message = format!("a request of node {} cannot be read: {why}", from.node_id);
                     effects.push(Effect::Warn { message });
@@ -860,8 +767,8 @@ impl ControllerNode {
             effects.extend(more.into_iter().map(Effect::Link));
         }
         // Another process than the one that is registered: that one is gone.
-        let registered = self.quorum.image().broker(peer.node_id);
-        if registered.is_some_and(|broker| !broker.is_fenced && broker.incarnation != peer.incarnation) {
+        let registered = self.speculative.as_ref().and_then(|image| image.broker(peer.node_id));
+        if registered.is_some_and(|broker| broker.incarnation != peer.incarnation) {
             self.fence(now, peer.node_id);
         }
     }
@@ -876,19 +783,12 @@ impl ControllerNode {
         if is_refused {
             if member.is_some() && self.quorum.leader() == member {
                 self.chance = self.chance.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-                let part = f64::from((self.chance >> 40) as u32) / f64::from(1u32 << 24);
-                self.campaign_at = Some(now.elapsed + CAMPAIGN_AFTER_MAX.mul_f64(part));
+                // The high bits are the good ones.
+                let after_us = (self.chance >> 33) % CAMPAIGN_AFTER_MAX.as_micros() as u64;
+                self.campaign_at = Some(now.elapsed + Duration::from_micros(after_us));
             }
             self.fence(now, node_id);
         }
-    }
-
-    /// What topic ids of requests from other nodes are made from.
-    fn random_id(&mut self) -> [u8; 16] {
-        std::array::from_fn(|_| {
-            self.chance = self.chance.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-            (self.chance >> 56) as u8
-        })
     }
 
     /// Sends requests to the node that decides, if that can be reached.

@@ -210,7 +210,7 @@ impl World {
     fn describe(&self) -> String {
         let nodes = self.nodes.iter().map(|node| match &node.process {
             None => "down".to_owned(),
-            Some(Process::Forming(formation, _)) => format!("forming, missing {:?}", formation.missing()),
+            Some(Process::Forming(formation, _)) => formation.waits_for(),
             Some(Process::Running(controller)) => {
                 let fenced = controller.image().brokers().filter(|broker| broker.is_fenced).count();
                 format!("{:?}, {fenced} fenced, idle {}", controller.standing(), controller.is_idle())

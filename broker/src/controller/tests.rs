@@ -6,8 +6,8 @@ use millstream_replication::config::Properties;
 use millstream_replication::controller::{NewTopic, TopicReference};
 use millstream_replication::identity::{self, OpenedDirectory};
 use millstream_replication::quorum::LOG_BYTES_MAX;
-use millstream_storage::BLOCK_BYTES;
 use millstream_storage::random::Random;
+use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply};
 
 use super::*;
 use crate::sim::disk::SimDisk;
@@ -312,4 +312,51 @@ fn a_crash_within_any_operation_of_a_snapshot_keeps_what_was_published() {
         }
     }
     assert!(crashes > 20, "{crashes}");
+}
+
+/// Whoever is silent is fenced once, and not before that can be decided: a controller that cannot do it yet neither wants to be
+/// called again at once nor does more each time that it is.
+#[test]
+fn a_silent_broker_is_fenced_once_when_that_can_be_decided() {
+    let mut controller = empty(0);
+    let register = ControllerRequest::RegisterBroker {
+        node_id: 2,
+        incarnation: [5; 16],
+        directory_id: [6; 16],
+        shards: 1,
+        endpoints: Vec::new(),
+        rack: None,
+    };
+    settle(&mut controller, asked(0, register), keeps_nothing);
+    let epoch = controller.image().broker(2).expect("it is registered").epoch;
+    let heartbeat = ControllerRequest::BrokerHeartbeat {
+        node_id: 2,
+        epoch,
+        applied_offset: epoch as u64,
+        want_fence: false,
+        want_shutdown: false,
+    };
+    settle(&mut controller, asked(1, heartbeat), keeps_nothing);
+    assert!(controller.image().broker(2).is_some_and(|broker| !broker.is_fenced));
+
+    let (write, _) = only_disk(handle(&mut controller, asked(2, PRODUCER_IDS)));
+    for token in 0..PROPOSED_MAX as u64 {
+        assert_eq!(handle(&mut controller, asked(3 + token, PRODUCER_IDS)), []);
+    }
+    let late = Now { elapsed: Duration::from_secs(4), ..NOW };
+    let mut effects = Vec::new();
+    for _ in 0..3 {
+        controller.handle(late, Event::Tick, &mut effects);
+    }
+    assert_eq!((effects.len(), controller.next_deadline()), (0, None), "{effects:?}");
+
+    settle(&mut controller, done(write), keeps_nothing);
+    assert!(controller.next_deadline().is_some_and(|at| at <= late.elapsed), "now it can");
+    for _ in 0..3 {
+        controller.handle(late, Event::Tick, &mut effects);
+    }
+    let [Effect::Warn { .. }, Effect::Disk { token, .. }] = effects[..] else { panic!("{effects:?}") };
+    settle(&mut controller, done(token), keeps_nothing);
+    assert!(controller.image().broker(2).is_some_and(|broker| broker.is_fenced));
+    assert_eq!(controller.next_deadline(), None);
 }

@@ -142,9 +142,7 @@ impl Inbox {
             let now = clock.elapsed();
             if now >= says_at {
                 says_at = now + SAY_AFTER;
-                let missing = formation.missing();
-                let message = format!("waiting for the other controllers to form a cluster; not reached: {missing:?}");
-                super::info("controller", &message);
+                super::info("controller", &formation.waits_for());
             }
             let deadline = formation.next_deadline().unwrap_or(now + FORM_WAIT_MAX).min(now + FORM_WAIT_MAX);
             self.peers.wait(Some(deadline), &mut events);

@@ -87,6 +87,9 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
         // It was told to stop before it belonged to a cluster.
         return Ok(());
     };
+    if let Some(strangers) = strangers(&config, &opened) {
+        super::warn("controller", &strangers);
+    }
     let node = recover(&config, opened, options, &directory.path, &clock)?;
     let took = recovery.elapsed();
     let recovered = &node.counts;
@@ -246,6 +249,19 @@ fn open(
     let Some(snapshot) = inbox.form(clock, formation) else { return Ok(None) };
     super::info("controller", "the cluster is formed");
     identity::begin(&mut io, candidate, snapshot, random).map(Some).map_err(shown)
+}
+
+/// Says which of the configured voters are none in the quorum to which the directory belongs, if any.
+fn strangers(config: &BrokerConfig, opened: &OpenedDirectory) -> Option<String> {
+    let voters = config.quorum.voters.iter().map(|(node_id, ..)| *node_id);
+    let is_voter = |node_id: &i32| opened.quorum.members().voters().any(|voter| voter.node_id == *node_id);
+    let strangers: Vec<i32> = voters.filter(|node_id| !is_voter(node_id)).collect();
+    (!strangers.is_empty()).then(|| {
+        format!(
+            "controller.quorum.voters names the nodes {strangers:?}, which do not vote in the quorum that this data directory \
+             belongs to: it was formed by others, and stays as it is"
+        )
+    })
 }
 
 /// Recovers what the data directory holds.

@@ -61,10 +61,19 @@ impl Formation {
         self.links.next_deadline()
     }
 
-    /// The voters that cannot be reached yet.
-    pub fn missing(&self) -> Vec<i32> {
+    /// What it waits for, in words.
+    pub fn waits_for(&self) -> String {
         let others = self.voters.iter().map(|(node_id, ..)| *node_id).filter(|id| *id != self.candidate.node_id);
-        others.filter(|node_id| !self.links.is_up(*node_id)).collect()
+        let (found, missing): (Vec<i32>, Vec<i32>) = others.partition(|node_id| self.links.is_up(*node_id));
+        let settled = |node_id: &i32| self.links.peers().any(|peer| peer.node_id == *node_id && !peer.is_forming);
+        let settled: Vec<i32> = found.into_iter().filter(settled).collect();
+        if !settled.is_empty() {
+            return format!(
+                "nodes {settled:?} belong to a cluster of which this empty data directory is no member: restore the directory \
+                 that the node had; to join a running cluster with another one is not possible yet"
+            );
+        }
+        format!("waiting for the other controllers to form a cluster; not reached: {missing:?}")
     }
 
     /// Takes what has happened to a connection.
