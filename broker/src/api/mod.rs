@@ -102,6 +102,9 @@ enum Then {
     IncrementalAlterConfigs(alter_configs::Resources),
     AlterClientQuotas(Vec<client_quotas::Requested>),
     UnregisterBroker,
+    DescribeQuorum(quorum::Described),
+    AddRaftVoter,
+    RemoveRaftVoter,
 }
 
 /// Answers a request of one of these APIs, or says what the controller is to decide first. `body` is what
@@ -117,7 +120,9 @@ pub fn handle(context: &ApiContext, api: ImageApi, header: &RequestHeader, body:
         ImageApi::ListPartitionReassignments => reassignments::list(header, body).into(),
         ImageApi::DescribeClientQuotas => client_quotas::describe(context, header, body).into(),
         ImageApi::AlterClientQuotas => client_quotas::alter(header, body),
-        ImageApi::DescribeQuorum => quorum::handle(context, header, body).into(),
+        ImageApi::DescribeQuorum => quorum::describe(header, body),
+        ImageApi::AddRaftVoter => quorum::add_voter(context, header, body),
+        ImageApi::RemoveRaftVoter => quorum::remove_voter(context, header, body),
         ImageApi::ListConfigResources => list_config_resources::handle(context, header, body).into(),
         ImageApi::CreateTopics => topics::create(header, body),
         ImageApi::DeleteTopics => topics::delete(header, body),
@@ -161,6 +166,13 @@ pub fn finish(
         }
         (Then::UnregisterBroker, ControllerResponse::UnregisterBroker(outcome)) => {
             unregister_broker::finish(header, outcome)
+        }
+        (Then::DescribeQuorum(asked), ControllerResponse::DescribeQuorum(info)) => {
+            quorum::finish_describe(context, header, asked, info)
+        }
+        (Then::AddRaftVoter, ControllerResponse::ChangeMembers(outcome)) => quorum::finish_add_voter(header, outcome),
+        (Then::RemoveRaftVoter, ControllerResponse::ChangeMembers(outcome)) => {
+            quorum::finish_remove_voter(header, outcome)
         }
         (then, response) => panic!("the controller answered {response:?} to {then:?}"),
     }

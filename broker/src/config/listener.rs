@@ -6,6 +6,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use millstream_replication::config::{Properties, broker_value, list};
 
+use super::Roles;
+
 /// One place where clients connect, or other nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
@@ -59,14 +61,18 @@ fn endpoint(property: &str, text: &str) -> Result<(String, String, u16), String>
 /// All listeners of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Listeners {
-    /// Those that clients may use; at least one.
+    /// Those that clients may use; none where the process is a controller only, else at least one.
     pub clients: Vec<Listener>,
     /// The one that other nodes use to reach this node's controller.
     pub controller: Option<Listener>,
 }
 
 /// Reads what is said of listeners. `as_voter` is where others are told to reach this node's controller.
-pub(super) fn listeners(properties: &Properties, as_voter: Option<(String, u16)>) -> Result<Listeners, String> {
+pub(super) fn listeners(
+    properties: &Properties,
+    roles: Roles,
+    as_voter: Option<(String, u16)>,
+) -> Result<Listeners, String> {
     let value = |name: &str| broker_value(name, &[properties]).unwrap_or_default();
     let mut protocols = BTreeMap::new();
     for pair in list(value("listener.security.protocol.map")) {
@@ -128,6 +134,21 @@ pub(super) fn listeners(properties: &Properties, as_voter: Option<(String, u16)>
     }
     let place = listeners.iter().position(|listener| of_controllers.as_ref() == Some(&listener.name));
     let controller = place.map(|place| listeners.remove(place));
+    if !roles.is_controller && controller.is_some() {
+        return Err("process.roles is broker, and listeners names one of controllers: leave it out; \
+                    controller.listener.names stays, for where the controllers are"
+            .to_owned());
+    }
+    if !roles.is_broker {
+        if controller.is_none() || !listeners.is_empty() {
+            return Err(
+                "process.roles is controller: listeners must hold the one that controller.listener.names names, such \
+                        as CONTROLLER://:9093, and no other"
+                    .to_owned(),
+            );
+        }
+        return Ok(Listeners { clients: listeners, controller });
+    }
     if listeners.is_empty() {
         return Err("listeners must name at least one listener for clients, such as PLAINTEXT://:9092".to_owned());
     }
@@ -158,7 +179,8 @@ mod tests {
     }
 
     fn parse_as_voter(pairs: &[(&str, &str)], as_voter: Option<(String, u16)>) -> Result<Listeners, String> {
-        listeners(&pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(), as_voter)
+        let roles = Roles { is_broker: true, is_controller: true };
+        listeners(&pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(), roles, as_voter)
     }
 
     fn clients(clients: Vec<Listener>) -> Listeners {

@@ -15,7 +15,7 @@ use millstream_replication::config::{Properties, broker_config, broker_configs, 
 pub use connections::ConnectionRules;
 pub use listener::{Listener, resolve};
 pub use log::LogRules;
-pub use quorum::QuorumConfig;
+pub use quorum::{QuorumConfig, Roles};
 
 /// Our own defaults, where Kafka's would not do: for a first try on one machine, and for a failure to be noticed soon.
 const DEFAULTS: [(&str, &str); 5] = [
@@ -137,15 +137,15 @@ impl BrokerConfig {
         }
         let floor: i64 = number(&properties, "millstream.free.space.floor.bytes")?;
         check_consumer_groups(&properties)?;
-        check_roles(&properties)?;
-        let voters = quorum::voters(&properties, node_id)?;
+        let roles = quorum::roles(&properties);
+        let voters = quorum::voters(&properties, roles, node_id)?;
         let own = voters.iter().find(|(id, ..)| *id == node_id);
-        let listeners = listener::listeners(&properties, own.map(|(_, host, port)| (host.clone(), *port)))?;
+        let listeners = listener::listeners(&properties, roles, own.map(|(_, host, port)| (host.clone(), *port)))?;
         Ok(BrokerConfig {
             node_id,
             rack: text(&properties, "broker.rack").filter(|rack| !rack.is_empty()),
             listeners: listeners.clients,
-            quorum: QuorumConfig::new(&properties, voters, listeners.controller)?,
+            quorum: QuorumConfig::new(&properties, roles, voters, listeners.controller)?,
             data_directory: PathBuf::from(data_directory),
             shards,
             http_listener: match text(&properties, "millstream.http.listener") {
@@ -227,19 +227,6 @@ fn check_consumer_groups(properties: &Properties) -> Result<(), String> {
         return Err(format!("{HEARTBEAT} must be less than {SESSION}, but is {heartbeat} of {session}"));
     }
     Ok(())
-}
-
-/// A process that was to be a broker or a controller only would be a whole cluster of its own.
-fn check_roles(properties: &Properties) -> Result<(), String> {
-    let Some(roles) = text(properties, "process.roles").filter(|roles| !roles.is_empty()) else { return Ok(()) };
-    let has = |wanted: &str| roles.split(',').any(|role| role.trim() == wanted);
-    if has("broker") && has("controller") {
-        return Ok(());
-    }
-    Err(format!(
-        "process.roles is {roles}, but this version runs as broker and controller together only: give \
-         process.roles=broker,controller or leave it out"
-    ))
 }
 
 #[cfg(test)]
@@ -388,18 +375,6 @@ mod tests {
         assert!(error(&["node.id=1", "broker.id=2"]).contains("give one of them"));
         assert!(error(&["config.providers=file"]).contains("config.providers cannot be file"));
         assert!(error(&["millstream.http.listener=nine"]).contains("host:port"));
-    }
-
-    #[test]
-    fn a_process_is_broker_and_controller() {
-        for legal in ["process.roles=broker,controller", "process.roles=controller, broker", "process.roles="] {
-            load(&[legal]).expect(legal);
-        }
-        for refused in ["process.roles=broker", "process.roles=controller"] {
-            let error = load(&[refused]).expect_err(refused);
-            assert!(error.contains("give process.roles=broker,controller or leave it out"), "{error}");
-        }
-        assert!(load(&["process.roles=broker,observer"]).is_err(), "there is no such role");
     }
 
     #[test]

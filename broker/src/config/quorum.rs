@@ -7,11 +7,22 @@ use millstream_replication::config::{Properties, list};
 use super::listener::{Listener, host_and_port};
 use super::{number, text};
 
+/// `process.roles`: what a process is. Without any it is both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roles {
+    /// It holds partitions and serves clients.
+    pub is_broker: bool,
+    /// It may vote in the quorum.
+    pub is_controller: bool,
+}
+
 /// What a node is told of its cluster's controllers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuorumConfig {
-    /// `controller.quorum.voters`: the nodes that form the cluster, each with its number and where it is reached. This node is
-    /// one of them, unless there are none.
+    /// `process.roles`
+    pub roles: Roles,
+    /// `controller.quorum.voters`: the nodes that form the cluster, each with its number and where it is reached. A controller
+    /// is one of them, unless there are none; a node that is a broker only is none of them.
     pub voters: Vec<(i32, String, u16)>,
     /// `controller.quorum.bootstrap.servers`: where controllers of the cluster are found.
     pub bootstrap_servers: Vec<(String, u16)>,
@@ -34,13 +45,29 @@ impl QuorumConfig {
     /// Reads and checks the rest. The error is one line for people.
     pub(super) fn new(
         properties: &Properties,
+        roles: Roles,
         voters: Vec<(i32, String, u16)>,
         controller_listener: Option<Listener>,
     ) -> Result<QuorumConfig, String> {
-        if voters.len() > 1 && controller_listener.is_none() {
-            return Err("controller.quorum.voters names other nodes, and they cannot reach this one: add \
-                        CONTROLLER://host:port to listeners and give controller.listener.names=CONTROLLER"
+        let bootstrap_servers = bootstrap_servers(properties)?;
+        if !roles.is_controller && voters.is_empty() && bootstrap_servers.is_empty() {
+            return Err("process.roles is broker, and nothing says where the controllers are: give \
+                        controller.quorum.bootstrap.servers or controller.quorum.voters"
                 .to_owned());
+        }
+        let names_others = |name: &str| {
+            format!(
+                "{name} names other nodes, and they cannot reach this one: add CONTROLLER://host:port to listeners and give \
+                 controller.listener.names=CONTROLLER"
+            )
+        };
+        if roles.is_controller && controller_listener.is_none() {
+            if voters.len() > 1 {
+                return Err(names_others("controller.quorum.voters"));
+            }
+            if !are_own(&bootstrap_servers, None) {
+                return Err(names_others("controller.quorum.bootstrap.servers"));
+            }
         }
         let session_timeout = milliseconds(properties, "broker.session.timeout.ms")?;
         let heartbeat_interval = milliseconds(properties, "broker.heartbeat.interval.ms")?;
@@ -53,8 +80,9 @@ impl QuorumConfig {
         }
         let is_true = |name: &str| text(properties, name).is_some_and(|value| value.eq_ignore_ascii_case("true"));
         Ok(QuorumConfig {
+            roles,
             voters,
-            bootstrap_servers: bootstrap_servers(properties)?,
+            bootstrap_servers,
             auto_join: is_true("controller.quorum.auto.join.enable"),
             controller_listener,
             fetch_timeout: milliseconds(properties, "controller.quorum.fetch.timeout.ms")?,
@@ -70,15 +98,44 @@ impl QuorumConfig {
         Some((listener.advertised_host.clone(), listener.advertised_port))
     }
 
-    /// Whether this node is to be part of a cluster of several.
+    /// Whether this node is to be part of a cluster of several. Where it holds nothing it waits for one then.
     pub fn has_others(&self) -> bool {
-        let joins = self.auto_join && !self.bootstrap_servers.is_empty();
-        joins || self.voters.len() > 1 || self.bootstrap_servers.len() > 1
+        let own = self.controller_listener.as_ref();
+        !self.roles.is_controller || self.voters.len() > 1 || !are_own(&self.bootstrap_servers, own)
+    }
+
+    /// Whether this node becomes a voter by itself where there is a cluster already: `controller.quorum.auto.join.enable`
+    /// (KIP-1186), or it is one of `controller.quorum.voters`.
+    pub fn joins_voters(&self) -> bool {
+        self.roles.is_controller && (self.auto_join || self.voters.len() > 1)
     }
 }
 
-/// The voters, if any are named: this node among them, and none twice.
-pub(super) fn voters(properties: &Properties, node_id: i32) -> Result<Vec<(i32, String, u16)>, String> {
+/// Whether all servers are this node itself: where its controller listener is bound, or said to be.
+fn are_own(servers: &[(String, u16)], listener: Option<&Listener>) -> bool {
+    let is_this_machine = |host: &str| matches!(host, "localhost" | "127.0.0.1" | "::1");
+    let is_own = |(host, port): &(String, u16)| match listener {
+        None => is_this_machine(host),
+        Some(listener) => {
+            let is_advertised = (host, *port) == (&listener.advertised_host, listener.advertised_port);
+            let is_anywhere = matches!(listener.host.as_str(), "" | "0.0.0.0" | "::");
+            let is_here = is_this_machine(host) && (is_anywhere || is_this_machine(&listener.host));
+            is_advertised || (*port == listener.port && (*host == listener.host || is_here))
+        }
+    };
+    servers.iter().all(is_own)
+}
+
+/// What the process is.
+pub(super) fn roles(properties: &Properties) -> Roles {
+    let given = text(properties, "process.roles").unwrap_or_default();
+    let has = |wanted: &str| list(&given).any(|role| role == wanted);
+    let is_unsaid = list(&given).next().is_none();
+    Roles { is_broker: is_unsaid || has("broker"), is_controller: is_unsaid || has("controller") }
+}
+
+/// The voters, if any are named: this node among them if it is a controller, and none twice.
+pub(super) fn voters(properties: &Properties, roles: Roles, node_id: i32) -> Result<Vec<(i32, String, u16)>, String> {
     let given = text(properties, "controller.quorum.voters").unwrap_or_default();
     let mut voters: Vec<(i32, String, u16)> = Vec::new();
     for voter in list(&given) {
@@ -97,7 +154,14 @@ pub(super) fn voters(properties: &Properties, node_id: i32) -> Result<Vec<(i32, 
         }
         voters.push((id, host, port));
     }
-    if !voters.is_empty() && !voters.iter().any(|(id, ..)| *id == node_id) {
+    let is_one = voters.iter().any(|(id, ..)| *id == node_id);
+    if is_one && !roles.is_controller {
+        return Err(format!(
+            "controller.quorum.voters names node {node_id}, which is a broker only: add controller to process.roles, or take it \
+             out of controller.quorum.voters"
+        ));
+    }
+    if !voters.is_empty() && !is_one && roles.is_controller {
         return Err(format!(
             "controller.quorum.voters is {given}, and this node is none of them: add {node_id}@host:port, give the node.id of \
              one of them, or leave it out for a cluster of its own"
@@ -149,6 +213,7 @@ mod tests {
     fn a_node_is_alone_unless_others_are_named() {
         let quorum = load(&[]).expect("the defaults are legal");
         assert_eq!((&quorum.voters, &quorum.bootstrap_servers), (&vec![], &vec![]));
+        assert_eq!(quorum.roles, Roles { is_broker: true, is_controller: true });
         assert!(!quorum.auto_join && !quorum.has_others() && quorum.controller_listener.is_none());
         assert_eq!(quorum.session_timeout, Duration::from_secs(3));
         assert_eq!(quorum.heartbeat_interval, Duration::from_millis(500));
@@ -177,13 +242,53 @@ mod tests {
 
     #[test]
     fn a_cluster_to_join() {
+        let of = |more: &[&str]| load(&[&LISTENERS[..], more].concat());
         let servers = "controller.quorum.bootstrap.servers=a:9093,b:9093,a:9093";
-        let quorum = load(&[servers]).expect("legal");
+        let quorum = of(&[servers]).expect("legal");
         assert_eq!(quorum.bootstrap_servers, [("a".to_owned(), 9093), ("b".to_owned(), 9093)]);
-        assert!(quorum.has_others());
+        assert!(quorum.has_others() && !quorum.joins_voters());
         let join = "controller.quorum.auto.join.enable=true";
-        let quorum = load(&["controller.quorum.bootstrap.servers=a:9093", join]).expect("legal");
-        assert!(quorum.auto_join && quorum.has_others());
+        let quorum = of(&["controller.quorum.bootstrap.servers=a:9093", join]).expect("legal");
+        assert!(quorum.has_others() && quorum.joins_voters());
+        // Itself, and nobody else: the first node of a cluster to be.
+        for own in ["localhost:9093", "127.0.0.1:9093"] {
+            assert!(!of(&[&format!("controller.quorum.bootstrap.servers={own}")]).expect(own).has_others(), "{own}");
+        }
+        for other in ["127.0.0.1:9094", "127.0.0.2:9093", "localhost:9093,b:9093"] {
+            let quorum = of(&[&format!("controller.quorum.bootstrap.servers={other}")]).expect(other);
+            assert!(quorum.has_others(), "{other}");
+        }
+        let line = load(&[servers]).expect_err("nobody could reach it");
+        assert!(line.starts_with("controller.quorum.bootstrap.servers names other nodes"), "{line}");
+    }
+
+    #[test]
+    fn a_process_is_broker_or_controller_or_both() {
+        let roles = |is_broker, is_controller| Roles { is_broker, is_controller };
+        for both in ["process.roles=broker,controller", "process.roles=controller, broker", "process.roles="] {
+            assert_eq!(load(&[both]).expect(both).roles, roles(true, true));
+        }
+        let servers = "controller.quorum.bootstrap.servers=a:9093";
+        let names = "controller.listener.names=CONTROLLER";
+        let broker = load(&["process.roles=broker", servers, names]).expect("legal");
+        assert_eq!(broker.roles, roles(true, false));
+        assert!(broker.has_others() && broker.address().is_none());
+        let listeners = "listeners=CONTROLLER://127.0.0.1:9093";
+        let controller = load(&["process.roles=controller", listeners, names]).expect("legal");
+        assert_eq!(controller.roles, roles(false, true));
+        assert!(!controller.has_others() && controller.address().is_some());
+        let voters = "controller.quorum.voters=5@a:9093";
+        assert!(load(&["process.roles=broker", voters, names]).expect("legal").has_others());
+
+        let error = |more: &[&str]| load(more).expect_err("refused");
+        assert!(error(&["process.roles=broker"]).contains("nothing says where the controllers are"));
+        assert!(error(&["process.roles=broker", voters, "node.id=5"]).contains("which is a broker only"));
+        let line = error(&[&LISTENERS[..], &["process.roles=broker", servers]].concat());
+        assert!(line.contains("process.roles is broker"), "{line}");
+        let line = error(&[&LISTENERS[..], &["process.roles=controller"]].concat());
+        assert!(line.contains("process.roles is controller"), "{line}");
+        assert!(error(&["process.roles=controller"]).contains("process.roles is controller"));
+        assert!(load(&["process.roles=broker,observer"]).is_err(), "there is no such role");
     }
 
     #[test]

@@ -16,6 +16,7 @@
 
 mod event;
 mod forwarding;
+mod members;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
@@ -39,6 +40,7 @@ use crate::peer::links::{self, LinkId, Links, Peer, Told};
 use crate::peer::wire;
 use crate::shard::ShardIndex;
 use forwarding::Forwarding;
+use members::Caring;
 
 pub use event::{Asker, Effect, Event};
 
@@ -91,6 +93,10 @@ pub struct ControllerOptions {
     pub address: Option<(String, u16)>,
     /// Where other controllers are reached, where the configuration says it.
     pub voters: Vec<(i32, String, u16)>,
+    /// Where some controllers are found: for a node that does not vote.
+    pub bootstrap_servers: Vec<(String, u16)>,
+    /// Whether the node becomes a voter by itself, if it is none when it starts.
+    pub joins_voters: bool,
     /// `broker.session.timeout.ms`
     pub session_timeout: Duration,
     /// `broker.heartbeat.interval.ms`
@@ -147,6 +153,8 @@ pub struct ControllerNode {
     is_heartbeat_under_way: bool,
     /// When this node asks for votes, because the leader is gone.
     campaign_at: Option<Duration>,
+    /// Members, and those that want to be.
+    caring: Caring,
     chance: u64,
     /// The last decision that had something to write found space for it.
     had_room: bool,
@@ -170,7 +178,9 @@ impl ControllerNode {
             address: options.address.clone(),
             is_forming: false,
         };
+        let wants_vote = options.joins_voters && !quorum.members().is_voter(quorum.me());
         let mut node = ControllerNode {
+            caring: Caring::new(wants_vote),
             controller,
             links: Links::new(identity, options.seed),
             sessions: Sessions::default(),
@@ -226,6 +236,7 @@ impl ControllerNode {
             self.links.next_deadline(),
             self.forwarding.next_deadline(),
             self.campaign_at,
+            self.cares_at(),
             heartbeat,
             session,
         ]
@@ -279,8 +290,18 @@ impl ControllerNode {
 
     /// The number of the node whose member leads, as far as is known here.
     fn leader(&self) -> Option<i32> {
-        let leader = self.quorum.leader()?;
-        self.quorum.members().get(leader).map(|member| member.node_id)
+        self.node_of(self.quorum.leader()?).map(|(node_id, _)| node_id)
+    }
+
+    /// The number of a member's node, and its directory. Who was away may not know yet that its leader is a member: it knows
+    /// who is connected.
+    fn node_of(&self, member: MemberId) -> Option<(i32, [u8; 16])> {
+        let known = self.quorum.members().get(member).map(|member| (member.node_id, member.directory_id));
+        let mut connected = self.links.peers().chain(self.links.callers());
+        known.or_else(|| {
+            let peer = connected.find(|peer| MemberId::of_directory(peer.directory_id) == member)?;
+            Some((peer.node_id, peer.directory_id))
+        })
     }
 
     /// The epoch of this process's registration.
@@ -369,7 +390,10 @@ impl ControllerNode {
             Output::Send { to, message } => self.send(to, message, effects),
             Output::Committed { at, offset, records, image } => self.committed(at, (offset, records, image), effects),
             Output::Installed => self.installed(effects),
-            Output::Members => self.find_peers(now.elapsed),
+            Output::Members { at } => {
+                self.members_changed(now, effects);
+                self.answer_until(at, effects);
+            }
             Output::Leads { .. } => self.lead(now),
             Output::Follows { .. } => self.step_down(effects),
             Output::Reserved { is_there } => {
@@ -385,7 +409,7 @@ impl ControllerNode {
     }
 
     fn send(&mut self, to: MemberId, message: Bytes, effects: &mut Vec<Effect>) {
-        let Some(directory_id) = self.quorum.members().get(to).map(|member| member.directory_id) else { return };
+        let Some((_, directory_id)) = self.node_of(to) else { return };
         let mut more = Vec::new();
         if !self.links.raft(directory_id, message, &mut more) {
             self.quorum.unreachable(to);
@@ -393,14 +417,16 @@ impl ControllerNode {
         effects.extend(more.into_iter().map(Effect::Link));
     }
 
-    /// Dials the other members, where the configuration or they themselves say that they are.
+    /// Dials the voters, and where this node is one, everybody who can be dialled: where the configuration or they themselves
+    /// say that they are.
     fn find_peers(&mut self, now: Duration) {
         let configured = &self.options.voters;
-        let peers: Vec<(Option<i32>, String, u16)> = self
+        let votes = self.quorum.members().is_voter(self.quorum.me());
+        let mut peers: Vec<(Option<i32>, String, u16)> = self
             .quorum
             .members()
             .iter()
-            .filter(|(member, _)| member.node_id != self.options.node_id)
+            .filter(|(member, is_voter)| member.node_id != self.options.node_id && (votes || *is_voter))
             .filter_map(|(member, _)| {
                 let given = configured.iter().find(|(node_id, ..)| *node_id == member.node_id);
                 let (host, port) = match given {
@@ -410,6 +436,11 @@ impl ControllerNode {
                 Some((Some(member.node_id), host, port))
             })
             .collect();
+        if !votes {
+            // The voters may be others by now, or elsewhere.
+            let servers = self.options.bootstrap_servers.iter().cloned();
+            peers.extend(servers.map(|(host, port)| (None, host, port)));
+        }
         self.links.set_peers(now, &peers);
     }
 
@@ -471,6 +502,16 @@ impl ControllerNode {
             && let Some(speculative) = &self.speculative
             && let Some(asked) = self.queue.pop_front()
         {
+            if asked.request.changes_members() {
+                self.change_members(asked, effects);
+                self.take_outputs(now, effects);
+                continue;
+            }
+            if asked.request == ControllerRequest::DescribeQuorum {
+                let response = ControllerResponse::DescribeQuorum(Ok(self.quorum_info(now)));
+                self.give(asked.asker, self.quorum.image().offset(), response, effects);
+                continue;
+            }
             let (request, random_id) = (asked.request.clone(), asked.random_id);
             let decision = self.controller.handle(speculative, &self.sessions, request, now, random_id);
             self.hear(now, &asked.request, &decision);
@@ -546,6 +587,12 @@ impl ControllerNode {
         assert_eq!(self.published.offset() + records.len() as u64, offset, "no record was left out");
         self.published = Arc::clone(&image);
         effects.push(Effect::Publish { offset, records: Arc::new(records), image });
+        self.answer_until(at, effects);
+    }
+
+    /// Gives the answers to what is true now.
+    fn answer_until(&mut self, at: Position, effects: &mut Vec<Effect>) {
+        let offset = self.quorum.image().offset();
         while self.proposed.front().is_some_and(|first| first.at <= at)
             && let Some(Proposed { asker, response, .. }) = self.proposed.pop_front()
         {
@@ -683,6 +730,7 @@ impl ControllerNode {
             }
         }
         self.say_so(now, effects);
+        self.care(now, effects);
     }
 
     /// Tells the active controller that this broker is there.
@@ -720,12 +768,16 @@ impl ControllerNode {
     fn told(&mut self, now: Now, told: Told, effects: &mut Vec<Effect>) {
         match told {
             Told::Up { peer } => self.up(now, &peer, effects),
+            Told::Called { peer } => self.called(now, &peer, effects),
+            Told::Gone { peer } => self.gone(&peer),
             Told::Down { node_id, is_refused } => self.down(now, node_id, is_refused),
             Told::Raft { from, bytes } => {
                 let member = MemberId::of_directory(from.directory_id);
                 if let Err(why) = self.quorum.step(member, &bytes) {
                     let message = format!("a message of node {} is refused: {why}", from.node_id);
                     effects.push(Effect::Warn { message });
+                } else {
+                    self.heard_of(now, member);
                 }
                 self.take_outputs(now, effects);
             }
@@ -760,28 +812,37 @@ impl ControllerNode {
 
     /// A node can be reached. One that belongs to the quorum and has no log yet is given one to begin with.
     fn up(&mut self, now: Now, peer: &Peer, effects: &mut Vec<Effect>) {
-        let member = MemberId::of_directory(peer.directory_id);
-        if peer.is_forming && self.quorum.members().get(member).is_some() {
-            let mut more = Vec::new();
-            self.links.adopt(peer.node_id, self.quorum.snapshot(), &mut more);
-            effects.extend(more.into_iter().map(Effect::Link));
-        }
-        // Another process than the one that is registered: that one is gone.
+        self.adopt(peer, effects);
+        self.fence_predecessor(now, peer);
+    }
+
+    /// Another process is there than the one that is registered: that one is gone.
+    fn fence_predecessor(&mut self, now: Now, peer: &Peer) {
         let registered = self.speculative.as_ref().and_then(|image| image.broker(peer.node_id));
         if registered.is_some_and(|broker| broker.incarnation != peer.incarnation) {
             self.fence(now, peer.node_id);
         }
     }
 
+    /// The connection of a node is gone that cannot be dialled as a peer. Where it is a broker its process is looked for
+    /// where clients find it.
+    fn gone(&mut self, peer: &Peer) {
+        let broker = self.speculative.as_ref().and_then(|image| image.broker(peer.node_id));
+        if let Some(broker) = broker.filter(|broker| !broker.is_fenced && broker.incarnation == peer.incarnation)
+            && let Some(endpoint) = broker.endpoints.first()
+        {
+            self.links.probe(peer.node_id, endpoint.host.clone(), endpoint.port);
+        }
+    }
+
     fn down(&mut self, now: Now, node_id: i32, is_refused: bool) {
         self.forwarding.lost(now.elapsed, node_id);
-        let member = self.quorum.members().iter().find(|(member, _)| member.node_id == node_id);
-        let member = member.map(|(member, _)| member.id);
-        if let Some(member) = member {
-            self.quorum.unreachable(member);
-        }
+        let members = self.quorum.members().iter().map(|(member, _)| member);
+        let of_node: Vec<MemberId> =
+            members.filter(|member| member.node_id == node_id).map(|member| member.id).collect();
+        of_node.iter().for_each(|member| self.quorum.unreachable(*member));
         if is_refused {
-            if member.is_some() && self.quorum.leader() == member {
+            if self.quorum.leader().is_some_and(|leader| of_node.contains(&leader)) {
                 self.chance = self.chance.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
                 // The high bits are the good ones.
                 let after_us = (self.chance >> 33) % CAMPAIGN_AFTER_MAX.as_micros() as u64;

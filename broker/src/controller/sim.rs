@@ -1,5 +1,5 @@
-//! The controllers of three nodes as they are shipped, with their connections and disks, on virtual time: from empty directories
-//! to a cluster that decides while its nodes crash, pause and lose each other. What must hold: everybody is told the same
+//! The controllers of three nodes and a broker beside them as they are shipped, with their connections and disks, on virtual
+//! time: from empty directories to a cluster that decides while its nodes crash, pause, lose each other and their disks. What must hold: everybody is told the same
 //! at the same offsets; what was answered is true for ever; and when everything works again, one decides, every
 //! broker is there, and all know the same. Everything follows from the seed.
 
@@ -7,10 +7,10 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use bytes::Bytes;
-use millstream_replication::Controller;
 use millstream_replication::config::Properties;
 use millstream_replication::controller::NewTopic;
 use millstream_replication::identity::{self, Candidate, Found, OpenedDirectory};
+use millstream_replication::{Controller, Endpoint};
 use millstream_storage::random::Random;
 use millstream_storage::seeds::{self, Options};
 
@@ -20,7 +20,12 @@ use crate::peer::frame;
 use crate::peer::links::DialError;
 use crate::sim::disk::{Operation, SimDisk};
 
-const NODES: usize = 3;
+/// The last one is a broker only: it does not vote, and nobody dials it.
+const NODES: usize = 4;
+const VOTERS: usize = 3;
+const PORT: u16 = 9093;
+/// Where clients find a node.
+const CLIENT_PORT: u16 = 9092;
 /// How long things go wrong, in microseconds.
 const TROUBLE_US: u64 = 15_000_000;
 /// How long everything may take to come to rest afterwards.
@@ -36,6 +41,7 @@ struct Outcome {
     terms: usize,
     fenced: u64,
     installed: u64,
+    wiped: u64,
 }
 
 impl seeds::Outcome for Outcome {
@@ -121,7 +127,16 @@ struct World {
 }
 
 fn voters() -> Vec<(i32, String, u16)> {
-    (1..=NODES as i32).map(|node_id| (node_id, format!("n{node_id}"), 9093)).collect()
+    (1..=VOTERS as i32).map(|node_id| (node_id, host(node_id), PORT)).collect()
+}
+
+fn host(node_id: i32) -> String {
+    format!("n{node_id}")
+}
+
+/// Where a node's controller listener is reached.
+fn address(node_id: i32) -> Option<(String, u16)> {
+    (node_id <= VOTERS as i32).then(|| (host(node_id), PORT))
 }
 
 impl World {
@@ -295,9 +310,9 @@ impl World {
         match found {
             Found::Member(opened) => self.begin(node, *opened),
             Found::Candidate(candidate) => {
-                let (name, port) = (format!("n{node_id}"), 9093);
                 let random = self.random.bytes();
-                let formation = Formation::new(candidate, voters(), self.incarnation(node), Some((name, port)), random);
+                let formation =
+                    Formation::new(candidate, voters(), Vec::new(), self.incarnation(node), address(node_id), random);
                 self.nodes[node].process = Some(Process::Forming(Box::new(formation), candidate));
                 self.give(node, Event::Tick)
             }
@@ -310,8 +325,10 @@ impl World {
         let options = ControllerOptions {
             node_id,
             incarnation: self.incarnation(node),
-            address: Some((format!("n{node_id}"), 9093)),
+            address: address(node_id),
             voters: voters(),
+            bootstrap_servers: Vec::new(),
+            joins_voters: node < VOTERS,
             session_timeout: Duration::from_secs(3),
             heartbeat_interval: Duration::from_millis(500),
             shards: 1,
@@ -335,7 +352,7 @@ impl World {
             incarnation: self.incarnation(node),
             directory_id: [node_id as u8; 16],
             shards: 1,
-            endpoints: Vec::new(),
+            endpoints: vec![Endpoint { listener: "PLAINTEXT".to_owned(), host: host(node_id), port: CLIENT_PORT }],
             rack: None,
         };
         let asker = Asker::Node { token: REGISTRATION };
@@ -463,7 +480,7 @@ impl World {
 
     fn link(&mut self, node: usize, effect: links::Effect) {
         match effect {
-            links::Effect::Dial { link, host, .. } => {
+            links::Effect::Dial { link, host, port } => {
                 let to = host[1..].parse::<usize>().expect("the name of a node") - 1;
                 let is_cut = self.cut.contains(&(node, to)) || self.cut.contains(&(to, node));
                 if is_cut {
@@ -472,7 +489,10 @@ impl World {
                 } else if self.nodes[to].process.is_none() {
                     let result = Err(DialError::Refused);
                     self.after(300, node, Happening::Link(links::Event::Dialed { link, result }));
+                } else if port == CLIENT_PORT {
+                    self.after(300, node, Happening::Link(links::Event::Dialed { link, result: Ok(()) }));
                 } else {
+                    assert!(to < VOTERS, "only controllers are dialled there");
                     let accepted = LinkId(self.nodes[to].accepted);
                     self.nodes[to].accepted += 1;
                     let connection = Connection {
@@ -601,7 +621,9 @@ impl World {
         self.push(pause, What::Fault);
         let other = self.random.index(NODES);
         let node = if self.random.coin() { self.active().unwrap_or(other) } else { self.random.index(NODES) };
-        match self.random.below(8) {
+        match self.random.below(9) {
+            // Only while everything is in three places: two disks are not lost at once.
+            8 if self.has_settled() => self.wipe(node),
             0..=2 => self.go_down(node),
             3 | 4 => {
                 if self.nodes[node].process.is_some() && !std::mem::replace(&mut self.nodes[node].is_paused, true) {
@@ -639,6 +661,22 @@ impl World {
         self.after(pause, node, Happening::Start);
     }
 
+    fn wipe(&mut self, node: usize) {
+        self.go_down(node);
+        self.line(|| format!("node {} loses its disk", node + 1));
+        self.outcome.wiped += 1;
+        self.nodes[node].disk = SimDisk::new(self.random.fork());
+    }
+
+    /// Whether the directories that the controllers have vote, that of the broker does not, and there are no others.
+    fn all_belong(controllers: &[&ControllerNode]) -> bool {
+        let members = controllers[0].quorum.members();
+        let belongs = |(node, controller): (usize, &&ControllerNode)| {
+            members.get(controller.quorum.me()).is_some() && members.is_voter(controller.quorum.me()) == (node < VOTERS)
+        };
+        members.iter().count() == NODES && controllers.iter().enumerate().all(belongs)
+    }
+
     fn heal(&mut self) {
         self.is_ending = true;
         self.line(|| "everything works again".to_owned());
@@ -667,6 +705,7 @@ impl World {
             && controllers
                 .iter()
                 .all(|controller| controller.image().offset() == first.offset() && controller.is_idle())
+            && Self::all_belong(&controllers)
             && first.brokers().len() == NODES
             && first.brokers().all(|broker| {
                 let node = broker.node_id as usize - 1;
@@ -699,6 +738,7 @@ fn three_controllers_agree() {
         ("terms", sum(|outcome| outcome.terms as u64)),
         ("brokers fenced for their silence", sum(|outcome| outcome.fenced)),
         ("snapshots installed", sum(|outcome| outcome.installed)),
+        ("disks lost", sum(|outcome| outcome.wiped)),
     ];
     println!("{all:?}");
     if outcomes.len() >= 30 {

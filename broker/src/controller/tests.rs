@@ -29,6 +29,8 @@ fn open(disk: &mut SimDisk, shards: usize, log_bytes_max: u64) -> ControllerNode
         incarnation: [1; 16],
         address: None,
         voters: Vec::new(),
+        bootstrap_servers: Vec::new(),
+        joins_voters: false,
         session_timeout: Duration::from_secs(3),
         heartbeat_interval: Duration::from_millis(500),
         shards,

@@ -150,7 +150,10 @@ impl Inbox {
             for event in events.drain(..) {
                 for formed in formation.handle(clock.elapsed(), event, &mut effects) {
                     match formed {
-                        Formed::Begin(snapshot) => return Some(*snapshot),
+                        Formed::Begin(snapshot) => {
+                            self.peers.hang_up();
+                            return Some(*snapshot);
+                        }
                         Formed::Warn(message) => super::warn("controller", &message),
                     }
                 }

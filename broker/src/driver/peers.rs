@@ -175,6 +175,15 @@ impl Peers {
         }
     }
 
+    /// Closes all connections: whoever has used them is done.
+    pub fn hang_up(&mut self) {
+        self.dials.clear();
+        self.connections.clear();
+        self.happened.clear();
+        // Nobody waits for an address any more.
+        self.names = Names::new();
+    }
+
     /// What is ready, after waiting for it if need be.
     fn poll(&self, deadline: Option<Duration>) -> Vec<(Source, PollFlags)> {
         let mut sources = vec![Source::WakeUp];

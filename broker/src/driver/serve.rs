@@ -40,15 +40,11 @@ const FREE_SPACE_FLOOR_BYTES: u64 = 1 << 30;
 /// ...of 1 / 20.
 const FREE_SPACE_FLOOR_SHARE: u64 = 20;
 
+/// What the mark of a clean stop says in a node that is no broker.
+const NO_BROKER_EPOCH: i64 = -1;
+
 /// Runs the broker until it is told to stop. The error is one line for people.
 pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
-    if config.quorum.has_others() && config.quorum.voters.len() < 2 {
-        return Err(
-            "controller.quorum.bootstrap.servers: this version cannot join a running cluster yet; name all controllers in \
-             controller.quorum.voters"
-                .to_owned(),
-        );
-    }
     sys::hold_stop_signals();
     sys::give_back_large_allocations();
     abort_on_panic();
@@ -56,8 +52,8 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
 
     preflight::check_io_uring()?;
     let processors = sys::processors();
-    let shards = config.shards.unwrap_or(processors.len());
-    let memory = Arc::new(MemoryBudget::plan(&mut config, shards, memory::machine_bytes())?);
+    let shards = if config.quorum.roles.is_broker { config.shards.unwrap_or(processors.len()) } else { 0 };
+    let memory = Arc::new(MemoryBudget::plan(&mut config, shards.max(1), memory::machine_bytes())?);
     preflight::check_locked_memory(shards)?;
     let open_files_max = preflight::check_open_files()?;
     let wait = preflight::LAST_PROCESS_WAIT;
@@ -152,16 +148,20 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
         .map_err(cannot_start_threads)?;
     wait_for(&reports, |report| matches!(report, Report::Recovered))?;
 
-    let registration = ControllerRequest::RegisterBroker {
-        node_id: config.node_id,
-        incarnation,
-        directory_id: meta.directory_id,
-        shards: u32::try_from(shards).expect("a process has few shards"),
-        endpoints,
-        rack: config.rack.clone(),
-    };
-    let registered = register(&to_controller, config.node_id, &registration, config.quorum.registration_timeout)?;
-    let Some(broker_epoch) = registered else { return Ok(()) };
+    let mut broker_epoch = NO_BROKER_EPOCH;
+    if config.quorum.roles.is_broker {
+        let registration = ControllerRequest::RegisterBroker {
+            node_id: config.node_id,
+            incarnation,
+            directory_id: meta.directory_id,
+            shards: u32::try_from(shards).expect("a process has few shards"),
+            endpoints,
+            rack: config.rack.clone(),
+        };
+        let registered = register(&to_controller, config.node_id, &registration, config.quorum.registration_timeout)?;
+        let Some(epoch) = registered else { return Ok(()) };
+        broker_epoch = epoch;
+    }
     for shard in &handles {
         shard.mailbox.push(Inbound::Listen);
     }
@@ -245,9 +245,10 @@ fn open(
         Found::Candidate(candidate) => candidate,
     };
     let quorum = &config.quorum;
-    let formation = Formation::new(candidate, quorum.voters.clone(), incarnation, quorum.address(), sys::random());
+    let (voters, servers) = (quorum.voters.clone(), quorum.bootstrap_servers.clone());
+    let formation = Formation::new(candidate, voters, servers, incarnation, quorum.address(), sys::random());
     let Some(snapshot) = inbox.form(clock, formation) else { return Ok(None) };
-    super::info("controller", "the cluster is formed");
+    super::info("controller", "this node belongs to a cluster now");
     identity::begin(&mut io, candidate, snapshot, random).map(Some).map_err(shown)
 }
 
@@ -259,7 +260,7 @@ fn strangers(config: &BrokerConfig, opened: &OpenedDirectory) -> Option<String> 
     (!strangers.is_empty()).then(|| {
         format!(
             "controller.quorum.voters names the nodes {strangers:?}, which do not vote in the quorum that this data directory \
-             belongs to: it was formed by others, and stays as it is"
+             belongs to: they will when they have joined it, with empty data directories"
         )
     })
 }
@@ -385,19 +386,26 @@ fn wait_for(reports: &[Receiver<Report>], wanted: impl Fn(&Report) -> bool) -> R
     Ok(())
 }
 
-/// Where it listens, as `listeners` would say it.
+/// Where it listens, as `listeners` would say it: for clients, or where there are none, for nodes.
 fn listener_names(config: &BrokerConfig, addresses: &[SocketAddr]) -> Vec<String> {
+    if let (false, Some(listener)) = (config.quorum.roles.is_broker, &config.quorum.controller_listener) {
+        return vec![format!("{}://{}:{}", listener.name, listener.host, listener.port)];
+    }
     let name = |(listener, address): (&crate::config::Listener, &SocketAddr)| format!("{}://{address}", listener.name);
     config.listeners.iter().zip(addresses).map(name).collect()
 }
 
 fn ready_line(config: &BrokerConfig, addresses: &[SocketAddr], shards: usize, recovery: Duration) -> String {
+    let what = match shards {
+        0 => "controller".to_owned(),
+        1 => "1 shard".to_owned(),
+        more => format!("{more} shards"),
+    };
     format!(
-        "millstream {} ready: {}, node {}, {shards} shard{}, data in {}, recovered in {} ms",
+        "millstream {} ready: {}, node {}, {what}, data in {}, recovered in {} ms",
         env!("CARGO_PKG_VERSION"),
         listener_names(config, addresses).join(", "),
         config.node_id,
-        if shards == 1 { "" } else { "s" },
         config.data_directory.display(),
         recovery.as_millis()
     )

@@ -1,8 +1,10 @@
-//! How nodes that hold nothing become the controllers of a cluster, as a pure machine: `docs/quorum-protocol.md`, "Formation".
+//! How nodes that hold nothing become those of a cluster, as a pure machine: `docs/quorum-protocol.md`, "Formation" and
+//! "Joining".
 //!
-//! All of the configured voters have to be there once, each with a directory that belongs to no cluster. The one with the lowest
-//! number then founds the cluster: its first snapshot names all of them. It offers the others this snapshot when it runs, as
-//! it does to a voter that was not there to take it.
+//! To found a cluster all of the configured voters have to be there once, each with a directory that belongs to no cluster. The
+//! one with the lowest number then founds it: its first snapshot names all of them. It offers the others this snapshot
+//! when it runs, as it does to a voter that was not there to take it. Where there is a cluster already, its members have
+//! the directory let in as an observer's, and offer it a snapshot in which it is one.
 
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use crate::peer::links::{Effect, Event, Identity, Links, Told};
 #[derive(Debug)]
 pub struct Formation {
     candidate: Candidate,
-    /// `controller.quorum.voters`, this node among them.
+    /// `controller.quorum.voters`.
     voters: Vec<(i32, String, u16)>,
     /// What the cluster is called if this node founds it.
     cluster_id: [u8; 16],
@@ -33,10 +35,12 @@ pub enum Formed {
 }
 
 impl Formation {
-    /// A node that found nothing in its directory. `random` names the cluster if this node founds it.
+    /// A node that found nothing in its directory. `servers` are others of which one may know the cluster; `random` names the
+    /// cluster if this node founds it.
     pub fn new(
         candidate: Candidate,
         voters: Vec<(i32, String, u16)>,
+        servers: Vec<(String, u16)>,
         incarnation: [u8; 16],
         address: Option<(String, u16)>,
         random: [u8; 24],
@@ -51,7 +55,9 @@ impl Formation {
             is_forming: true,
         };
         let mut links = Links::new(identity, u64::from_le_bytes(seed.try_into().expect("8 bytes are left")));
-        let peers: Vec<_> = voters.iter().map(|(node_id, host, port)| (Some(*node_id), host.clone(), *port)).collect();
+        let of_voters = voters.iter().map(|(node_id, host, port)| (Some(*node_id), host.clone(), *port));
+        let of_servers = servers.into_iter().map(|(host, port)| (None, host, port));
+        let peers: Vec<_> = of_voters.chain(of_servers).collect();
         links.set_peers(Duration::ZERO, &peers);
         Formation { candidate, voters, cluster_id: *cluster_id, links }
     }
@@ -63,15 +69,16 @@ impl Formation {
 
     /// What it waits for, in words.
     pub fn waits_for(&self) -> String {
-        let others = self.voters.iter().map(|(node_id, ..)| *node_id).filter(|id| *id != self.candidate.node_id);
-        let (found, missing): (Vec<i32>, Vec<i32>) = others.partition(|node_id| self.links.is_up(*node_id));
-        let settled = |node_id: &i32| self.links.peers().any(|peer| peer.node_id == *node_id && !peer.is_forming);
-        let settled: Vec<i32> = found.into_iter().filter(settled).collect();
+        let settled: Vec<i32> = self.links.peers().filter(|peer| !peer.is_forming).map(|peer| peer.node_id).collect();
         if !settled.is_empty() {
-            return format!(
-                "nodes {settled:?} belong to a cluster of which this empty data directory is no member: restore the directory \
-                 that the node had; to join a running cluster with another one is not possible yet"
-            );
+            return format!("waiting to be let in by nodes {settled:?}, which belong to a cluster");
+        }
+        let others = self.voters.iter().map(|(node_id, ..)| *node_id).filter(|id| *id != self.candidate.node_id);
+        let missing: Vec<i32> = others.filter(|node_id| !self.links.is_up(*node_id)).collect();
+        if self.voters.is_empty() {
+            return "waiting for one of controller.quorum.bootstrap.servers that belongs to a cluster; the first node of a new \
+                    cluster is started without it, or with itself alone"
+                .to_owned();
         }
         format!("waiting for the other controllers to form a cluster; not reached: {missing:?}")
     }

@@ -101,7 +101,7 @@ impl Node {
         Node::recover_opened(io, opened, options, now, salt.try_into().expect("16 bytes are left"))
     }
 
-    /// Recovers every partition that this broker holds, in a directory that was opened.
+    /// Recovers every partition that this broker holds, in a directory that was opened; a node without shards holds none.
     pub fn recover_opened(
         io: &mut Io<'_>,
         opened: OpenedDirectory,
@@ -111,6 +111,12 @@ impl Node {
     ) -> Result<Node, RecoverError> {
         let OpenedDirectory { meta, clean_shutdown, quorum } = opened;
         let quorum = quorum.with_log_bytes_max(options.metadata_log_bytes_max);
+        if options.shards == 0 {
+            io(unmark_clean_shutdown()).map_err(RecoverError::CleanShutdown)?;
+            let controller =
+                ControllerNode::new(Controller::new((*options.file).clone()), quorum, options.controller());
+            return Ok(Node { meta, controller, shards: Vec::new(), counts: RecoveryCounts::default() });
+        }
         let image = quorum.image().clone();
         let recovered = recover(
             io,

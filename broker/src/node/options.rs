@@ -25,7 +25,7 @@ pub struct NodeOptions {
     pub node_id: i32,
     /// This process: random, drawn when it started.
     pub incarnation: [u8; 16],
-    /// Shards of this process, at least 1; may differ from last time.
+    /// Shards of this process; may differ from last time. None where it is a controller only.
     pub shards: usize,
     /// What the process was configured with at its start.
     pub file: Arc<Properties>,
@@ -33,6 +33,10 @@ pub struct NodeOptions {
     pub controller_address: Option<(String, u16)>,
     /// `controller.quorum.voters`
     pub voters: Vec<(i32, String, u16)>,
+    /// `controller.quorum.bootstrap.servers`
+    pub bootstrap_servers: Vec<(String, u16)>,
+    /// Whether the node becomes a voter of the quorum by itself.
+    pub joins_voters: bool,
     /// `broker.session.timeout.ms`
     pub session_timeout: Duration,
     /// `broker.heartbeat.interval.ms`
@@ -78,7 +82,9 @@ impl NodeOptions {
     ) -> NodeOptions {
         let slot_bytes = config.journal_bytes / u64::from(JOURNAL_SLOTS);
         let journal_request_bytes = (config.journal_bytes / JOURNAL_REQUEST_SHARE) as usize;
-        let rules = LogRules::new(&[&config.properties], shards);
+        // Of one shard, where there is any.
+        let parts = shards.max(1);
+        let rules = LogRules::new(&[&config.properties], parts);
         NodeOptions {
             node_id: config.node_id,
             incarnation,
@@ -86,6 +92,8 @@ impl NodeOptions {
             file: Arc::new(config.properties.clone()),
             controller_address: config.quorum.address(),
             voters: config.quorum.voters.clone(),
+            bootstrap_servers: config.quorum.bootstrap_servers.clone(),
+            joins_voters: config.quorum.joins_voters(),
             session_timeout: config.quorum.session_timeout,
             heartbeat_interval: config.quorum.heartbeat_interval,
             log_dir,
@@ -99,18 +107,17 @@ impl NodeOptions {
                 extent_bytes_min: config.extent_bytes,
                 retention_check_interval: config.retention_check_interval,
                 producer_expiration_ms: rules.producer_expiration_ms,
-                producers_max: memory.producers / PRODUCER_BYTES / shards,
+                producers_max: memory.producers / PRODUCER_BYTES / parts,
                 cleaner: CleanerOptions {
                     is_enabled: config.cleaner_enable,
-                    map_bytes_max: (config.cleaner_map_bytes / shards as u64) as usize,
+                    map_bytes_max: (config.cleaner_map_bytes / parts as u64) as usize,
                     bytes_per_second_max: rules.cleaner_bytes_per_second_max,
                     backoff: rules.cleaner_backoff,
                 },
             },
             fetch_bytes_max: config.fetch_bytes_max,
             group_bytes_max: memory.groups,
-            request_bytes_max: config.queued_request_bytes_max.unwrap_or(usize::MAX).min(journal_request_bytes)
-                / shards,
+            request_bytes_max: config.queued_request_bytes_max.unwrap_or(usize::MAX).min(journal_request_bytes) / parts,
         }
     }
 
@@ -123,6 +130,8 @@ impl NodeOptions {
             incarnation: self.incarnation,
             address: self.controller_address.clone(),
             voters: self.voters.clone(),
+            bootstrap_servers: self.bootstrap_servers.clone(),
+            joins_voters: self.joins_voters,
             session_timeout: self.session_timeout,
             heartbeat_interval: self.heartbeat_interval,
             shards: self.shards,

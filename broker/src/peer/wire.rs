@@ -6,7 +6,7 @@
 use millstream_replication::config::Properties;
 use millstream_replication::controller::{
     Assignment, ConfigChange, ConfigOperation, ConfigResource, CreatedTopic, DeletedTopic, HeartbeatReply,
-    MorePartitions, NewTopic, QuotaChange, TopicReference,
+    MorePartitions, NewTopic, QuorumInfo, QuorumReplica, QuotaChange, TopicReference,
 };
 use millstream_replication::reader::Reader;
 use millstream_replication::{ApiError, ControllerRequest, ControllerResponse, Endpoint, ErrorCode, QuotaEntity};
@@ -108,6 +108,11 @@ variants! { ControllerRequest {
     9 => BrokerHeartbeat { node_id, epoch, applied_offset, want_fence, want_shutdown },
     10 => FenceBroker { node_id, epoch },
     11 => UnregisterBroker { node_id },
+    12 => AddObserver { node_id, directory_id, endpoint },
+    13 => AddRaftVoter { node_id, directory_id, endpoint },
+    14 => UpdateRaftVoter { node_id, directory_id, endpoint },
+    15 => RemoveRaftVoter { node_id, directory_id },
+    16 => DescribeQuorum,
 } }
 
 variants! { ControllerResponse {
@@ -121,6 +126,8 @@ variants! { ControllerResponse {
     8 => BrokerHeartbeat(reply),
     9 => FenceBroker(outcome),
     10 => UnregisterBroker(outcome),
+    11 => ChangeMembers(outcome),
+    12 => DescribeQuorum(info),
 } }
 
 fields! { Endpoint { listener, host, port } }
@@ -133,6 +140,8 @@ fields! { CreatedTopic { topic_id, partitions, replication_factor, configs } }
 fields! { DeletedTopic { name, topic_id, outcome } }
 fields! { ApiError { code, message } }
 fields! { HeartbeatReply { is_caught_up, is_fenced, should_shut_down } }
+fields! { QuorumInfo { leader, term, high_watermark, replicas } }
+fields! { QuorumReplica { node_id, directory_id, is_voter, log_end, heard_ms, caught_up_ms, endpoint } }
 
 variants! { TopicReference {
     1 => Name(name),
@@ -323,8 +332,8 @@ mod tests {
 
     use super::*;
 
-    const VARIANTS: u64 = 11;
-    const RESPONSES: u64 = 10;
+    const VARIANTS: u64 = 16;
+    const RESPONSES: u64 = 12;
 
     fn text(random: &mut Random) -> String {
         (0..random.below(8)).map(|_| char::from_u32(random.below(0x500) as u32).unwrap_or('x')).collect()
@@ -435,7 +444,18 @@ mod tests {
                 want_shutdown: random.coin(),
             },
             9 => ControllerRequest::FenceBroker { node_id: random.next() as i32, epoch: random.next() as i64 },
-            _ => ControllerRequest::UnregisterBroker { node_id: random.next() as i32 },
+            10 => ControllerRequest::UnregisterBroker { node_id: random.next() as i32 },
+            11..=13 => {
+                let (node_id, directory_id) = (random.next() as i32, random.bytes());
+                let endpoint = maybe(random, |random| (text(random), random.next() as u16));
+                match variant {
+                    11 => ControllerRequest::AddObserver { node_id, directory_id, endpoint },
+                    12 => ControllerRequest::AddRaftVoter { node_id, directory_id, endpoint },
+                    _ => ControllerRequest::UpdateRaftVoter { node_id, directory_id, endpoint },
+                }
+            }
+            14 => ControllerRequest::RemoveRaftVoter { node_id: random.next() as i32, directory_id: random.bytes() },
+            _ => ControllerRequest::DescribeQuorum,
         }
     }
 
@@ -479,7 +499,22 @@ mod tests {
                 should_shut_down: random.coin(),
             })),
             8 => ControllerResponse::FenceBroker(outcome(random, |_| ())),
-            _ => ControllerResponse::UnregisterBroker(outcome(random, |_| ())),
+            9 => ControllerResponse::UnregisterBroker(outcome(random, |_| ())),
+            10 => ControllerResponse::ChangeMembers(outcome(random, |_| ())),
+            _ => ControllerResponse::DescribeQuorum(outcome(random, |random| QuorumInfo {
+                leader: random.next() as i32,
+                term: random.next(),
+                high_watermark: random.next(),
+                replicas: many(random, |random| QuorumReplica {
+                    node_id: random.next() as i32,
+                    directory_id: random.bytes(),
+                    is_voter: random.coin(),
+                    log_end: random.next(),
+                    heard_ms: random.next() as i64,
+                    caught_up_ms: random.next() as i64,
+                    endpoint: maybe(random, |random| (text(random), random.next() as u16)),
+                }),
+            })),
         }
     }
 

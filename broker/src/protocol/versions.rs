@@ -121,6 +121,8 @@ pub enum ImageApi {
     UnregisterBroker,
     ListConfigResources,
     DescribeTopicPartitions,
+    AddRaftVoter,
+    RemoveRaftVoter,
 }
 
 macro_rules! served_apis {
@@ -227,6 +229,8 @@ served_apis! {
     ConsumerGroupDescribe = 69, 0..=1, flexible from 0, served by Handler::Group(GroupApi::ConsumerGroupDescribe);
     ListConfigResources = 74, 0..=1, flexible from 0, served by Handler::Image(ImageApi::ListConfigResources);
     DescribeTopicPartitions = 75, 0..=0, flexible from 0, served by Handler::Image(ImageApi::DescribeTopicPartitions);
+    AddRaftVoter = 80, 0..=1, flexible from 0, served by Handler::Image(ImageApi::AddRaftVoter);
+    RemoveRaftVoter = 81, 0..=0, flexible from 0, served by Handler::Image(ImageApi::RemoveRaftVoter);
 }
 
 #[cfg(test)]

@@ -99,6 +99,8 @@ impl Configuration {
             file: Arc::clone(&self.properties),
             controller_address: None,
             voters: Vec::new(),
+            bootstrap_servers: Vec::new(),
+            joins_voters: false,
             session_timeout: Duration::from_secs(3),
             heartbeat_interval: Duration::from_millis(500),
             log_dir: "data".to_string(),

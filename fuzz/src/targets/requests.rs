@@ -347,6 +347,15 @@ pub fn sample(key: ApiKey, version: i16) -> Vec<u8> {
             });
             encoded(version, &make!(kafka_wire::DescribeQuorumRequest { topics = vec![topic] }))
         }
+        ApiKey::AddRaftVoter => {
+            let listener = make!(kafka_wire::add_raft_voter_request::Listener {
+                name = "CONTROLLER".into(),
+                host = "localhost".into(),
+                port = 9093,
+            });
+            encoded(version, &make!(kafka_wire::AddRaftVoterRequest { voter_id = 2, listeners = vec![listener] }))
+        }
+        ApiKey::RemoveRaftVoter => encoded(version, &make!(kafka_wire::RemoveRaftVoterRequest { voter_id = 1 })),
         ApiKey::ListConfigResources => {
             let mut request = kafka_wire::ListConfigResourcesRequest::default();
             if version > 0 {

@@ -12,6 +12,7 @@
 mod brokers;
 mod configs;
 mod election;
+mod members;
 mod placement;
 mod quotas;
 mod sessions;
@@ -28,6 +29,7 @@ use crate::image::ClusterImage;
 use crate::quota::QuotaEntity;
 use crate::record::{Broker, Endpoint, MetadataRecord};
 
+pub use members::{QuorumInfo, QuorumReplica, View as QuorumView, change as change_members};
 pub use placement::REPLICATION_FACTOR_MAX;
 pub use quotas::QuotaChange;
 pub use sessions::{FENCED_LONGER, FENCINGS_MAX, FENCINGS_WINDOW, Sessions};
@@ -216,6 +218,42 @@ pub enum ControllerRequest {
         /// That of its registration.
         epoch: i64,
     },
+    /// Send a directory the log of the quorum from now on. Whoever is called by it asks.
+    AddObserver {
+        /// Its node.
+        node_id: i32,
+        /// The directory.
+        directory_id: [u8; 16],
+        /// Where the node's controller listener is reached, if it has one.
+        endpoint: Option<(String, u16)>,
+    },
+    /// An observer is to vote (KIP-853).
+    AddRaftVoter {
+        /// Its node.
+        node_id: i32,
+        /// Its directory.
+        directory_id: [u8; 16],
+        /// Where the node's controller listener is reached, if that is not known yet.
+        endpoint: Option<(String, u16)>,
+    },
+    /// A voter is reached somewhere else (KIP-853). It asks itself.
+    UpdateRaftVoter {
+        /// Its node.
+        node_id: i32,
+        /// Its directory.
+        directory_id: [u8; 16],
+        /// Where the node's controller listener is reached.
+        endpoint: Option<(String, u16)>,
+    },
+    /// A voter is to vote no more (KIP-853).
+    RemoveRaftVoter {
+        /// Its node.
+        node_id: i32,
+        /// Its directory.
+        directory_id: [u8; 16],
+    },
+    /// Say how the members of the quorum are (KIP-595).
+    DescribeQuorum,
 }
 
 impl ControllerRequest {
@@ -227,6 +265,11 @@ impl ControllerRequest {
             | ControllerRequest::FenceBroker { .. }
             | ControllerRequest::UnregisterBroker { .. }
             | ControllerRequest::DeleteTopics { .. }
+            | ControllerRequest::AddObserver { .. }
+            | ControllerRequest::AddRaftVoter { .. }
+            | ControllerRequest::UpdateRaftVoter { .. }
+            | ControllerRequest::RemoveRaftVoter { .. }
+            | ControllerRequest::DescribeQuorum
             | ControllerRequest::IncrementalAlterConfigs { .. }
             | ControllerRequest::AlterConfigs { .. }
             | ControllerRequest::AlterClientQuotas { .. } => true,
@@ -234,6 +277,17 @@ impl ControllerRequest {
             | ControllerRequest::CreatePartitions { .. }
             | ControllerRequest::AllocateProducerIds { .. } => false,
         }
+    }
+
+    /// Whether it changes the members of the quorum: [`change_members`] decides it.
+    pub fn changes_members(&self) -> bool {
+        matches!(
+            self,
+            ControllerRequest::AddObserver { .. }
+                | ControllerRequest::AddRaftVoter { .. }
+                | ControllerRequest::UpdateRaftVoter { .. }
+                | ControllerRequest::RemoveRaftVoter { .. }
+        )
     }
 }
 
@@ -295,6 +349,10 @@ pub enum ControllerResponse {
     AlterClientQuotas(Vec<(QuotaEntity, Result<(), ApiError>)>),
     /// The first id of the block and how many there are.
     AllocateProducerIds(Result<(i64, i64), ApiError>),
+    /// Whether the members are as they were asked to be.
+    ChangeMembers(Result<(), ApiError>),
+    /// The members.
+    DescribeQuorum(Result<QuorumInfo, ApiError>),
 }
 
 impl ControllerResponse {
@@ -329,6 +387,8 @@ impl ControllerResponse {
             ControllerResponse::AllocateProducerIds(block) => {
                 ControllerResponse::AllocateProducerIds(refuse(block, why))
             }
+            ControllerResponse::ChangeMembers(outcome) => ControllerResponse::ChangeMembers(refuse(outcome, why)),
+            ControllerResponse::DescribeQuorum(info) => ControllerResponse::DescribeQuorum(refuse(info, why)),
         }
     }
 
@@ -402,6 +462,17 @@ impl Controller {
                 quotas::alter(image, changes, validate_only)
             }
             ControllerRequest::AllocateProducerIds { node_id, epoch } => allocate_producer_ids(image, node_id, epoch),
+            // The members of the quorum are no part of the image: who has them decides. Nothing of it is a record.
+            ControllerRequest::AddObserver { .. }
+            | ControllerRequest::AddRaftVoter { .. }
+            | ControllerRequest::UpdateRaftVoter { .. }
+            | ControllerRequest::RemoveRaftVoter { .. } => {
+                Decision { records: Vec::new(), response: ControllerResponse::ChangeMembers(Ok(())) }
+            }
+            ControllerRequest::DescribeQuorum => {
+                let response = ControllerResponse::DescribeQuorum(Ok(QuorumInfo::default()));
+                Decision { records: Vec::new(), response }
+            }
         }
     }
 

@@ -76,14 +76,19 @@ impl Member {
             1 => Some((reader.text()?, u16::from_le_bytes(reader.array()?))),
             other => return Err(format!("{other} where 0 or 1 says whether an address follows")),
         };
-        if endpoint.as_ref().is_some_and(|(host, _)| host.is_empty() || host.len() > HOST_BYTES_MAX) {
-            return Err("a host name of no length or of more than 255 bytes".into());
-        }
         let member = Member::new(node_id, directory_id, endpoint);
-        if node_id < 0 || member.id.0 == 0 {
-            return Err(format!("node {node_id} with member {}", member.id));
+        member.check().map(|()| member)
+    }
+
+    /// Whether there can be such a member; if not, why.
+    fn check(&self) -> Result<(), String> {
+        if self.endpoint.as_ref().is_some_and(|(host, _)| host.is_empty() || host.len() > HOST_BYTES_MAX) {
+            return Err(format!("a host name of no length or of more than {HOST_BYTES_MAX} bytes"));
         }
-        Ok(member)
+        if self.node_id < 0 || self.id.0 == 0 {
+            return Err(format!("node {} with member {}", self.node_id, self.id));
+        }
+        Ok(())
     }
 }
 
@@ -92,7 +97,7 @@ impl Member {
 pub enum MemberChangeKind {
     /// It votes from now on. A voter that is there already gets another address.
     AddVoter,
-    /// It is sent the log and does not vote.
+    /// It is sent the log and does not vote, nor does it any more if it did.
     AddLearner,
     /// It is none any more.
     Remove,
@@ -181,13 +186,14 @@ impl Members {
     /// Whether a change can be made; if not, why.
     pub fn check(&self, change: &MemberChange) -> Result<(), String> {
         let id = change.member.id;
+        change.member.check()?;
         match change.kind {
             MemberChangeKind::AddVoter | MemberChangeKind::AddLearner => {
                 if self.get(id).is_none() && self.members.len() >= MEMBERS_MAX {
                     return Err(format!("there are {MEMBERS_MAX} members of the quorum already"));
                 }
-                if change.kind == MemberChangeKind::AddLearner && self.is_voter(id) {
-                    return Err(format!("member {id} votes already"));
+                if change.kind == MemberChangeKind::AddLearner && self.is_sole_voter(id) {
+                    return Err("the last voter cannot be removed".into());
                 }
                 Ok(())
             }
@@ -290,9 +296,13 @@ pub(crate) mod tests {
         assert!(members.is_sole_voter(member(1).id), "a learner does not vote");
         assert!(members.check(&change(MemberChangeKind::Remove, 1)).is_err());
         members.apply(&change(MemberChangeKind::AddVoter, 2));
-        assert!(members.check(&change(MemberChangeKind::AddLearner, 2)).is_err());
         assert!(members.check(&change(MemberChangeKind::Remove, 1)).is_ok());
         members.apply(&change(MemberChangeKind::Remove, 1));
         assert!(members.is_sole_voter(member(2).id));
+        assert!(members.check(&change(MemberChangeKind::AddLearner, 2)).is_err());
+        members.apply(&change(MemberChangeKind::AddVoter, 1));
+        assert!(members.check(&change(MemberChangeKind::AddLearner, 2)).is_ok(), "it goes on following");
+        members.apply(&change(MemberChangeKind::AddLearner, 2));
+        assert!(members.is_sole_voter(member(1).id));
     }
 }

@@ -44,6 +44,8 @@ use store::{Store, TRAIL_SHARE};
 pub use disk::{LOG_BYTES_MAX, RESERVE_BYTES};
 pub use entry::{ENTRY_PAYLOAD_BYTES_MAX, INDEX_MAX};
 pub use file::{HardState, Header, Position, Scan, encode_frame, encode_header, scan};
+#[cfg(test)]
+pub(crate) use members::tests as members_tests;
 pub use members::{HOST_BYTES_MAX, MEMBERS_MAX, Member, MemberChange, MemberChangeKind, MemberId, Members};
 pub use message::{Incoming, decode_message};
 pub use open::{Founding, create, open};
@@ -94,7 +96,10 @@ pub enum Output {
     /// The image is another one: a snapshot was installed.
     Installed,
     /// The members have changed.
-    Members,
+    Members {
+        /// Where the entry stands, or the snapshot.
+        at: Position,
+    },
     /// This member leads and has an entry of its term committed: it may decide.
     Leads {
         /// The term.
@@ -334,6 +339,16 @@ impl Quorum {
             .collect();
         found.sort_unstable_by_key(|progress| progress.id);
         found
+    }
+
+    /// How many entries a member lacks, as far as the leader knows; nothing of one that was not heard of lately, or where
+    /// this member does not lead.
+    pub fn behind(&self, id: MemberId) -> Option<u64> {
+        if self.raft.raft.state != StateRole::Leader {
+            return None;
+        }
+        let progress = self.raft.raft.prs().get(id.0)?;
+        (id == self.me || progress.recent_active).then(|| self.last().saturating_sub(progress.matched))
     }
 
     /// What was applied here, as a snapshot: what a new member begins with.
@@ -699,7 +714,8 @@ impl Quorum {
                 self.pending.entries.clear();
                 self.pending.bytes = 0;
                 self.pending.installs = true;
-                self.outputs.extend([Output::Installed, Output::Members]);
+                let at = self.raft.store().applied;
+                self.outputs.extend([Output::Installed, Output::Members { at }]);
             }
             Err(why) => self.fail(format!("a snapshot that was judged cannot be read: {why}; this is a bug")),
         }
@@ -725,7 +741,7 @@ impl Quorum {
                 let conf = conf_change(&change);
                 let theirs = self.raft.apply_conf_change(&conf).map_err(|error| error.to_string())?;
                 assert!(is_same(&ours, &theirs), "members {ours:?}, and {theirs:?}");
-                self.outputs.push(Output::Members);
+                self.outputs.push(Output::Members { at });
                 if !self.members().is_voter(self.me) && self.raft.raft.state == StateRole::Leader {
                     let term = self.raft.raft.term;
                     self.raft.raft.become_follower(term, raft::INVALID_ID);

@@ -437,7 +437,7 @@ impl World {
                 self.line(|| format!("node {node} installs a snapshot"));
                 self.check_image(node)?;
             }
-            Output::Members => {
+            Output::Members { .. } => {
                 let members = self.quorum(node).members().clone();
                 self.line(|| format!("node {node} has the members {:?}", members.conf_state()));
                 let before = &mut self.nodes[node].members;
@@ -685,6 +685,8 @@ impl World {
             None if voters > 1 && node != leader && self.random.coin() && voters >= 3 => {
                 (MemberChangeKind::Remove, this)
             }
+            // It goes on following, also where it leads.
+            None if voters > 1 && self.random.one_in(3) => (MemberChangeKind::AddLearner, this),
             // A voter's disk is lost, while the others have everything.
             None if voters >= 3 && node != leader && self.have_everything(leader, node) => {
                 self.wipe(node);

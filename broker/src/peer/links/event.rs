@@ -128,12 +128,23 @@ pub enum Told {
     },
     /// The connection to a peer was lost. Told once for each loss, as soon as it is known what the next try finds: where
     /// that succeeds [`Told::Up`] follows at once. Where a later try is the first to find that nobody listens, it is told
-    /// again with `is_refused`, which is also told, once, of a peer that was never up.
+    /// again with `is_refused`, which is also told, once, of a peer that was never up, and of one that
+    /// [`super::Links::probe`] was to look for.
     Down {
         /// Which one.
         node_id: i32,
         /// Nobody listens there, and no connection of its own is left: its process is gone.
         is_refused: bool,
+    },
+    /// A node has connected: what it is to be told of the quorum reaches it, whether it can be dialled or not.
+    Called {
+        /// Who it is.
+        peer: Peer,
+    },
+    /// A node that is not dialled had connected, and its connection is gone.
+    Gone {
+        /// Who it was.
+        peer: Peer,
     },
     /// A message of the quorum.
     Raft {
@@ -173,7 +184,7 @@ pub enum Told {
         /// The controller as far as that node knows, else -1.
         leader: i32,
     },
-    /// The first snapshot of a cluster, for this node which has none.
+    /// The snapshot of a cluster, for this node which has none.
     Adopt {
         /// From whom.
         from: Peer,

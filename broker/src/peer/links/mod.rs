@@ -1,15 +1,17 @@
 //! All connections of a node to its peers, as data: whom to dial and when again, what a greeting is worth, when a connection
 //! counts as dead, and what that says about the node behind it.
 //!
-//! Every node dials every peer. What it has to say goes over the connection that it dialled itself; answers go back over the
-//! connection that the request came by. A connection that is lost is dialled again at once: where nobody listens any more
-//! the process has gone, and where somebody does, only the connection has.
+//! A node dials every peer that it was told of. What it has to say goes over the connection that it dialled itself; answers go
+//! back over the connection that the request came by, and so do messages of the quorum to a node that cannot be dialled: one
+//! that is no controller, or whose address is not known. A connection that is lost is dialled again at once: where nobody
+//! listens any more the process has gone, and where somebody does, only the connection has.
 //!
 //! Nothing is kept for a peer that cannot be reached, and nothing is sent again: what was under way on a connection that is
 //! lost is lost with it, and no answer to it comes after [`Told::Down`].
 
 mod assembly;
 mod event;
+mod probe;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ use millstream_storage::TopicId;
 
 use super::frame::{Frame, Hello, MESSAGE_BYTES_MAX, RejectReason, VERSIONS, Welcome, in_pieces};
 use assembly::{Assembly, Head};
+use probe::Probe;
 use target::{Stage, Target, Up};
 
 pub use event::{DialError, Effect, Event, Identity, LinkId, Peer, Told};
@@ -58,6 +61,8 @@ pub struct Links {
     dialled: u64,
     targets: Vec<Target>,
     callers: BTreeMap<LinkId, Caller>,
+    /// Nodes that are looked for where clients find them, each once.
+    probes: Vec<Probe>,
     /// What was told of each node last.
     heard: BTreeMap<i32, Heard>,
     /// Connections to be closed with the next event: their targets are gone.
@@ -116,6 +121,7 @@ impl Links {
             dialled: 0,
             targets: Vec::new(),
             callers: BTreeMap::new(),
+            probes: Vec::new(),
             heard: BTreeMap::new(),
             dropped: Vec::new(),
             must_greet_anew: false,
@@ -174,11 +180,10 @@ impl Links {
         }
         match event {
             Event::Accepted { link } => self.accepted(link, effects),
-            Event::Dialed { link, result } => {
-                if let Some(at) = self.target_of(link) {
-                    self.dialed(at, link, result, effects, told);
-                }
-            }
+            Event::Dialed { link, result } => match self.target_of(link) {
+                Some(at) => self.dialed(at, link, result, effects, told),
+                None => self.probed(link, result, effects, told),
+            },
             Event::Received { link, bytes } => match self.target_of(link) {
                 Some(at) => self.received(at, link, &bytes, effects, told),
                 None => self.received_from_caller(link, &bytes, effects, told),
@@ -199,7 +204,8 @@ impl Links {
             return Some(self.now);
         }
         let targets = self.targets.iter().filter_map(Target::deadline);
-        targets.chain(self.callers.values().map(Caller::deadline)).min()
+        let probes = self.probes.iter().filter_map(Probe::deadline);
+        targets.chain(self.callers.values().map(Caller::deadline)).chain(probes).min()
     }
 
     /// Whether a node can be spoken to.
@@ -220,10 +226,22 @@ impl Links {
         self.targets.iter().filter_map(|target| target.up().map(|up| &up.peer))
     }
 
+    /// All nodes that have connected.
+    pub fn callers(&self) -> impl Iterator<Item = &Peer> {
+        self.callers.values().filter_map(|caller| caller.peer.as_ref())
+    }
+
+    /// Looks whether anybody listens where clients find a node that has called and is gone: [`Told::Down`] says so where
+    /// nobody does. Takes effect with the next event, which is due at once.
+    pub fn probe(&mut self, node_id: i32, host: String, port: u16) {
+        if self.probes.iter().all(|probe| probe.node_id != node_id) {
+            self.probes.push(Probe::new(node_id, host, port, self.now));
+        }
+    }
+
     /// Sends a message of the quorum to the node that has this log directory. `false`: it cannot be reached.
     pub fn raft(&mut self, to_directory: [u8; 16], bytes: Bytes, effects: &mut Vec<Effect>) -> bool {
-        let frame = |is_last, bytes| Frame::Raft { is_last, bytes };
-        self.send(|peer| peer.directory_id == to_directory, &bytes, frame, effects)
+        self.send_either_way(to_directory, &bytes, |is_last, bytes| Frame::Raft { is_last, bytes }, effects)
     }
 
     /// Sends a request to a node. `false`: it cannot be reached.
@@ -232,10 +250,10 @@ impl Links {
         self.send(|peer| peer.node_id == to_node, &request, frame, effects)
     }
 
-    /// Offers a node the first snapshot of a cluster. `false`: it cannot be reached.
-    pub fn adopt(&mut self, to_node: i32, bytes: Bytes, effects: &mut Vec<Effect>) -> bool {
-        let frame = |is_last, bytes| Frame::Adopt { is_last, bytes };
-        self.send(|peer| peer.node_id == to_node, &bytes, frame, effects)
+    /// Offers the node that has this log directory, which holds nothing, the snapshot of a cluster. `false`: it cannot be
+    /// reached.
+    pub fn adopt(&mut self, to_directory: [u8; 16], bytes: Bytes, effects: &mut Vec<Effect>) -> bool {
+        self.send_either_way(to_directory, &bytes, |is_last, bytes| Frame::Adopt { is_last, bytes }, effects)
     }
 
     /// Answers a request over the connection that it came by. If that is gone, nobody waits for the answer any more.
@@ -279,6 +297,27 @@ impl Links {
         }
     }
 
+    /// Over the connection that was dialled, or that the other node has dialled.
+    fn send_either_way(
+        &mut self,
+        to_directory: [u8; 16],
+        message: &Bytes,
+        frame: impl Fn(bool, Bytes) -> Frame,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        if self.send(|peer| peer.directory_id == to_directory, message, &frame, effects) {
+            return true;
+        }
+        let is_meant = |caller: &Caller| caller.peer.as_ref().is_some_and(|peer| peer.directory_id == to_directory);
+        match self.callers.iter().find(|(_, caller)| is_meant(caller)) {
+            Some((link, _)) if message.len() <= self.message_bytes_max => {
+                effects.push(Effect::Send { link: *link, bytes: in_pieces(message, frame) });
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn target_of(&self, link: LinkId) -> Option<usize> {
         self.targets.iter().position(|target| target.link() == Some(link))
     }
@@ -286,6 +325,12 @@ impl Links {
     fn is_me(&self, node_id: i32, directory_id: [u8; 16], incarnation: [u8; 16]) -> bool {
         let me = &self.identity;
         (node_id, directory_id, incarnation) == (me.node_id, me.directory_id, me.incarnation)
+    }
+
+    /// Whether a node is connected whose log directory is another one.
+    fn is_there_with_another(&self, node_id: i32, directory_id: [u8; 16]) -> bool {
+        let mut connected = self.peers().chain(self.callers());
+        connected.any(|peer| peer.node_id == node_id && peer.directory_id != directory_id)
     }
 
     /// Whether a node has a connection to this one.
@@ -311,6 +356,28 @@ impl Links {
                 target.stage = Stage::Dialling { link };
                 effects.push(Effect::Dial { link, host: target.host.clone(), port: target.port });
             }
+        }
+        for probe in self.probes.iter_mut().filter(|probe| probe.is_due(self.now)) {
+            let link = LinkId(LinkId::DIALLED | self.dialled);
+            self.dialled += 1;
+            probe.dials(link);
+            effects.push(Effect::Dial { link, host: probe.host.clone(), port: probe.port });
+        }
+    }
+
+    /// A node was looked for where clients find it.
+    fn probed(&mut self, link: LinkId, result: Result<(), DialError>, effects: &mut Vec<Effect>, told: &mut Vec<Told>) {
+        let Some(at) = self.probes.iter().position(|probe| probe.is(link)) else { return };
+        if result.is_ok() {
+            // Nothing was said, and nothing is to be heard.
+            effects.push(Effect::Close { link });
+        }
+        if result.is_ok() && self.probes[at].waits(self.now) {
+            return;
+        }
+        let node_id = self.probes.swap_remove(at).node_id;
+        if result == Err(DialError::Refused) && !self.is_calling(node_id) && !self.is_up(node_id) {
+            told.push(Told::Down { node_id, is_refused: true });
         }
     }
 
@@ -397,6 +464,20 @@ impl Links {
                 Ok(Frame::NotController { id, leader }) => {
                     told.push(Told::NotController { from: up.peer.clone(), id, leader });
                     return;
+                }
+                Ok(Frame::Raft { is_last, bytes }) if bytes.len() <= room => {
+                    if let Ok(bytes) = up.assembly.add(Head::Raft, is_last, bytes, bytes_max) {
+                        let from = || up.peer.clone();
+                        told.extend(bytes.map(|bytes| Told::Raft { from: from(), bytes }));
+                        return;
+                    }
+                }
+                Ok(Frame::Adopt { is_last, bytes }) if bytes.len() <= room => {
+                    if let Ok(bytes) = up.assembly.add(Head::Adopt, is_last, bytes, bytes_max) {
+                        let from = || up.peer.clone();
+                        told.extend(bytes.map(|bytes| Told::Adopt { from: from(), bytes }));
+                        return;
+                    }
                 }
                 _ => {}
             }
@@ -593,7 +674,7 @@ impl Links {
         let Some(peer) = &caller.peer else {
             // Whoever sends anything else is no node: a client that was given the wrong port.
             match frame {
-                Ok(Frame::Hello(hello)) => self.greeted(link, hello, effects),
+                Ok(Frame::Hello(hello)) => self.greeted(link, hello, effects, told),
                 _ => {
                     self.callers.remove(&link);
                     effects.push(Effect::Close { link });
@@ -633,7 +714,7 @@ impl Links {
         self.caller_gone(link, told);
     }
 
-    fn greeted(&mut self, link: LinkId, hello: Hello, effects: &mut Vec<Effect>) {
+    fn greeted(&mut self, link: LinkId, hello: Hello, effects: &mut Vec<Effect>, told: &mut Vec<Told>) {
         let Hello {
             version_min,
             version_max,
@@ -666,6 +747,10 @@ impl Links {
             Some((RejectReason::Node, format!("two nodes have the node.id {node_id}")))
         } else if to_node != -1 && to_node != me.node_id {
             Some((RejectReason::Node, format!("node {to_node} is meant, and this is node {}", me.node_id)))
+        } else if self.is_there_with_another(node_id, directory_id) {
+            let text =
+                format!("node {node_id} is there already, with another data directory: give each node its own node.id");
+            Some((RejectReason::Node, text))
         } else {
             None
         };
@@ -690,8 +775,9 @@ impl Links {
             self.callers.remove(&old);
             effects.push(Effect::Close { link: old });
         }
+        let peer = Peer { node_id, directory_id, incarnation, cluster_id, is_forming, address };
         if let Some(caller) = self.callers.get_mut(&link) {
-            caller.peer = Some(Peer { node_id, directory_id, incarnation, cluster_id, is_forming, address });
+            caller.peer = Some(peer.clone());
         }
         // A process that was started anew is behind another connection than the one before it.
         let is_old = |up: &Up| up.peer.node_id == node_id && up.peer.incarnation != incarnation;
@@ -699,15 +785,17 @@ impl Links {
             effects.extend(self.targets[at].link().map(|link| Effect::Close { link }));
             self.lost(at);
         }
+        told.push(Told::Called { peer });
     }
 
     /// A connection over which another node spoke is gone.
     fn caller_gone(&mut self, link: LinkId, told: &mut Vec<Told>) {
-        let peer = self.callers.remove(&link).and_then(|caller| caller.peer);
-        if let Some(Peer { node_id, .. }) = peer
-            && self.is_refused(node_id)
-        {
-            self.tell_down(node_id, true, told);
+        let Some(peer) = self.callers.remove(&link).and_then(|caller| caller.peer) else { return };
+        if self.is_refused(peer.node_id) {
+            self.tell_down(peer.node_id, true, told);
+        }
+        if self.targets.iter().all(|target| target.node() != Some(peer.node_id)) {
+            told.push(Told::Gone { peer });
         }
     }
 

@@ -94,8 +94,11 @@ impl World {
         &mut self.nodes.get_mut(&node_id).expect("it runs").links
     }
 
+    /// What it was told but of who has connected.
     fn told(&mut self, node_id: i32) -> Vec<Told> {
-        mem::take(&mut self.nodes.get_mut(&node_id).expect("it runs").told)
+        let mut told = mem::take(&mut self.nodes.get_mut(&node_id).expect("it runs").told);
+        told.retain(|told| !matches!(told, Told::Called { .. }));
+        told
     }
 
     fn happens(&mut self, at: i32, event: Event) {
@@ -268,7 +271,7 @@ fn what_is_said_arrives_in_order_whatever_its_length() {
     assert!(world.says(1, |links, effects| links.raft([2; 16], long.clone(), effects)));
     assert!(world.says(1, |links, effects| links.raft([2; 16], Bytes::new(), effects)));
     assert!(world.says(1, |links, effects| links.request(2, 77, short.clone(), effects)));
-    assert!(world.says(1, |links, effects| links.adopt(2, long.clone(), effects)));
+    assert!(world.says(1, |links, effects| links.adopt([2; 16], long.clone(), effects)));
     assert!(!world.says(1, |links, effects| links.raft([3; 16], short.clone(), effects)), "another directory");
     assert!(!world.says(1, |links, effects| links.request(3, 1, short.clone(), effects)));
     world.run(ms(10));
@@ -633,7 +636,90 @@ fn strangers_are_turned_away() {
     effects.clear();
     links.handle(ms(2500), Event::Tick, &mut effects, &mut told);
     assert_eq!(effects, [close(LinkId(11))]);
-    assert!(told.is_empty() && links.next_deadline().is_none());
+    let comes_and_goes = |told: &Told| matches!(told, Told::Called { .. } | Told::Gone { .. });
+    assert!(told.iter().all(comes_and_goes) && links.next_deadline().is_none());
+}
+
+#[test]
+fn who_cannot_be_dialled_is_spoken_to_when_it_calls() {
+    let mut world = World::of(&[1]);
+    let nowhere = Identity { address: None, ..identity(2, 2) };
+    let called = |world: &mut World| {
+        let told = mem::take(&mut world.nodes.get_mut(&1).expect("it runs").told);
+        told.iter().filter(|told| matches!(told, Told::Called { peer } if peer.node_id == 2)).count()
+    };
+    world.start(nowhere.clone(), &peers(&[1]));
+    world.run(ms(100));
+    assert_eq!(called(&mut world), 1);
+    assert_eq!(world.links(1).callers().map(|peer| peer.directory_id).collect::<Vec<_>>(), [[2; 16]]);
+    world.told(2);
+    let long: Bytes = (0..2 * PIECE_BYTES_MAX + 7).map(|at| (at / 13) as u8).collect();
+    assert!(world.says(1, |links, effects| links.raft([2; 16], long.clone(), effects)));
+    assert!(world.says(1, |links, effects| links.adopt([2; 16], long.clone(), effects)));
+    assert!(!world.says(1, |links, effects| links.request(2, 1, long.clone(), effects)), "nobody forwards to it");
+    assert!(!world.says(1, |links, effects| links.raft([3; 16], long.clone(), effects)));
+    world.run(ms(10));
+    let told = world.told(2);
+    let [Told::Raft { from, bytes }, Told::Adopt { bytes: snapshot, .. }] = &told[..] else { panic!("{told:?}") };
+    assert_eq!((from.node_id, bytes, snapshot), (1, &long, &long));
+
+    // Another process with its number, and another directory, is not let in as long as it is there.
+    let twin = Identity { directory_id: [7; 16], incarnation: [7; 16], ..nowhere.clone() };
+    let link = LinkId(77);
+    world.happens(1, Event::Accepted { link });
+    world.happens(1, Event::Received { link, bytes: hello_of(&twin, 1) });
+    assert_eq!(world.links(1).callers().map(|peer| peer.directory_id).collect::<Vec<_>>(), [[2; 16]]);
+    assert_eq!(called(&mut world), 0);
+    world.kill(2);
+    world.run(ms(10));
+    world.start(twin, &peers(&[1]));
+    world.run(ms(100));
+    assert_eq!(called(&mut world), 1);
+    assert!(world.says(1, |links, effects| links.raft([7; 16], Bytes::new(), effects)));
+    assert!(!world.says(1, |links, effects| links.raft([2; 16], Bytes::new(), effects)));
+}
+
+#[test]
+fn a_node_that_is_not_dialled_is_looked_for_where_clients_find_it() {
+    // Its clients' listener is on another host of this world.
+    let mut world = World::of(&[1]);
+    let nowhere = |incarnation| Identity { address: None, ..identity(2, incarnation) };
+    world.start(nowhere(2), &peers(&[1]));
+    world.start(identity(9, 9), &[]);
+    world.run(ms(100));
+    let gone =
+        |told: &[Told]| told.iter().filter(|told| matches!(told, Told::Gone { peer } if peer.node_id == 2)).count();
+
+    world.told(1);
+    world.kill(2);
+    world.run(ms(1));
+    assert_eq!(gone(&world.told(1)), 1);
+    world.links(1).probe(2, host(9), PORT);
+    world.links(1).probe(2, host(9), PORT);
+    assert!(world.links(1).next_deadline().is_some_and(|at| at <= world.now));
+    let dials = world.dials.len();
+    world.run(ms(200));
+    assert_eq!(world.told(1), [], "somebody listens");
+    assert_eq!(world.dials.len() - dials, 4, "it is tried a few times");
+    assert!(world.links(1).probes.is_empty());
+
+    // The listener goes a moment later than the connection.
+    world.start(nowhere(22), &peers(&[1]));
+    world.run(ms(100));
+    world.kill(2);
+    world.links(1).probe(2, host(9), PORT);
+    world.run(ms(15));
+    world.kill(9);
+    world.run(ms(200));
+    assert_eq!(world.told(1).last(), Some(&down(2, true)));
+
+    // Whoever calls again is not gone, whatever is found.
+    world.start(nowhere(23), &peers(&[1]));
+    world.run(ms(100));
+    world.links(1).probe(2, host(9), PORT);
+    world.told(1);
+    world.run(ms(200));
+    assert_eq!(world.told(1), []);
 }
 
 #[test]

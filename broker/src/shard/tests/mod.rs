@@ -122,6 +122,8 @@ impl Broker {
             file: Arc::new(setup.file),
             controller_address: None,
             voters: Vec::new(),
+            bootstrap_servers: Vec::new(),
+            joins_voters: false,
             session_timeout: Duration::from_secs(3),
             heartbeat_interval: Duration::from_millis(500),
             log_dir: "/data".to_string(),
