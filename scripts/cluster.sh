@@ -1,34 +1,63 @@
 #!/usr/bin/env bash
 # A cluster of several processes on this machine: for people who try things, and for scripts that test them. Each node has an
-# address of its own (127.0.0.11, 127.0.0.12, ...), a data directory and a process, which live on when this script ends.
+# address of its own, a data directory and a process, which live on when this script ends; and where that is allowed a network
+# namespace, so that the network between nodes can be cut.
 set -euo pipefail
 source "$(dirname "$0")/lib/common.sh"
 
 usage() {
   cat <<'TEXT'
-scripts/cluster.sh up [--nodes N] [--set key=value]...   starts N nodes (3), prints the bootstrap list
-scripts/cluster.sh start|stop|kill|pause|resume N        one node: SIGTERM, SIGKILL, SIGSTOP, SIGCONT
-scripts/cluster.sh wipe N                                removes the data of a node that does not run
-scripts/cluster.sh status                                what runs, and what every node says of the cluster
-scripts/cluster.sh bootstrap                             the list for clients on one line, and nothing else
-scripts/cluster.sh controller                            the number of the node that leads the quorum
-scripts/cluster.sh failover [--times N]                  kills the node that leads the quorum, N times (20): how long until
-                                                         another node has created a topic
-scripts/cluster.sh down                                  ends all nodes and removes their data
-Clients find the nodes at 127.0.0.1N:9092, controllers each other at 127.0.0.1N:9093. The data lie in target/cluster, or in
-MILLSTREAM_CLUSTER. MILLSTREAM_BINARY names a program that is already built.
+scripts/cluster.sh up [--nodes N] [--set key=value]... [--loopback]
+                                          starts N nodes (3), prints the bootstrap list
+scripts/cluster.sh start|stop|kill N      one node: the process, SIGTERM, SIGKILL
+scripts/cluster.sh pause|resume N         SIGSTOP, SIGCONT
+scripts/cluster.sh wipe N                 removes the data of a node that does not run
+scripts/cluster.sh isolate N              drops all packets between N and the other nodes
+scripts/cluster.sh cut N M [--one-way]    drops packets between N and M, or only those from N to M
+scripts/cluster.sh heal                   drops no packets any more
+scripts/cluster.sh status                 what runs, what each node says of the quorum, what is cut
+scripts/cluster.sh bootstrap              the list for clients on one line, and nothing else
+scripts/cluster.sh controller             the number of the node that leads the quorum
+scripts/cluster.sh leader TOPIC PARTITION the number of the node that leads the partition
+scripts/cluster.sh failover [--times N]   kills the node that leads the quorum, N times (20): how long until another node has
+                                          created a topic
+scripts/cluster.sh down                   ends all nodes, removes their data and their network
+Each verb ends when what it says is so. Senders are not told that packets are dropped; clients on this machine reach every
+node all the time, at port 9092 of its address; 9093 is for controllers, 9644 for metrics. To cut takes root and network
+namespaces; where they cannot be had, or with --loopback, the addresses are 127.0.0.11, 127.0.0.12, ... and all else works.
+The data lie in target/cluster, or in MILLSTREAM_CLUSTER: several clusters can be there at a time where there are namespaces.
+MILLSTREAM_BINARY names a program that is already built.
 TEXT
 }
 
 CLUSTER="${MILLSTREAM_CLUSTER:-$ROOT/target/cluster}"
 PORT=9092
 CONTROLLER_PORT=9093
+HTTP_PORT=9644
+source "$SCRIPTS/lib/network.sh"
 
-host() { printf '127.0.0.1%d' "$1"; }
 pid_of() { cat "$CLUSTER/$1/pid" 2>/dev/null || true; }
-runs() { local pid && pid="$(pid_of "$1")" && [[ -n $pid ]] && kill -0 "$pid" 2>/dev/null; }
 nodes() { cat "$CLUSTER/nodes" 2>/dev/null || die "there is no cluster: scripts/cluster.sh up"; }
 node_number() { [[ ${1:-} =~ ^[1-9]$ && $1 -le $(nodes) ]] || die "which node? 1 to $(nodes)"; }
+
+# Field $2 of what the kernel says of process $1, counted from its state (0). Nothing when it is not there.
+process_field() {
+  local said fields
+  said="$(cat "/proc/$1/stat" 2>/dev/null)" || return 0
+  read -ra fields <<<"${said##*) }"
+  printf '%s' "${fields[$2]}"
+}
+born() { process_field "$1" 19; }
+
+# True when node $1 runs or is paused. The number of its process may be that of another one by now: its start counts too.
+runs() {
+  local pid state
+  pid="$(pid_of "$1")"
+  [[ -n $pid && "$(born "$pid")" == "$(cat "$CLUSTER/$1/born" 2>/dev/null)" ]] || return 1
+  state="$(process_field "$pid" 0)"
+  [[ -n $state && $state != Z ]]
+}
+paused() { [[ $(process_field "$(pid_of "$1")" 0) == T ]]; }
 
 bootstrap() {
   local list=() node
@@ -38,7 +67,7 @@ bootstrap() {
 
 # Starts the process of node $1, which lives on when this script ends.
 spawn() {
-  local node="$1" voters=() other processors
+  local node="$1" voters=() within=() other processors
   for ((other = 1; other <= $(nodes); other++)); do voters+=("$other@$(host "$other"):$CONTROLLER_PORT"); done
   mkdir -p "$CLUSTER/$node"
   processors="$(nproc)"
@@ -46,13 +75,16 @@ spawn() {
   local processor=$(((node - 1) % processors))
   local set_file="$CLUSTER/set" overrides=()
   while IFS= read -r line; do [[ -z $line ]] || overrides+=(--override "$line"); done <"$set_file"
+  # Only the network is another one: `ip netns exec` would also hide control groups.
+  [[ -n $NO_CUTS ]] || within=(nsenter "--net=/run/netns/$NETWORK-$node")
   : >"$CLUSTER/$node/output"
-  setsid nohup taskset -c "$processor" "$BROKER" serve --override "node.id=$node" \
+  setsid nohup taskset -c "$processor" "${within[@]}" "$BROKER" serve --override "node.id=$node" \
     --override "listeners=PLAINTEXT://$(host "$node"):$PORT,CONTROLLER://$(host "$node"):$CONTROLLER_PORT" \
     --override controller.listener.names=CONTROLLER \
     --override "controller.quorum.voters=$(IFS=, && printf '%s' "${voters[*]}")" \
-    --override "log.dirs=$CLUSTER/$node/data" --override "millstream.http.listener=$(host "$node"):9644" \
+    --override "log.dirs=$CLUSTER/$node/data" --override "millstream.http.listener=$(host "$node"):$HTTP_PORT" \
     --override millstream.poll.us=0 "${overrides[@]}" >"$CLUSTER/$node/output" 2>&1 </dev/null &
+  born $! >"$CLUSTER/$node/born"
   echo $! >"$CLUSTER/$node/pid"
   disown
 }
@@ -70,14 +102,31 @@ ready() {
   done
 }
 
-# Waits until the process of node $1 has ended, 30 s at most.
-ended() {
-  local waited=0
-  while runs "$1"; do
-    ((waited++ < 600)) || die "node $1 has not ended after 30 s"
-    sleep 0.05
+# Waits until $2... is so, 30 s at most; $1 says what it is.
+until_so() {
+  local what="$1" waited=0
+  shift
+  until "$@"; do
+    ((waited++ < 1500)) || die "not after 30 s: $what"
+    sleep 0.02
   done
-  rm -f "$CLUSTER/$1/pid"
+}
+not() { ! "$@"; }
+
+# Waits until the process of node $1 has ended.
+ended() {
+  until_so "node $1 has ended" not runs "$1"
+  rm -f "$CLUSTER/$1/pid" "$CLUSTER/$1/born"
+}
+
+stop_node() {
+  local pid
+  runs "$1" || return 0
+  pid="$(pid_of "$1")"
+  kill -TERM "$pid"
+  # One that is paused takes the signal when it goes on; another one may have ended.
+  kill -CONT "$pid" 2>/dev/null || true
+  ended "$1"
 }
 
 each_node() { local node && for ((node = 1; node <= $(nodes); node++)); do "$@" "$node"; done; }
@@ -89,11 +138,12 @@ kill_node() {
 }
 
 up() {
-  local count=3 settings=()
+  local count=3 settings=() loopback=
   while (($#)); do
     case "$1" in
       --nodes) count="$2" && shift 2 ;;
       --set) settings+=("$2") && shift 2 ;;
+      --loopback) loopback="the cluster was started with --loopback" && shift ;;
       *) usage >&2 && exit 2 ;;
     esac
   done
@@ -104,40 +154,89 @@ up() {
   echo "$count" >"$CLUSTER/nodes"
   echo "$BROKER" >"$CLUSTER/program"
   printf '%s\n' "${settings[@]}" >"$CLUSTER/set"
+  network_up "$count" "$loopback"
   each_node spawn
   each_node ready
   bootstrap
 }
 
-program() { BROKER="$(cat "$CLUSTER/program")"; }
-
 # What node $1 measures: its page of metrics.
 metrics() {
-  exec 3<>"/dev/tcp/$(host "$1")/9644" || return 1
+  exec 3<>"/dev/tcp/$(host "$1")/$HTTP_PORT" || return 1
   printf 'GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n' >&3
   timeout 2 cat <&3
   exec 3<&- 3>&-
 }
 
-# The number of the node that says of itself that it leads the quorum.
+# The number of the node that says of itself that it leads the quorum. One that is cut off may say so for a while after it has
+# lost the lead: the latest term counts.
 controller() {
-  local node said
+  local node said term latest=-1 led=
   for ((node = 1; node <= $(nodes); node++)); do
     said="$( (metrics "$node") 2>/dev/null | tr -d '\r')" || true
-    if grep -qx 'millstream_controller_is_active 1' <<<"$said"; then
-      echo "$node"
-      return
-    fi
+    grep -qx 'millstream_controller_is_active 1' <<<"$said" || continue
+    term="$(sed -n 's/^millstream_quorum_term //p' <<<"$said")"
+    ((term <= latest)) || { latest="$term" && led="$node"; }
   done
-  return 1
+  [[ -n $led ]] && echo "$led"
+}
+
+# The number of the node that leads partition $2 of topic $1, as the controller has it.
+leader() {
+  local led said
+  [[ -n ${1:-} && ${2:-} =~ ^[0-9]+$ ]] || die "which topic and partition?"
+  led="$(controller)" || die "no node leads the quorum"
+  said="$("$BROKER" topic describe --bootstrap-server "$(host "$led"):$PORT" --timeout 5 "$1")" || die "$1 cannot be described"
+  said="$(awk -v partition="$2" '$1 == partition { print $2 }' <<<"$said")"
+  [[ $said =~ ^[0-9]+$ ]] || die "$1 has no partition $2, or that has no leader"
+  echo "$said"
+}
+
+# Runs $@ with each two nodes.
+each_two() {
+  local one other
+  for ((one = 1; one <= $(nodes); one++)); do
+    for ((other = 1; other <= $(nodes); other++)); do ((one == other)) || "$@" "$one" "$other"; done
+  done
+}
+
+cut_off() {
+  local other
+  for ((other = 1; other <= $(nodes); other++)); do
+    ((other == $1)) || { network_cut "$1" "$other" && network_cut "$other" "$1"; }
+  done
+}
+
+all_flows() { node_flows "$@" || die "packets from node $1 to node $2 are still dropped"; }
+say_cut() { node_flows "$@" || say "cut: packets from node $1 to node $2 are dropped"; }
+
+# What node $1 says of the quorum.
+standing() {
+  local said
+  said="$( (metrics "$1") 2>/dev/null | tr -d '\r')" || true
+  awk '{ value[$1] = $2 }
+    END {
+      leader = value["millstream_quorum_leader"]
+      if (leader == "") { print "says nothing"; exit }
+      if (value["millstream_controller_is_active"] == 1) standing = "leads the quorum"
+      else if (leader < 0) standing = "knows no leader"
+      else standing = "follows node " leader
+      print standing ", term " value["millstream_quorum_term"] ", metadata offset " value["millstream_metadata_offset"]
+    }' <<<"$said"
 }
 
 status() {
-  local node
+  local node process
   for ((node = 1; node <= $(nodes); node++)); do
-    if runs "$node"; then say "node $node: process $(pid_of "$node"), $(host "$node"):$PORT"; else say "node $node: not running"; fi
+    if runs "$node"; then
+      process="process $(pid_of "$node")"
+      ! paused "$node" || process+=" (paused)"
+      say "node $node: $(host "$node"):$PORT, $process, $(standing "$node")"
+    else
+      say "node $node: $(host "$node"):$PORT, not running"
+    fi
   done
-  say "quorum led by: $(controller || echo nobody)"
+  if [[ -n $NO_CUTS ]]; then say "nothing can be cut: $NO_CUTS"; else each_two say_cut; fi
 }
 
 # Milliseconds since some time.
@@ -166,37 +265,65 @@ failover() {
     awk '{ took[NR] = $1 } END { printf "median %d ms, worst %d ms, %d times\n", took[int((NR + 1) / 2)], took[NR], NR }'
 }
 
+down() {
+  if [[ -e $CLUSTER/nodes ]]; then each_node kill_node; fi
+  network_down
+  rm -rf "${CLUSTER:?}"
+}
+
 main() {
   local verb="${1:-}"
   [[ $# -eq 0 ]] || shift
   case "$verb" in
-    up) up "$@" ;;
+    up) up "$@" && return ;;
+    down) down && return ;;
+    -h | --help) usage && return ;;
+  esac
+  nodes >/dev/null
+  [[ -e $CLUSTER/network ]] || die "the cluster did not come up: scripts/cluster.sh down"
+  network_load
+  BROKER="$(cat "$CLUSTER/program")"
+  case "$verb" in
     start)
-      node_number "${1:-}" && program
+      node_number "${1:-}"
       runs "$1" || spawn "$1"
       ready "$1"
       ;;
-    stop)
-      node_number "${1:-}"
-      ! runs "$1" || { kill -TERM "$(pid_of "$1")" && ended "$1"; }
-      ;;
+    stop) node_number "${1:-}" && stop_node "$1" ;;
     kill) node_number "${1:-}" && kill_node "$1" ;;
-    pause) node_number "${1:-}" && kill -STOP "$(pid_of "$1")" ;;
-    resume) node_number "${1:-}" && kill -CONT "$(pid_of "$1")" ;;
+    pause | resume)
+      node_number "${1:-}"
+      runs "$1" || die "node $1 does not run"
+      if [[ $verb == pause ]]; then
+        kill -STOP "$(pid_of "$1")"
+        until_so "node $1 is paused" paused "$1"
+      else
+        kill -CONT "$(pid_of "$1")"
+        until_so "node $1 runs" not paused "$1"
+      fi
+      ;;
     wipe)
       node_number "${1:-}"
       ! runs "$1" || die "node $1 runs"
       rm -rf "${CLUSTER:?}/$1/data"
       ;;
+    isolate) node_number "${1:-}" && can_cut && cut_off "$1" ;;
+    cut)
+      node_number "${1:-}" && node_number "${2:-}" && can_cut
+      [[ $1 != "$2" ]] || die "a node cannot be cut from itself"
+      [[ -z ${3:-} || $3 == --one-way ]] || { usage >&2 && exit 2; }
+      network_cut "$1" "$2"
+      [[ -n ${3:-} ]] || network_cut "$2" "$1"
+      ;;
+    heal)
+      can_cut && network_heal
+      each_two all_flows
+      ;;
     status) status ;;
     bootstrap) bootstrap ;;
     controller) controller || die "no node leads the quorum" ;;
-    failover) program && failover "$@" ;;
-    down)
-      each_node kill_node
-      rm -rf "${CLUSTER:?}"
-      ;;
-    -h | --help) usage ;;
+    leader) leader "$@" ;;
+    failover) failover "$@" ;;
     *) usage >&2 && exit 2 ;;
   esac
 }
