@@ -28,6 +28,8 @@ pub struct QuorumConfig {
     pub bootstrap_servers: Vec<(String, u16)>,
     /// `controller.quorum.auto.join.enable`: whether this node joins the voters by itself.
     pub auto_join: bool,
+    /// `controlled.shutdown.enable`: whether a broker tells the controller before it stops.
+    pub controlled_shutdown: bool,
     /// The one of `listeners` that `controller.listener.names` names.
     pub controller_listener: Option<Listener>,
     /// `controller.quorum.fetch.timeout.ms`: how long a controller waits for a word from the leader before it calls an
@@ -84,6 +86,7 @@ impl QuorumConfig {
             voters,
             bootstrap_servers,
             auto_join: is_true("controller.quorum.auto.join.enable"),
+            controlled_shutdown: is_true("controlled.shutdown.enable"),
             controller_listener,
             fetch_timeout: milliseconds(properties, "controller.quorum.fetch.timeout.ms")?,
             session_timeout,

@@ -95,6 +95,11 @@ pub enum Effect {
     },
     /// Do something with a connection to another node.
     Link(links::Effect),
+    /// Something has changed that an operator wants to know.
+    Say {
+        /// One line for people.
+        message: String,
+    },
     /// Something went wrong and was survived: an operator wants to know.
     Warn {
         /// One line for people.

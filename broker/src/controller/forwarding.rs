@@ -92,6 +92,15 @@ impl Forwarding {
         }
     }
 
+    /// This node decides: what others were asked waits for it, for they do not any more. It may have been decided.
+    pub fn turn_to(&mut self, node_id: i32) {
+        let others: Vec<u64> = self.sent.iter().filter(|(_, (node, _))| *node != node_id).map(|(id, _)| *id).collect();
+        for id in others {
+            let asked = self.answered(id);
+            self.outbox.extend(asked);
+        }
+    }
+
     /// The connection to a node is lost: what it was asked waits for another one, or for it. It may have been decided.
     pub fn lost(&mut self, now: Duration, node_id: i32) {
         let of_node: Vec<u64> = self.sent.iter().filter(|(_, (node, _))| *node == node_id).map(|(id, _)| *id).collect();

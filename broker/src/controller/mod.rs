@@ -17,6 +17,7 @@
 mod event;
 mod forwarding;
 mod members;
+mod notices;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
@@ -41,6 +42,7 @@ use crate::peer::wire;
 use crate::shard::ShardIndex;
 use forwarding::Forwarding;
 use members::Caring;
+use notices::Notices;
 
 pub use event::{Asker, Effect, Event};
 
@@ -118,6 +120,10 @@ pub struct Standing {
     pub term: u64,
     /// The offset of the last record that is known here to be committed.
     pub offset: u64,
+    /// Requests that were asked here and not answered, of [`REQUESTS_HELD_MAX`].
+    pub held: usize,
+    /// Its member is the only one of the quorum.
+    pub is_alone: bool,
 }
 
 /// The controller, with its member of the quorum.
@@ -146,7 +152,11 @@ pub struct ControllerNode {
     applied: Vec<u64>,
     /// Answers, by the offset that all shards have to have applied first, in the order in which they came.
     waiting: BTreeMap<(u64, u64), (Asker, ControllerResponse)>,
+    /// Until when each of them may wait, in this order; also of some that do not any more.
+    waiting_until: VecDeque<(Duration, (u64, u64))>,
     answers: u64,
+    /// Of the last event.
+    now: Duration,
     /// When the active controller is told again that this broker is there.
     heartbeat_at: Duration,
     /// A heartbeat was not answered yet.
@@ -155,6 +165,8 @@ pub struct ControllerNode {
     campaign_at: Option<Duration>,
     /// Members, and those that want to be.
     caring: Caring,
+    /// What operators were told.
+    notices: Notices,
     chance: u64,
     /// The last decision that had something to write found space for it.
     had_room: bool,
@@ -194,7 +206,10 @@ impl ControllerNode {
             applied: vec![quorum.image().offset(); options.shards],
             published: Arc::new(quorum.image().clone()),
             waiting: BTreeMap::new(),
+            waiting_until: VecDeque::new(),
             answers: 0,
+            now: Duration::ZERO,
+            notices: Notices::default(),
             heartbeat_at: Duration::ZERO,
             is_heartbeat_under_way: false,
             campaign_at: None,
@@ -220,7 +235,14 @@ impl ControllerNode {
             leader: self.leader().unwrap_or(-1),
             term: self.quorum.term(),
             offset: self.quorum.image().offset(),
+            held: self.held(),
+            is_alone: self.is_alone() && self.quorum.members().iter().count() == 1,
         }
+    }
+
+    /// Requests that were asked and not answered.
+    fn held(&self) -> usize {
+        self.queue.len() + self.proposed.len() + self.waiting.len() + self.forwarding.len()
     }
 
     /// When [`Event::Tick`] is wanted, in time since the process started. Never by the only voter, who waits for nothing
@@ -237,6 +259,9 @@ impl ControllerNode {
             self.forwarding.next_deadline(),
             self.campaign_at,
             self.cares_at(),
+            self.notices.next_deadline(),
+            // What this node decides alone its shards apply.
+            self.waiting_until.front().filter(|_| !self.is_alone()).map(|(until, _)| *until),
             heartbeat,
             session,
         ]
@@ -260,6 +285,7 @@ impl ControllerNode {
         if self.has_failed {
             return;
         }
+        self.now = now.elapsed;
         match event {
             Event::Asked { asker, request, random_id } => self.ask(now, asker, request, random_id, effects),
             Event::Applied { shard, offset } => self.apply(shard, offset),
@@ -321,7 +347,7 @@ impl ControllerNode {
         effects: &mut Vec<Effect>,
     ) {
         let asked = Asked { asker, request, random_id, until: now.elapsed + forwarding::REQUEST_MAX };
-        if self.queue.len() + self.proposed.len() + self.waiting.len() + self.forwarding.len() >= REQUESTS_HELD_MAX {
+        if self.held() >= REQUESTS_HELD_MAX {
             let why = "the controller has too many requests to answer; try again";
             return self.refuse(now, asked, &ApiError::new(ErrorCode::RequestTimedOut, why), effects);
         }
@@ -394,8 +420,14 @@ impl ControllerNode {
                 self.members_changed(now, effects);
                 self.answer_until(at, effects);
             }
-            Output::Leads { .. } => self.lead(now),
-            Output::Follows { .. } => self.step_down(effects),
+            Output::Leads { .. } => {
+                self.lead(now);
+                self.notice_leader(effects);
+            }
+            Output::Follows { .. } => {
+                self.step_down(effects);
+                self.notice_leader(effects);
+            }
             Output::Reserved { is_there } => {
                 if let Some(held) = self.held.take() {
                     self.reserved(now, held, is_there, effects);
@@ -484,7 +516,7 @@ impl ControllerNode {
                 Asker::Peer { link, id } => self.send_away(link, id, effects),
                 Asker::Own => {}
                 Asker::Shard { .. } | Asker::Node { .. } => {
-                    self.answer_later(asker, response.refused(&not_controller()))
+                    self.answer_at(self.quorum.image().offset(), asker, response.refused(&not_controller()));
                 }
             }
         }
@@ -563,8 +595,7 @@ impl ControllerNode {
                 if is_planted(Bug::AnswerBeforeWrite) {
                     let (offset, image) = (speculative.offset(), Arc::new(speculative.clone()));
                     effects.push(Effect::Publish { offset, records: Arc::new(records), image });
-                    self.answers += 1;
-                    self.waiting.insert((offset, self.answers), (asker, response));
+                    self.answer_at(offset, asker, response);
                 } else {
                     self.proposed.push_back(Proposed { at, asker, response });
                 }
@@ -620,20 +651,20 @@ impl ControllerNode {
                 effects.extend(more.into_iter().map(Effect::Link));
             }
             Asker::Own => self.heard(&response, effects),
-            Asker::Shard { .. } | Asker::Node { .. } => {
-                self.answers += 1;
-                self.waiting.insert((offset, self.answers), (asker, response));
-            }
+            Asker::Shard { .. } | Asker::Node { .. } => self.answer_at(offset, asker, response),
         }
     }
 
-    /// The answer is to be given when every shard knows what is true now.
-    fn answer_later(&mut self, asker: Asker, response: ControllerResponse) {
+    /// The answer is to be given when every shard knows what is true at this offset.
+    fn answer_at(&mut self, offset: u64, asker: Asker, response: ControllerResponse) {
         self.answers += 1;
-        self.waiting.insert((self.quorum.image().offset(), self.answers), (asker, response));
+        let place = (offset, self.answers);
+        self.waiting.insert(place, (asker, response));
+        self.waiting_until.push_back((self.now + forwarding::REQUEST_MAX, place));
     }
 
-    /// Gives the answers whose records every shard has applied.
+    /// Gives the answers whose records every shard has applied, and those that have waited for too long: what another node has
+    /// decided may not come here, as when this node's disk is full.
     fn answer(&mut self, effects: &mut Vec<Effect>) {
         if self.has_failed {
             return;
@@ -644,6 +675,16 @@ impl ControllerNode {
         {
             let (asker, response) = first.remove();
             effects.push(Effect::Answer { asker, response });
+        }
+        while let Some((until, place)) = self.waiting_until.front()
+            && (*until <= self.now || !self.waiting.contains_key(place))
+        {
+            if let Some((asker, response)) = self.waiting.remove(place) {
+                let why = "it was decided, and this node does not know of it yet; try again";
+                let response = response.refused(&ApiError::new(ErrorCode::RequestTimedOut, why));
+                effects.push(Effect::Answer { asker, response });
+            }
+            self.waiting_until.pop_front();
         }
     }
 
@@ -731,6 +772,7 @@ impl ControllerNode {
         }
         self.say_so(now, effects);
         self.care(now, effects);
+        self.notice_silence(effects);
     }
 
     /// Tells the active controller that this broker is there.
@@ -775,7 +817,7 @@ impl ControllerNode {
                 let member = MemberId::of_directory(from.directory_id);
                 if let Err(why) = self.quorum.step(member, &bytes) {
                     let message = format!("a message of node {} is refused: {why}", from.node_id);
-                    effects.push(Effect::Warn { message });
+                    self.warn_of_peer(message, effects);
                 } else {
                     self.heard_of(now, member);
                 }
@@ -785,7 +827,7 @@ impl ControllerNode {
                 Ok((random_id, request)) => self.ask(now, Asker::Peer { link, id }, request, random_id, effects),
                 Err(why) => {
                     let message = format!("a request of node {} cannot be read: {why}", from.node_id);
-                    effects.push(Effect::Warn { message });
+                    self.warn_of_peer(message, effects);
                     self.send_away(link, id, effects);
                 }
             },
@@ -795,7 +837,7 @@ impl ControllerNode {
                     Ok(response) => self.give(asked.asker, offset, response, effects),
                     Err(why) => {
                         let message = format!("an answer of node {} cannot be read: {why}", from.node_id);
-                        effects.push(Effect::Warn { message });
+                        self.warn_of_peer(message, effects);
                         let why =
                             ApiError::new(ErrorCode::UnknownServerError, "the controller's answer cannot be read");
                         self.refuse(now, asked, &why, effects);
@@ -856,6 +898,7 @@ impl ControllerNode {
     fn forward(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.forwarding.rest(now.elapsed);
         let Some(leader) = self.leader().filter(|leader| *leader != self.options.node_id) else { return };
+        self.forwarding.turn_to(leader);
         let mut more = Vec::new();
         if self.links.is_up(leader) {
             self.forwarding.send(now.elapsed, leader, &mut self.links, &mut more);

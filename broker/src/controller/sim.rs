@@ -464,6 +464,7 @@ impl World {
                 }
             }
             Effect::Answer { asker, .. } => return Err(format!("an answer to {asker:?}")),
+            Effect::Say { message } => self.line(|| format!("node {}: {message}", node + 1)),
             Effect::Warn { message } => {
                 self.outcome.fenced += u64::from(message.contains("fenced"));
                 if message.contains("is refused") || message.contains("cannot be read") {

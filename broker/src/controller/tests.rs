@@ -362,3 +362,37 @@ fn a_silent_broker_is_fenced_once_when_that_can_be_decided() {
     assert!(controller.image().broker(2).is_some_and(|broker| broker.is_fenced));
     assert_eq!(controller.next_deadline(), None);
 }
+
+#[test]
+fn what_another_node_has_decided_and_does_not_come_here_is_answered_in_time() {
+    let mut controller = empty(1);
+    let behind = controller.image().offset() + 1;
+    let (mut effects, response) = (Vec::new(), ControllerResponse::FenceBroker(Ok(())));
+    controller.give(Asker::Node { token: 1 }, behind, response.clone(), &mut effects);
+    controller.give(Asker::Node { token: 2 }, behind - 1, response.clone(), &mut effects);
+    assert_eq!((effects.len(), controller.standing().held), (0, 2));
+    let told = handle(&mut controller, Event::Tick);
+    assert_eq!(told, [Effect::Answer { asker: Asker::Node { token: 2 }, response }]);
+
+    let late = Now { elapsed: forwarding::REQUEST_MAX, ..NOW };
+    controller.handle(late, Event::Tick, &mut effects);
+    let [Effect::Answer { asker: Asker::Node { token: 1 }, response }] = &effects[..] else { panic!("{effects:?}") };
+    let ControllerResponse::FenceBroker(Err(error)) = response else { panic!("{response:?}") };
+    assert_eq!(error.code, ErrorCode::RequestTimedOut);
+    assert_eq!((controller.standing().held, controller.waiting_until.len()), (0, 0));
+}
+
+#[test]
+fn what_others_say_wrong_is_said_now_and_then() {
+    let mut controller = empty(1);
+    let mut effects = Vec::new();
+    for second in 0..25 {
+        controller.now = Duration::from_secs(second);
+        controller.warn_of_peer(format!("at {second}"), &mut effects);
+    }
+    let said: Vec<&str> = effects
+        .iter()
+        .filter_map(|effect| if let Effect::Warn { message } = effect { Some(&message[..]) } else { None })
+        .collect();
+    assert_eq!(said, ["at 0", "at 10 (9 more like it before)", "at 20 (9 more like it before)"]);
+}

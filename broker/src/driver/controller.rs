@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SendError, Sender, channel};
 use std::task::Waker;
 use std::time::Duration;
@@ -79,6 +79,8 @@ struct Shown {
     leader: AtomicI32,
     term: AtomicU64,
     offset: AtomicU64,
+    held: AtomicUsize,
+    is_alone: AtomicBool,
 }
 
 impl Shown {
@@ -87,6 +89,8 @@ impl Shown {
         self.leader.store(standing.leader, Ordering::Relaxed);
         self.term.store(standing.term, Ordering::Relaxed);
         self.offset.store(standing.offset, Ordering::Relaxed);
+        self.held.store(standing.held, Ordering::Relaxed);
+        self.is_alone.store(standing.is_alone, Ordering::Relaxed);
     }
 }
 
@@ -98,6 +102,8 @@ impl ControllerHandle {
             leader: self.shown.leader.load(Ordering::Relaxed),
             term: self.shown.term.load(Ordering::Relaxed),
             offset: self.shown.offset.load(Ordering::Relaxed),
+            held: self.shown.held.load(Ordering::Relaxed),
+            is_alone: self.shown.is_alone.load(Ordering::Relaxed),
         }
     }
 
@@ -292,6 +298,7 @@ impl Running {
                 Effect::Answer { asker: Asker::Peer { .. } | Asker::Own, .. } => {
                     panic!("only who is in this process is answered here")
                 }
+                Effect::Say { message } => super::info("controller", &message),
                 Effect::Warn { message } => super::warn("controller", &message),
                 Effect::Fail { reason } => {
                     super::log("ERROR", "controller", &format!("{reason}; exiting"));

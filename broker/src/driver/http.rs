@@ -23,6 +23,7 @@ use super::controller::ControllerHandle;
 use super::executor::ShardHandle;
 use super::memory::MemoryBudget;
 use super::{process, sys};
+use crate::controller::REQUESTS_HELD_MAX;
 use crate::json::Json;
 use crate::metrics::{self, Kind, Sample, Scrape};
 use overview::Overviews;
@@ -218,6 +219,10 @@ fn process_scrape(node: &Node, shards: usize) -> Scrape {
     gauge("millstream_quorum_term", "The newest term of the quorum that is known here.", standing.term as f64);
     let help = "The offset of the last metadata record that is known here to be committed.";
     gauge("millstream_metadata_offset", help, standing.offset as f64);
+    let help = "Requests to the controller that were asked here and not answered.";
+    gauge("millstream_controller_requests", help, standing.held as f64);
+    let help = "How many of them there may be; beyond them a request is refused.";
+    gauge("millstream_controller_requests_max", help, REQUESTS_HELD_MAX as f64);
     process
 }
 

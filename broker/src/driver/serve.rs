@@ -29,6 +29,8 @@ use crate::rate::Window;
 
 /// How long a stop may take before the process ends anyway; nothing acknowledged is lost by that.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
+/// How long a stop waits for the controller to know of it.
+const LEAVE_MAX: Duration = Duration::from_secs(2);
 /// A registration that may succeed later is tried again after this.
 const REGISTER_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Descriptors for everything but connections and data files.
@@ -181,6 +183,9 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
 
     while !sys::wait_for_stop_signal(Duration::MAX) {}
     shown.stops();
+    if config.quorum.roles.is_broker && config.quorum.controlled_shutdown && !to_controller.standing().is_alone {
+        leave(&to_controller, config.node_id, broker_epoch);
+    }
     stop(&handles, &reports, &to_controller, meta.mark_clean_shutdown(broker_epoch));
     Ok(())
 }
@@ -409,6 +414,33 @@ fn ready_line(config: &BrokerConfig, addresses: &[SocketAddr], shards: usize, re
         config.data_directory.display(),
         recovery.as_millis()
     )
+}
+
+/// Tells the cluster that this broker is about to stop (`controlled.shutdown.enable`): it leads nothing any more, and clients
+/// hear so from it before it is gone. Where nobody decides it stops without. A second signal ends the process at once.
+fn leave(controller: &ControllerHandle, node_id: i32, epoch: i64) {
+    let (reply, answer) = channel();
+    let request = ControllerRequest::BrokerHeartbeat {
+        node_id,
+        epoch,
+        // It is not to be unfenced by this.
+        applied_offset: 0,
+        want_fence: false,
+        want_shutdown: true,
+    };
+    if controller.send(ToController::Ask { request, reply }).is_err() {
+        return;
+    }
+    let deadline = Instant::now() + LEAVE_MAX;
+    while matches!(answer.try_recv(), Err(TryRecvError::Empty)) {
+        if Instant::now() >= deadline {
+            super::warn("serve", "the controller was not told in time that this broker stops");
+            return;
+        }
+        if sys::wait_for_stop_signal(Duration::from_millis(1)) {
+            sys::exit_at_once(0);
+        }
+    }
 }
 
 /// Lets the shards answer what is under way, and then marks the data directory as one that was shut down cleanly. A second

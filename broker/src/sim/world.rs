@@ -411,7 +411,9 @@ impl World {
                 ControllerEffect::Answer { asker: Asker::Peer { .. } | Asker::Own, .. } | ControllerEffect::Link(_) => {
                     return Err("a node that is alone speaks to another".to_string());
                 }
-                ControllerEffect::Warn { message } => timeline.line(format!("the controller warns: {message}")),
+                ControllerEffect::Say { message } | ControllerEffect::Warn { message } => {
+                    timeline.line(format!("the controller warns: {message}"))
+                }
                 ControllerEffect::Fail { reason } => self.give_up(node, &reason)?,
             }
         }

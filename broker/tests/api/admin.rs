@@ -1,12 +1,15 @@
 //! Quotas, elections, the quorum, brokers that go, and lists of resources, in every version.
 
+use kafka_wire::add_raft_voter_request::AddRaftVoterRequest;
 use kafka_wire::alter_client_quotas_request::{self as alter, AlterClientQuotasRequest};
 use kafka_wire::describe_client_quotas_request::{ComponentData, DescribeClientQuotasRequest};
 use kafka_wire::describe_quorum_request::{self, DescribeQuorumRequest};
 use kafka_wire::elect_leaders_request::{ElectLeadersRequest, TopicPartitions};
 use kafka_wire::list_config_resources_request::ListConfigResourcesRequest;
 use kafka_wire::list_partition_reassignments_request::ListPartitionReassignmentsRequest;
+use kafka_wire::remove_raft_voter_request::RemoveRaftVoterRequest;
 use kafka_wire::unregister_broker_request::UnregisterBrokerRequest;
+use kafka_wire_core::Uuid;
 use millstream::protocol::versions::ApiKey;
 use millstream_replication::ErrorCode;
 
@@ -279,7 +282,7 @@ fn no_partition_is_being_reassigned() {
 }
 
 #[test]
-fn the_quorum_is_this_node() {
+fn the_quorum_is_as_its_leader_sees_it() {
     for version in versions(ApiKey::DescribeQuorum) {
         let mut cluster = Cluster::new();
         let mut request = DescribeQuorumRequest::default();
@@ -295,9 +298,48 @@ fn the_quorum_is_this_node() {
         assert_eq!(response.error_code, 0);
         let partition = &response.topics[0].partitions[0];
         assert_eq!((partition.error_code, partition.leader_id, partition.current_voters.len()), (0, 1, 1));
-        let offset = cluster.image().offset() as i64;
-        assert_eq!((partition.high_watermark, partition.current_voters[0].log_end_offset), (offset, offset));
+        let voter = &partition.current_voters[0];
+        // The term of its own election follows that of the founding; every entry of it is committed.
+        assert_eq!((partition.leader_epoch, voter.replica_id), (2, 1));
+        assert!(partition.high_watermark > 1);
+        assert_eq!(partition.high_watermark, voter.log_end_offset);
+        assert!(version < 1 || voter.last_caught_up_timestamp > 0);
+        assert_eq!(!voter.replica_directory_id.is_zero(), version >= 2);
+        assert!(partition.observers.is_empty());
         assert_eq!(response.topics[1].partitions[0].error_code, ErrorCode::UnknownTopicOrPartition.code());
         assert_eq!(response.nodes.len(), usize::from(version >= 2));
+    }
+}
+
+#[test]
+fn who_votes_is_decided_by_the_rules_of_the_quorum() {
+    let mut cluster = Cluster::new();
+    for version in versions(ApiKey::AddRaftVoter) {
+        let mut request = AddRaftVoterRequest::default();
+        request.cluster_id = None;
+        request.voter_id = 1;
+        request.voter_directory_id = Uuid::from_bytes([7; 16]);
+        let mut add = |request: &AddRaftVoterRequest| {
+            let response = cluster.call(version, request);
+            assert_eq!(response.error_message.is_some(), response.error_code != 0);
+            response.error_code
+        };
+        assert_eq!(add(&request), ErrorCode::DuplicateVoter.code());
+        request.voter_id = 2;
+        assert_eq!(add(&request), ErrorCode::RequestTimedOut.code(), "nobody has heard of it");
+        request.cluster_id = Some("another".into());
+        assert_eq!(add(&request), ErrorCode::InconsistentClusterId.code());
+        request.cluster_id = None;
+        request.voter_id = -1;
+        assert_eq!(add(&request), ErrorCode::InvalidRequest.code());
+    }
+    for version in versions(ApiKey::RemoveRaftVoter) {
+        let mut request = RemoveRaftVoterRequest::default();
+        request.cluster_id = None;
+        request.voter_id = 1;
+        request.voter_directory_id = Uuid::from_bytes([7; 16]);
+        assert_eq!(cluster.call(version, &request).error_code, ErrorCode::VoterNotFound.code());
+        request.voter_id = -1;
+        assert_eq!(cluster.call(version, &request).error_code, ErrorCode::InvalidRequest.code());
     }
 }

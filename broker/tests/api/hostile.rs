@@ -4,6 +4,7 @@
 use std::cell::Cell;
 
 use bytes::{Bytes, BytesMut};
+use kafka_wire::add_raft_voter_request::{self, AddRaftVoterRequest};
 use kafka_wire::alter_client_quotas_request::{self, AlterClientQuotasRequest};
 use kafka_wire::alter_configs_request::AlterConfigsRequest;
 use kafka_wire::api_versions_request::ApiVersionsRequest;
@@ -26,6 +27,7 @@ use kafka_wire::list_partition_reassignments_request::{
     ListPartitionReassignmentsRequest, ListPartitionReassignmentsTopics,
 };
 use kafka_wire::metadata_request::{MetadataRequest, MetadataRequestTopic};
+use kafka_wire::remove_raft_voter_request::RemoveRaftVoterRequest;
 use kafka_wire::unregister_broker_request::UnregisterBrokerRequest;
 use kafka_wire_core::{ApiVersion, KafkaEncode};
 use millstream::driver::allocator::{Count, CountingAllocator};
@@ -224,6 +226,17 @@ fn seed(key: ApiKey, version: i16) -> Bytes {
             request.topics = vec![topic];
             frame(version, &request)
         }
+        ApiKey::AddRaftVoter => {
+            let mut listener = add_raft_voter_request::Listener::default();
+            listener.name = "CONTROLLER".into();
+            listener.host = "localhost".into();
+            listener.port = 9093;
+            let mut request = AddRaftVoterRequest::default();
+            request.voter_id = 2;
+            request.listeners = vec![listener];
+            frame(version, &request)
+        }
+        ApiKey::RemoveRaftVoter => frame(version, &RemoveRaftVoterRequest::default()),
         ApiKey::ListConfigResources => {
             let mut request = ListConfigResourcesRequest::default();
             if version > 0 {

@@ -142,7 +142,9 @@ impl Node {
                         self.events.push_back(Event::Message(Message::Controller { token, response }));
                     }
                     // A full disk refuses what it has no room for.
-                    controller::Effect::Answer { .. } | controller::Effect::Warn { .. } => {}
+                    controller::Effect::Answer { .. }
+                    | controller::Effect::Say { .. }
+                    | controller::Effect::Warn { .. } => {}
                     controller::Effect::Link(effect) => panic!("a node that is alone speaks to another: {effect:?}"),
                     controller::Effect::Fail { reason } => panic!("the metadata log failed: {reason}"),
                 }

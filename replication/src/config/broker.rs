@@ -57,7 +57,7 @@ table! { BROKER_CONFIGS
         "Longest time between authentications of a SASL connection, in milliseconds; 0 is no limit.";
     "control.plane.listener.name" String None, Any, Accepted, FIXED, [],
         "Removed in Kafka 4.0. No effect.";
-    "controlled.shutdown.enable" Boolean Some("true"), Any, Accepted, FIXED, [],
+    "controlled.shutdown.enable" Boolean Some("true"), Any, Honoured, FIXED, [],
         "Whether leadership is handed over before a stop.";
     "controlled.shutdown.max.retries" Int None, Any, Accepted, FIXED, [],
         "Removed in Kafka 4.0. No effect.";
