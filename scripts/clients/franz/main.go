@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -89,14 +90,20 @@ func producerOptions(bootstrap, codec, acks string) []kgo.Opt {
 	return options
 }
 
-func produce(bootstrap, topic string, partitions, count int, codec, acks, style string) {
+// produce writes; a pace is in records a second, 0 for as fast as it goes.
+func produce(bootstrap, topic string, partitions, count int, codec, acks, style string, pace int) {
 	createTopic(bootstrap, topic, partitions, map[string]*string{"retention.ms": pointer("-1")}).Close()
 	contents := newContent(topic, style)
 	client := must(kgo.NewClient(producerOptions(bootstrap, codec, acks)...))
 	// franz-go calls back in the order of a partition's records; the callbacks of one client do not overlap.
 	next := make([]int64, partitions)
 	delivered := 0
+	pauses := newPauses(partitions)
+	started := time.Now()
 	for i := 0; i < count; i++ {
+		if pace > 0 {
+			time.Sleep(time.Until(started.Add(time.Duration(i) * time.Second / time.Duration(pace))))
+		}
 		record := contents.record(i)
 		record.Partition = int32(i % partitions)
 		client.Produce(context.Background(), record, func(r *kgo.Record, err error) {
@@ -106,6 +113,7 @@ func produce(bootstrap, topic string, partitions, count int, codec, acks, style 
 			}
 			next[r.Partition]++
 			delivered++
+			pauses.acknowledged(r.Partition)
 		})
 	}
 	if err := client.Flush(within(2 * time.Minute)); err != nil {
@@ -113,6 +121,32 @@ func produce(bootstrap, topic string, partitions, count int, codec, acks, style 
 	}
 	client.Close()
 	check(delivered == count, "%s: %d of %d records were delivered", topic, delivered, count)
+	if pace > 0 {
+		fmt.Println(pauses)
+	}
+}
+
+// pauses are the longest times between two acknowledgements.
+type pauses struct {
+	last, longest   []time.Duration
+	began           time.Time
+	lastOfAll, most time.Duration
+}
+
+func newPauses(partitions int) *pauses {
+	return &pauses{last: make([]time.Duration, partitions), longest: make([]time.Duration, partitions), began: time.Now()}
+}
+
+func (p *pauses) acknowledged(partition int32) {
+	now := time.Since(p.began)
+	p.longest[partition] = max(p.longest[partition], now-p.last[partition])
+	p.most = max(p.most, now-p.lastOfAll)
+	p.last[partition], p.lastOfAll = now, now
+}
+
+func (p *pauses) String() string {
+	return fmt.Sprintf("longest pause between acknowledgements in ms: of all %d, of a partition %d to %d",
+		p.most.Milliseconds(), slices.Min(p.longest).Milliseconds(), slices.Max(p.longest).Milliseconds())
 }
 
 func read(client *kgo.Client, checker *checker) {
@@ -177,15 +211,21 @@ func main() {
 		fail("produce, consume, group, admin, member, kill")
 	}
 	number := func(i int) int { return must(strconv.Atoi(arguments[i])) }
+	optional := func(i, otherwise int) int {
+		if len(arguments) > i {
+			return number(i)
+		}
+		return otherwise
+	}
 	switch {
-	case arguments[0] == "produce" && len(arguments) == 8:
-		produce(arguments[1], arguments[2], number(3), number(4), arguments[5], arguments[6], arguments[7])
+	case arguments[0] == "produce" && (len(arguments) == 8 || len(arguments) == 9):
+		produce(arguments[1], arguments[2], number(3), number(4), arguments[5], arguments[6], arguments[7], optional(8, 0))
 	case arguments[0] == "consume" && len(arguments) == 6:
 		consume(arguments[1], arguments[2], number(3), number(4), arguments[5])
 	case arguments[0] == "group" && len(arguments) == 7:
 		group(arguments[1], arguments[2], number(3), number(4), arguments[5], arguments[6])
-	case arguments[0] == "admin" && len(arguments) == 3:
-		admin(arguments[1], arguments[2])
+	case arguments[0] == "admin" && (len(arguments) == 3 || len(arguments) == 4):
+		admin(arguments[1], arguments[2], optional(3, 1))
 	case arguments[0] == "member" && (len(arguments) == 6 || len(arguments) == 7):
 		check(member(arguments[1:]) == nil, "member: wrong arguments: %v", arguments)
 	case arguments[0] == "kill":
@@ -195,7 +235,7 @@ func main() {
 	}
 }
 
-func admin(bootstrap, topic string) {
+func admin(bootstrap, topic string, nodes int) {
 	client := createTopic(bootstrap, topic, 2, map[string]*string{"retention.ms": pointer("-1"), "max.message.bytes": pointer("2000000")})
 	again := client
 	refused := func(what string, err, expected error) {
@@ -229,7 +269,7 @@ func admin(bootstrap, topic string) {
 	refused("an unknown config", altered[0].Err, kerr.InvalidConfig)
 
 	cluster := must(client.BrokerMetadata(within(timeout)))
-	check(cluster.Cluster != "" && len(cluster.Brokers) == 1, "cluster: %+v", cluster)
+	check(cluster.Cluster != "" && len(cluster.Brokers) == nodes, "cluster: %+v", cluster)
 	brokers := must(client.DescribeBrokerConfigs(within(timeout), cluster.Brokers[0].NodeID))
 	check(brokers[0].Err == nil && len(brokers[0].Configs) > 10, "the broker's configs: %+v", brokers)
 
