@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -45,7 +46,7 @@ func within(limit time.Duration) context.Context {
 func pointer(s string) *string { return &s }
 
 func createTopic(bootstrap, topic string, partitions int, configs map[string]*string) *kadm.Client {
-	admin := kadm.NewClient(must(kgo.NewClient(kgo.SeedBrokers(bootstrap))))
+	admin := kadm.NewClient(must(kgo.NewClient(kgo.SeedBrokers(strings.Split(bootstrap, ",")...))))
 	created := must(admin.CreateTopic(within(timeout), int32(partitions), 1, configs, topic))
 	check(created.Err == nil, "%v", created.Err)
 	waitForLeaders(admin, topic, partitions)
@@ -78,7 +79,7 @@ var codecs = map[string]kgo.CompressionCodec{
 
 func producerOptions(bootstrap, codec, acks string) []kgo.Opt {
 	options := []kgo.Opt{
-		kgo.SeedBrokers(bootstrap), kgo.ProducerBatchCompression(codecs[codec]), kgo.ProducerLinger(5 * time.Millisecond),
+		kgo.SeedBrokers(strings.Split(bootstrap, ",")...), kgo.ProducerBatchCompression(codecs[codec]), kgo.ProducerLinger(5 * time.Millisecond),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MaxBufferedRecords(100_000), kgo.MaxBufferedBytes(256 << 20),
 	}
 	switch acks {
@@ -178,7 +179,7 @@ func consume(bootstrap, topic string, partitions, count int, style string) {
 	for p := range partitions {
 		assigned[int32(p)] = kgo.NewOffset().At(0)
 	}
-	client := must(kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: assigned}), kgo.FetchMaxWait(100*time.Millisecond)))
+	client := must(kgo.NewClient(kgo.SeedBrokers(strings.Split(bootstrap, ",")...), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: assigned}), kgo.FetchMaxWait(100*time.Millisecond)))
 	checker := newChecker(topic, partitions, count, style)
 	read(client, checker)
 	checker.checkEnd("the end", ends(kadm.NewClient(client), topic, partitions))
@@ -186,7 +187,7 @@ func consume(bootstrap, topic string, partitions, count int, style string) {
 }
 
 func group(bootstrap, topic string, partitions, count int, style, name string) {
-	client := must(kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ConsumerGroup(name), kgo.ConsumeTopics(topic), kgo.DisableAutoCommit(),
+	client := must(kgo.NewClient(kgo.SeedBrokers(strings.Split(bootstrap, ",")...), kgo.ConsumerGroup(name), kgo.ConsumeTopics(topic), kgo.DisableAutoCommit(),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond)))
 	checker := newChecker(topic, partitions, count, style)
 	read(client, checker)
@@ -309,7 +310,7 @@ func admin(bootstrap, topic string, nodes int) {
 	deleted, _ = client.DeleteRecords(within(timeout), cut)
 	refused("records past the end deleted", deleted[topic][3].Err, kerr.OffsetOutOfRange)
 
-	reader := must(kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {3: kgo.NewOffset().AtStart()}})))
+	reader := must(kgo.NewClient(kgo.SeedBrokers(strings.Split(bootstrap, ",")...), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {3: kgo.NewOffset().AtStart()}})))
 	first := reader.PollRecords(within(timeout), 1).Records()
 	check(len(first) == 1 && first[0].Offset == 4, "the first record after the deletion: %v", first)
 	reader.Close()
