@@ -222,12 +222,29 @@ tools_without() {
   expect_not "Leader: none" kafka_tool kafka-topics "${here[@]}" --describe --topic tools-away
 }
 
+# A topic is deleted while a node is down that coordinates some of the groups that have read it: none of them has an offset for the
+# next topic of that name.
+deleted_without() {
+  local gone="$1" here=(--bootstrap-server "$(at $(($1 + 1)))") group
+  kafka_tool kafka-topics "${here[@]}" --create --topic "tools-twice" --partitions 6
+  "$BROKER" produce --bootstrap-server "$BOOTSTRAP" --key-separator : tools-twice < <(seq 1 600 | sed 's/.*/&:&/') >/dev/null
+  for group in 1 2 3 4 5 6; do
+    kafka_tool kafka-consumer-groups "${here[@]}" --group "twice-$group" --reset-offsets --topic tools-twice --to-latest --execute >/dev/null
+  done
+  cluster kill "$gone"
+  kafka_tool kafka-topics "${here[@]}" --delete --topic tools-twice
+  cluster start "$gone"
+  kafka_tool kafka-topics "${here[@]}" --create --topic "tools-twice" --partitions 6
+  expect_not "tools-twice +[0-9]+ +[0-9]+" kafka_tool kafka-consumer-groups "${here[@]}" --describe --all-groups
+}
+
 if wanted tools; then
   WORK="$(dirname "$MILLSTREAM_CLUSTER")"
   QUORUM="$WORK/quorum"
   CLUSTER_ID="$(sed -n 's/^cluster.id=//p' "$MILLSTREAM_CLUSTER/1/data/meta.properties")"
   for node in 1 2 3; do scenario 300 "tools at node $node" strict tools_at "$node"; done
   scenario 120 "tools while node 3 is down" strict tools_without 3
+  scenario 120 "a topic is deleted while node 2 is down" strict deleted_without 2
   if [[ -e $QUORUM ]]; then sed 's/^/     /' "$QUORUM"; fi
 fi
 
