@@ -46,19 +46,6 @@ fi
 
 wanted() { [[ " ${NAMES[*]} " == *" $1 "* ]]; }
 
-# The program of a client; its arguments are in clients/README.md.
-client() {
-  local name="$1"
-  shift
-  case "$name" in
-    kcat) "$PYTHON" "$SCRIPTS/clients/python/with_kcat.py" "$@" ;;
-    confluent-kafka) "$PYTHON" "$SCRIPTS/clients/python/with_confluent.py" "$@" ;;
-    kafka-python) "$PYTHON" "$SCRIPTS/clients/python/with_kafka_python.py" "$@" ;;
-    kafkajs) KAFKAJS_NO_PARTITIONER_WARNING=1 NODE_CLIENTS="$CACHE/node/node_modules" node "$SCRIPTS/clients/node/with_kafkajs.js" "$@" ;;
-    franz-go) "$FRANZ" "$@" ;;
-    java) JAVA_TIER=4 java_class 700m Client "$@" ;;
-  esac
-}
 # What operators do; arguments: NAME.
 operations() {
   local topic="$RUN-$1-operations"
@@ -181,38 +168,6 @@ if wanted cross; then
     done
   done
 fi
-
-# expect TEXT COMMAND...: the command returns 0 and its output holds the text (an extended regular expression).
-expect() {
-  local pattern="$1" output
-  shift
-  if ! output="$("$@" 2>&1)"; then
-    printf '%s\n' "$output"
-    return 1
-  fi
-  grep -qE -e "$pattern" <<<"$output" || {
-    printf 'no /%s/ in the output of %s:\n%s\n' "$pattern" "$*" "$output"
-    return 1
-  }
-}
-# expect_not: returns 0, and does not hold the text.
-expect_not() {
-  local pattern="$1" output
-  shift
-  if ! output="$("$@" 2>&1)" || grep -qE -e "$pattern" <<<"$output"; then
-    printf 'failed, or /%s/ in the output of %s:\n%s\n' "$pattern" "$*" "$output"
-    return 1
-  fi
-}
-# expect_refusal: does not return 0, and its output holds the text.
-expect_refusal() {
-  local pattern="$1" output
-  shift
-  if output="$("$@" 2>&1)" || ! grep -qE -e "$pattern" <<<"$output"; then
-    printf 'not refused, or no /%s/ in the output of %s:\n%s\n' "$pattern" "$*" "$output"
-    return 1
-  fi
-}
 
 TOPIC="$RUN-tools"
 SERVER=(--bootstrap-server "$BOOTSTRAP")
@@ -351,7 +306,6 @@ tool_delete_records() {
   rm -f "$file"
   expect "^$TOPIC:0:3000\$" kafka_tool kafka-get-offsets "${SERVER[@]}" --topic "$TOPIC" --time -2
 }
-strict() { set -e; "$@"; }
 
 if wanted tools && usable tools; then
   install_python

@@ -83,7 +83,6 @@ terminated() {
   BROKER_PID=
   scenario 5 "SIG$signal ends it with exit code 0" exit_code_is_zero "$code"
 }
-strict() { set -e; "$@"; }
 
 scenario 40 "a taken port: one line that names it" strict port_taken
 scenario 40 "an unknown property: refused, with the nearest known one" strict unknown_property

@@ -34,10 +34,7 @@ build_broker
 install_python
 WORK="$(data_directory hostile)"
 trap 'kill_broker; rm -rf "$WORK"' EXIT
-# The good requests that the attacks damage are those that fuzzing begins with.
-BUILT="${CARGO_TARGET_DIR:-$ROOT/target}"
-(cd "$ROOT" && cargo build --quiet --locked --manifest-path fuzz/Cargo.toml --bin mutate --target-dir "$BUILT")
-"$BUILT/debug/mutate" --write-requests "$WORK/requests"
+write_requests "$WORK/requests"
 
 # Attackers and clients are on one machine: hundreds of connections need as many descriptors.
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
@@ -63,7 +60,6 @@ silent() {
   ! grep -iE 'panic|overflow' "$BROKER_OUTPUT"
 }
 exit_code_is_zero() { [[ $1 == 0 ]] || { echo "exit code $1" && return 1; }; }
-strict() { set -e; "$@"; }
 
 scenario $((SECONDS_ATTACKED + 120)) "attacked on all sides for $SECONDS_ATTACKED s: the good clients notice nothing" strict besieged
 if ((FAILED == 0)); then sed 's/^/     /' "$WORK/report"; fi

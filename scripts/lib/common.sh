@@ -58,6 +58,17 @@ build_broker() {
   [[ -x $BROKER ]] || die "no broker at $BROKER"
 }
 
+# Writes a good request of every API and version to file $1: those that fuzzing begins with, and that attacks damage.
+# MILLSTREAM_MUTATE names the program that does it, already built.
+write_requests() {
+  local mutate="${MILLSTREAM_MUTATE:-}" built="${CARGO_TARGET_DIR:-$ROOT/target}"
+  if [[ -z $mutate ]]; then
+    (cd "$ROOT" && cargo build --quiet --locked --manifest-path fuzz/Cargo.toml --bin mutate --target-dir "$built")
+    mutate="$built/debug/mutate"
+  fi
+  "$mutate" --write-requests "$1"
+}
+
 # start_broker DATA PORT [--override key=value ...]: returns when the broker has printed its ready line.
 # Sets BROKER_PID and BROKER_OUTPUT. Waits READY_SECONDS (default 20) at most.
 start_broker() {

@@ -175,6 +175,20 @@ java_class() {
     -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$JAVA_CLASSES:$JARS/*" "$@"
 }
 
+# The program of a client; its arguments are in clients/README.md.
+client() {
+  local name="$1"
+  shift
+  case "$name" in
+    kcat) "$PYTHON" "$SCRIPTS/clients/python/with_kcat.py" "$@" ;;
+    confluent-kafka) "$PYTHON" "$SCRIPTS/clients/python/with_confluent.py" "$@" ;;
+    kafka-python) "$PYTHON" "$SCRIPTS/clients/python/with_kafka_python.py" "$@" ;;
+    kafkajs) KAFKAJS_NO_PARTITIONER_WARNING=1 NODE_CLIENTS="$CACHE/node/node_modules" node "$SCRIPTS/clients/node/with_kafkajs.js" "$@" ;;
+    franz-go) "$FRANZ" "$@" ;;
+    java) JAVA_TIER=4 java_class 700m Client "$@" ;;
+  esac
+}
+
 # Kafka's own command line tools, by the names that its users know.
 kafka_tool() {
   local tool="$1" class
@@ -195,6 +209,8 @@ kafka_tool() {
     kafka-reassign-partitions) class=org.apache.kafka.tools.reassign.ReassignPartitionsCommand ;;
     kafka-leader-election) class=org.apache.kafka.tools.LeaderElectionCommand ;;
     kafka-transactions) class=org.apache.kafka.tools.TransactionsCommand ;;
+    kafka-cluster) class=org.apache.kafka.tools.ClusterTool ;;
+    kafka-features) class=org.apache.kafka.tools.FeatureCommand ;;
     *) die "no such tool: $tool" ;;
   esac
   java_class 512m "$class" "$@"

@@ -44,6 +44,43 @@ scenario() {
   fi
 }
 
+# expect TEXT COMMAND...: the command returns 0 and its output holds the text (an extended regular expression).
+expect() {
+  local pattern="$1" output
+  shift
+  if ! output="$("$@" 2>&1)"; then
+    printf '%s\n' "$output"
+    return 1
+  fi
+  grep -qE -e "$pattern" <<<"$output" || {
+    printf 'no /%s/ in the output of %s:\n%s\n' "$pattern" "$*" "$output"
+    return 1
+  }
+}
+# expect_not: returns 0, and does not hold the text.
+expect_not() {
+  local pattern="$1" output
+  shift
+  if ! output="$("$@" 2>&1)" || grep -qE -e "$pattern" <<<"$output"; then
+    printf 'failed, or /%s/ in the output of %s:\n%s\n' "$pattern" "$*" "$output"
+    return 1
+  fi
+}
+# expect_refusal: does not return 0, and its output holds the text.
+expect_refusal() {
+  local pattern="$1" output
+  shift
+  if output="$("$@" 2>&1)" || ! grep -qE -e "$pattern" <<<"$output"; then
+    printf 'not refused, or no /%s/ in the output of %s:\n%s\n' "$pattern" "$*" "$output"
+    return 1
+  fi
+}
+# For functions whose every command has to succeed.
+strict() {
+  set -e
+  "$@"
+}
+
 skip() {
   SKIPPED=$((SKIPPED + 1))
   say "skip $*"

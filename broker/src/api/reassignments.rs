@@ -1,4 +1,5 @@
-//! ListPartitionReassignments (KIP-455): replicas do not move while there is one broker, so the list is empty.
+//! ListPartitionReassignments (KIP-455): a replica stays where it was created, so the list is empty, as Kafka's is when
+//! nothing moves.
 
 use bytes::Bytes;
 use kafka_wire::list_partition_reassignments_request::ListPartitionReassignmentsRequest;

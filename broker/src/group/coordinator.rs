@@ -6,7 +6,7 @@ pub mod listing;
 mod members;
 mod offsets;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -427,6 +427,18 @@ impl Coordinator {
         let group_ids: Vec<Arc<str>> = self.groups.keys().cloned().collect();
         for group_id in &group_ids {
             self.forget_topics(group_id, topics, effects);
+        }
+    }
+
+    /// Forgets what was committed for topics that are not there: they were deleted while nobody coordinated these groups, and
+    /// who creates one of that name is to find no offsets of another. To be asked once the groups are loaded, with a cluster
+    /// in which this broker leads their partition: that is newer than whatever was committed before.
+    pub fn forget_absent_topics(&mut self, moment: Moment<'_>, effects: &mut Vec<GroupEffect>) {
+        let named = self.groups.values().flat_map(|group| group.offsets.topics().map(|(topic, _)| topic));
+        let absent: BTreeSet<Arc<str>> =
+            named.filter(|topic| moment.cluster.topic(topic).is_none()).map(Arc::clone).collect();
+        if !absent.is_empty() {
+            self.topics_deleted(&Vec::from_iter(absent), effects);
         }
     }
 

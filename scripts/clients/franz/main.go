@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -44,7 +46,7 @@ func within(limit time.Duration) context.Context {
 func pointer(s string) *string { return &s }
 
 func createTopic(bootstrap, topic string, partitions int, configs map[string]*string) *kadm.Client {
-	admin := kadm.NewClient(must(kgo.NewClient(kgo.SeedBrokers(bootstrap))))
+	admin := kadm.NewClient(must(kgo.NewClient(kgo.SeedBrokers(strings.Split(bootstrap, ",")...))))
 	created := must(admin.CreateTopic(within(timeout), int32(partitions), 1, configs, topic))
 	check(created.Err == nil, "%v", created.Err)
 	waitForLeaders(admin, topic, partitions)
@@ -77,7 +79,7 @@ var codecs = map[string]kgo.CompressionCodec{
 
 func producerOptions(bootstrap, codec, acks string) []kgo.Opt {
 	options := []kgo.Opt{
-		kgo.SeedBrokers(bootstrap), kgo.ProducerBatchCompression(codecs[codec]), kgo.ProducerLinger(5 * time.Millisecond),
+		kgo.SeedBrokers(strings.Split(bootstrap, ",")...), kgo.ProducerBatchCompression(codecs[codec]), kgo.ProducerLinger(5 * time.Millisecond),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MaxBufferedRecords(100_000), kgo.MaxBufferedBytes(256 << 20),
 	}
 	switch acks {
@@ -89,14 +91,20 @@ func producerOptions(bootstrap, codec, acks string) []kgo.Opt {
 	return options
 }
 
-func produce(bootstrap, topic string, partitions, count int, codec, acks, style string) {
+// produce writes; a pace is in records a second, 0 for as fast as it goes.
+func produce(bootstrap, topic string, partitions, count int, codec, acks, style string, pace int) {
 	createTopic(bootstrap, topic, partitions, map[string]*string{"retention.ms": pointer("-1")}).Close()
 	contents := newContent(topic, style)
 	client := must(kgo.NewClient(producerOptions(bootstrap, codec, acks)...))
 	// franz-go calls back in the order of a partition's records; the callbacks of one client do not overlap.
 	next := make([]int64, partitions)
 	delivered := 0
+	pauses := newPauses(partitions)
+	started := time.Now()
 	for i := 0; i < count; i++ {
+		if pace > 0 {
+			time.Sleep(time.Until(started.Add(time.Duration(i) * time.Second / time.Duration(pace))))
+		}
 		record := contents.record(i)
 		record.Partition = int32(i % partitions)
 		client.Produce(context.Background(), record, func(r *kgo.Record, err error) {
@@ -106,6 +114,7 @@ func produce(bootstrap, topic string, partitions, count int, codec, acks, style 
 			}
 			next[r.Partition]++
 			delivered++
+			pauses.acknowledged(r.Partition)
 		})
 	}
 	if err := client.Flush(within(2 * time.Minute)); err != nil {
@@ -113,6 +122,32 @@ func produce(bootstrap, topic string, partitions, count int, codec, acks, style 
 	}
 	client.Close()
 	check(delivered == count, "%s: %d of %d records were delivered", topic, delivered, count)
+	if pace > 0 {
+		fmt.Println(pauses)
+	}
+}
+
+// pauses are the longest times between two acknowledgements.
+type pauses struct {
+	last, longest   []time.Duration
+	began           time.Time
+	lastOfAll, most time.Duration
+}
+
+func newPauses(partitions int) *pauses {
+	return &pauses{last: make([]time.Duration, partitions), longest: make([]time.Duration, partitions), began: time.Now()}
+}
+
+func (p *pauses) acknowledged(partition int32) {
+	now := time.Since(p.began)
+	p.longest[partition] = max(p.longest[partition], now-p.last[partition])
+	p.most = max(p.most, now-p.lastOfAll)
+	p.last[partition], p.lastOfAll = now, now
+}
+
+func (p *pauses) String() string {
+	return fmt.Sprintf("longest pause between acknowledgements in ms: of all %d, of a partition %d to %d",
+		p.most.Milliseconds(), slices.Min(p.longest).Milliseconds(), slices.Max(p.longest).Milliseconds())
 }
 
 func read(client *kgo.Client, checker *checker) {
@@ -144,7 +179,7 @@ func consume(bootstrap, topic string, partitions, count int, style string) {
 	for p := range partitions {
 		assigned[int32(p)] = kgo.NewOffset().At(0)
 	}
-	client := must(kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: assigned}), kgo.FetchMaxWait(100*time.Millisecond)))
+	client := must(kgo.NewClient(kgo.SeedBrokers(strings.Split(bootstrap, ",")...), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: assigned}), kgo.FetchMaxWait(100*time.Millisecond)))
 	checker := newChecker(topic, partitions, count, style)
 	read(client, checker)
 	checker.checkEnd("the end", ends(kadm.NewClient(client), topic, partitions))
@@ -152,7 +187,7 @@ func consume(bootstrap, topic string, partitions, count int, style string) {
 }
 
 func group(bootstrap, topic string, partitions, count int, style, name string) {
-	client := must(kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ConsumerGroup(name), kgo.ConsumeTopics(topic), kgo.DisableAutoCommit(),
+	client := must(kgo.NewClient(kgo.SeedBrokers(strings.Split(bootstrap, ",")...), kgo.ConsumerGroup(name), kgo.ConsumeTopics(topic), kgo.DisableAutoCommit(),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond)))
 	checker := newChecker(topic, partitions, count, style)
 	read(client, checker)
@@ -177,15 +212,21 @@ func main() {
 		fail("produce, consume, group, admin, member, kill")
 	}
 	number := func(i int) int { return must(strconv.Atoi(arguments[i])) }
+	optional := func(i, otherwise int) int {
+		if len(arguments) > i {
+			return number(i)
+		}
+		return otherwise
+	}
 	switch {
-	case arguments[0] == "produce" && len(arguments) == 8:
-		produce(arguments[1], arguments[2], number(3), number(4), arguments[5], arguments[6], arguments[7])
+	case arguments[0] == "produce" && (len(arguments) == 8 || len(arguments) == 9):
+		produce(arguments[1], arguments[2], number(3), number(4), arguments[5], arguments[6], arguments[7], optional(8, 0))
 	case arguments[0] == "consume" && len(arguments) == 6:
 		consume(arguments[1], arguments[2], number(3), number(4), arguments[5])
 	case arguments[0] == "group" && len(arguments) == 7:
 		group(arguments[1], arguments[2], number(3), number(4), arguments[5], arguments[6])
-	case arguments[0] == "admin" && len(arguments) == 3:
-		admin(arguments[1], arguments[2])
+	case arguments[0] == "admin" && (len(arguments) == 3 || len(arguments) == 4):
+		admin(arguments[1], arguments[2], optional(3, 1))
 	case arguments[0] == "member" && (len(arguments) == 6 || len(arguments) == 7):
 		check(member(arguments[1:]) == nil, "member: wrong arguments: %v", arguments)
 	case arguments[0] == "kill":
@@ -195,7 +236,7 @@ func main() {
 	}
 }
 
-func admin(bootstrap, topic string) {
+func admin(bootstrap, topic string, nodes int) {
 	client := createTopic(bootstrap, topic, 2, map[string]*string{"retention.ms": pointer("-1"), "max.message.bytes": pointer("2000000")})
 	again := client
 	refused := func(what string, err, expected error) {
@@ -229,7 +270,7 @@ func admin(bootstrap, topic string) {
 	refused("an unknown config", altered[0].Err, kerr.InvalidConfig)
 
 	cluster := must(client.BrokerMetadata(within(timeout)))
-	check(cluster.Cluster != "" && len(cluster.Brokers) == 1, "cluster: %+v", cluster)
+	check(cluster.Cluster != "" && len(cluster.Brokers) == nodes, "cluster: %+v", cluster)
 	brokers := must(client.DescribeBrokerConfigs(within(timeout), cluster.Brokers[0].NodeID))
 	check(brokers[0].Err == nil && len(brokers[0].Configs) > 10, "the broker's configs: %+v", brokers)
 
@@ -269,7 +310,7 @@ func admin(bootstrap, topic string) {
 	deleted, _ = client.DeleteRecords(within(timeout), cut)
 	refused("records past the end deleted", deleted[topic][3].Err, kerr.OffsetOutOfRange)
 
-	reader := must(kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {3: kgo.NewOffset().AtStart()}})))
+	reader := must(kgo.NewClient(kgo.SeedBrokers(strings.Split(bootstrap, ",")...), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {3: kgo.NewOffset().AtStart()}})))
 	first := reader.PollRecords(within(timeout), 1).Records()
 	check(len(first) == 1 && first[0].Offset == 4, "the first record after the deletion: %v", first)
 	reader.Close()

@@ -92,7 +92,7 @@ func groupMember(stop context.Context, bootstrap, group, topic, protocol, name, 
 		}
 	}
 	options := []kgo.Opt{
-		kgo.WithContext(ctx), kgo.SeedBrokers(bootstrap), kgo.ClientID(name), kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic),
+		kgo.WithContext(ctx), kgo.SeedBrokers(strings.Split(bootstrap, ",")...), kgo.ClientID(name), kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableAutoCommit(), kgo.SessionTimeout(6 * time.Second),
 		kgo.HeartbeatInterval(500 * time.Millisecond), kgo.BlockRebalanceOnPoll(), kgo.FetchMaxWait(200 * time.Millisecond),
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, parts map[string][]int32) {

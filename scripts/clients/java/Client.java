@@ -108,14 +108,23 @@ public final class Client {
         return new KafkaProducer<>(properties, new ByteArraySerializer(), new ByteArraySerializer());
     }
 
-    private static void produce(String bootstrap, String topic, int partitions, int count, String codec, String acks, String style) throws Exception {
+    /** A pace is in records a second; 0 for as fast as it goes. */
+    private static void produce(String bootstrap, String topic, int partitions, int count, String codec, String acks, String style, int pace) throws Exception {
         createTopic(bootstrap, topic, partitions, Map.of("retention.ms", "-1")).close();
         Content content = new Content(topic, style);
         AtomicReference<String> problem = new AtomicReference<>();
         // Written by the producer's own thread only; read after it has ended.
         long[] next = new long[partitions];
+        Pauses pauses = new Pauses(partitions);
+        long started = System.nanoTime();
         try (KafkaProducer<byte[], byte[]> producer = producer(bootstrap, codec, acks)) {
             for (int index = 0; index < count && problem.get() == null; index++) {
+                if (pace > 0) {
+                    long early = started + index * 1_000_000_000L / pace - System.nanoTime();
+                    if (early > 1_000_000) {
+                        Thread.sleep(early / 1_000_000);
+                    }
+                }
                 int partition = index % partitions;
                 producer.send(content.record(index, partition), (metadata, error) -> {
                     if (error != null) {
@@ -124,12 +133,45 @@ public final class Client {
                         problem.compareAndSet(null, topic + "-" + partition + ": acknowledged at " + metadata.offset() + " where " + next[partition] + " is next");
                     }
                     next[partition]++;
+                    pauses.acknowledged(partition);
                 });
             }
             producer.flush();
         }
         check(problem.get() == null, problem.get());
         check(Arrays.stream(next).sum() == count, topic + ": " + Arrays.stream(next).sum() + " of " + count + " records were delivered");
+        if (pace > 0) {
+            System.out.println(pauses);
+        }
+    }
+
+    /** The longest times between two acknowledgements. */
+    private static final class Pauses {
+        private final long[] last;
+        private final long[] longest;
+        private long lastOfAll = System.nanoTime();
+        private long longestOfAll;
+
+        Pauses(int partitions) {
+            last = new long[partitions];
+            longest = new long[partitions];
+            Arrays.fill(last, lastOfAll);
+        }
+
+        void acknowledged(int partition) {
+            long now = System.nanoTime();
+            longest[partition] = Math.max(longest[partition], now - last[partition]);
+            longestOfAll = Math.max(longestOfAll, now - lastOfAll);
+            last[partition] = lastOfAll = now;
+        }
+
+        @Override
+        public String toString() {
+            long[] sorted = longest.clone();
+            Arrays.sort(sorted);
+            return "longest pause between acknowledgements in ms: of all " + longestOfAll / 1_000_000
+                + ", of a partition " + sorted[0] / 1_000_000 + " to " + sorted[sorted.length - 1] / 1_000_000;
+        }
     }
 
     private static KafkaConsumer<byte[], byte[]> consumer(String bootstrap, String group, String protocol) {
@@ -217,7 +259,7 @@ public final class Client {
         throw new Failed("expected " + expected.getSimpleName() + ", got no error");
     }
 
-    private static void admin(String bootstrap, String topic) throws Exception {
+    private static void admin(String bootstrap, String topic, int nodes) throws Exception {
         Admin admin = createTopic(bootstrap, topic, 2, Map.of("retention.ms", "-1", "max.message.bytes", "2000000"));
         refused(TopicExistsException.class, admin.createTopics(List.of(new NewTopic(topic, 2, (short) 1))).all());
 
@@ -235,7 +277,7 @@ public final class Client {
         refused(InvalidConfigurationException.class, admin.incrementalAlterConfigs(Map.of(resource, List.of(
             new AlterConfigOp(new ConfigEntry("segment.bytes", "many"), AlterConfigOp.OpType.SET)))).all());
 
-        check(!get(admin.describeCluster().clusterId()).isEmpty() && get(admin.describeCluster().nodes()).size() == 1, "the cluster");
+        check(!get(admin.describeCluster().clusterId()).isEmpty() && get(admin.describeCluster().nodes()).size() == nodes, "the cluster");
         String node = get(admin.describeCluster().nodes()).iterator().next().idString();
         ConfigResource broker = new ConfigResource(ConfigResource.Type.BROKER, node);
         check(get(admin.describeConfigs(List.of(broker)).all()).get(broker).get("log.dirs") != null, "the broker's configs have no log.dirs");
@@ -288,14 +330,14 @@ public final class Client {
     public static void main(String[] a) {
         try {
             String command = a.length == 0 ? "" : a[0];
-            if (command.equals("produce") && a.length == 8) {
-                produce(a[1], a[2], Integer.parseInt(a[3]), Integer.parseInt(a[4]), a[5], a[6], a[7]);
+            if (command.equals("produce") && (a.length == 8 || a.length == 9)) {
+                produce(a[1], a[2], Integer.parseInt(a[3]), Integer.parseInt(a[4]), a[5], a[6], a[7], a.length == 9 ? Integer.parseInt(a[8]) : 0);
             } else if (command.equals("consume") && a.length == 6) {
                 consume(a[1], a[2], Integer.parseInt(a[3]), Integer.parseInt(a[4]), a[5]);
             } else if (command.equals("group") && a.length == 7) {
                 group(a[1], a[2], Integer.parseInt(a[3]), Integer.parseInt(a[4]), a[5], a[6]);
-            } else if (command.equals("admin") && a.length == 3) {
-                admin(a[1], a[2]);
+            } else if (command.equals("admin") && (a.length == 3 || a.length == 4)) {
+                admin(a[1], a[2], a.length == 4 ? Integer.parseInt(a[3]) : 1);
             } else {
                 throw new Failed("wrong arguments: " + String.join(" ", a));
             }

@@ -2,9 +2,11 @@
 """Consumer groups of real clients while members come, leave and are killed, and the broker restarts and is killed.
 
     groups.py --broker BINARY --data DIRECTORY --port PORT [--seconds N] [--members N] [--rate RECORDS_S] KIND...
+    groups.py --cluster SCRIPT --bootstrap LIST ...    the same with nodes of a cluster that SCRIPT (scripts/cluster.sh) has started
 
 KIND: CLIENT-PROTOCOL as in KINDS below; each has a group of its own, all read one topic side by side. `mixed` is one group of
-members of both protocols. What is checked: group_check.py. Run by scripts/groups.sh, which installs the clients.
+members of both protocols. What is checked: group_check.py. Run by scripts/groups.sh and scripts/cluster-clients.sh, which install
+the clients.
 """
 
 import argparse
@@ -106,6 +108,38 @@ class Broker:
         self.process.send_signal(how)
         self.process.wait(END_S)
 
+    def end(self):
+        """Whatever has happened."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+
+
+class Cluster:
+    """Nodes that are there already: each time another one goes, and comes back after a moment."""
+
+    AWAY_S = 2
+
+    def __init__(self, script, bootstrap):
+        self.script, self.nodes, self.next = script, len(bootstrap.split(",")), 1
+
+    def do(self, *arguments):
+        subprocess.run([self.script, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+    def restart(self, how):
+        node, self.next = self.next, self.next % self.nodes + 1
+        self.do("kill" if how == signal.SIGKILL else "stop", node)
+        time.sleep(self.AWAY_S)
+        self.do("start", node)
+
+    def start(self):
+        pass
+
+    def stop(self):
+        pass
+
+    def end(self):
+        pass
+
 
 class Load:
     """Produces until it is told to stop. An acknowledged record is one that has to be read."""
@@ -190,9 +224,11 @@ class Members:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--broker", required=True)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--broker")
+    parser.add_argument("--data")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--cluster")
+    parser.add_argument("--bootstrap")
     parser.add_argument("--seconds", type=int, default=40)
     parser.add_argument("--members", type=int, default=2)
     parser.add_argument("--rate", type=int, default=300)
@@ -200,8 +236,12 @@ def main():
     given = parser.parse_args()
     group_check.self_test()
 
-    bootstrap = f"127.0.0.1:{given.port}"
-    broker = Broker(given.broker, given.data, given.port)
+    if given.cluster:
+        bootstrap = given.bootstrap
+        broker = Cluster(given.cluster, bootstrap)
+    else:
+        bootstrap = f"127.0.0.1:{given.port}"
+        broker = Broker(given.broker, given.data, given.port)
     broker.start()
     groups = []
     load = None
@@ -225,6 +265,8 @@ def main():
             (0.58, "start", 2), (0.66, "start", 1), (0.82, "leave", 2),
         ]
         plan = [(0.38, None, "restart", 0), (0.74, None, "kill", 0)]
+        if given.cluster:
+            plan = [(0.16, None, "kill", 0), (0.38, None, "restart", 0), (0.60, None, "restart", 0), (0.74, None, "kill", 0)]
         for number, group in enumerate(groups):
             apart = 0.06 * number / len(groups)
             plan += [(at + apart, group, what, slot) for at, what, slot in script]
@@ -275,8 +317,7 @@ def main():
             for process in list(group.processes.values()):
                 if process.poll() is None:
                     process.kill()
-        if broker.process is not None and broker.process.poll() is None:
-            broker.process.kill()
+        broker.end()
 
 
 if __name__ == "__main__":

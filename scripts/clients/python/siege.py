@@ -1,8 +1,9 @@
 """Attacks a broker on all sides while good clients are at work: scripts/hostile.sh.
 
-    siege.py BOOTSTRAP HTTP_PORT PROCESS FRAMES --seconds N --memory-mib N
+    siege.py BOOTSTRAP HTTP_PORT PROCESS FRAMES --seconds N --memory-mib N [--node N]
 
-PROCESS is the broker's id, FRAMES a file of good request frames of every API and version. Fails when a good client notices
+PROCESS is the broker's id, FRAMES a file of good request frames of every API and version, the node is the one that is attacked of a
+cluster of several. Fails when a good client notices
 more than latency, when the broker's memory goes beyond its budget, or when sockets are left over afterwards.
 """
 
@@ -332,10 +333,10 @@ def read_frames(path):
     return frames
 
 
-def fill(bootstrap, topic):
+def fill(bootstrap, topic, node):
     import confluent_kafka as ck
 
-    create_topic(bootstrap, topic, 1, {"retention.ms": "-1"})
+    create_topic(bootstrap, topic, 1, {"retention.ms": "-1"}, node)
     producer = ck.Producer({"bootstrap.servers": bootstrap, "linger.ms": 50})
     for _ in range(BULK_RECORDS):
         producer.produce(topic, os.urandom(BULK_RECORD_BYTES), partition=0)
@@ -426,13 +427,14 @@ def main():
         parser.add_argument(name)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--memory-mib", type=int, required=True)
+    parser.add_argument("--node", type=int)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     options = parser.parse_args()
     print(f"seed {options.seed}")
     host, port = options.bootstrap.split(":")
     broker = Broker(options.process)
     topic, bulk = f"good-{uuid.uuid4()}", f"bulk-{uuid.uuid4()}"
-    fill(options.bootstrap, bulk)
+    fill(options.bootstrap, bulk, options.node)
     good = Good(options.bootstrap, topic)
     good.say("calm")
     time.sleep(CALM_SECONDS)

@@ -18,9 +18,14 @@ def results(futures):
     return {key: future.result(TIMEOUT) for key, future in futures.items()}
 
 
-def create_topic(bootstrap, topic, partitions, config):
+def create_topic(bootstrap, topic, partitions, config, node=None):
+    """With all partitions on one node, where one is named."""
     client = admin_client(bootstrap)
-    results(client.create_topics([cka.NewTopic(topic, partitions, 1, config=config)], operation_timeout=TIMEOUT))
+    if node is None:
+        new = cka.NewTopic(topic, partitions, 1, config=config)
+    else:
+        new = cka.NewTopic(topic, partitions, replica_assignment=[[node]] * partitions, config=config)
+    results(client.create_topics([new], operation_timeout=TIMEOUT))
     wait_for_leaders(client, topic, partitions)
     return client
 
@@ -39,7 +44,8 @@ def wait_for_leaders(client, topic, partitions):
         time.sleep(0.05)
 
 
-def produce(bootstrap, topic, partitions, count, codec, acks, style):
+def produce(bootstrap, topic, partitions, count, codec, acks, style, pace=0):
+    """A pace is in records a second; 0 for as fast as it goes."""
     create_topic(bootstrap, topic, partitions, {"retention.ms": "-1"})
     content = Content(topic, style)
     producer = ck.Producer({
@@ -53,6 +59,8 @@ def produce(bootstrap, topic, partitions, count, codec, acks, style):
     })
     next_offset = [0] * partitions
     problems = []
+    pauses = Pauses(partitions)
+    started = time.monotonic()
 
     def delivered(error, message):
         partition = message.partition()
@@ -61,8 +69,11 @@ def produce(bootstrap, topic, partitions, count, codec, acks, style):
         elif acks != "0" and message.offset() != next_offset[partition]:
             problems.append(f"{topic}-{partition}: acknowledged at {message.offset()} where {next_offset[partition]} is next")
         next_offset[partition] += 1
+        pauses.acknowledged(partition)
 
     for index in range(count):
+        if pace:
+            producer.poll(max(0, started + index / int(pace) - time.monotonic()))
         key, value, headers, timestamp = content.record(index)
         while True:
             try:
@@ -78,6 +89,26 @@ def produce(bootstrap, topic, partitions, count, codec, acks, style):
     check(left == 0, f"{topic}: {left} records were not delivered in time")
     check(not problems, "\n".join(problems[:10]))
     check(sum(next_offset) == count, f"{topic}: {sum(next_offset)} of {count} records were delivered")
+    if pace:
+        print(pauses)
+
+
+class Pauses:
+    """The longest times between two acknowledgements, in seconds."""
+
+    def __init__(self, partitions):
+        self.last_of_all, self.longest_of_all = time.monotonic(), 0
+        self.last, self.longest = [self.last_of_all] * partitions, [0] * partitions
+
+    def acknowledged(self, partition):
+        now = time.monotonic()
+        self.longest[partition] = max(self.longest[partition], now - self.last[partition])
+        self.longest_of_all = max(self.longest_of_all, now - self.last_of_all)
+        self.last[partition] = self.last_of_all = now
+
+    def __str__(self):
+        shortest, longest = min(self.longest) * 1000, max(self.longest) * 1000
+        return f"longest pause between acknowledgements in ms: of all {self.longest_of_all * 1000:.0f}, of a partition {shortest:.0f} to {longest:.0f}"
 
 
 def read(consumer, checker):
@@ -124,7 +155,7 @@ def group(bootstrap, topic, partitions, count, style, name):
     consumer.close()
 
 
-def admin(bootstrap, topic):
+def admin(bootstrap, topic, nodes=1):
     client = create_topic(bootstrap, topic, 2, {"retention.ms": "-1", "max.message.bytes": "2000000"})
     resource = cka.ConfigResource(cka.ResourceType.TOPIC, topic)
 
@@ -172,7 +203,7 @@ def admin(bootstrap, topic):
     described = results(client.describe_topics(ck.TopicCollection([topic])))[topic]
     check(len(described.partitions) == 4 and str(described.topic_id) not in ("", "AAAAAAAAAAAAAAAAAAAAAA"), f"described as {described}")
     cluster = client.describe_cluster().result(TIMEOUT)
-    check(cluster.cluster_id and len(cluster.nodes) == 1, "no cluster id")
+    check(cluster.cluster_id and len(cluster.nodes) == int(nodes), f"cluster {cluster.cluster_id} of {cluster.nodes}")
 
     # Ten records whose timestamps are 100, 200, … but for the highest, which lies in the middle.
     producer = ck.Producer({"bootstrap.servers": bootstrap, "acks": "all"})

@@ -300,7 +300,11 @@ impl Coordinators {
             Loaded::All => {
                 if let Some(Led::Loading { mut coordinator, .. }) = self.by_log.remove(&id.log) {
                     coordinator.loaded(moment(turn));
+                    // Topics may have gone while another process, or none, led this partition, and while it was loaded.
+                    let mut asked = Vec::new();
+                    coordinator.forget_absent_topics(moment(turn), &mut asked);
                     self.by_log.insert(id.log, Led::Serving { coordinator, writes: VecDeque::new() });
+                    self.carry_out(turn, replicas, id.log, asked);
                 }
             }
         }

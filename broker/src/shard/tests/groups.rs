@@ -143,6 +143,49 @@ fn offsets_are_committed_durably_and_survive_a_loss_of_power() {
 }
 
 #[test]
+fn what_was_committed_for_a_topic_that_went_while_nobody_coordinated_is_forgotten() {
+    let setup = Setup::default();
+    let mut broker = Broker::new(setup.clone());
+    broker.create_topic("t", 1, &[]);
+    broker.create_topic("kept", 1, &[]);
+    let client = broker.connect(0);
+    broker.find_coordinator(client, 0, &["group"]);
+    assert_eq!(broker.commit(client, "group", 0, 7), 0);
+    let mut request = commit_request("group", 0, 9);
+    request.topics[0].name = StrBytes::from("kept");
+    assert_eq!(broker.call(client, 8, &request).topics[0].partitions[0].error_code, 0);
+
+    // The broker is away: nobody leads the partition of `__consumer_offsets` when the topic is deleted.
+    let Broker { mut disk, now, .. } = broker;
+    disk.lose_power();
+    let mut broker = Broker::recover(setup.clone(), disk, now);
+    broker.decide(ControllerRequest::DeleteTopics { topics: vec![TopicReference::Name("t".to_string())] });
+    broker.run();
+    broker.register();
+    broker.run_until_nothing_is_due();
+    broker.create_topic("t", 1, &[]);
+    let all = |broker: &mut Broker| {
+        let client = broker.connect(0);
+        let mut asked = OffsetFetchRequestGroup::default();
+        asked.group_id = StrBytes::from("group");
+        asked.topics = None;
+        let mut request = OffsetFetchRequest::default();
+        request.groups = vec![asked];
+        let response = broker.call(client, 8, &request);
+        let topics = response.groups[0].topics.iter();
+        topics.map(|topic| (topic.name.to_string(), topic.partitions[0].committed_offset)).collect::<Vec<_>>()
+    };
+    assert_eq!(all(&mut broker), [("kept".to_string(), 9)]);
+
+    // And for good.
+    let Broker { mut disk, now, .. } = broker;
+    disk.lose_power();
+    let mut broker = Broker::start(setup, disk, now);
+    broker.run_until_nothing_is_due();
+    assert_eq!(all(&mut broker), [("kept".to_string(), 9)]);
+}
+
+#[test]
 fn looking_for_a_coordinator_waits_for_no_topic() {
     let mut broker = Broker::new(Setup::default());
     let client = broker.connect(0);
