@@ -9,6 +9,8 @@ usage() {
   cat <<'TEXT'
 scripts/cluster.sh up [--nodes N] [--set key=value]... [--loopback]
                                           starts N nodes (3), prints the bootstrap list
+scripts/cluster.sh add [--role broker]    starts one more node, which joins the cluster, as a voter or as a broker only;
+                                          prints its number
 scripts/cluster.sh start|stop|kill N      one node: the process, SIGTERM, SIGKILL
 scripts/cluster.sh pause|resume N         SIGSTOP, SIGCONT
 scripts/cluster.sh wipe N                 removes the data of a node that does not run
@@ -67,9 +69,22 @@ bootstrap() {
 
 # Starts the process of node $1, which lives on when this script ends.
 spawn() {
-  local node="$1" voters=() within=() other processors
-  for ((other = 1; other <= $(nodes); other++)); do voters+=("$other@$(host "$other"):$CONTROLLER_PORT"); done
+  local node="$1" voters=() within=() quorum=() listeners other processors
+  listeners="PLAINTEXT://$(host "$node"):$PORT"
+  for ((other = 1; other <= $(cat "$CLUSTER/founders"); other++)); do voters+=("$other@$(host "$other"):$CONTROLLER_PORT"); done
   mkdir -p "$CLUSTER/$node"
+  if [[ -e $CLUSTER/$node/joins ]]; then
+    local servers=("${voters[@]#*@}")
+    quorum=(--override "controller.quorum.bootstrap.servers=$(IFS=, && printf '%s' "${servers[*]}")")
+    quorum+=(--override controller.quorum.auto.join.enable=true)
+  else
+    quorum=(--override "controller.quorum.voters=$(IFS=, && printf '%s' "${voters[*]}")")
+  fi
+  if [[ $(cat "$CLUSTER/$node/joins" 2>/dev/null) == broker ]]; then
+    quorum+=(--override process.roles=broker)
+  else
+    listeners+=",CONTROLLER://$(host "$node"):$CONTROLLER_PORT"
+  fi
   processors="$(nproc)"
   # Each node its own processor, in turn: three that poll on one would keep each other from running.
   local processor=$(((node - 1) % processors))
@@ -79,9 +94,7 @@ spawn() {
   [[ -n $NO_CUTS ]] || within=(nsenter "--net=/run/netns/$NETWORK-$node")
   : >"$CLUSTER/$node/output"
   setsid nohup taskset -c "$processor" "${within[@]}" "$BROKER" serve --override "node.id=$node" \
-    --override "listeners=PLAINTEXT://$(host "$node"):$PORT,CONTROLLER://$(host "$node"):$CONTROLLER_PORT" \
-    --override controller.listener.names=CONTROLLER \
-    --override "controller.quorum.voters=$(IFS=, && printf '%s' "${voters[*]}")" \
+    --override "listeners=$listeners" --override controller.listener.names=CONTROLLER "${quorum[@]}" \
     --override "log.dirs=$CLUSTER/$node/data" --override "millstream.http.listener=$(host "$node"):$HTTP_PORT" \
     --override millstream.poll.us=0 "${overrides[@]}" >"$CLUSTER/$node/output" 2>&1 </dev/null &
   born $! >"$CLUSTER/$node/born"
@@ -152,6 +165,7 @@ up() {
   build_broker >&2
   mkdir -p "$CLUSTER"
   echo "$count" >"$CLUSTER/nodes"
+  echo "$count" >"$CLUSTER/founders"
   echo "$BROKER" >"$CLUSTER/program"
   printf '%s\n' "${settings[@]}" >"$CLUSTER/set"
   network_up "$count" "$loopback"
@@ -265,6 +279,22 @@ failover() {
     awk '{ took[NR] = $1 } END { printf "median %d ms, worst %d ms, %d times\n", took[int((NR + 1) / 2)], took[NR], NR }'
 }
 
+# Starts one more node.
+add() {
+  local role=voter node
+  if [[ ${1:-} == --role ]]; then role="${2:-}"; fi
+  [[ $role == voter || $role == broker ]] || { usage >&2 && exit 2; }
+  node=$(($(nodes) + 1))
+  ((node <= 9)) || die "there are 9 nodes already"
+  [[ -n $NO_CUTS ]] || network_of_node "$node" || die "node $node gets no network"
+  mkdir -p "$CLUSTER/$node"
+  echo "$role" >"$CLUSTER/$node/joins"
+  echo "$node" >"$CLUSTER/nodes"
+  spawn "$node"
+  ready "$node"
+  echo "$node"
+}
+
 down() {
   if [[ -e $CLUSTER/nodes ]]; then each_node kill_node; fi
   network_down
@@ -324,6 +354,7 @@ main() {
     controller) controller || die "no node leads the quorum" ;;
     leader) leader "$@" ;;
     failover) failover "$@" ;;
+    add) add "$@" ;;
     *) usage >&2 && exit 2 ;;
   esac
 }

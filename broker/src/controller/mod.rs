@@ -124,6 +124,10 @@ pub struct Standing {
     pub held: usize,
     /// Its member is the only one of the quorum.
     pub is_alone: bool,
+    /// Brokers that are registered, as is known here.
+    pub brokers: usize,
+    /// Those of them that are fenced.
+    pub fenced: usize,
 }
 
 /// The controller, with its member of the quorum.
@@ -236,6 +240,8 @@ impl ControllerNode {
             term: self.quorum.term(),
             offset: self.quorum.image().offset(),
             held: self.held(),
+            brokers: self.quorum.image().brokers().len(),
+            fenced: self.quorum.image().brokers().filter(|broker| broker.is_fenced).count(),
             is_alone: self.is_alone() && self.quorum.members().iter().count() == 1,
         }
     }
@@ -302,7 +308,8 @@ impl ControllerNode {
     fn go_on(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.take_outputs(now, effects);
         if self.speculative.is_some() {
-            // What was meant for another node, which has not taken it.
+            // What was meant for another node, also where that has not answered: it decides no more.
+            self.forwarding.turn_to(self.options.node_id);
             self.queue.extend(self.forwarding.take_all());
         }
         self.decide(now, effects);

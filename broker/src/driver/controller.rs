@@ -81,6 +81,8 @@ struct Shown {
     offset: AtomicU64,
     held: AtomicUsize,
     is_alone: AtomicBool,
+    brokers: AtomicUsize,
+    fenced: AtomicUsize,
 }
 
 impl Shown {
@@ -91,6 +93,8 @@ impl Shown {
         self.offset.store(standing.offset, Ordering::Relaxed);
         self.held.store(standing.held, Ordering::Relaxed);
         self.is_alone.store(standing.is_alone, Ordering::Relaxed);
+        self.brokers.store(standing.brokers, Ordering::Relaxed);
+        self.fenced.store(standing.fenced, Ordering::Relaxed);
     }
 }
 
@@ -104,6 +108,8 @@ impl ControllerHandle {
             offset: self.shown.offset.load(Ordering::Relaxed),
             held: self.shown.held.load(Ordering::Relaxed),
             is_alone: self.shown.is_alone.load(Ordering::Relaxed),
+            brokers: self.shown.brokers.load(Ordering::Relaxed),
+            fenced: self.shown.fenced.load(Ordering::Relaxed),
         }
     }
 

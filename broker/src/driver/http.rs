@@ -219,6 +219,10 @@ fn process_scrape(node: &Node, shards: usize) -> Scrape {
     gauge("millstream_quorum_term", "The newest term of the quorum that is known here.", standing.term as f64);
     let help = "The offset of the last metadata record that is known here to be committed.";
     gauge("millstream_metadata_offset", help, standing.offset as f64);
+    let help = "Brokers that are registered in the cluster, as is known here.";
+    gauge("millstream_brokers", help, standing.brokers as f64);
+    let help = "Brokers that are registered and fenced: they lead nothing.";
+    gauge("millstream_brokers_fenced", help, standing.fenced as f64);
     let help = "Requests to the controller that were asked here and not answered.";
     gauge("millstream_controller_requests", help, standing.held as f64);
     let help = "How many of them there may be; beyond them a request is refused.";
