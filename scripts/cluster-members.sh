@@ -107,7 +107,13 @@ if has_java; then
   tool --command-config "$MILLSTREAM_CLUSTER/controller.properties" add-controller | grep -q '^Added' || die "the controller was not added"
   members="$(quorum)"
   [[ $(count_of Observer "$members") == 1 && $(count_of Follower "$members") == 2 ]] || die "after add-controller the quorum is: $members"
-  say "kafka-metadata-quorum shows one leader, two followers, one observer; it removes a controller and adds it"
+  for node in 1 2 3; do
+    controller="$(at "$node" | sed 's/:.*/:9093/')"
+    status="$("$SCRIPTS/kafka.sh" tool kafka-metadata-quorum --bootstrap-controller "$controller" describe --status 2>&1)" ||
+      die "controller $node says: $status"
+    grep -q "^LeaderId: *$(cluster controller)\$" <<<"$status" || die "controller $node says: $status"
+  done
+  say "kafka-metadata-quorum shows one leader, two followers, one observer, also at each controller's own port; it removes a controller and adds it"
 else
   say "kafka-metadata-quorum is skipped: Java or Maven is not on this machine"
 fi

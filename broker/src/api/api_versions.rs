@@ -6,9 +6,9 @@ use kafka_wire::api_versions_response::{ApiVersion, ApiVersionsResponse, Finaliz
 use kafka_wire_core::StrBytes;
 use millstream_replication::ErrorCode;
 
-use super::{ApiContext, CloseReason, codec};
+use super::{ApiContext, CloseReason, codec, is_served_by_controllers};
 use crate::protocol::header::RequestHeader;
-use crate::protocol::versions::{ApiKey, SERVED};
+use crate::protocol::versions::{ApiKey, Handler, SERVED};
 
 /// The feature by which brokers agree on the consumer group protocol (KIP-848).
 const GROUP_VERSION: &str = "group.version";
@@ -20,7 +20,7 @@ pub(super) fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) 
     if !header.is_version_served() {
         let mut response = ApiVersionsResponse::default();
         response.error_code = ErrorCode::UnsupportedVersion.code();
-        response.api_keys = served();
+        response.api_keys = served(context);
         return codec::encode_as(header, 0, &response);
     }
     let request: ApiVersionsRequest = codec::decode(header, body)?;
@@ -31,7 +31,7 @@ pub(super) fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) 
         response.error_code = ErrorCode::InvalidRequest.code();
         return codec::encode(header, &response);
     }
-    response.api_keys = served();
+    response.api_keys = served(context);
     if header.api_version >= 3 {
         // What is finalized is used: `transaction.version` is not served and not here.
         let mut group_version = FinalizedFeatureKey::default();
@@ -51,9 +51,15 @@ pub(super) fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) 
     codec::encode(header, &response)
 }
 
-fn served() -> Vec<ApiVersion> {
+fn served(context: &ApiContext) -> Vec<ApiVersion> {
+    let is_here = |key: &&ApiKey| match (context.controllers, key.handler()) {
+        (None, _) => true,
+        (Some(_), Handler::Image(api)) => is_served_by_controllers(api),
+        (Some(_), _) => false,
+    };
     SERVED
         .iter()
+        .filter(is_here)
         .map(|key: &ApiKey| {
             let declaration = key.declaration();
             let mut api = ApiVersion::default();

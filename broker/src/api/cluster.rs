@@ -1,12 +1,12 @@
 //! DescribeCluster: the brokers, as the listener that was asked advertises them; those that are fenced for who asks for
-//! them.
+//! them. At the listener of controllers, the voters of the quorum.
 
 use bytes::Bytes;
 use kafka_wire::describe_cluster_request::DescribeClusterRequest;
 use kafka_wire::describe_cluster_response::{DescribeClusterBroker, DescribeClusterResponse};
 use millstream_replication::ErrorCode;
 
-use super::{ApiContext, CloseReason, codec, operations};
+use super::{ApiContext, CloseReason, Controllers, codec, operations};
 use crate::protocol::header::RequestHeader;
 
 /// The endpoint type of brokers (KIP-919).
@@ -17,17 +17,35 @@ const CONTROLLERS: i8 = 2;
 pub(super) fn handle(context: &ApiContext, header: &RequestHeader, body: Bytes) -> Result<Bytes, CloseReason> {
     let request: DescribeClusterRequest = codec::decode(header, body)?;
     let mut response = DescribeClusterResponse::default();
-    if request.endpoint_type != BROKERS {
+    let (here, name) = if context.controllers.is_some() { (CONTROLLERS, "CONTROLLER") } else { (BROKERS, "BROKER") };
+    if request.endpoint_type != here {
         let (error, wanted) = match request.endpoint_type {
+            BROKERS => (ErrorCode::MismatchedEndpointType, "BROKER"),
             CONTROLLERS => (ErrorCode::MismatchedEndpointType, "CONTROLLER"),
             _ => (ErrorCode::UnsupportedEndpointType, "UNKNOWN"),
         };
         response.error_code = error.code();
         response.error_message =
-            Some(format!("this is an endpoint of type BROKER; the request wants one of type {wanted}").into());
+            Some(format!("this is an endpoint of type {name}; the request wants one of type {wanted}").into());
         return codec::encode(header, &response);
     }
     response.cluster_id = context.image.cluster_id().into();
+    if let Some(Controllers { leader, nodes }) = context.controllers {
+        response.endpoint_type = CONTROLLERS;
+        response.controller_id = *leader;
+        let node = |(node_id, host, port): &(i32, String, u16)| {
+            let mut described = DescribeClusterBroker::default();
+            described.broker_id = *node_id;
+            described.host = host.as_str().into();
+            described.port = i32::from(*port);
+            described.rack = None;
+            described
+        };
+        response.brokers = nodes.iter().map(node).collect();
+        response.cluster_authorized_operations =
+            operations::if_asked(request.include_cluster_authorized_operations, operations::CLUSTER);
+        return codec::encode(header, &response);
+    }
     response.controller_id = context.image.controller_id(context.node_id).unwrap_or(-1);
     let brokers = context.registered_brokers();
     response.brokers = brokers

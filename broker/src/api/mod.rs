@@ -45,6 +45,43 @@ pub struct ApiContext<'a> {
     pub node_id: i32,
     /// The name of the listener the client came through: it is told of brokers by their addresses under this one.
     pub listener: &'a str,
+    /// Who the controllers are, where it came through the listener of controllers.
+    pub controllers: Option<&'a Controllers>,
+}
+
+/// The voters of the quorum, as clients of controllers are told of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Controllers {
+    /// The node that leads, -1 for none that is known.
+    pub leader: i32,
+    /// Their numbers, and where their controller listeners are reached.
+    pub nodes: Vec<(i32, String, u16)>,
+}
+
+/// Whether clients of controllers are served this API, too (KIP-919). CreateTopics is not among them: the identities of topics
+/// are made of random bytes that come with a shard's requests.
+pub fn is_served_by_controllers(api: ImageApi) -> bool {
+    match api {
+        ImageApi::ApiVersions
+        | ImageApi::DescribeCluster
+        | ImageApi::DescribeQuorum
+        | ImageApi::AddRaftVoter
+        | ImageApi::RemoveRaftVoter
+        | ImageApi::UnregisterBroker
+        | ImageApi::DescribeConfigs
+        | ImageApi::AlterConfigs
+        | ImageApi::IncrementalAlterConfigs
+        | ImageApi::DeleteTopics
+        | ImageApi::CreatePartitions
+        | ImageApi::AlterClientQuotas
+        | ImageApi::DescribeClientQuotas
+        | ImageApi::ElectLeaders
+        | ImageApi::ListPartitionReassignments => true,
+        ImageApi::Metadata
+        | ImageApi::CreateTopics
+        | ImageApi::ListConfigResources
+        | ImageApi::DescribeTopicPartitions => false,
+    }
 }
 
 impl<'a> ApiContext<'a> {

@@ -30,6 +30,11 @@ pub enum Asker {
         /// Comes back with the answer.
         id: u64,
     },
+    /// A client at the listener of controllers.
+    Client {
+        /// Its connection.
+        link: LinkId,
+    },
     /// The controller itself.
     Own,
 }

@@ -14,6 +14,7 @@
 //! refused, but those that free some may use the space that the log keeps for them; after any other failure nothing is
 //! answered any more.
 
+mod clients;
 mod event;
 mod forwarding;
 mod members;
@@ -40,6 +41,7 @@ use millstream_storage::{DiskToken, Now};
 use crate::peer::links::{self, LinkId, Links, Peer, Told};
 use crate::peer::wire;
 use crate::shard::ShardIndex;
+use clients::Clients;
 use forwarding::Forwarding;
 use members::Caring;
 use notices::Notices;
@@ -160,7 +162,9 @@ pub struct ControllerNode {
     waiting_until: VecDeque<(Duration, (u64, u64))>,
     answers: u64,
     /// Of the last event.
-    now: Duration,
+    now: Now,
+    /// Clients at the listener of controllers.
+    clients: Clients,
     /// When the active controller is told again that this broker is there.
     heartbeat_at: Duration,
     /// A heartbeat was not answered yet.
@@ -212,7 +216,8 @@ impl ControllerNode {
             waiting: BTreeMap::new(),
             waiting_until: VecDeque::new(),
             answers: 0,
-            now: Duration::ZERO,
+            now: Now { elapsed: Duration::ZERO, unix_ms: 0 },
+            clients: Clients::default(),
             notices: Notices::default(),
             heartbeat_at: Duration::ZERO,
             is_heartbeat_under_way: false,
@@ -291,7 +296,7 @@ impl ControllerNode {
         if self.has_failed {
             return;
         }
-        self.now = now.elapsed;
+        self.now = now;
         match event {
             Event::Asked { asker, request, random_id } => self.ask(now, asker, request, random_id, effects),
             Event::Applied { shard, offset } => self.apply(shard, offset),
@@ -515,14 +520,14 @@ impl ControllerNode {
             match asked.asker {
                 Asker::Peer { link, id } => self.send_away(link, id, effects),
                 Asker::Own => {}
-                Asker::Shard { .. } | Asker::Node { .. } => self.forwarding.push(asked),
+                Asker::Shard { .. } | Asker::Node { .. } | Asker::Client { .. } => self.forwarding.push(asked),
             }
         }
         for Proposed { asker, response, .. } in std::mem::take(&mut self.proposed) {
             match asker {
                 Asker::Peer { link, id } => self.send_away(link, id, effects),
                 Asker::Own => {}
-                Asker::Shard { .. } | Asker::Node { .. } => {
+                Asker::Shard { .. } | Asker::Node { .. } | Asker::Client { .. } => {
                     self.answer_at(self.quorum.image().offset(), asker, response.refused(&not_controller()));
                 }
             }
@@ -658,7 +663,7 @@ impl ControllerNode {
                 effects.extend(more.into_iter().map(Effect::Link));
             }
             Asker::Own => self.heard(&response, effects),
-            Asker::Shard { .. } | Asker::Node { .. } => self.answer_at(offset, asker, response),
+            Asker::Shard { .. } | Asker::Node { .. } | Asker::Client { .. } => self.answer_at(offset, asker, response),
         }
     }
 
@@ -667,7 +672,7 @@ impl ControllerNode {
         self.answers += 1;
         let place = (offset, self.answers);
         self.waiting.insert(place, (asker, response));
-        self.waiting_until.push_back((self.now + forwarding::REQUEST_MAX, place));
+        self.waiting_until.push_back((self.now.elapsed + forwarding::REQUEST_MAX, place));
     }
 
     /// Gives the answers whose records every shard has applied, and those that have waited for too long: what another node has
@@ -681,17 +686,25 @@ impl ControllerNode {
             && first.key().0 <= applied
         {
             let (asker, response) = first.remove();
-            effects.push(Effect::Answer { asker, response });
+            self.hand_over(asker, response, effects);
         }
         while let Some((until, place)) = self.waiting_until.front()
-            && (*until <= self.now || !self.waiting.contains_key(place))
+            && (*until <= self.now.elapsed || !self.waiting.contains_key(place))
         {
             if let Some((asker, response)) = self.waiting.remove(place) {
                 let why = "it was decided, and this node does not know of it yet; try again";
                 let response = response.refused(&ApiError::new(ErrorCode::RequestTimedOut, why));
-                effects.push(Effect::Answer { asker, response });
+                self.hand_over(asker, response, effects);
+            } else {
+                self.waiting_until.pop_front();
             }
-            self.waiting_until.pop_front();
+        }
+    }
+
+    fn hand_over(&mut self, asker: Asker, response: ControllerResponse, effects: &mut Vec<Effect>) {
+        match asker {
+            Asker::Client { link } => self.client_answered(self.now, link, response, effects),
+            asker => effects.push(Effect::Answer { asker, response }),
         }
     }
 
@@ -819,6 +832,8 @@ impl ControllerNode {
             Told::Up { peer } => self.up(now, &peer, effects),
             Told::Called { peer } => self.called(now, &peer, effects),
             Told::Gone { peer } => self.gone(&peer),
+            Told::Client { link, bytes } => self.client_sent(now, link, bytes, effects),
+            Told::ClientGone { link } => self.client_gone(link),
             Told::Down { node_id, is_refused } => self.down(now, node_id, is_refused),
             Told::Raft { from, bytes } => {
                 let member = MemberId::of_directory(from.directory_id);

@@ -36,7 +36,7 @@ impl ControllerNode {
         match leader {
             None => {
                 if self.notices.leader.is_some() {
-                    self.notices.silent_since.get_or_insert(self.now);
+                    self.notices.silent_since.get_or_insert(self.now.elapsed);
                 }
             }
             // It may decide when it has an entry of its term committed.
@@ -53,7 +53,7 @@ impl ControllerNode {
 
     /// Says that nobody is known to decide, when that has been so for a while.
     pub(super) fn notice_silence(&mut self, effects: &mut Vec<Effect>) {
-        if self.notices.next_deadline().is_some_and(|at| at <= self.now) {
+        if self.notices.next_deadline().is_some_and(|at| at <= self.now.elapsed) {
             self.notices.silent_since = None;
             let before = self.notices.leader.take().map_or_else(String::new, |node| format!("; it was node {node}"));
             let message = format!("no controller is known{before}: what this node leads is served, nothing is decided");
@@ -64,10 +64,10 @@ impl ControllerNode {
     /// Says that another node has said something that cannot be taken.
     pub(super) fn warn_of_peer(&mut self, message: String, effects: &mut Vec<Effect>) {
         match &mut self.notices.warned {
-            Some((at, more)) if self.now < *at + WARN_EVERY => *more += 1,
+            Some((at, more)) if self.now.elapsed < *at + WARN_EVERY => *more += 1,
             warned => {
                 let more = warned.map_or(0, |(_, more)| more);
-                *warned = Some((self.now, 0));
+                *warned = Some((self.now.elapsed, 0));
                 let message = if more == 0 { message } else { format!("{message} ({more} more like it before)") };
                 effects.push(Effect::Warn { message });
             }

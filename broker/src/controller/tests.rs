@@ -387,7 +387,7 @@ fn what_others_say_wrong_is_said_now_and_then() {
     let mut controller = empty(1);
     let mut effects = Vec::new();
     for second in 0..25 {
-        controller.now = Duration::from_secs(second);
+        controller.now.elapsed = Duration::from_secs(second);
         controller.warn_of_peer(format!("at {second}"), &mut effects);
     }
     let said: Vec<&str> = effects
@@ -395,4 +395,80 @@ fn what_others_say_wrong_is_said_now_and_then() {
         .filter_map(|effect| if let Effect::Warn { message } = effect { Some(&message[..]) } else { None })
         .collect();
     assert_eq!(said, ["at 0", "at 10 (9 more like it before)", "at 20 (9 more like it before)"]);
+}
+
+/// Gives a frame to the controller as a client's at its listener.
+fn client_says(controller: &mut ControllerNode, link: u64, frame: Vec<u8>) -> Vec<Effect> {
+    let event = links::Event::Received { link: LinkId(link), bytes: Bytes::from(frame) };
+    handle(controller, Event::Link(event))
+}
+
+/// A request without a body that says anything, in the flexible header.
+fn request(key: i16, version: i16, correlation_id: i32, body: &[u8]) -> Vec<u8> {
+    let mut frame = [key.to_be_bytes(), version.to_be_bytes()].concat();
+    frame.extend(correlation_id.to_be_bytes());
+    // A client id of no bytes, no tagged fields.
+    frame.extend([0, 0, 0]);
+    frame.extend(body);
+    frame
+}
+
+/// The correlation ids of what was sent to clients, and those who were closed.
+fn answers(effects: &[Effect]) -> (Vec<i32>, Vec<LinkId>) {
+    let (mut answered, mut closed) = (Vec::new(), Vec::new());
+    for effect in effects {
+        match effect {
+            Effect::Link(links::Effect::Send { bytes, .. }) => {
+                answered.push(i32::from_be_bytes(bytes[4..8].try_into().expect("a header")));
+            }
+            Effect::Link(links::Effect::Close { link }) => closed.push(*link),
+            _ => {}
+        }
+    }
+    (answered, closed)
+}
+
+#[test]
+fn clients_of_controllers_are_answered_in_order() {
+    const DESCRIBE_CLUSTER: i16 = 60;
+    const DESCRIBE_QUORUM: i16 = 55;
+    const UNREGISTER_BROKER: i16 = 64;
+    const METADATA: i16 = 3;
+    let mut disk = SimDisk::new(Random::new(1));
+    let mut controller = open(&mut disk, 1, LOG_BYTES_MAX);
+    for link in 0..4 {
+        handle(&mut controller, Event::Link(links::Event::Accepted { link: LinkId(link) }));
+    }
+    // Controllers are asked for, and described.
+    let described = client_says(&mut controller, 0, request(DESCRIBE_CLUSTER, 1, 7, &[0, 2, 0]));
+    assert_eq!(answers(&described), (vec![7], vec![]));
+    let quorum = client_says(&mut controller, 0, request(DESCRIBE_QUORUM, 0, 8, &[1, 0]));
+    assert_eq!(answers(&quorum), (vec![8], vec![]));
+    // What has to be decided is waited for, and what comes behind it waits.
+    let unregister = client_says(&mut controller, 1, request(UNREGISTER_BROKER, 0, 9, &[0, 0, 0, 77, 0]));
+    let behind = client_says(&mut controller, 1, request(DESCRIBE_CLUSTER, 1, 10, &[0, 2, 0]));
+    assert_eq!(
+        (answers(&unregister), answers(&behind)),
+        ((vec![9], vec![]), (vec![10], vec![])),
+        "there is no such broker"
+    );
+    // Its own broker: that is written first.
+    let [Effect::Disk { token, op }] =
+        &client_says(&mut controller, 1, request(UNREGISTER_BROKER, 0, 11, &[0, 0, 0, 1, 0]))[..]
+    else {
+        panic!("it is written")
+    };
+    let behind = client_says(&mut controller, 1, request(DESCRIBE_CLUSTER, 1, 12, &[0, 2, 0]));
+    assert_eq!(answers(&behind), (vec![], vec![]));
+    let result = disk.execute(op.clone());
+    let written = handle(&mut controller, Event::Disk { token: *token, result });
+    let offset = controller.image().offset();
+    let applied = handle(&mut controller, Event::Applied { shard: 0, offset });
+    let all = [written, applied].concat();
+    assert_eq!(answers(&all), (vec![11, 12], vec![]));
+    // What is a broker's matter, what cannot be read, and more than can wait.
+    let closed = client_says(&mut controller, 2, request(METADATA, 12, 13, &[]));
+    assert_eq!(answers(&closed), (vec![], vec![LinkId(2)]));
+    let closed = client_says(&mut controller, 3, request(DESCRIBE_QUORUM, 99, 14, &[]));
+    assert_eq!(answers(&closed), (vec![], vec![LinkId(3)]));
 }

@@ -301,7 +301,7 @@ impl Running {
                     // Whoever asked may have given up.
                     let _ = self.replies.remove(&token).map(|reply| reply.send(response));
                 }
-                Effect::Answer { asker: Asker::Peer { .. } | Asker::Own, .. } => {
+                Effect::Answer { asker: Asker::Peer { .. } | Asker::Client { .. } | Asker::Own, .. } => {
                     panic!("only who is in this process is answered here")
                 }
                 Effect::Say { message } => super::info("controller", &message),

@@ -100,6 +100,8 @@ impl Formation {
                     formed.push(Formed::Warn(format!("node {node_id} rejects this one: {text}")));
                 }
                 Told::Request { link, id, .. } => self.links.not_controller(link, id, -1, effects),
+                // Nothing is known here yet that it could be told.
+                Told::Client { link, .. } => self.links.close_client(link, effects),
                 _ => {}
             }
         }

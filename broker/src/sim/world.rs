@@ -408,7 +408,8 @@ impl World {
                     }
                     other => return Err(format!("a broker that starts is answered with {other:?}")),
                 },
-                ControllerEffect::Answer { asker: Asker::Peer { .. } | Asker::Own, .. } | ControllerEffect::Link(_) => {
+                ControllerEffect::Answer { asker: Asker::Peer { .. } | Asker::Client { .. } | Asker::Own, .. }
+                | ControllerEffect::Link(_) => {
                     return Err("a node that is alone speaks to another".to_string());
                 }
                 ControllerEffect::Say { message } | ControllerEffect::Warn { message } => {

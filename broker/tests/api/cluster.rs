@@ -184,7 +184,7 @@ impl Cluster {
     }
 
     pub fn context(&self) -> ApiContext<'_> {
-        ApiContext { image: self.image(), file: &self.file, node_id: NODE_ID, listener: LISTENER }
+        ApiContext { image: self.image(), file: &self.file, node_id: NODE_ID, listener: LISTENER, controllers: None }
     }
 
     /// Sends a request and reads the reply, to the last byte.

@@ -129,7 +129,7 @@ fn run(bytes: &[u8]) {
 
 fn answer(header: &RequestHeader, body: Bytes) {
     let file = Properties::new();
-    let context = ApiContext { image: &IMAGE, file: &file, node_id: 1, listener: "L" };
+    let context = ApiContext { image: &IMAGE, file: &file, node_id: 1, listener: "L", controllers: None };
     let bytes_max = REPLY_BYTES_MAX + MEMORY_PER_BYTE * body.len();
     let Handler::Image(api) = header.api_key.handler() else { panic!("only such APIs are tried") };
     let reply = match bounded(bytes_max, || api::handle(&context, api, header, body)) {

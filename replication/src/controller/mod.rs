@@ -423,6 +423,11 @@ impl Controller {
         Controller { file }
     }
 
+    /// What its process was started with.
+    pub fn file(&self) -> &Properties {
+        &self.file
+    }
+
     /// Decides one request. `sessions` are those of the active controller, `random_id` are fresh random bytes, from
     /// which topic ids are made.
     pub fn handle(

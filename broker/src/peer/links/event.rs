@@ -146,6 +146,18 @@ pub enum Told {
         /// Who it was.
         peer: Peer,
     },
+    /// Somebody who is no node has sent a frame: a client of Kafka's.
+    Client {
+        /// For [`super::Links::close_client`], and for answers.
+        link: LinkId,
+        /// The frame.
+        bytes: Bytes,
+    },
+    /// The connection of a client is gone.
+    ClientGone {
+        /// Which one.
+        link: LinkId,
+    },
     /// A message of the quorum.
     Raft {
         /// From whom.

@@ -47,6 +47,12 @@ const REDIAL_AT_ONCE_AFTER: Duration = Duration::from_secs(1);
 const UNCERTAIN_MAX: Duration = Duration::from_secs(1);
 /// Connections that others have opened, at most.
 pub const ACCEPTED_MAX: usize = 64;
+/// Those of clients among them: nodes find room in any case.
+pub const CLIENTS_MAX: usize = 16;
+/// A client that says nothing for so long is closed, as brokers close it (`connections.max.idle.ms`), but sooner.
+const CLIENT_IDLE_MAX: Duration = Duration::from_secs(60);
+/// Keys of Kafka's requests are below this.
+const CLIENT_KEYS_MAX: i16 = 1_000;
 /// Of the largest messages, so many may be incomplete at a time, over all connections.
 const ASSEMBLED_MAX: usize = 2;
 
@@ -76,8 +82,9 @@ pub struct Links {
 /// A connection over which another node speaks.
 #[derive(Debug)]
 struct Caller {
-    /// `None` before the greeting.
+    /// `None` before the greeting, and of a client.
     peer: Option<Peer>,
+    is_client: bool,
     received_at: Duration,
     assembly: Assembly,
 }
@@ -107,7 +114,12 @@ enum Outcome {
 
 impl Caller {
     fn deadline(&self) -> Duration {
-        self.received_at + if self.peer.is_some() { SILENCE_MAX } else { HELLO_MAX }
+        let patience = match (self.is_client, &self.peer) {
+            (true, _) => CLIENT_IDLE_MAX,
+            (false, Some(_)) => SILENCE_MAX,
+            (false, None) => HELLO_MAX,
+        };
+        self.received_at + patience
     }
 }
 
@@ -269,6 +281,13 @@ impl Links {
         }
         let frame = |is_last, response| Frame::Response { id, offset, is_last, response };
         effects.push(Effect::Send { link, bytes: in_pieces(&response, frame) });
+    }
+
+    /// Closes the connection of a client.
+    pub fn close_client(&mut self, link: LinkId, effects: &mut Vec<Effect>) {
+        if self.callers.remove(&link).is_some() {
+            effects.push(Effect::Close { link });
+        }
     }
 
     /// Says, over the connection that a request came by, that this node is not the controller.
@@ -661,20 +680,28 @@ impl Links {
             let text = format!("there are {ACCEPTED_MAX} connections already");
             return reject(link, RejectReason::Busy, text, effects);
         }
-        let caller = Caller { peer: None, received_at: self.now, assembly: Assembly::default() };
+        let caller = Caller { peer: None, is_client: false, received_at: self.now, assembly: Assembly::default() };
         self.callers.insert(link, caller);
     }
 
     /// Takes a frame from a node that has connected.
     fn received_from_caller(&mut self, link: LinkId, bytes: &Bytes, effects: &mut Vec<Effect>, told: &mut Vec<Told>) {
         let (room, bytes_max) = (self.assembly_room(), self.message_bytes_max);
+        let has_room = self.callers.values().filter(|caller| caller.is_client).count() < CLIENTS_MAX;
         let Some(caller) = self.callers.get_mut(&link) else { return };
-        let frame = Frame::decode(bytes);
         caller.received_at = self.now;
+        if caller.is_client {
+            told.push(Told::Client { link, bytes: bytes.clone() });
+            return;
+        }
+        let frame = Frame::decode(bytes);
         let Some(peer) = &caller.peer else {
-            // Whoever sends anything else is no node: a client that was given the wrong port.
             match frame {
                 Ok(Frame::Hello(hello)) => self.greeted(link, hello, effects, told),
+                Err(_) if has_room && is_request_of_client(bytes) => {
+                    caller.is_client = true;
+                    told.push(Told::Client { link, bytes: bytes.clone() });
+                }
                 _ => {
                     self.callers.remove(&link);
                     effects.push(Effect::Close { link });
@@ -790,7 +817,11 @@ impl Links {
 
     /// A connection over which another node spoke is gone.
     fn caller_gone(&mut self, link: LinkId, told: &mut Vec<Told>) {
-        let Some(peer) = self.callers.remove(&link).and_then(|caller| caller.peer) else { return };
+        let Some(caller) = self.callers.remove(&link) else { return };
+        if caller.is_client {
+            told.push(Told::ClientGone { link });
+        }
+        let Some(peer) = caller.peer else { return };
         if self.is_refused(peer.node_id) {
             self.tell_down(peer.node_id, true, told);
         }
@@ -805,6 +836,13 @@ impl Links {
         let all = of_targets.chain(self.callers.values().map(|caller| &caller.assembly));
         (ASSEMBLED_MAX * self.message_bytes_max).saturating_sub(all.map(Assembly::kept_bytes).sum())
     }
+}
+
+/// Whether a first frame can be a request of one of Kafka's clients: it begins with a key and a version.
+fn is_request_of_client(frame: &Bytes) -> bool {
+    let number = |at: usize| Some(i16::from_be_bytes(*frame.get(at..)?.first_chunk()?));
+    let is_key = |key: i16| (0..CLIENT_KEYS_MAX).contains(&key);
+    number(0).is_some_and(is_key) && number(2).is_some_and(is_key)
 }
 
 fn reject(link: LinkId, why: RejectReason, text: String, effects: &mut Vec<Effect>) {

@@ -608,12 +608,12 @@ fn strangers_are_turned_away() {
     let mut links = Links::new(identity(1, 1), 1);
     let (mut effects, mut told) = (Vec::new(), Vec::new());
     let close = |link| Effect::Close { link };
-    // A client's request; a frame before the greeting; a second greeting; an answer that nobody asked for.
-    let metadata = Bytes::from_static(&[0, 3, 0, 9, 0, 0, 0, 1, 0xff, 0xff]);
+    // Garbage; a frame before the greeting; a second greeting; an answer that nobody asked for.
+    let garbage = Bytes::from_static(&[0xff, 3, 0, 9, 0, 0, 0, 1, 0xff, 0xff]);
     let hello = hello_of(&identity(2, 2), 1);
     let pong = frame(&Frame::Pong);
     let cases =
-        [vec![metadata], vec![frame(&Frame::Ping)], vec![hello.clone(), hello.clone()], vec![hello.clone(), pong]];
+        [vec![garbage], vec![frame(&Frame::Ping)], vec![hello.clone(), hello.clone()], vec![hello.clone(), pong]];
     for (number, frames) in (1..).zip(cases) {
         let link = LinkId(number);
         links.handle(ms(0), Event::Accepted { link }, &mut effects, &mut told);
@@ -720,6 +720,39 @@ fn a_node_that_is_not_dialled_is_looked_for_where_clients_find_it() {
     world.told(1);
     world.run(ms(200));
     assert_eq!(world.told(1), []);
+}
+
+#[test]
+fn clients_are_told_from_nodes_and_leave_room_for_them() {
+    let mut links = Links::new(identity(1, 1), 1);
+    let (mut effects, mut told) = (Vec::new(), Vec::new());
+    let versions = Bytes::from_static(&[0, 18, 0, 3, 0, 0, 0, 1, 0xff, 0xff]);
+    for number in 0..=CLIENTS_MAX as u64 {
+        let link = LinkId(number);
+        links.handle(ms(0), Event::Accepted { link }, &mut effects, &mut told);
+        links.handle(ms(0), Event::Received { link, bytes: versions.clone() }, &mut effects, &mut told);
+    }
+    assert_eq!(told.len(), CLIENTS_MAX);
+    assert_eq!(effects, [Effect::Close { link: LinkId(CLIENTS_MAX as u64) }]);
+    told.clear();
+    // Whatever it sends from now on is its own matter; it is no node.
+    let bytes = hello_of(&identity(2, 2), 1);
+    links.handle(ms(1), Event::Received { link: LinkId(0), bytes: bytes.clone() }, &mut effects, &mut told);
+    assert_eq!(told, [Told::Client { link: LinkId(0), bytes: bytes.clone() }]);
+    links.handle(ms(1), Event::Closed { link: LinkId(0) }, &mut effects, &mut told);
+    assert_eq!(told.pop(), Some(Told::ClientGone { link: LinkId(0) }));
+    effects.clear();
+    links.close_client(LinkId(1), &mut effects);
+    assert_eq!(effects, [Effect::Close { link: LinkId(1) }]);
+    // There is room for another one, and for nodes.
+    for (link, bytes) in [(LinkId(90), versions), (LinkId(91), bytes)] {
+        links.handle(ms(2), Event::Accepted { link }, &mut effects, &mut told);
+        links.handle(ms(2), Event::Received { link, bytes }, &mut effects, &mut told);
+    }
+    assert!(matches!(&told[1..], [Told::Client { .. }, Told::Called { .. }]), "{told:?}");
+    told.clear();
+    links.handle(CLIENT_IDLE_MAX + ms(1), Event::Tick, &mut effects, &mut told);
+    assert_eq!(told.iter().filter(|told| matches!(told, Told::ClientGone { .. })).count(), CLIENTS_MAX - 2);
 }
 
 #[test]

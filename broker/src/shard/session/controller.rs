@@ -91,5 +91,6 @@ fn api_context<'a>(turn: &Turn<'a>, clients: &Clients, connection: ConnectionId)
         file: &turn.options.file,
         node_id: turn.options.node_id,
         listener: clients.listener(turn, connection),
+        controllers: None,
     }
 }
