@@ -8,6 +8,7 @@ pub mod disk;
 pub mod logs;
 pub mod network;
 pub mod node;
+pub mod peer_network;
 pub mod record;
 pub mod restart;
 pub mod scenario;
