@@ -150,7 +150,11 @@ impl Inbox {
             for event in events.drain(..) {
                 for formed in formation.handle(clock.elapsed(), event, &mut effects) {
                     match formed {
-                        Formed::Begin(snapshot) => return Some(*snapshot),
+                        Formed::Begin(snapshot) => {
+                            // The controller that follows numbers its connections anew.
+                            self.peers.hang_up();
+                            return Some(*snapshot);
+                        }
                         Formed::Warn(message) => super::warn("controller", &message),
                     }
                 }
