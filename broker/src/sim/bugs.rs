@@ -40,10 +40,15 @@ fn the_node_notices(bug: Bug) {
     is_noticed(bug, |seed| World::run(Options { seed, is_verbose: false }).map(drop));
 }
 
+fn several_nodes_notice(bug: Bug) {
+    is_noticed(bug, |seed| World::run_several(Options { seed, is_verbose: false }).map(drop));
+}
+
 #[test]
 fn acknowledging_before_the_commit_is_noticed() {
     logs_notice(Bug::AcknowledgeBeforeCommit);
     the_node_notices(Bug::AcknowledgeBeforeCommit);
+    several_nodes_notice(Bug::AcknowledgeBeforeCommit);
 }
 
 #[test]
@@ -88,4 +93,25 @@ fn reusing_an_offset_is_noticed() {
 #[test]
 fn answering_before_the_write_is_noticed() {
     the_node_notices(Bug::AnswerBeforeWrite);
+    several_nodes_notice(Bug::AnswerBeforeWrite);
+}
+
+#[test]
+fn telling_of_a_removal_before_it_is_known_for_ever_is_noticed() {
+    several_nodes_notice(Bug::TellBeforeWrite);
+}
+
+#[test]
+fn deciding_before_an_entry_of_the_own_term_is_committed_is_noticed() {
+    several_nodes_notice(Bug::DecideBeforeOwnTerm);
+}
+
+#[test]
+fn unfencing_who_has_not_caught_up_is_noticed() {
+    several_nodes_notice(Bug::UnfenceBeforeCaughtUp);
+}
+
+#[test]
+fn leading_while_fenced_is_noticed() {
+    several_nodes_notice(Bug::LeadWhileFenced);
 }

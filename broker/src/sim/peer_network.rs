@@ -145,11 +145,6 @@ impl PeerNetwork {
         }
     }
 
-    /// Whether some way is cut.
-    pub fn is_cut(&self) -> bool {
-        !self.cut.is_empty()
-    }
-
     /// All ways are whole again. What waited arrives, or is lost with its connection.
     pub fn mend(&mut self, now_us: u64, random: &mut Random, later: &mut Vec<(u64, Later)>) {
         self.cut.clear();
