@@ -12,8 +12,10 @@ use crate::sim::timeline::NodeEvent;
 
 /// How many times longer clients of several nodes rest between two acts.
 const SLOWER_TIMES: u64 = 3;
-/// How long a client of several nodes waits for an answer, at least.
+/// How long a client of several nodes waits for an answer, at least...
 const PATIENCE_US: u64 = 700_000;
+/// ...and one in three of them, which hears what a controller that decides nothing has to say.
+const LONG_PATIENCE_US: u64 = 7_000_000;
 
 impl World {
     /// Among several nodes clients are slower: more time passes.
@@ -98,7 +100,7 @@ impl World {
     fn is_tired_of_waiting(&self, number: usize) -> bool {
         let SimClient { asked_us, .. } = self.clients[number];
         let waits_us = asked_us.map_or(0, |since| self.timeline.now_us() - since);
-        self.several.is_some() && waits_us > PATIENCE_US + 100_000 * number as u64
+        self.several.is_some() && waits_us > if number % 3 == 0 { LONG_PATIENCE_US } else { PATIENCE_US }
     }
 
     /// A client goes to another node.
