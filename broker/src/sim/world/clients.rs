@@ -100,7 +100,7 @@ impl World {
     fn is_tired_of_waiting(&self, number: usize) -> bool {
         let SimClient { asked_us, .. } = self.clients[number];
         let waits_us = asked_us.map_or(0, |since| self.timeline.now_us() - since);
-        self.several.is_some() && waits_us > if number % 3 == 0 { LONG_PATIENCE_US } else { PATIENCE_US }
+        self.several.is_some() && waits_us > if number.is_multiple_of(3) { LONG_PATIENCE_US } else { PATIENCE_US }
     }
 
     /// A client goes to another node.
