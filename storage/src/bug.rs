@@ -26,6 +26,14 @@ pub enum Bug {
     ForgetVote,
     /// A member of the quorum keeps the entries that a new leader replaces.
     KeepReplacedEntries,
+    /// A member of the quorum tells its process of a removal before it would know of it after a crash.
+    TellBeforeWrite,
+    /// A leader of the quorum decides before an entry of its own term is committed.
+    DecideBeforeOwnTerm,
+    /// A broker is unfenced that has not applied its own registration.
+    UnfenceBeforeCaughtUp,
+    /// Brokers that are fenced may lead.
+    LeadWhileFenced,
     /// Deletes at the start what the cluster image does not know, instead of setting it aside.
     DeleteStrays,
 }

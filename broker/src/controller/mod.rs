@@ -372,11 +372,11 @@ impl ControllerNode {
         }
     }
 
-    /// Answers what nobody has decided: what it would have come to, item by item, but nothing is done.
+    /// Answers what nobody has decided, item by item: nothing is done, and nothing is known.
     fn refuse(&mut self, now: Now, asked: Asked, why: &ApiError, effects: &mut Vec<Effect>) {
         let Asked { asker, request, random_id, .. } = asked;
         let decision = self.controller.handle(self.quorum.image(), &self.sessions, request, now, random_id);
-        self.give(asker, self.quorum.image().offset(), decision.response.refused(why), effects);
+        self.give(asker, self.quorum.image().offset(), decision.response.undecided(why), effects);
     }
 
     fn send_away(&mut self, link: LinkId, id: u64, effects: &mut Vec<Effect>) {
@@ -528,7 +528,7 @@ impl ControllerNode {
                 Asker::Peer { link, id } => self.send_away(link, id, effects),
                 Asker::Own => {}
                 Asker::Shard { .. } | Asker::Node { .. } | Asker::Client { .. } => {
-                    self.answer_at(self.quorum.image().offset(), asker, response.refused(&not_controller()));
+                    self.answer_at(self.quorum.image().offset(), asker, response.undecided(&not_controller()));
                 }
             }
         }

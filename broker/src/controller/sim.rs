@@ -6,7 +6,6 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use bytes::Bytes;
 use millstream_replication::config::Properties;
 use millstream_replication::controller::NewTopic;
 use millstream_replication::identity::{self, Candidate, Found, OpenedDirectory};
@@ -16,9 +15,8 @@ use millstream_storage::seeds::{self, Options};
 
 use super::*;
 use crate::node::{Formation, Formed};
-use crate::peer::frame;
-use crate::peer::links::DialError;
 use crate::sim::disk::{Operation, SimDisk};
+use crate::sim::peer_network::{Arrival, Later, PeerNetwork, host_name};
 
 /// The last one is a broker only: it does not vote, and nobody dials it.
 const NODES: usize = 4;
@@ -63,17 +61,8 @@ enum Happening {
 
 #[derive(Debug)]
 enum What {
-    At {
-        node: usize,
-        life: u64,
-        what: Happening,
-    },
-    /// A frame, or the end, of a connection arrives at one of its ends.
-    Arrives {
-        connection: u64,
-        at_dialler: bool,
-        bytes: Option<Bytes>,
-    },
+    At { node: usize, life: u64, what: Happening },
+    Arrives(Arrival),
     Ask,
     Fault,
 }
@@ -91,17 +80,9 @@ struct SimNode {
     timer_at: Option<u64>,
     is_paused: bool,
     missed: Vec<Happening>,
-    accepted: u64,
     /// The offset that its shard was told last, and when it will have applied it.
     told: u64,
     applied_us: u64,
-}
-
-/// Both ends of a connection: node, its life, and the number that it has there.
-struct Connection {
-    dialler: (usize, u64, LinkId),
-    acceptor: (usize, u64, LinkId),
-    arrival_us: [u64; 2],
 }
 
 struct World {
@@ -111,9 +92,7 @@ struct World {
     heap: BinaryHeap<Reverse<(u64, u64)>>,
     happenings: BTreeMap<u64, What>,
     nodes: Vec<SimNode>,
-    connections: BTreeMap<u64, Connection>,
-    next_connection: u64,
-    cut: BTreeSet<(usize, usize)>,
+    network: PeerNetwork,
     /// What was true, by the offset of the last record.
     history: BTreeMap<u64, Arc<ClusterImage>>,
     /// Topics that were asked for, by token, and those that were said to be there.
@@ -127,16 +106,12 @@ struct World {
 }
 
 fn voters() -> Vec<(i32, String, u16)> {
-    (1..=VOTERS as i32).map(|node_id| (node_id, host(node_id), PORT)).collect()
-}
-
-fn host(node_id: i32) -> String {
-    format!("n{node_id}")
+    (1..=VOTERS as i32).map(|node_id| (node_id, host_name(node_id as usize - 1), PORT)).collect()
 }
 
 /// Where a node's controller listener is reached.
 fn address(node_id: i32) -> Option<(String, u16)> {
-    (node_id <= VOTERS as i32).then(|| (host(node_id), PORT))
+    (node_id <= VOTERS as i32).then(|| (host_name(node_id as usize - 1), PORT))
 }
 
 impl World {
@@ -151,7 +126,6 @@ impl World {
                 timer_at: None,
                 is_paused: false,
                 missed: Vec::new(),
-                accepted: 0,
                 told: 0,
                 applied_us: 0,
             })
@@ -162,9 +136,7 @@ impl World {
             heap: BinaryHeap::new(),
             happenings: BTreeMap::new(),
             nodes,
-            connections: BTreeMap::new(),
-            next_connection: 0,
-            cut: BTreeSet::new(),
+            network: PeerNetwork::new(NODES),
             history: BTreeMap::new(),
             asked: BTreeMap::new(),
             created: BTreeSet::new(),
@@ -246,8 +218,10 @@ impl World {
                 }
                 self.at(node, what)
             }
-            What::Arrives { connection, at_dialler, bytes } => {
-                self.arrives(connection, at_dialler, bytes);
+            What::Arrives(arrival) => {
+                let mut later = Vec::new();
+                self.network.arrives(arrival, self.now_us, &mut self.random, &mut later);
+                self.later(later);
                 Ok(())
             }
             What::Ask => self.ask(),
@@ -305,6 +279,7 @@ impl World {
         at.life += 1;
         at.started_us = self.now_us;
         at.timer_at = None;
+        self.network.listens(node, at.life);
         let found = identity::find(&mut |op| at.disk.execute(op), node_id, random).map_err(|why| why.to_string())?;
         self.line(|| format!("node {node_id} starts"));
         match found {
@@ -352,7 +327,11 @@ impl World {
             incarnation: self.incarnation(node),
             directory_id: [node_id as u8; 16],
             shards: 1,
-            endpoints: vec![Endpoint { listener: "PLAINTEXT".to_owned(), host: host(node_id), port: CLIENT_PORT }],
+            endpoints: vec![Endpoint {
+                listener: "PLAINTEXT".to_owned(),
+                host: host_name(node_id as usize - 1),
+                port: CLIENT_PORT,
+            }],
             rack: None,
         };
         let asker = Asker::Node { token: REGISTRATION };
@@ -387,6 +366,7 @@ impl World {
                     at.life += 1;
                     at.started_us = self.now_us;
                     at.timer_at = None;
+                    self.network.listens(node, at.life);
                     let opened = identity::begin(&mut |op| at.disk.execute(op), candidate, snapshot, random);
                     return self.begin(node, opened.map_err(|why| why.to_string())?);
                 }
@@ -480,106 +460,33 @@ impl World {
     // ---- The network ----
 
     fn link(&mut self, node: usize, effect: links::Effect) {
-        match effect {
-            links::Effect::Dial { link, host, port } => {
-                let to = host[1..].parse::<usize>().expect("the name of a node") - 1;
-                let is_cut = self.cut.contains(&(node, to)) || self.cut.contains(&(to, node));
-                if is_cut {
-                    let result = Err(DialError::Failed);
-                    self.after(1_000_000, node, Happening::Link(links::Event::Dialed { link, result }));
-                } else if self.nodes[to].process.is_none() {
-                    let result = Err(DialError::Refused);
-                    self.after(300, node, Happening::Link(links::Event::Dialed { link, result }));
-                } else if port == CLIENT_PORT {
-                    self.after(300, node, Happening::Link(links::Event::Dialed { link, result: Ok(()) }));
-                } else {
-                    assert!(to < VOTERS, "only controllers are dialled there");
-                    let accepted = LinkId(self.nodes[to].accepted);
-                    self.nodes[to].accepted += 1;
-                    let connection = Connection {
-                        dialler: (node, self.nodes[node].life, link),
-                        acceptor: (to, self.nodes[to].life, accepted),
-                        arrival_us: [self.now_us + 300; 2],
-                    };
-                    self.connections.insert(self.next_connection, connection);
-                    self.next_connection += 1;
-                    self.after(200, to, Happening::Link(links::Event::Accepted { link: accepted }));
-                    self.after(200, node, Happening::Link(links::Event::Dialed { link, result: Ok(()) }));
-                }
-            }
-            links::Effect::Send { link, bytes } => {
-                let Some((connection, at_dialler)) = self.other_end(node, link) else { return };
-                let mut left = bytes::BytesMut::from(&bytes[..]);
-                while let Ok(Some(frame)) = frame::cut(&mut left, frame::FRAME_BYTES_MAX) {
-                    self.carry(connection, at_dialler, Some(frame));
-                }
-                assert!(left.is_empty(), "whole frames are sent");
-            }
-            links::Effect::Close { link } => {
-                if let Some((connection, at_dialler)) = self.other_end(node, link) {
-                    self.carry(connection, at_dialler, None);
-                }
-            }
-        }
-    }
-
-    /// The connection of this number at a node, and whether the other end has dialled it.
-    fn other_end(&self, node: usize, link: LinkId) -> Option<(u64, bool)> {
-        let life = self.nodes[node].life;
-        self.connections.iter().find_map(|(number, connection)| {
-            let is = |end: (usize, u64, LinkId)| end == (node, life, link);
-            (is(connection.dialler) || is(connection.acceptor)).then_some((*number, is(connection.acceptor)))
-        })
-    }
-
-    fn carry(&mut self, connection: u64, at_dialler: bool, bytes: Option<Bytes>) {
-        let delay = if self.random.one_in(40) { self.random.below(60_000) } else { self.random.between(50, 600) };
-        let now_us = self.now_us;
-        let arrival =
-            &mut self.connections.get_mut(&connection).expect("it is there").arrival_us[usize::from(at_dialler)];
-        *arrival = (*arrival + 1).max(now_us + delay);
-        let delay = *arrival - now_us;
-        self.push(delay, What::Arrives { connection, at_dialler, bytes });
-    }
-
-    fn arrives(&mut self, number: u64, at_dialler: bool, bytes: Option<Bytes>) {
-        let Some(connection) = self.connections.get_mut(&number) else { return };
-        let (from, (to, life, link)) = match at_dialler {
-            true => (connection.acceptor, connection.dialler),
-            false => (connection.dialler, connection.acceptor),
-        };
-        if self.cut.contains(&(from.0, to)) {
-            // It is sent again until it arrives, before all that comes behind it.
-            let arrival = &mut connection.arrival_us[usize::from(at_dialler)];
-            *arrival = (*arrival).max(self.now_us + 20_000);
-            self.push(20_000, What::Arrives { connection: number, at_dialler, bytes });
-            return;
-        }
-        let event = match bytes {
-            Some(bytes) => links::Event::Received { link, bytes },
-            None => {
-                self.connections.remove(&number);
-                links::Event::Closed { link }
-            }
-        };
-        if self.nodes[to].life == life {
-            self.after(0, to, Happening::Link(event));
-        }
+        let (process, mut later) = ((node, self.nodes[node].life), Vec::new());
+        self.network.execute(process, effect, self.now_us, &mut self.random, &mut later);
+        self.later(later);
     }
 
     /// The process of a node is gone, and its connections with it.
     fn hang_up(&mut self, node: usize) {
-        let life = self.nodes[node].life;
-        let ends: Vec<(u64, bool)> = self
-            .connections
-            .iter()
-            .filter_map(|(number, connection)| {
-                let is = |end: (usize, u64, LinkId)| (end.0, end.1) == (node, life);
-                (is(connection.dialler) || is(connection.acceptor)).then_some((*number, is(connection.acceptor)))
-            })
-            .collect();
-        for (number, at_dialler) in ends {
-            self.carry(number, at_dialler, None);
+        let mut later = Vec::new();
+        self.network.hang_up(node, self.now_us, &mut self.random, &mut later);
+        self.later(later);
+    }
+
+    fn mend(&mut self) {
+        let mut later = Vec::new();
+        self.network.mend(self.now_us, &mut self.random, &mut later);
+        self.later(later);
+    }
+
+    fn later(&mut self, later: Vec<(u64, Later)>) {
+        for (delay_us, later) in later {
+            self.push(
+                delay_us,
+                match later {
+                    Later::ToNode { node, life, event } => What::At { node, life, what: Happening::Link(event) },
+                    Later::Arrival(arrival) => What::Arrives(arrival),
+                },
+            );
         }
     }
 
@@ -633,15 +540,9 @@ impl World {
                     self.after(pause, node, Happening::Resume);
                 }
             }
-            5 => {
-                self.cut.insert((node, other));
-            }
-            6 => {
-                for other in 0..NODES {
-                    self.cut.extend([(node, other), (other, node)]);
-                }
-            }
-            _ => self.cut.clear(),
+            5 => self.network.cut(node, other),
+            6 => self.network.isolate(node),
+            _ => self.mend(),
         }
     }
 
@@ -681,7 +582,7 @@ impl World {
     fn heal(&mut self) {
         self.is_ending = true;
         self.line(|| "everything works again".to_owned());
-        self.cut.clear();
+        self.mend();
         for node in 0..NODES {
             self.after(0, node, if self.nodes[node].is_paused { Happening::Resume } else { Happening::Start });
         }

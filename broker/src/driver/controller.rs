@@ -163,6 +163,7 @@ impl Inbox {
                 for formed in formation.handle(clock.elapsed(), event, &mut effects) {
                     match formed {
                         Formed::Begin(snapshot) => {
+                            // The controller that follows numbers its connections anew.
                             self.peers.hang_up();
                             return Some(*snapshot);
                         }

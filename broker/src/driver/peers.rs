@@ -175,7 +175,7 @@ impl Peers {
         }
     }
 
-    /// Closes all connections: whoever has used them is done.
+    /// Closes every connection and gives up those that are being made: who wanted them is no more.
     pub fn hang_up(&mut self) {
         self.dials.clear();
         self.connections.clear();
@@ -552,6 +552,17 @@ mod tests {
         other.execute(Effect::Send { link, bytes: frame(b"lost") });
         let bye = Event::Received { link: accepted, bytes: frame(b"bye").slice(4..) };
         assert_eq!(events(&mut one, 2), [bye, Event::Closed { link: accepted }]);
+    }
+
+    #[test]
+    fn who_hangs_up_has_no_connections_and_still_listens() {
+        let (mut one, port) = listening();
+        let mut other = alone();
+        let (link, accepted) = connection(&mut other, &mut one, port);
+        one.hang_up();
+        assert_eq!(events(&mut other, 1), [Event::Closed { link }]);
+        one.execute(Effect::Send { link: accepted, bytes: frame(b"lost") });
+        connection(&mut other, &mut one, port);
     }
 
     #[test]

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
-use millstream_replication::controller::HeartbeatReply;
 use millstream_replication::identity::{self, Found, OpenedDirectory};
-use millstream_replication::{ApiError, ControllerRequest, ControllerResponse, Endpoint, ErrorCode};
+use millstream_replication::{ControllerRequest, ControllerResponse, Endpoint};
 use millstream_storage::recovery::{LastShutdown, RecoveryError};
 use millstream_storage::{DiskError, DiskOp};
 
@@ -24,6 +23,7 @@ use super::sys::{self, SocketBuffers, Space};
 use super::watchdog::{self, Watched};
 use super::{Inbound, files, preflight};
 use crate::config::{BrokerConfig, ConnectionRules};
+use crate::node::registration::{REGISTER_AGAIN_AFTER, Registration, Step};
 use crate::node::{Formation, Node, NodeMemory, NodeOptions, RecoverError, RecoveryCounts};
 use crate::rate::Window;
 
@@ -31,8 +31,6 @@ use crate::rate::Window;
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 /// How long a stop waits for the controller to know of it.
 const LEAVE_MAX: Duration = Duration::from_secs(2);
-/// A registration that may succeed later is tried again after this.
-const REGISTER_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Descriptors for everything but connections and data files.
 const OTHER_FILES: u64 = 128;
 /// Idle data files that one shard keeps open, at most.
@@ -160,7 +158,9 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
             endpoints,
             rack: config.rack.clone(),
         };
-        let registered = register(&to_controller, config.node_id, &registration, config.quorum.registration_timeout)?;
+        let wait = config.quorum.registration_timeout;
+        let registration = Registration::new(config.node_id, registration, clock.elapsed(), wait);
+        let registered = register(&to_controller, &clock, registration)?;
         let Some(epoch) = registered else { return Ok(()) };
         broker_epoch = epoch;
     }
@@ -308,65 +308,27 @@ fn endpoints(config: &BrokerConfig, addresses: &[SocketAddr]) -> Vec<Endpoint> {
 }
 
 /// Has the controller register the broker and unfence it; returns its epoch, or none where the process is told to stop
-/// meanwhile. As long as nobody decides, or the process that this broker was before is not known to be gone, it is tried
-/// again, but not for longer than `wait`.
+/// meanwhile.
 fn register(
     controller: &ControllerHandle,
-    node_id: i32,
-    registration: &ControllerRequest,
-    wait: Duration,
+    clock: &Clock,
+    mut registration: Registration,
 ) -> Result<Option<i64>, String> {
-    let deadline = Instant::now() + wait;
+    let mut request = registration.request();
     loop {
-        let why = match try_to_register(controller, node_id, registration.clone())? {
-            Ok(epoch) => return Ok(Some(epoch)),
-            Err(why) => why,
+        let response = ask(controller, request)?;
+        request = match registration.answered(clock.elapsed(), response) {
+            Step::Ask(request) => request,
+            Step::Rest { why } => {
+                super::info("serve", &format!("{why}; trying again"));
+                if sys::wait_for_stop_signal(REGISTER_AGAIN_AFTER) {
+                    return Ok(None);
+                }
+                registration.request()
+            }
+            Step::Done { epoch } => return Ok(Some(epoch)),
+            Step::Refused { why } => return Err(why),
         };
-        if Instant::now() >= deadline {
-            return Err(format!(
-                "{why}; it was tried for {} s (initial.broker.registration.timeout.ms)",
-                wait.as_secs()
-            ));
-        }
-        super::info("serve", &format!("{why}; trying again"));
-        if sys::wait_for_stop_signal(REGISTER_AGAIN_AFTER) {
-            return Ok(None);
-        }
-    }
-}
-
-/// Once. The inner error may be another one the next time.
-fn try_to_register(
-    controller: &ControllerHandle,
-    node_id: i32,
-    registration: ControllerRequest,
-) -> Result<Result<i64, String>, String> {
-    let may_pass = |error: &ApiError| {
-        let passing = [ErrorCode::RequestTimedOut, ErrorCode::NotController, ErrorCode::DuplicateBrokerRegistration];
-        passing.contains(&error.code)
-    };
-    let epoch = match ask(controller, registration)? {
-        ControllerResponse::RegisterBroker(Ok(epoch)) => epoch,
-        ControllerResponse::RegisterBroker(Err(error)) => {
-            let why = format!("the broker cannot be registered: {error}");
-            return if may_pass(&error) { Ok(Err(why)) } else { Err(why) };
-        }
-        other => panic!("a registration is not answered with {other:?}"),
-    };
-    // The answer has come after every shard had applied the registration, whose offset is the epoch.
-    let applied_offset = u64::try_from(epoch).expect("offsets are not negative");
-    let beat =
-        ControllerRequest::BrokerHeartbeat { node_id, epoch, applied_offset, want_fence: false, want_shutdown: false };
-    match ask(controller, beat)? {
-        ControllerResponse::BrokerHeartbeat(Ok(HeartbeatReply { is_fenced: false, .. })) => Ok(Ok(epoch)),
-        ControllerResponse::BrokerHeartbeat(Ok(_)) => {
-            Ok(Err("the broker stays fenced for a while: it was gone too often lately".to_owned()))
-        }
-        ControllerResponse::BrokerHeartbeat(Err(error)) => {
-            let why = format!("the broker cannot be unfenced: {error}");
-            if may_pass(&error) { Ok(Err(why)) } else { Err(why) }
-        }
-        other => panic!("a heartbeat is not answered with {other:?}"),
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod formation;
 mod options;
+pub mod registration;
 #[cfg(test)]
 mod tests;
 

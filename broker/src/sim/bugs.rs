@@ -12,12 +12,18 @@ use millstream_storage::seeds::Options;
 const NOTICED_MIN: usize = 3;
 /// ...among so many.
 const SEEDS_MAX: u64 = 100;
+/// Among so many where it takes a crash of one node at one moment.
+const SEEDS_MAX_RARE: u64 = 500;
 
 /// Plants the bug, and runs seeds until enough have noticed it.
 fn is_noticed(bug: Bug, simulate: impl Fn(u64) -> Result<(), String>) {
+    is_noticed_among(SEEDS_MAX, bug, simulate);
+}
+
+fn is_noticed_among(seeds_max: u64, bug: Bug, simulate: impl Fn(u64) -> Result<(), String>) {
     let _planted = plant(bug);
     let mut noticed = 0;
-    for seed in 0..SEEDS_MAX {
+    for seed in 0..seeds_max {
         // A panic of the broker, or of its own assertions, is as good as a checker's word.
         match catch_unwind(AssertUnwindSafe(|| simulate(seed))) {
             Ok(Ok(())) => continue,
@@ -29,7 +35,7 @@ fn is_noticed(bug: Bug, simulate: impl Fn(u64) -> Result<(), String>) {
             return;
         }
     }
-    panic!("{bug:?}: only {noticed} of {SEEDS_MAX} seeds noticed");
+    panic!("{bug:?}: only {noticed} of {seeds_max} seeds noticed");
 }
 
 fn logs_notice(bug: Bug) {
@@ -40,10 +46,15 @@ fn the_node_notices(bug: Bug) {
     is_noticed(bug, |seed| World::run(Options { seed, is_verbose: false }).map(drop));
 }
 
+fn several_nodes_notice(bug: Bug) {
+    is_noticed(bug, |seed| World::run_several(Options { seed, is_verbose: false }).map(drop));
+}
+
 #[test]
 fn acknowledging_before_the_commit_is_noticed() {
     logs_notice(Bug::AcknowledgeBeforeCommit);
     the_node_notices(Bug::AcknowledgeBeforeCommit);
+    several_nodes_notice(Bug::AcknowledgeBeforeCommit);
 }
 
 #[test]
@@ -88,4 +99,26 @@ fn reusing_an_offset_is_noticed() {
 #[test]
 fn answering_before_the_write_is_noticed() {
     the_node_notices(Bug::AnswerBeforeWrite);
+    several_nodes_notice(Bug::AnswerBeforeWrite);
+}
+
+#[test]
+fn telling_of_a_removal_before_it_is_known_for_ever_is_noticed() {
+    let simulate = |seed| World::run_several(Options { seed, is_verbose: false }).map(drop);
+    is_noticed_among(SEEDS_MAX_RARE, Bug::TellBeforeWrite, simulate);
+}
+
+#[test]
+fn deciding_before_an_entry_of_the_own_term_is_committed_is_noticed() {
+    several_nodes_notice(Bug::DecideBeforeOwnTerm);
+}
+
+#[test]
+fn unfencing_who_has_not_caught_up_is_noticed() {
+    several_nodes_notice(Bug::UnfenceBeforeCaughtUp);
+}
+
+#[test]
+fn leading_while_fenced_is_noticed() {
+    several_nodes_notice(Bug::LeadWhileFenced);
 }

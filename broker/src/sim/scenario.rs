@@ -57,6 +57,18 @@ impl Scenario {
         (scenario, disk, clients)
     }
 
+    /// That of several nodes, whose faults a swarm draws.
+    pub fn of_several(partitions: usize, end_us: u64) -> Scenario {
+        Scenario {
+            partitions,
+            has_retention: false,
+            has_damage: false,
+            is_damaged_at_rest: false,
+            is_full: false,
+            end_us,
+        }
+    }
+
     /// Foresees the faults.
     pub fn schedule(&self, timeline: &mut Timeline) {
         for _ in 0..timeline.random.below(4) {
@@ -135,13 +147,9 @@ fn draw_clients(partitions: usize, has_retention: bool, random: &mut Random) -> 
     for number in 1..=random.between(1, 7) as u32 {
         clients.push(Client::producer(number, random.index(partitions), random));
     }
-    for _ in 0..random.between(1, 3) {
-        clients.push(Client::consumer(clients.len() as u32, partitions));
-    }
-    clients.push(Client::deleter(clients.len() as u32));
-    clients.push(Client::asker(clients.len() as u32));
+    draw_partition_clients(partitions, &mut clients, random);
     if random.one_in(3) {
-        clients.push(Client::recreator(clients.len() as u32));
+        clients.push(Client::recreator(clients.len() as u32, false));
         clients.push(Client::intruder(clients.len() as u32));
     }
     if random.one_in(3) {
@@ -158,4 +166,13 @@ fn draw_clients(partitions: usize, has_retention: bool, random: &mut Random) -> 
         clients.push(Client::hostile(clients.len() as u32));
     }
     clients
+}
+
+/// Who reads the topic, asks about it and deletes its records.
+pub fn draw_partition_clients(partitions: usize, clients: &mut Vec<Client>, random: &mut Random) {
+    for _ in 0..random.between(1, 3) {
+        clients.push(Client::consumer(clients.len() as u32, partitions));
+    }
+    clients.push(Client::deleter(clients.len() as u32));
+    clients.push(Client::asker(clients.len() as u32));
 }

@@ -6,8 +6,11 @@ use millstream_storage::FilePath;
 use millstream_storage::random::Random;
 
 use super::disk::Operation;
+use super::peer_network::Arrival;
 use super::schedule::{Schedule, Trace};
+use super::swarm::Kind;
 use crate::controller::Asker;
+use crate::peer::links;
 use crate::shard::{ConnectionId, DiskToken, Message, PrefetchToken};
 
 /// Something that happens in a world. Nodes and clients are numbered from 0.
@@ -21,6 +24,14 @@ pub enum Event {
     Client { client: usize },
     /// Something goes wrong: nothing, if the world is coming to its end.
     Fault(Fault),
+    /// Something arrives on its way from one node to another.
+    Peers(Arrival),
+    /// The ways between nodes are whole again.
+    Mend,
+    /// A process that stood still goes on, if it is still that one.
+    Resume { node: usize, incarnation: u64 },
+    /// Somebody looks whether everything works again.
+    Look,
 }
 
 /// Something that happens to a running node.
@@ -33,6 +44,7 @@ pub enum NodeEvent {
     ToController { asker: Asker, request: ControllerRequest },
     Applied { shard: usize, offset: u64 },
     ControllerTimer,
+    Link(links::Event),
     Timer { shard: usize },
     Turn { shard: usize },
     Frame { connection: ConnectionId, frame: Bytes },
@@ -54,8 +66,12 @@ pub enum Fault {
     Clock { node: usize },
     /// The node is killed, or loses its power.
     Crash { node: usize },
+    /// The same, with something else that has happened to it, if it is still this process.
+    CrashOf { node: usize, incarnation: u64, kind: Kind },
     /// The node is told to stop.
     Stop { node: usize },
+    /// Whatever a world of several nodes draws next.
+    Swarm,
 }
 
 /// Time, chance, and a fingerprint of what has happened.

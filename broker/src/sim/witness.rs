@@ -25,6 +25,8 @@ pub struct Witness {
     idempotent: BTreeSet<u32>,
     producer_ids: ProducerIdsAreUnique,
     topic_exists: bool,
+    /// Partitions that nodes have shown at their starts.
+    pub shown: usize,
 }
 
 impl Witness {
@@ -33,6 +35,7 @@ impl Witness {
         Witness {
             knowledge: Knowledge {
                 partitions: vec![Default::default(); scenario.partitions],
+                here: (0..scenario.partitions).collect(),
                 has_retention: scenario.has_retention,
                 has_damage: scenario.has_damage,
                 ..Knowledge::default()
@@ -41,6 +44,7 @@ impl Witness {
             idempotent: clients.iter().filter(|each| each.is_idempotent()).map(|each| each.number).collect(),
             producer_ids: ProducerIdsAreUnique::default(),
             topic_exists: false,
+            shown: 0,
         }
     }
 
@@ -96,19 +100,25 @@ impl Witness {
         known.deleted_to = known.deleted_to.max(known.promised_start);
     }
 
-    /// Reads all that a node has recovered and shows it to the checkers.
+    /// Reads all that a node has recovered and shows it to the checkers. One of several may lack a partition: another has it,
+    /// or it does not know yet of what it was told before.
     pub fn see_everything(
         &mut self,
         opened: &mut Opened,
         disk: &mut SimDisk,
         now: Now,
+        may_lack: bool,
         timeline: &mut Timeline,
     ) -> Result<(), String> {
         for partition in 0..self.partitions.len() {
+            if may_lack && (!opened.has_topic(TOPIC) || opened.is_elsewhere(TOPIC, partition)) {
+                continue;
+            }
             let mut checkers = std::mem::take(&mut self.partitions[partition]);
             let mut random = timeline.random.fork();
             let whole = self.inspect(opened, disk, &mut random, now, partition, &mut checkers);
             self.partitions[partition] = checkers;
+            self.shown += 1;
             let Whole { log_start, log_end, .. } = whole.map_err(|error| format!("partition {partition}: {error}"))?;
             timeline.line(format!("partition {partition}: offsets {log_start} to {log_end}"));
             self.now_known(partition);

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use millstream_storage::bug::{Bug, is_planted};
+
 use super::sessions::Sessions;
 use super::{ControllerResponse, Decision, HeartbeatReply, election};
 use crate::error::{ApiError, ErrorCode};
@@ -56,7 +58,8 @@ pub(super) fn heartbeat(
             return Decision { records: Vec::new(), response: ControllerResponse::BrokerHeartbeat(Err(error)) };
         }
     };
-    let is_caught_up = i64::try_from(applied_offset).is_ok_and(|offset| offset >= broker.epoch);
+    let is_caught_up = i64::try_from(applied_offset).is_ok_and(|offset| offset >= broker.epoch)
+        || is_planted(Bug::UnfenceBeforeCaughtUp);
     let in_controlled_shutdown = broker.in_controlled_shutdown || wants.shutdown;
     let may_lead = !broker.is_fenced || (is_caught_up && sessions.may_unfence(now, node_id));
     let is_fenced = in_controlled_shutdown || wants.fence || !may_lead;

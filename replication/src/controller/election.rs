@@ -1,11 +1,14 @@
 //! Who leads a partition: one rule, whatever has happened to brokers (Kafka's `PartitionChangeBuilder`).
 
+use millstream_storage::bug::{Bug, is_planted};
+
 use crate::image::ClusterImage;
-use crate::record::{MetadataRecord, NO_LEADER, Partition};
+use crate::record::{Broker, MetadataRecord, NO_LEADER, Partition};
 
 /// The brokers that may lead: registered, not fenced, and not about to stop.
 pub(super) fn usable_brokers(image: &ClusterImage) -> Vec<i32> {
-    image.brokers().filter(|broker| broker.is_usable()).map(|broker| broker.node_id).collect()
+    let is_usable = |broker: &&Broker| broker.is_usable() || is_planted(Bug::LeadWhileFenced);
+    image.brokers().filter(is_usable).map(|broker| broker.node_id).collect()
 }
 
 /// The leader of a partition when only these brokers are usable: the one that it has, if that may stay; else the first

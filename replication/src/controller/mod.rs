@@ -358,11 +358,27 @@ pub enum ControllerResponse {
 impl ControllerResponse {
     /// The answer when what was decided could not be made durable: all that would have succeeded failed.
     pub fn refused(self, why: &ApiError) -> ControllerResponse {
-        fn refuse<T>(outcome: Result<T, ApiError>, why: &ApiError) -> Result<T, ApiError> {
-            outcome.and(Err(why.clone()))
+        self.failed(&Failure { why, keeps_errors: true })
+    }
+
+    /// The answer when nobody has decided, or when what was decided rests on what may never become true. Errors do so, too:
+    /// a topic that was there already may never have been.
+    pub fn undecided(self, why: &ApiError) -> ControllerResponse {
+        self.failed(&Failure { why, keeps_errors: false })
+    }
+
+    fn failed(self, why: &Failure<'_>) -> ControllerResponse {
+        fn refuse<T>(outcome: Result<T, ApiError>, failure: &Failure<'_>) -> Result<T, ApiError> {
+            match outcome {
+                Err(error) if failure.keeps_errors => Err(error),
+                _ => Err(failure.why.clone()),
+            }
         }
-        fn refuse_each<K, T>(items: Vec<(K, Result<T, ApiError>)>, why: &ApiError) -> Vec<(K, Result<T, ApiError>)> {
-            items.into_iter().map(|(key, outcome)| (key, refuse(outcome, why))).collect()
+        fn refuse_each<K, T>(
+            items: Vec<(K, Result<T, ApiError>)>,
+            failure: &Failure<'_>,
+        ) -> Vec<(K, Result<T, ApiError>)> {
+            items.into_iter().map(|(key, outcome)| (key, refuse(outcome, failure))).collect()
         }
         match self {
             ControllerResponse::RegisterBroker(epoch) => ControllerResponse::RegisterBroker(refuse(epoch, why)),
@@ -400,6 +416,13 @@ impl ControllerResponse {
             "no space is left for the metadata on the controller's disk; free some and try again",
         ))
     }
+}
+
+/// Why an answer is another than the one that was decided.
+struct Failure<'a> {
+    why: &'a ApiError,
+    /// What was to fail anyway fails for its own reason.
+    keeps_errors: bool,
 }
 
 /// What the controller decided.

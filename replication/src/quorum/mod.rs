@@ -23,7 +23,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -222,6 +222,8 @@ pub struct Quorum {
     /// Snapshots that were sent: to whom, and when.
     snapshots: BTreeMap<MemberId, u64>,
     told: Told,
+    /// What is true and not told yet, in order: each from the commit index on that is to be durable here before.
+    untold: VecDeque<(u64, Output)>,
     outputs: Vec<Output>,
     has_failed: bool,
 }
@@ -260,6 +262,7 @@ impl Quorum {
             election_ticks: ELECTION_TICKS,
             snapshots: BTreeMap::new(),
             told: Told { term, leader: None, leads: false },
+            untold: VecDeque::new(),
             outputs: Vec::new(),
             has_failed: false,
         }
@@ -612,6 +615,7 @@ impl Quorum {
         if self.has_failed {
             return;
         }
+        self.tell_rest();
         self.tell_leader();
         self.next_operation();
     }
@@ -714,8 +718,10 @@ impl Quorum {
                 self.pending.entries.clear();
                 self.pending.bytes = 0;
                 self.pending.installs = true;
-                let at = self.raft.store().applied;
-                self.outputs.extend([Output::Installed, Output::Members { at }]);
+                // It holds what was to be told before.
+                self.untold.clear();
+                self.tell(self.applied().index, Output::Installed, true);
+                self.tell(self.applied().index, Output::Members { at: self.applied() }, false);
             }
             Err(why) => self.fail(format!("a snapshot that was judged cannot be read: {why}; this is a bug")),
         }
@@ -733,7 +739,8 @@ impl Quorum {
             Payload::Records { offset, records } => {
                 replay(&mut store.image, offset, &records)?;
                 let (offset, image) = (store.image.offset(), Arc::new(store.image.clone()));
-                self.outputs.push(Output::Committed { at, offset, records, image });
+                let removes = records.iter().any(|record| matches!(record, MetadataRecord::RemoveTopic { .. }));
+                self.tell(at.index, Output::Committed { at, offset, records, image }, removes);
             }
             Payload::Member(change) => {
                 store.members.apply(&change);
@@ -741,7 +748,7 @@ impl Quorum {
                 let conf = conf_change(&change);
                 let theirs = self.raft.apply_conf_change(&conf).map_err(|error| error.to_string())?;
                 assert!(is_same(&ours, &theirs), "members {ours:?}, and {theirs:?}");
-                self.outputs.push(Output::Members { at });
+                self.tell(at.index, Output::Members { at }, false);
                 if !self.members().is_voter(self.me) && self.raft.raft.state == StateRole::Leader {
                     let term = self.raft.raft.term;
                     self.raft.raft.become_follower(term, raft::INVALID_ID);
@@ -751,10 +758,35 @@ impl Quorum {
         Ok(())
     }
 
+    /// Tells what is true. What removes something is told when it would be known after a crash, too: files that are gone
+    /// would be missing to an image that still has their topic.
+    fn tell(&mut self, index: u64, output: Output, removes: bool) {
+        let waits = removes && !self.is_known_for_ever(index) && !is_planted(Bug::TellBeforeWrite);
+        self.pending.must_write |= waits;
+        if waits || !self.untold.is_empty() {
+            self.untold.push_back((if waits { index } else { 0 }, output));
+        } else {
+            self.outputs.push(output);
+        }
+    }
+
+    /// Tells what had to wait.
+    fn tell_rest(&mut self) {
+        while self.untold.front().is_some_and(|(index, _)| self.is_known_for_ever(*index)) {
+            self.outputs.extend(self.untold.pop_front().map(|(_, output)| output));
+        }
+    }
+
+    /// Whether this member would know after a crash that the entry at this index is committed. What the only voter has
+    /// written is.
+    fn is_known_for_ever(&self, index: u64) -> bool {
+        index <= self.durable.1.commit || self.members().is_sole_voter(self.me)
+    }
+
     fn tell_leader(&mut self) {
         let raft = &self.raft.raft;
         let term = raft.term;
-        let has_own_entry = self.raft.store().applied.term == term;
+        let has_own_entry = self.raft.store().applied.term == term || is_planted(Bug::DecideBeforeOwnTerm);
         let leads = raft.state == StateRole::Leader && has_own_entry;
         let leader = self.leader().filter(|leader| *leader != self.me || leads);
         let told = Told { term, leader, leads };

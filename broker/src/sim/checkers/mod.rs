@@ -1,18 +1,23 @@
-//! What must hold whatever happens: a file for each property, which says who promises it. The checkers see only what
-//! clients see.
+//! What must hold whatever happens: a file for each property, which says who promises it. Those of partitions and groups see
+//! only what clients see; those of controllers see what they tell their shards.
 
 mod acknowledged;
 mod answers;
 mod assignments;
+pub mod caught_up;
 mod clean_stop;
 mod committed_offsets;
+mod committed_stream;
 mod deleted_topics;
 mod duplicates;
 mod group;
 mod last_values;
+mod leaders;
 mod log_start;
 mod offsets;
+mod one_controller;
 mod order;
+mod producer_blocks;
 mod producer_ids;
 mod seen;
 mod times;
@@ -23,13 +28,17 @@ use self::acknowledged::NothingAcknowledgedIsLost;
 pub use self::answers::AnswersComeInTime;
 pub use self::clean_stop::CleanStopMark;
 pub use self::committed_offsets::CommittedOffsetStays;
+pub use self::committed_stream::OneStream;
 pub use self::deleted_topics::NothingDeletedReturns;
 use self::duplicates::NoDuplicates;
 pub use self::group::{GroupChecker, GroupFinding};
 use self::last_values::LastValuesStay;
+pub use self::leaders::OneLeaderAnEpoch;
 use self::log_start::LogStart;
 use self::offsets::Dense;
+pub use self::one_controller::OneControllerATerm;
 use self::order::InOrder;
+pub use self::producer_blocks::BlocksAreDisjoint;
 pub use self::producer_ids::ProducerIdsAreUnique;
 use self::seen::NothingSeenChanges;
 use self::times::Times;

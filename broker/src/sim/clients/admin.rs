@@ -36,6 +36,7 @@ impl Role for Admin {
                 reaction.findings.push(Finding::TopicCreated);
                 Ok(())
             }
+            error if wire::is_retriable_at_controller(error) => Ok(()),
             error => Err(format!("CreateTopics: error {error}: {:?}", response.topics[0])),
         }
     }

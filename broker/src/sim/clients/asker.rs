@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use millstream_storage::random::Random;
 
-use super::{Finding, Knowledge, Known, Outgoing, Reaction, Role, requests};
+use super::{Finding, Knowledge, Known, Outgoing, Reaction, Role, Target, requests};
 use crate::sim::schedule::EPOCH_MS;
 
 /// What it asked last.
@@ -24,12 +24,16 @@ impl Role for Asker {
         random.between(5_000, 50_000)
     }
 
+    fn target(&self) -> Target {
+        Target::SomeLeader
+    }
+
     fn is_impatient(&self) -> bool {
         true
     }
 
     fn next(&mut self, random: &mut Random, knowledge: &mut Knowledge) -> Option<Outgoing> {
-        let partition = random.index(knowledge.partitions.len());
+        let partition = knowledge.any_here(random);
         let Known { end, promised_start, .. } = knowledge.partitions[partition];
         let time = EPOCH_MS - random.below(600_000) as i64;
         let (timestamp, asked) = match random.below(4) {
@@ -45,15 +49,14 @@ impl Role for Asker {
     fn answered(&mut self, body: Bytes, knowledge: &Knowledge, reaction: &mut Reaction) -> Result<(), String> {
         match self.asked.take().expect("it asked") {
             Asked::Earliest { partition, promised } => {
-                requests::listed_earliest(body, partition, promised)?;
+                reaction.doubts = requests::listed_earliest(body, partition, promised)?.is_none();
             }
-            Asked::Latest { partition, end } => {
-                if let Some((offset, _)) = requests::listed(body, partition)?
-                    && offset < end
-                {
+            Asked::Latest { partition, end } => match requests::listed(body, partition)? {
+                Some((offset, _)) if offset < end => {
                     return Err(format!("partition {partition} ends at {offset}, but reached {end} before"));
                 }
-            }
+                found => reaction.doubts = found.is_none(),
+            },
             Asked::Time { partition, query, until } => {
                 // Looking for the largest time may pass over batches by what their headers say, unchecked.
                 if let Some(found) = requests::listed(body, partition)?

@@ -6,7 +6,7 @@ use kafka_wire_core::StrBytes;
 use millstream_storage::random::Random;
 
 use super::wire::Request;
-use super::{Knowledge, Outgoing, Reaction, Role, requests, wire};
+use super::{Knowledge, Outgoing, Reaction, Role, Target, requests, wire};
 use crate::sim::checkers::CommittedOffsetStays;
 
 /// What it asked last.
@@ -20,14 +20,14 @@ enum Asked {
 #[derive(Debug)]
 pub struct Committer {
     client: u32,
-    has_coordinator: bool,
+    coordinator: Option<i32>,
     checker: CommittedOffsetStays,
     asked: Option<Asked>,
 }
 
 impl Committer {
     pub fn new(client: u32) -> Committer {
-        Committer { client, has_coordinator: false, checker: CommittedOffsetStays::default(), asked: None }
+        Committer { client, coordinator: None, checker: CommittedOffsetStays::default(), asked: None }
     }
 }
 
@@ -38,7 +38,7 @@ impl Role for Committer {
 
     fn next(&mut self, random: &mut Random, _: &mut Knowledge) -> Option<Outgoing> {
         let group = StrBytes::from(format!("group-{}", self.client));
-        let (asked, request) = if !self.has_coordinator {
+        let (asked, request) = if self.coordinator.is_none() {
             (Asked::Coordinator, requests::find_coordinator(group))
         } else if random.one_in(3) {
             (Asked::Committed, requests::fetch_committed(group, 0))
@@ -53,7 +53,7 @@ impl Role for Committer {
 
     fn answered(&mut self, body: Bytes, _: &Knowledge, _: &mut Reaction) -> Result<(), String> {
         match self.asked.take().expect("it asked") {
-            Asked::Coordinator => self.has_coordinator = requests::found_coordinator(body)?,
+            Asked::Coordinator => self.coordinator = requests::found_coordinator(body)?,
             Asked::Commit { offset } => {
                 let response: OffsetCommitResponse = wire::response(wire::OFFSET_COMMIT, body)?;
                 match response.topics[0].partitions[0].error_code {
@@ -77,6 +77,14 @@ impl Role for Committer {
             }
         }
         Ok(())
+    }
+
+    fn target(&self) -> Target {
+        Target::Coordinator { node_id: self.coordinator }
+    }
+
+    fn forget_coordinator(&mut self) {
+        self.coordinator = None;
     }
 
     fn disconnected(&mut self, _: &mut Knowledge) {

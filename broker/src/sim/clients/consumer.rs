@@ -5,7 +5,7 @@ use kafka_wire::FetchResponse;
 use millstream_storage::random::Random;
 
 use super::wire::Request;
-use super::{Finding, Knowledge, Known, Outgoing, Reaction, Role, requests, wire};
+use super::{Finding, Knowledge, Known, Outgoing, Reaction, Role, Target, requests, wire};
 use crate::sim::record::{Unreadable, records_in};
 
 /// What it asked last.
@@ -56,7 +56,10 @@ impl Consumer {
                     self.is_lost[partition] = true;
                     continue;
                 }
-                error if wire::is_retriable(error) => continue,
+                error if wire::is_retriable(error) => {
+                    reaction.doubts = true;
+                    continue;
+                }
                 error => return Err(format!("Fetch: partition {partition}: error {error}")),
             }
             let bytes = result.records.clone().unwrap_or_default();
@@ -86,18 +89,23 @@ impl Role for Consumer {
         random.between(500, 8_000)
     }
 
+    fn target(&self) -> Target {
+        Target::SomeLeader
+    }
+
     fn is_impatient(&self) -> bool {
         true
     }
 
     fn next(&mut self, random: &mut Random, knowledge: &mut Knowledge) -> Option<Outgoing> {
-        let (asked, request) = match self.is_lost.iter().position(|lost| *lost) {
+        let lost = knowledge.here.iter().find(|partition| self.is_lost[**partition]);
+        let (asked, request) = match lost.copied() {
             Some(partition) => {
                 let promised = knowledge.partitions[partition].promised_start;
                 (Asked::Earliest { partition, promised }, requests::list_offsets(partition, requests::EARLIEST))
             }
             None => {
-                let (items, request) = fetch_some(&self.positions, random, knowledge);
+                let (items, request) = fetch_some(&knowledge.here, &self.positions, random, knowledge);
                 (Asked::Fetch { items, known: knowledge.partitions.clone() }, request)
             }
         };
@@ -112,9 +120,12 @@ impl Role for Consumer {
                 self.fetched(&response, (&items, &known), knowledge, reaction)
             }
             Asked::Earliest { partition, promised } => {
-                if let Some(offset) = requests::listed_earliest(body, partition, promised)? {
-                    self.positions[partition] = offset;
-                    self.is_lost[partition] = false;
+                match requests::listed_earliest(body, partition, promised)? {
+                    Some(offset) => {
+                        self.positions[partition] = offset;
+                        self.is_lost[partition] = false;
+                    }
+                    None => reaction.doubts = true,
                 }
                 Ok(())
             }
@@ -122,12 +133,17 @@ impl Role for Consumer {
     }
 }
 
-/// Asks for some partitions, mostly at these positions: the partitions with their offsets, and the request.
-pub fn fetch_some(positions: &[i64], random: &mut Random, knowledge: &Knowledge) -> (Vec<(usize, i64)>, Request) {
-    let first = random.index(positions.len());
-    let count = random.between(1, positions.len() as u64) as usize;
+/// Asks for some of these partitions, mostly at their positions: the partitions with their offsets, and the request.
+pub fn fetch_some(
+    here: &[usize],
+    positions: &[i64],
+    random: &mut Random,
+    knowledge: &Knowledge,
+) -> (Vec<(usize, i64)>, Request) {
+    let first = random.index(here.len());
+    let count = random.between(1, here.len() as u64) as usize;
     let mut items = Vec::new();
-    for partition in (0..positions.len()).cycle().skip(first).take(count) {
+    for partition in here.iter().copied().cycle().skip(first).take(count) {
         let known = knowledge.partitions[partition];
         let offset = if random.one_in(5) && known.end > known.deleted_to {
             random.between(known.deleted_to as u64, known.end as u64) as i64

@@ -6,7 +6,7 @@ use kafka_wire::{DeleteRecordsRequest, DeleteRecordsResponse};
 use millstream_storage::random::Random;
 
 use super::wire::Request;
-use super::{Finding, Knowledge, Outgoing, Reaction, Role, wire};
+use super::{Finding, Knowledge, Outgoing, Reaction, Role, Target, wire};
 
 #[derive(Debug, Default)]
 pub struct Deleter {
@@ -19,12 +19,16 @@ impl Role for Deleter {
         random.between(10_000, 200_000)
     }
 
+    fn target(&self) -> Target {
+        Target::SomeLeader
+    }
+
     fn is_impatient(&self) -> bool {
         true
     }
 
     fn next(&mut self, random: &mut Random, knowledge: &mut Knowledge) -> Option<Outgoing> {
-        let partition = random.index(knowledge.partitions.len());
+        let partition = knowledge.any_here(random);
         let known = &mut knowledge.partitions[partition];
         let room = (known.end - known.deleted_to).max(0) as u64;
         let offset = known.deleted_to + random.below(room / 2 + 1) as i64;
@@ -45,7 +49,10 @@ impl Role for Deleter {
                 reaction.findings.push(Finding::Promised { partition, log_start: result.low_watermark });
                 Ok(())
             }
-            error if wire::is_retriable(error) => Ok(()),
+            error if wire::is_retriable(error) => {
+                reaction.doubts = true;
+                Ok(())
+            }
             // A log that was not created yet ends at 0.
             error => Err(format!("DeleteRecords before {offset}: error {error}")),
         }

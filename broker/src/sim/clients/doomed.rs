@@ -3,10 +3,11 @@
 
 use bytes::Bytes;
 use kafka_wire::{CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, FetchResponse, ProduceResponse};
+use kafka_wire_core::StrBytes;
 use millstream_storage::random::Random;
 
 use super::wire::Request;
-use super::{Finding, Knowledge, Outgoing, Reaction, Role, requests, wire};
+use super::{Finding, Knowledge, Outgoing, Reaction, Role, Target, requests, wire};
 use crate::sim::checkers::NothingDeletedReturns;
 use crate::sim::record::{Found, RecordId, Unreadable, batch_of, records_in};
 
@@ -25,14 +26,34 @@ enum Step {
 #[derive(Debug)]
 pub struct Recreator {
     client: u32,
+    /// Among several nodes a deletion whose answer was lost may be on its way still when the next topic is there: then each
+    /// life has a name of its own.
+    is_among_several: bool,
+    /// Deletions so far.
+    lives: u32,
     step: Step,
     next_number: u32,
     checker: NothingDeletedReturns,
 }
 
 impl Recreator {
-    pub fn new(client: u32) -> Recreator {
-        Recreator { client, step: Step::Create, next_number: 0, checker: NothingDeletedReturns::new(client) }
+    pub fn new(client: u32, is_among_several: bool) -> Recreator {
+        Recreator {
+            client,
+            is_among_several,
+            lives: 0,
+            step: Step::Create,
+            next_number: 0,
+            checker: NothingDeletedReturns::new(client),
+        }
+    }
+
+    fn topic(&self) -> StrBytes {
+        if self.is_among_several {
+            StrBytes::from(format!("{}-{}-{}", wire::DOOMED, self.client, self.lives))
+        } else {
+            wire::doomed()
+        }
     }
 }
 
@@ -46,20 +67,20 @@ impl Role for Recreator {
             return None;
         }
         let request = match self.step {
-            Step::Create => requests::create_topic(wire::doomed(), 1, &[]),
+            Step::Create => requests::create_topic(self.topic(), 1, &[]),
             Step::Write => {
-                let request = write(self.client, self.next_number);
+                let request = write(self.topic(), self.client, self.next_number);
                 self.next_number += 1;
                 request
             }
             Step::Read => {
                 let item = requests::fetch_partition(0, 0, 400_000);
-                Request::new(wire::FETCH, &requests::fetch(wire::doomed(), vec![item]))
+                Request::new(wire::FETCH, &requests::fetch(self.topic(), vec![item]))
             }
             Step::Delete => {
                 self.checker.will_delete(knowledge.intruded);
                 let mut body = DeleteTopicsRequest::default();
-                body.topic_names = vec![wire::doomed()];
+                body.topic_names = vec![self.topic()];
                 body.timeout_ms = 30_000;
                 Request::new(wire::DELETE_TOPICS, &body)
             }
@@ -67,14 +88,21 @@ impl Role for Recreator {
         Some(Outgoing::Answered(request))
     }
 
-    fn answered(&mut self, body: Bytes, _: &Knowledge, _: &mut Reaction) -> Result<(), String> {
+    fn target(&self) -> Target {
+        match self.step {
+            Step::Create | Step::Delete => Target::Anywhere,
+            Step::Write | Step::Read => Target::Leader { topic: self.topic().to_string(), partition: 0 },
+        }
+    }
+
+    fn answered(&mut self, body: Bytes, _: &Knowledge, reaction: &mut Reaction) -> Result<(), String> {
         self.step = match self.step {
             Step::Create => {
                 let response: CreateTopicsResponse = wire::response(wire::CREATE_TOPICS, body)?;
                 match response.topics[0].error_code {
                     // Nobody else creates it: if it is there already, an answer was lost.
                     0 | wire::TOPIC_ALREADY_EXISTS => Step::Write,
-                    error if wire::is_retriable(error) => Step::Create,
+                    error if wire::is_retriable_at_controller(error) => Step::Create,
                     error => return Err(format!("CreateTopics of a doomed topic: error {error}")),
                 }
             }
@@ -86,7 +114,7 @@ impl Role for Recreator {
                         let id = RecordId { client: self.client, number: self.next_number - 1 };
                         self.checker.acknowledged(Found { offset: result.base_offset, id });
                     }
-                    error if wire::is_retriable(error) => {}
+                    error if wire::is_retriable(error) => reaction.doubts = true,
                     error => return Err(format!("Produce to a topic just created: error {error}")),
                 }
                 if self.next_number.is_multiple_of(RECORDS_A_LIFE) { Step::Read } else { Step::Write }
@@ -104,7 +132,10 @@ impl Role for Recreator {
                         }
                         Step::Delete
                     }
-                    error if wire::is_retriable(error) => Step::Read,
+                    error if wire::is_retriable(error) => {
+                        reaction.doubts = true;
+                        Step::Read
+                    }
                     error => return Err(format!("Fetch of a topic just created: error {error}")),
                 }
             }
@@ -114,9 +145,10 @@ impl Role for Recreator {
                     // Nobody else deletes it: if it is unknown, an answer was lost.
                     0 | wire::UNKNOWN_TOPIC_OR_PARTITION => {
                         self.checker.deleted(self.next_number);
+                        self.lives += 1;
                         Step::Create
                     }
-                    error if wire::is_retriable(error) => Step::Delete,
+                    error if wire::is_retriable_at_controller(error) => Step::Delete,
                     error => return Err(format!("DeleteTopics: error {error}")),
                 }
             }
@@ -148,7 +180,7 @@ impl Role for Intruder {
         }
         let number = self.next_number;
         self.next_number += 1;
-        Some(Outgoing::Answered(write(self.client, number)))
+        Some(Outgoing::Answered(write(wire::doomed(), self.client, number)))
     }
 
     fn answered(&mut self, body: Bytes, _: &Knowledge, reaction: &mut Reaction) -> Result<(), String> {
@@ -164,8 +196,8 @@ impl Role for Intruder {
     }
 }
 
-/// Writes one record to the doomed topic.
-fn write(client: u32, number: u32) -> Request {
+/// Writes one record to a doomed topic.
+fn write(topic: StrBytes, client: u32, number: u32) -> Request {
     let records = batch_of(RecordId { client, number }, 1, None);
-    requests::produce(wire::doomed(), 0, -1, 30_000, records)
+    requests::produce(topic, 0, -1, 30_000, records)
 }

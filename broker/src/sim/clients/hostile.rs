@@ -51,7 +51,7 @@ fn frame(client: u32, random: &mut Random, knowledge: &Knowledge) -> Bytes {
             let records = batch_of(id, 1, random.coin().then_some((random.next() as i64, 0, 0)));
             requests::produce(wire::topic(), partition, -1, 30_000, records).frame(0)
         }
-        1 => fetch_some(&vec![0; partition + 1], random, knowledge).1.frame(0),
+        1 => fetch_some(&(0..=partition).collect::<Vec<_>>(), &vec![0; partition + 1], random, knowledge).1.frame(0),
         2 => requests::list_offsets(partition, -random.between(1, 5).cast_signed()).frame(0),
         3 => Request::new(wire::INIT_PRODUCER_ID, &InitProducerIdRequest::default()).frame(0),
         4 => {

@@ -16,7 +16,7 @@ use kafka_wire_core::{StrBytes, Uuid};
 use millstream_storage::random::Random;
 
 use super::wire::{self, MEMBER_ID_REQUIRED, Request, UNKNOWN_MEMBER_ID, is_retriable_in_group};
-use super::{Finding, Knowledge, Outgoing, Reaction, Role, requests};
+use super::{Finding, Knowledge, Outgoing, Reaction, Role, Target, requests};
 use crate::sim::checkers::{GroupChecker, GroupFinding};
 
 const GROUP: &str = "members";
@@ -55,7 +55,7 @@ enum Phase {
 pub struct Member {
     client: u32,
     is_classic: bool,
-    has_coordinator: bool,
+    coordinator: Option<i32>,
     phase: Phase,
     member_id: String,
     /// The member epoch or the generation; 0 is out of the group.
@@ -101,13 +101,13 @@ impl Member {
 
     fn ask(&mut self, partitions: usize, random: &mut Random, checker: &mut GroupChecker) -> (Asked, Request) {
         let sent_us = checker.now_us;
-        if !self.has_coordinator {
+        if self.coordinator.is_none() {
             return (Asked::Coordinator, requests::find_coordinator(text(GROUP)));
         }
         // Now and then it is killed, and another process begins, perhaps with the other protocol.
         if random.one_in(60) {
             checker.stop(self.client);
-            *self = Member { has_coordinator: true, ..Member::new(self.client, random.coin()) };
+            *self = Member { coordinator: self.coordinator, ..Member::new(self.client, random.coin()) };
         }
         if self.epoch > 0 && self.until_us() <= checker.now_us {
             self.lose_all(checker);
@@ -224,7 +224,7 @@ impl Member {
 
     fn take(&mut self, asked: Asked, body: Bytes) -> Result<Option<GroupFinding>, String> {
         match asked {
-            Asked::Coordinator => self.has_coordinator = requests::found_coordinator(body)?,
+            Asked::Coordinator => self.coordinator = requests::found_coordinator(body)?,
             Asked::Heartbeat { sent_us } => return self.has_heartbeat(sent_us, body),
             Asked::Join { sent_us } => self.has_joined(sent_us, body)?,
             Asked::Sync { sent_us } => return self.has_synced(sent_us, body),
@@ -381,6 +381,14 @@ impl Role for Member {
         let asked = self.asked.take().expect("it asked");
         reaction.findings.extend(self.take(asked, body)?.map(Finding::Group));
         Ok(())
+    }
+
+    fn target(&self) -> Target {
+        Target::Coordinator { node_id: self.coordinator }
+    }
+
+    fn forget_coordinator(&mut self) {
+        self.coordinator = None;
     }
 
     fn disconnected(&mut self, knowledge: &mut Knowledge) {

@@ -11,6 +11,7 @@ mod hostile;
 pub mod member;
 mod producer;
 mod requests;
+mod routing;
 pub mod wire;
 
 use std::collections::VecDeque;
@@ -28,6 +29,7 @@ use self::doomed::{Intruder, Recreator};
 use self::hostile::Hostile;
 use self::member::Member;
 use self::producer::Producer;
+use self::routing::{Fit, Routing, Target};
 use self::wire::Request;
 use super::checkers::{GroupChecker, GroupFinding};
 use super::record::Found;
@@ -48,6 +50,8 @@ pub struct Known {
 pub struct Knowledge {
     /// Each partition.
     pub partitions: Vec<Known>,
+    /// The partitions that the client who is to act believes to be led by the node that it is connected to.
+    pub here: Vec<usize>,
     /// Retention may remove records.
     pub has_retention: bool,
     /// Bits flip on their way from the disk: damage that a reader notices is to be expected.
@@ -58,6 +62,13 @@ pub struct Knowledge {
     pub is_ending: bool,
     /// The group of the members.
     pub group: GroupChecker,
+}
+
+impl Knowledge {
+    /// One of the partitions that are here.
+    fn any_here(&self, random: &mut Random) -> usize {
+        self.here[random.index(self.here.len())]
+    }
 }
 
 /// What a client learnt.
@@ -88,6 +99,18 @@ pub struct Reaction {
     pub findings: Vec<Finding>,
     /// It gives up the connection and tries again by another.
     pub reconnect: bool,
+    /// What it asked was not where it was believed to be.
+    pub doubts: bool,
+}
+
+/// What a client does when it may act.
+#[derive(Debug)]
+pub enum Act {
+    Nothing,
+    /// Sends these bytes.
+    Sends(Bytes),
+    /// Gives up the connection, to go to another node.
+    Leaves,
 }
 
 /// What a client puts on its connection.
@@ -105,6 +128,19 @@ enum Outgoing {
 trait Role: fmt::Debug {
     /// How long until it acts again, in microseconds.
     fn pause_us(&self, random: &mut Random) -> u64;
+
+    /// Where it has to be to send what it sends next.
+    fn target(&self) -> Target {
+        Target::Anywhere
+    }
+
+    /// The coordinator that it knew may have become another.
+    fn forget_coordinator(&mut self) {}
+
+    /// The partition of the topic of which it waits for acknowledgements.
+    fn writes_to(&self) -> Option<usize> {
+        None
+    }
 
     /// What it sends now, if anything.
     fn next(&mut self, random: &mut Random, knowledge: &mut Knowledge) -> Option<Outgoing>;
@@ -151,11 +187,29 @@ pub struct Client {
     /// Correlation ids of the requests that were not answered.
     outstanding: VecDeque<i32>,
     received: BytesMut,
+    /// Where there are several nodes.
+    routing: Option<Routing>,
+    /// The request that was not answered asks for its routing.
+    asks_way: bool,
 }
 
 impl Client {
     fn new(number: u32, role: impl Role + 'static) -> Client {
-        Client { number, role: Box::new(role), correlation: 0, outstanding: VecDeque::new(), received: BytesMut::new() }
+        Client {
+            number,
+            role: Box::new(role),
+            correlation: 0,
+            outstanding: VecDeque::new(),
+            received: BytesMut::new(),
+            routing: None,
+            asks_way: false,
+        }
+    }
+
+    /// The same among several nodes.
+    pub fn among(mut self, nodes: usize) -> Client {
+        self.routing = Some(Routing::new(nodes));
+        self
     }
 
     /// Creates the topic with these configurations.
@@ -184,8 +238,8 @@ impl Client {
     }
 
     /// Deletes a topic and creates it again.
-    pub fn recreator(number: u32) -> Client {
-        Client::new(number, Recreator::new(number))
+    pub fn recreator(number: u32, is_among_several: bool) -> Client {
+        Client::new(number, Recreator::new(number, is_among_several))
     }
 
     /// Writes to the topic of the recreator.
@@ -223,6 +277,16 @@ impl Client {
         self.role.is_idempotent()
     }
 
+    /// The partition of the topic of which it waits for acknowledgements.
+    pub fn writes_to(&self) -> Option<usize> {
+        self.role.writes_to()
+    }
+
+    /// Whether it waits for any answer.
+    pub fn has_asked(&self) -> bool {
+        !self.outstanding.is_empty()
+    }
+
     /// Whether something is still to be acknowledged.
     pub fn is_waiting(&self) -> bool {
         self.role.is_waiting()
@@ -237,25 +301,68 @@ impl Client {
     pub fn disconnected(&mut self, knowledge: &mut Knowledge) {
         self.outstanding.clear();
         self.received.clear();
+        self.asks_way = false;
+        if let Some(routing) = &mut self.routing {
+            routing.doubt();
+            self.role.forget_coordinator();
+        }
         self.role.disconnected(knowledge);
     }
 
-    /// The next request, if there is something to ask now.
-    pub fn act(&mut self, random: &mut Random, knowledge: &mut Knowledge) -> Option<Bytes> {
-        if !self.outstanding.is_empty() && !self.role.asks_ahead() {
-            return None;
+    /// It has gone to another node of its own will.
+    pub fn left(&mut self, knowledge: &mut Knowledge) {
+        assert!(self.outstanding.is_empty(), "it leaves when it was answered");
+        self.received.clear();
+        self.role.disconnected(knowledge);
+    }
+
+    /// The node that it connects to, where there are several.
+    pub fn chosen_node(&self, random: &mut Random) -> Option<usize> {
+        self.routing.as_ref().map(|routing| routing.node_for(&self.role.target(), random))
+    }
+
+    /// What it does now at this node.
+    pub fn act(&mut self, node: usize, random: &mut Random, knowledge: &mut Knowledge) -> Act {
+        if !self.outstanding.is_empty() && (self.asks_way || !self.role.asks_ahead()) {
+            return Act::Nothing;
         }
-        let correlation = self.correlation;
-        let request = match self.role.next(random, knowledge)? {
-            Outgoing::Answered(request) => {
-                self.outstanding.push_back(correlation);
-                request
-            }
-            Outgoing::Unanswered(request) => request,
-            Outgoing::Anything(frame) => return Some(frame),
+        let Some(routing) = self.routing.as_ref().filter(|_| !self.role.is_hostile()) else {
+            knowledge.here = (0..knowledge.partitions.len()).collect();
+            return self.ask(random, knowledge);
         };
+        let target = self.role.target();
+        if self.outstanding.is_empty() {
+            match routing.fit(&target, node, random) {
+                Fit::Elsewhere if !routing.is_stale() => return Act::Leaves,
+                Fit::Here if !routing.is_stale() => {}
+                _ => {
+                    self.asks_way = true;
+                    return self.sends(Routing::request(&target));
+                }
+            }
+        }
+        knowledge.here = routing.led_by(node);
+        self.ask(random, knowledge)
+    }
+
+    /// The next request of its role, if there is something to ask now.
+    fn ask(&mut self, random: &mut Random, knowledge: &mut Knowledge) -> Act {
+        match self.role.next(random, knowledge) {
+            None => Act::Nothing,
+            Some(Outgoing::Answered(request)) => self.sends(request),
+            Some(Outgoing::Unanswered(request)) => {
+                self.correlation += 1;
+                Act::Sends(request.frame(self.correlation - 1))
+            }
+            Some(Outgoing::Anything(frame)) => Act::Sends(frame),
+        }
+    }
+
+    /// A request that is to be answered.
+    fn sends(&mut self, request: Request) -> Act {
+        self.outstanding.push_back(self.correlation);
         self.correlation += 1;
-        Some(request.frame(correlation))
+        Act::Sends(request.frame(self.correlation - 1))
     }
 
     /// Takes bytes off the connection.
@@ -270,7 +377,15 @@ impl Client {
             if correlation != expected {
                 return Err(format!("response {correlation} came before response {expected}"));
             }
-            self.role.answered(body, knowledge, &mut reaction)?;
+            match &mut self.routing {
+                Some(routing) if std::mem::take(&mut self.asks_way) => routing.answered(body)?,
+                _ => self.role.answered(body, knowledge, &mut reaction)?,
+            }
+        }
+        if let Some(routing) = &mut self.routing
+            && reaction.doubts
+        {
+            routing.doubt();
         }
         Ok(reaction)
     }

@@ -9,7 +9,7 @@ use kafka_wire::{InitProducerIdRequest, InitProducerIdResponse, ProduceResponse}
 use millstream_storage::random::Random;
 
 use super::wire::Request;
-use super::{Finding, Knowledge, Outgoing, Reaction, Role, requests, wire};
+use super::{Finding, Knowledge, Outgoing, Reaction, Role, Target, requests, wire};
 use crate::sim::record::{Found, RecordId, batch_of};
 
 /// Batches that a producer may have on their way (`max.in.flight.requests.per.connection` of an idempotent one).
@@ -89,6 +89,10 @@ impl Producer {
 
     fn has_producer_id(&mut self, body: Bytes, reaction: &mut Reaction) -> Result<(), String> {
         let response: InitProducerIdResponse = wire::response(wire::INIT_PRODUCER_ID, body)?;
+        if wire::is_retriable_at_controller(response.error_code) {
+            reaction.doubts = true;
+            return Ok(());
+        }
         if response.error_code != 0 || response.producer_epoch != 0 {
             return Err(format!("InitProducerId: {response:?}"));
         }
@@ -137,6 +141,14 @@ impl Producer {
 impl Role for Producer {
     fn pause_us(&self, random: &mut Random) -> u64 {
         if random.one_in(20) { random.between(5_000, 50_000) } else { random.between(200, 4_000) }
+    }
+
+    fn target(&self) -> Target {
+        Target::Leader { topic: wire::TOPIC.to_owned(), partition: self.partition }
+    }
+
+    fn writes_to(&self) -> Option<usize> {
+        (self.acks != 0).then_some(self.partition)
     }
 
     fn asks_ahead(&self) -> bool {

@@ -129,12 +129,13 @@ pub fn find_coordinator(group: StrBytes) -> Request {
     Request::new(wire::FIND_COORDINATOR, &body)
 }
 
-/// Whether a coordinator was found; if not, the client asks again.
-pub fn found_coordinator(body: Bytes) -> Result<bool, String> {
+/// The coordinator that was found; if none was, the client asks again.
+pub fn found_coordinator(body: Bytes) -> Result<Option<i32>, String> {
     let response: FindCoordinatorResponse = wire::response(wire::FIND_COORDINATOR, body)?;
-    match response.coordinators[0].error_code {
-        0 => Ok(true),
-        error if wire::is_retriable_in_group(error) => Ok(false),
+    let found = &response.coordinators[0];
+    match found.error_code {
+        0 => Ok(Some(found.node_id)),
+        error if wire::is_retriable_in_group(error) => Ok(None),
         error => Err(format!("FindCoordinator: error {error}")),
     }
 }

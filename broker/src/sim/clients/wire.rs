@@ -36,6 +36,14 @@ pub fn is_retriable(error: i16) -> bool {
     RETRIABLE.contains(&error)
 }
 
+/// NOT_CONTROLLER, and INVALID_REPLICATION_FACTOR: no broker is there that could hold a partition.
+const CONTROLLER_MOVES: [i16; 2] = [41, 38];
+
+/// Whether a client asks the same of the controller again after this error.
+pub fn is_retriable_at_controller(error: i16) -> bool {
+    is_retriable_in_group(error) || CONTROLLER_MOVES.contains(&error)
+}
+
 /// Whether a client of a group asks the same again after this error, perhaps of another coordinator.
 pub fn is_retriable_in_group(error: i16) -> bool {
     is_retriable(error) || COORDINATOR_MOVES.contains(&error)
@@ -54,6 +62,8 @@ pub const PRODUCE: Api = Api { key: 0, version: 9 };
 pub const FETCH: Api = Api { key: 1, version: 12 };
 /// ListOffsets
 pub const LIST_OFFSETS: Api = Api { key: 2, version: 7 };
+/// Metadata
+pub const METADATA: Api = Api { key: 3, version: 12 };
 /// OffsetCommit
 pub const OFFSET_COMMIT: Api = Api { key: 8, version: 8 };
 /// OffsetFetch

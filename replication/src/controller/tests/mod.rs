@@ -506,3 +506,14 @@ fn quotas_are_decided_one_by_one() {
     assert_eq!(alter(false, vec![change(client("a"), key, Some(6.0))]), (vec![None], 10_000));
     assert_eq!(alter(false, vec![change(client("a"), key, None)]), (vec![None], 9_999));
 }
+
+/// Errors rest on what was decided before as much as successes do.
+#[test]
+fn what_was_not_decided_leaves_no_error_of_its_own() {
+    let exists = ApiError::new(ErrorCode::TopicAlreadyExists, "it is there");
+    let later = ApiError::new(ErrorCode::NotController, "try again");
+    let response = ControllerResponse::CreateTopics(vec![("t".to_string(), Err(exists.clone()))]);
+    assert_eq!(response.clone().refused(&later), response, "there was no room, and it would have failed anyway");
+    let undecided = ControllerResponse::CreateTopics(vec![("t".to_string(), Err(later.clone()))]);
+    assert_eq!(response.undecided(&later), undecided);
+}

@@ -1,35 +1,38 @@
 //! A node of a world: its disk and its clock, which stay, and the process on it, which comes and goes. The process is what is
-//! shipped (shards, their logs, the controller and its log, recovery); this file plays the driver's part: it executes
-//! effects, late, and brings back what became of them.
+//! shipped (formation, shards, their logs, the controller and its log, recovery, registration); this file plays the
+//! driver's part: it executes effects, late, and brings back what became of them.
+
+mod configuration;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_replication::config::Properties;
-use millstream_replication::{ControllerRequest, Endpoint, MetaProperties};
-use millstream_storage::partition_log::partition_directory;
-use millstream_storage::random::Random;
+use millstream_replication::identity::Candidate;
+use millstream_replication::quorum::Snapshot;
+use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse, Endpoint, MetaProperties};
 use millstream_storage::recovery::LastShutdown;
-use millstream_storage::shard_log::{LogId, ShardLogOptions};
-use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, FilePath, Now, PartitionKey, ShardLog};
+use millstream_storage::{DiskError, DiskOp, FilePath, Now};
 
 use super::checkers::CleanStopMark;
-use super::clients::member;
-use super::disk::{DiskFaults, Operation, SimDisk, brief, brief_op};
+use super::disk::{Operation, SimDisk, brief, brief_op};
 use super::network::Link;
-use super::restart::{cleaner_options, until_recovered};
+use super::restart::until_recovered;
 use super::schedule::Clock;
 use super::snapshots::Snapshots;
 use super::timeline::{Event, Fault, NodeEvent, Timeline};
-use crate::controller::{Asker, ControllerNode, Effect as ControllerEffect, Event as ControllerEvent};
-use crate::node::{Node, NodeOptions, OpenShard, RecoveryCounts};
+use crate::controller::{Asker, ControllerNode, Effect as ControllerEffect, Event as ControllerEvent, Standing};
+use crate::node::registration::{REGISTER_AGAIN_AFTER, Registration, Step};
+use crate::node::{Formation, Formed, OpenShard, RecoveryCounts};
+use crate::peer::links;
 use crate::shard::{DiskToken, Effect, Event as ShardEvent, Message, PrefetchToken, Shard};
+
+pub use self::configuration::{Configuration, Opened, Opening};
 
 /// Who asks the controller to register the broker, and to unfence it.
 const BROKER: Asker = Asker::Node { token: 0 };
-/// One of so many disk operations of the controller is late, and the node goes down before it ends: they are too few for
-/// crashes at any time to meet them...
+/// Of a node that is alone, one of so many disk operations of the controller is late, and the node goes down before it ends:
+/// they are too few for crashes at any time to meet them...
 const CONTROLLER_CUT_ONE_IN: u64 = 12;
 /// ...by so much, in which an answer that did not wait for it would get around...
 const CONTROLLER_LATE_US: u64 = 5_000;
@@ -37,6 +40,8 @@ const CONTROLLER_LATE_US: u64 = 5_000;
 /// again.
 const CONTROLLER_CUTS_MAX: u32 = 8;
 const LISTENER: &str = "PLAINTEXT";
+/// `initial.broker.registration.timeout.ms`
+const REGISTRATION_MAX: Duration = Duration::from_secs(60);
 
 /// What sends messages within a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,93 +50,26 @@ pub enum Place {
     Shard(usize),
 }
 
-/// What recovery has found, open but not running.
-pub struct Opened {
-    /// The process that is about to run.
-    broker_incarnation: [u8; 16],
-    meta: MetaProperties,
-    controller: ControllerNode,
-    shards: Vec<OpenShard>,
-    counts: RecoveryCounts,
-    /// How the disk misbehaves when the node runs again.
-    faults: DiskFaults,
+/// What runs on a node.
+enum Life {
+    Down,
+    Forming(Box<Forming>),
+    Running(Box<Process>),
 }
 
-impl Opened {
-    /// Whether the topic is there.
-    pub fn has_topic(&self, topic: &str) -> bool {
-        self.controller.image().topic(topic).is_some()
-    }
-
-    fn key_of(&self, topic: &str, partition: usize) -> Option<PartitionKey> {
-        let topic = self.controller.image().topic(topic)?;
-        Some(PartitionKey { topic_id: topic.id, partition: partition as i32 })
-    }
-
-    /// The directory of a partition, if its topic is there.
-    pub fn directory_of(&self, topic: &str, partition: usize) -> Option<String> {
-        self.key_of(topic, partition).map(|key| partition_directory(topic, key))
-    }
-
-    /// The log of a partition, if it is there.
-    pub fn log_of(&mut self, topic: &str, partition: usize) -> Option<(&mut ShardLog, LogId)> {
-        let key = self.key_of(topic, partition)?;
-        let shards = self.shards.len();
-        let log = &mut self.shards[key.shard(shards)].log;
-        log.find(key).map(|id| (log, id))
-    }
+/// A process that holds nothing and waits for others.
+struct Forming {
+    started_us: u64,
+    incarnation: [u8; 16],
+    candidate: Candidate,
+    formation: Formation,
+    timer_at: Option<u64>,
 }
 
-/// Who a node is, whatever happens to it.
-pub struct Configuration {
-    node_id: i32,
-    properties: Arc<Properties>,
-}
-
-impl Configuration {
-    /// Recovers what a disk has of this node.
-    pub fn recover(&self, disk: &mut SimDisk, random: &mut Random, now: Now, shards: usize) -> Result<Opened, String> {
-        let broker_incarnation = random.bytes();
-        let options = NodeOptions {
-            node_id: self.node_id,
-            incarnation: broker_incarnation,
-            shards,
-            file: Arc::clone(&self.properties),
-            controller_address: None,
-            voters: Vec::new(),
-            bootstrap_servers: Vec::new(),
-            joins_voters: false,
-            session_timeout: Duration::from_secs(3),
-            heartbeat_interval: Duration::from_millis(500),
-            log_dir: "data".to_string(),
-            listeners: vec![LISTENER.to_string()],
-            metadata_log_bytes_max: random.between(2, 8) * BLOCK_BYTES as u64,
-            journal_slots: 4 + random.below(4) as u32,
-            journal_slot_bytes: 128 << 10,
-            log: ShardLogOptions {
-                tail_memory_bytes_max: 128 << 10,
-                free_space_floor_bytes: 64 << 10,
-                extent_bytes_min: 48 << 10,
-                retention_check_interval: Duration::from_millis(50),
-                producer_expiration_ms: 86_400_000,
-                producers_max: 1_000_000,
-                cleaner: cleaner_options(),
-            },
-            fetch_bytes_max: 1 << 20,
-            group_bytes_max: 64 << 20,
-            request_bytes_max: 1 << 20,
-        };
-        let random = random.bytes();
-        let Node { meta, controller, shards, counts } =
-            Node::recover(&mut |op| disk.execute(op), options, now, random).map_err(|error| error.to_string())?;
-        let shards = shards.into_iter().map(|shard| shard.open()).collect();
-        Ok(Opened { broker_incarnation, meta, controller, shards, counts, faults: DiskFaults::default() })
-    }
-}
-
-/// A running process.
+/// A process that belongs to a cluster.
 struct Process {
     started_us: u64,
+    broker_incarnation: [u8; 16],
     shards: Vec<Shard>,
     inbox: Vec<Vec<ShardEvent>>,
     has_turn: Vec<bool>,
@@ -142,14 +80,30 @@ struct Process {
     snapshot_step: Option<usize>,
     /// Whose the data directory is.
     meta: MetaProperties,
-    /// The epoch of its registration; none before that.
+    registration: Registration,
+    /// The epoch of its registration, once it is registered and not fenced.
     broker_epoch: Option<i64>,
+    /// What its shards were told last.
+    told: Arc<ClusterImage>,
+    /// What the controller was told that each shard has applied.
+    applied: Vec<u64>,
+    /// A disk operation of the controller is under way.
+    is_controller_writing: bool,
+    /// The shards have shut down: the controller hears and does nothing any more.
+    has_controller_ended: bool,
     /// The mark of a clean stop is being written.
     is_marking: bool,
     /// Messages to each shard, from each place.
     links: BTreeMap<(Place, usize), Link>,
     is_listening: bool,
     is_stopping: bool,
+}
+
+/// What a candidate's directory begins with.
+pub struct Begins {
+    pub candidate: Candidate,
+    pub incarnation: [u8; 16],
+    pub snapshot: Snapshot,
 }
 
 pub struct SimNode {
@@ -166,16 +120,22 @@ pub struct SimNode {
     pub configuration: Configuration,
     /// What became of the mark of its last clean stop.
     mark: CleanStopMark,
-    /// Operations of its controllers that a crash was made to meet.
+    /// One of so many disk operations of its controllers meets a crash.
+    pub controller_cut_one_in: u64,
+    /// Those that have.
     controller_cuts: u32,
     /// Counts its processes: what was meant for an earlier one does not happen.
     incarnation: u64,
-    process: Option<Process>,
+    life: Life,
+    /// The process stands still.
+    is_paused: bool,
+    /// What has happened to it meanwhile.
+    missed: Vec<NodeEvent>,
 }
 
 impl SimNode {
     /// A node that has not started yet.
-    pub fn new(number: usize, disk: SimDisk) -> SimNode {
+    pub fn new(number: usize, disk: SimDisk, configuration: Configuration) -> SimNode {
         SimNode {
             number,
             disk,
@@ -183,34 +143,72 @@ impl SimNode {
             snapshots: Snapshots::default(),
             stops: 0,
             clean_shutdowns: 0,
+            controller_cut_one_in: CONTROLLER_CUT_ONE_IN,
             controller_cuts: 0,
-            configuration: Configuration { node_id: number as i32 + 1, properties: Arc::new(properties()) },
+            configuration,
             mark: CleanStopMark::default(),
             incarnation: 0,
-            process: None,
+            life: Life::Down,
+            is_paused: false,
+            missed: Vec::new(),
         }
     }
 
     // ---- Its life ----
 
-    /// Whether a process is running.
+    /// Whether a process runs that belongs to a cluster.
     pub fn is_up(&self) -> bool {
-        self.process.is_some()
+        matches!(self.life, Life::Running(_))
+    }
+
+    /// Whether a process runs.
+    pub fn is_alive(&self) -> bool {
+        !matches!(self.life, Life::Down)
     }
 
     /// Whether this is the process that is running.
     pub fn is_running(&self, incarnation: u64) -> bool {
-        self.is_up() && incarnation == self.incarnation
+        self.is_alive() && incarnation == self.incarnation
+    }
+
+    /// Which of its processes runs.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    fn process(&self) -> Option<&Process> {
+        if let Life::Running(process) = &self.life { Some(process) } else { None }
+    }
+
+    /// Whether the process stands still.
+    pub fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// The process stands still from now on.
+    pub fn pause(&mut self) {
+        self.is_paused = true;
+    }
+
+    /// Something happens to a process that stands still.
+    pub fn miss(&mut self, event: NodeEvent) {
+        self.missed.push(event);
+    }
+
+    /// The process goes on, with all that has happened meanwhile.
+    pub fn resume(&mut self) -> Vec<NodeEvent> {
+        self.is_paused = false;
+        std::mem::take(&mut self.missed)
     }
 
     /// Whether it takes connections.
     pub fn is_listening(&self) -> bool {
-        self.process.as_ref().is_some_and(|process| process.is_listening)
+        self.process().is_some_and(|process| process.is_listening)
     }
 
     /// Shards of the process; 0 if none is running.
     pub fn shards(&self) -> usize {
-        self.process.as_ref().map_or(0, |process| process.shards.len())
+        self.process().map_or(0, |process| process.shards.len())
     }
 
     /// The time before a process has started.
@@ -218,41 +216,105 @@ impl SimNode {
         timeline.schedule.now(self.clock, 0)
     }
 
-    /// Recovers what is on its disk, perhaps interrupted; nothing else goes wrong meanwhile.
-    pub fn recover(&mut self, timeline: &mut Timeline) -> Result<Opened, String> {
+    /// Opens and recovers what is on its disk, or what a candidate's directory begins with; perhaps interrupted. Nothing else
+    /// goes wrong meanwhile.
+    pub fn open(&mut self, mut begins: Option<Begins>, timeline: &mut Timeline) -> Result<Opening, String> {
         let faults = std::mem::take(&mut self.disk.faults);
-        let shards = timeline.random.between(1, 4) as usize;
+        let shards = timeline.random.between(1, self.configuration.shards_max) as usize;
         let now = self.now(timeline);
         let Timeline { random, trace, schedule } = timeline;
         let SimNode { disk, configuration, .. } = self;
         let mut was_interrupted = false;
-        let opened = until_recovered(
+        let opening = until_recovered(
             disk,
             random,
-            4,
+            configuration.recovery_cut_one_in,
             |line| {
                 was_interrupted = true;
                 trace.line(schedule.now_us(), line);
             },
-            |disk, random| configuration.recover(disk, random, now, shards),
+            |disk, random| match begins.take() {
+                Some(begins) => configuration.begin(disk, begins, random, now, shards),
+                None => configuration.open(disk, random, now, shards),
+            },
         )?;
+        let opened = match opening {
+            Opening::Member(opened) => opened,
+            Opening::Candidate { .. } => {
+                self.disk.faults = faults;
+                return Ok(opening);
+            }
+        };
         let RecoveryCounts { groups, last_shutdown, .. } = opened.counts;
         timeline.line(format!("recovered {groups} groups, {shards} shards, last shutdown: {last_shutdown:?}"));
         std::mem::take(&mut self.mark).see(last_shutdown, was_interrupted)?;
         self.clean_shutdowns += u64::from(last_shutdown == LastShutdown::Clean);
-        Ok(Opened { faults, ..opened })
+        Ok(Opening::Member(Box::new(Opened { faults, ..*opened })))
+    }
+
+    /// Waits for others, as it holds nothing.
+    pub fn form(&mut self, candidate: Candidate, incarnation: [u8; 16], timeline: &mut Timeline) {
+        assert!(!self.is_alive(), "one process at a time");
+        let formation = self.configuration.formation(candidate, incarnation, timeline.random.bytes());
+        self.incarnation += 1;
+        let started_us = timeline.now_us();
+        self.life = Life::Forming(Box::new(Forming { started_us, incarnation, candidate, formation, timer_at: None }));
+        self.after(0, NodeEvent::Link(links::Event::Tick), timeline);
+    }
+
+    /// Something happens to the connections of a process that waits for others: what it wants done with them, and what the
+    /// directory begins with, if it is to.
+    pub fn forms(&mut self, event: links::Event, timeline: &mut Timeline) -> (Vec<links::Effect>, Option<Begins>) {
+        let mut effects = Vec::new();
+        let Life::Forming(forming) = &mut self.life else { return (effects, None) };
+        let elapsed = Duration::from_micros(timeline.now_us() - forming.started_us);
+        let mut begins = None;
+        for formed in forming.formation.handle(elapsed, event, &mut effects) {
+            match formed {
+                Formed::Begin(snapshot) => {
+                    let (candidate, incarnation) = (forming.candidate, forming.incarnation);
+                    begins = Some(Begins { candidate, incarnation, snapshot: *snapshot });
+                }
+                Formed::Warn(message) => timeline.line(format!("the formation warns: {message}")),
+            }
+        }
+        if let Some(deadline) = forming.formation.next_deadline() {
+            let at = (forming.started_us + deadline.as_micros() as u64 + 1).max(timeline.now_us() + 100);
+            if forming.timer_at.is_none_or(|earlier| at < earlier) {
+                forming.timer_at = Some(at);
+                self.at(at, NodeEvent::ControllerTimer, timeline);
+            }
+        }
+        (effects, begins)
+    }
+
+    /// It has nothing to wait for any more: the same process goes on as another.
+    pub fn has_formed(&mut self) {
+        self.life = Life::Down;
     }
 
     /// Runs what was recovered, and registers the broker.
     pub fn run(&mut self, opened: Opened, timeline: &mut Timeline) {
-        assert!(!self.is_up(), "one process at a time");
+        assert!(!self.is_alive(), "one process at a time");
         let Opened { broker_incarnation, meta, controller, shards, faults, .. } = opened;
         self.disk.faults = faults;
         let shards: Vec<Shard> = shards.into_iter().map(OpenShard::start).collect();
         let count = shards.len();
         self.incarnation += 1;
-        self.process = Some(Process {
+        let endpoints = vec![Endpoint { listener: LISTENER.to_string(), host: "localhost".to_string(), port: 9092 }];
+        let node_id = self.configuration.node_id;
+        let request = ControllerRequest::RegisterBroker {
+            node_id,
+            incarnation: broker_incarnation,
+            directory_id: meta.directory_id,
+            shards: count as u32,
+            endpoints,
+            rack: None,
+        };
+        let told = Arc::new(controller.image().clone());
+        self.life = Life::Running(Box::new(Process {
             started_us: timeline.now_us(),
+            broker_incarnation,
             inbox: shards.iter().map(|_| Vec::new()).collect(),
             has_turn: vec![false; count],
             timer_at: vec![None; count],
@@ -260,45 +322,53 @@ impl SimNode {
             controller_timer_at: None,
             snapshot_step: None,
             meta,
+            registration: Registration::new(node_id, request.clone(), Duration::ZERO, REGISTRATION_MAX),
             broker_epoch: None,
+            applied: vec![told.offset(); count],
+            told,
+            is_controller_writing: false,
+            has_controller_ended: false,
             is_marking: false,
             shards,
             links: BTreeMap::new(),
             is_listening: false,
             is_stopping: false,
-        });
+        }));
         for shard in 0..count {
             self.give_turn(shard, timeline);
         }
-        let endpoints = vec![Endpoint { listener: LISTENER.to_string(), host: "localhost".to_string(), port: 9092 }];
-        let request = ControllerRequest::RegisterBroker {
-            node_id: self.configuration.node_id,
-            incarnation: broker_incarnation,
-            directory_id: meta.directory_id,
-            shards: count as u32,
-            endpoints,
-            rack: None,
-        };
         self.after(0, NodeEvent::ToController { asker: BROKER, request }, timeline);
         self.after(0, NodeEvent::FreeSpace, timeline);
+        if !self.configuration.is_alone() {
+            self.after(0, NodeEvent::ControllerTimer, timeline);
+        }
     }
 
-    /// The broker is registered, and its shards know it: it may lead.
-    pub fn registered(&mut self, epoch: i64, timeline: &mut Timeline) {
-        self.process_mut().broker_epoch = Some(epoch);
-        let request = ControllerRequest::BrokerHeartbeat {
-            node_id: self.configuration.node_id,
-            epoch,
-            applied_offset: epoch as u64,
-            want_fence: false,
-            want_shutdown: false,
-        };
-        self.after(0, NodeEvent::ToController { asker: BROKER, request }, timeline);
+    /// The controller has answered the broker that starts. The error is why it exits.
+    pub fn registration_answered(
+        &mut self,
+        response: ControllerResponse,
+        timeline: &mut Timeline,
+    ) -> Result<(), String> {
+        let now = self.process_now(timeline);
+        match self.process_mut().registration.answered(now.elapsed, response) {
+            Step::Ask(request) => self.after(0, NodeEvent::ToController { asker: BROKER, request }, timeline),
+            Step::Rest { why } => {
+                timeline.line(format!("node {}: {why}; trying again", self.number + 1));
+                let request = self.process_mut().registration.request();
+                let rest_us = REGISTER_AGAIN_AFTER.as_micros() as u64;
+                self.after(rest_us, NodeEvent::ToController { asker: BROKER, request }, timeline);
+            }
+            Step::Done { epoch } => self.unfenced(epoch, timeline),
+            Step::Refused { why } => return Err(why),
+        }
+        Ok(())
     }
 
     /// The broker leads what it holds, and its shards know it: clients may come.
-    pub fn unfenced(&mut self, timeline: &mut Timeline) {
+    fn unfenced(&mut self, epoch: i64, timeline: &mut Timeline) {
         let process = self.process_mut();
+        process.broker_epoch = Some(epoch);
         process.is_listening = true;
         for shard in &mut process.shards {
             shard.broker_registered();
@@ -313,9 +383,13 @@ impl SimNode {
         self.stops += 1;
         timeline.line(format!("the node goes down, power lost: {is_power}"));
         self.disk.go_down(is_power);
-        if let Some(step) = self.process.take().and_then(|process| process.snapshot_step) {
+        if let Life::Running(process) = std::mem::replace(&mut self.life, Life::Down)
+            && let Some(step) = process.snapshot_step
+        {
             self.snapshots.interrupted[step] += 1;
         }
+        self.is_paused = false;
+        self.missed.clear();
     }
 
     /// It is told to stop, and takes no connection any more.
@@ -333,16 +407,22 @@ impl SimNode {
         effects
     }
 
-    /// Marks the directory, if it was told to stop and everything that was under way has come to its end.
-    pub fn mark_clean_stop(&mut self, timeline: &mut Timeline) {
-        let Some(process) = &mut self.process else { return };
-        let is_done = process.shards.iter().all(Shard::is_shut_down) && process.controller.is_idle();
-        if process.is_stopping && is_done && !std::mem::replace(&mut process.is_marking, true) {
+    /// Ends the controller and marks the directory, if the node was told to stop and everything that was under way has come to
+    /// its end. Whether it has ended the controller now.
+    pub fn mark_clean_stop(&mut self, timeline: &mut Timeline) -> bool {
+        let Life::Running(process) = &mut self.life else { return false };
+        if !process.is_stopping || !process.shards.iter().all(Shard::is_shut_down) {
+            return false;
+        }
+        let ends = !std::mem::replace(&mut process.has_controller_ended, true);
+        // Behind the operation that is under way.
+        if !process.is_controller_writing && !std::mem::replace(&mut process.is_marking, true) {
             let epoch = process.broker_epoch.expect("only a registered node is told to stop");
             let (operation, delay) = self.disk.submit(process.meta.mark_clean_shutdown(epoch));
             self.mark = CleanStopMark::UnderWay;
             self.after(delay, NodeEvent::Marked { operation }, timeline);
         }
+        ends
     }
 
     /// The mark is there, or cannot be written: the process ends.
@@ -353,11 +433,12 @@ impl SimNode {
     }
 
     fn process_mut(&mut self) -> &mut Process {
-        self.process.as_mut().expect("the node is up")
+        let Life::Running(process) = &mut self.life else { panic!("the node is up") };
+        process
     }
 
     fn process_now(&self, timeline: &Timeline) -> Now {
-        let process = self.process.as_ref().expect("the node is up");
+        let process = self.process().expect("the node is up");
         timeline.schedule.now(self.clock, process.started_us)
     }
 
@@ -466,6 +547,12 @@ impl SimNode {
         let now = self.process_now(timeline);
         let mut effects = Vec::new();
         let process = self.process_mut();
+        if process.has_controller_ended {
+            return effects;
+        }
+        if let ControllerEvent::Applied { shard, offset } = event {
+            process.applied[shard] = offset;
+        }
         process.controller.handle(now, event, &mut effects);
         if let Some(deadline) = process.controller.next_deadline() {
             let at = (process.started_us + deadline.as_micros() as u64 + 1).max(timeline.now_us() + 100);
@@ -477,9 +564,48 @@ impl SimNode {
         effects
     }
 
-    /// The controller's deadline may have come.
+    /// The controller's deadline may have come, or that of a node that waits for others.
     pub fn controller_timer(&mut self) {
-        self.process_mut().controller_timer_at = None;
+        match &mut self.life {
+            Life::Down => {}
+            Life::Forming(forming) => forming.timer_at = None,
+            Life::Running(process) => process.controller_timer_at = None,
+        }
+    }
+
+    /// Where the controller stands, if one runs.
+    pub fn standing(&self) -> Option<Standing> {
+        self.process().map(|process| process.controller.standing())
+    }
+
+    /// What its shards were told last.
+    pub fn told(&self) -> Option<&ClusterImage> {
+        self.process().map(|process| &*process.told)
+    }
+
+    /// The shards are told this.
+    pub fn tells(&mut self, image: &Arc<ClusterImage>) {
+        self.process_mut().told = Arc::clone(image);
+    }
+
+    /// The process as it is registered, and what all its shards have applied.
+    pub fn broker(&self) -> Option<([u8; 16], u64)> {
+        let process = self.process()?;
+        Some((process.broker_incarnation, process.applied.iter().copied().min().unwrap_or(0)))
+    }
+
+    /// What it waits for or does, for people.
+    pub fn describe(&self) -> String {
+        match &self.life {
+            Life::Down => "down".to_string(),
+            Life::Forming(forming) => forming.formation.waits_for(),
+            Life::Running(process) => {
+                let fenced: Vec<i32> =
+                    process.told.brokers().filter(|broker| broker.is_fenced).map(|broker| broker.node_id).collect();
+                let listens = if process.is_listening { "listens" } else { "does not listen" };
+                format!("{:?}, fenced {fenced:?}, {listens}", process.controller.standing())
+            }
+        }
     }
 
     /// The controller's disk operation begins. As long as things may go wrong the node may crash before it ends.
@@ -491,9 +617,11 @@ impl SimNode {
         timeline: &mut Timeline,
     ) {
         self.process_mut().snapshot_step = Snapshots::step(&op);
+        self.process_mut().is_controller_writing = true;
         timeline.line(format!("controller: operation {}: {}", token.0, brief_op(&op)));
         let (operation, mut delay) = self.disk.submit(op);
-        if may_crash && self.controller_cuts < CONTROLLER_CUTS_MAX && timeline.random.one_in(CONTROLLER_CUT_ONE_IN) {
+        if may_crash && self.controller_cuts < CONTROLLER_CUTS_MAX && timeline.random.one_in(self.controller_cut_one_in)
+        {
             self.controller_cuts += 1;
             delay += CONTROLLER_LATE_US;
             let at = timeline.random.between(CONTROLLER_LATE_US / 2, delay - 1);
@@ -510,28 +638,11 @@ impl SimNode {
         timeline: &mut Timeline,
     ) -> Vec<ControllerEffect> {
         let result = self.disk.complete(operation);
+        self.process_mut().is_controller_writing = false;
         if self.process_mut().snapshot_step.take() == Some(1) && result.is_ok() {
             self.snapshots.taken += 1;
         }
         timeline.line(format!("controller: operation {} ends: {}", token.0, brief(&result)));
         self.controller(ControllerEvent::Disk { token, result }, timeline)
     }
-}
-
-/// What the broker is started with: little of everything, and sessions short enough to end.
-fn properties() -> Properties {
-    let session = member::SESSION_MS.to_string();
-    [
-        ("offsets.topic.num.partitions", "3"),
-        // What groups commit is compacted all the time: its segments are closed as soon as they are so old.
-        ("log.cleaner.max.compaction.lag.ms", "30"),
-        // Compactions follow each other as in the other simulation.
-        ("log.cleaner.backoff.ms", "20"),
-        ("group.min.session.timeout.ms", "1"),
-        ("group.initial.rebalance.delay.ms", "5"),
-        ("group.consumer.min.session.timeout.ms", "1"),
-        ("group.consumer.session.timeout.ms", &session),
-    ]
-    .map(|(name, value)| (name.to_string(), value.to_string()))
-    .into()
 }

@@ -1,0 +1,245 @@
+//! What only a world of several nodes has: checkers that look at the controllers, counts of what has struck it, and an ending in
+//! which everything has to work again.
+
+use std::sync::Arc;
+
+use millstream_replication::{ClusterImage, ControllerResponse, NO_LEADER};
+
+use super::{ENDING_US_MAX, World};
+use crate::sim::checkers::caught_up::is_caught_up;
+use crate::sim::checkers::{BlocksAreDisjoint, OneControllerATerm, OneLeaderAnEpoch, OneStream};
+use crate::sim::clients::Finding;
+use crate::sim::clients::wire::TOPIC;
+use crate::sim::node::SimNode;
+use crate::sim::swarm::{Kind, Swarm};
+use crate::sim::timeline::Event;
+
+/// When things stop going wrong though no record was ever acknowledged, but for a seed's time.
+const IN_VAIN_US: u64 = 8_000_000;
+/// How long it may take until everything works again: a broker that was fenced too often stays so for 5 s, and one that is
+/// registered anew may have to wait for the end of a session.
+const SETTLING_US_MAX: u64 = 10_000_000;
+/// How often somebody looks whether everything works again.
+const LOOK_EVERY_US: u64 = 20_000;
+
+/// What strikes, and what has been seen.
+pub struct Several {
+    pub swarm: Swarm,
+    stream: OneStream,
+    leaders: OneLeaderAnEpoch,
+    controllers: OneControllerATerm,
+    blocks: BlocksAreDisjoint,
+    /// A disk was full.
+    pub was_full: bool,
+    /// Times that each kind of fault struck while clients asked.
+    overlaps: [u64; Kind::ALL.len()],
+    /// When the first record was acknowledged.
+    began_us: Option<u64>,
+    /// When nothing went wrong any more.
+    healed_us: Option<u64>,
+    /// When everything worked again, and how often each partition of the topic was acknowledged by then.
+    settled: Option<(u64, Vec<u64>)>,
+    /// Acknowledgements of each partition of the topic.
+    acknowledged: Vec<u64>,
+}
+
+/// What a world of several nodes came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Nodes.
+    pub nodes: usize,
+    /// Times that each kind of fault struck while clients asked.
+    pub overlaps: [u64; Kind::ALL.len()],
+    /// Terms in which somebody decided.
+    pub terms: usize,
+    /// How long it took until everything worked again, in microseconds.
+    pub settled_us: u64,
+    /// Partitions of the topic, and how many of them the last starts had to show.
+    pub partitions: usize,
+    pub shown: usize,
+}
+
+impl Counts {
+    /// Nothing went wrong while clients asked: the run shows nothing.
+    pub fn is_void(&self) -> bool {
+        self.overlaps.iter().all(|count| *count == 0)
+    }
+}
+
+impl Several {
+    pub fn new(swarm: Swarm, partitions: usize) -> Several {
+        Several {
+            swarm,
+            stream: OneStream::default(),
+            leaders: OneLeaderAnEpoch::default(),
+            controllers: OneControllerATerm::default(),
+            blocks: BlocksAreDisjoint::default(),
+            was_full: false,
+            overlaps: Default::default(),
+            began_us: None,
+            healed_us: None,
+            settled: None,
+            acknowledged: vec![0; partitions],
+        }
+    }
+
+    pub fn counts(&self, nodes: usize, shown: usize) -> Counts {
+        let settled_us = self.settled.as_ref().map_or(0, |(at_us, _)| at_us - self.healed_us.unwrap_or(0));
+        let (terms, partitions) = (self.controllers.terms(), self.acknowledged.len());
+        Counts { nodes, overlaps: self.overlaps, terms, settled_us, partitions, shown }
+    }
+
+    /// Something goes wrong, perhaps while clients ask.
+    pub fn strikes(&mut self, kind: Kind, has_traffic: bool) {
+        let at = Kind::ALL.iter().position(|other| *other == kind).expect("all are there");
+        self.overlaps[at] += u64::from(has_traffic);
+    }
+
+    /// A client has learnt something from a node.
+    pub fn learns(&mut self, now_us: u64, node: &SimNode, finding: &Finding) -> Result<(), String> {
+        if let Finding::Acknowledged { partition, .. } = finding
+            && let Some(told) = node.told()
+        {
+            self.began_us.get_or_insert(now_us);
+            self.acknowledged[*partition] += 1;
+            self.leaders.acknowledged(node.number, (TOPIC, *partition), told)?;
+        }
+        Ok(())
+    }
+}
+
+impl World {
+    /// Things have gone wrong for long enough: since the first record was acknowledged, or in vain.
+    fn has_gone_wrong(&self) -> bool {
+        let began_us = self.several.as_ref().and_then(|several| several.began_us).unwrap_or(IN_VAIN_US);
+        self.timeline.now_us() >= began_us + self.scenario.end_us
+    }
+
+    /// Whether everything has taken too long to come to its end.
+    pub fn is_late(&self) -> bool {
+        let since_us = match &self.several {
+            None => Some(self.scenario.end_us),
+            Some(several) => several.healed_us,
+        };
+        since_us.is_some_and(|since_us| self.timeline.now_us() >= since_us + ENDING_US_MAX)
+    }
+
+    /// Nothing goes wrong any more.
+    pub fn is_healing(&self) -> bool {
+        match &self.several {
+            Some(several) => several.healed_us.is_some(),
+            None => self.is_ending(),
+        }
+    }
+
+    /// Looks where the controller of a node stands.
+    pub fn observe_controller(&mut self, node: usize) -> Result<(), String> {
+        if let Some(several) = &mut self.several
+            && let Some(standing) = self.nodes[node].standing()
+            && standing.is_active
+        {
+            several.controllers.see(node, standing.term)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at what the shards of a node are told.
+    pub fn observe_image(&mut self, node: usize, image: &Arc<ClusterImage>) -> Result<(), String> {
+        let Some(several) = &mut self.several else { return Ok(()) };
+        if let Some(around) = several.stream.see(node, image)? {
+            several.leaders.see(around.before.as_deref(), image, around.after.as_deref())?;
+        }
+        let mut brokers = self.nodes.iter().filter_map(|node| Some((node.configuration.node_id, node.broker()?)));
+        brokers.try_for_each(|(node_id, broker)| is_caught_up(image, node_id, broker))
+    }
+
+    /// Looks at what a shard is answered.
+    pub fn observe_answer(&mut self, response: &ControllerResponse) -> Result<(), String> {
+        if let Some(several) = &mut self.several
+            && let ControllerResponse::AllocateProducerIds(Ok((first, count))) = response
+        {
+            several.blocks.see(*first, *count)?;
+        }
+        Ok(())
+    }
+
+    /// The node that decides, if one believes so: the one of the newest term.
+    pub fn active(&self) -> Option<usize> {
+        let standings = self.nodes.iter().filter_map(|node| Some((node.number, node.standing()?)));
+        let active = standings.filter(|(_, standing)| standing.is_active);
+        active.max_by_key(|(_, standing)| standing.term).map(|(node, _)| node)
+    }
+
+    /// Looks whether everything works again, after nothing has gone wrong any more; and brings the world to its end when all
+    /// partitions have been written to since.
+    pub fn look(&mut self) -> Result<(), String> {
+        self.timeline.after(LOOK_EVERY_US, Event::Look);
+        let now_us = self.timeline.now_us();
+        if !self.is_healing() {
+            if self.has_gone_wrong() {
+                self.several.as_mut().expect("only several are looked at").healed_us = Some(now_us);
+                self.heal()?;
+            }
+            return Ok(());
+        }
+        let is_settled = self.has_settled();
+        let is_written = self.is_written();
+        let several = self.several.as_mut().expect("only several are looked at");
+        match &several.settled {
+            None if is_settled => {
+                self.timeline.line("everything works again".to_string());
+                several.settled = Some((now_us, several.acknowledged.clone()));
+            }
+            None if several.healed_us.is_some_and(|healed_us| now_us > healed_us + SETTLING_US_MAX) => {
+                return Err(format!("it does not work again: {}", self.describe()));
+            }
+            Some(_) if is_written && !self.witness.knowledge.is_ending => {
+                self.timeline.line("every partition was written to: it ends".to_string());
+                self.witness.knowledge.is_ending = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// One node decides, every broker is there, and every partition is led (R10).
+    fn has_settled(&self) -> bool {
+        let is_active = |node: &&SimNode| node.standing().is_some_and(|standing| standing.is_active);
+        let mut active = self.nodes.iter().filter(is_active);
+        let (Some(active), None) = (active.next(), active.next()) else { return false };
+        let Some(image) = active.told() else { return false };
+        let is_there = |node: &SimNode| {
+            let broker = image.broker(node.configuration.node_id).filter(|broker| !broker.is_fenced);
+            let process = node.broker().map(|(incarnation, _)| incarnation);
+            node.is_listening() && broker.is_some_and(|broker| Some(broker.incarnation) == process)
+        };
+        let is_led = image.topics().flat_map(|topic| &topic.partitions).all(|each| each.leader != NO_LEADER);
+        self.nodes.iter().all(is_there) && is_led
+    }
+
+    /// Every partition that somebody writes to was acknowledged since everything works again.
+    fn is_written(&self) -> bool {
+        let Some(several) = &self.several else { return true };
+        let Some((_, before)) = &several.settled else { return false };
+        let mut written = self.clients.iter().filter_map(|each| each.client.writes_to());
+        written.all(|partition| several.acknowledged[partition] > before[partition])
+    }
+
+    /// All nodes know the same.
+    pub fn knows_the_same(&self) -> bool {
+        if self.several.is_none() {
+            return true;
+        }
+        let mut offsets = self.nodes.iter().map(|node| node.told().map(ClusterImage::offset));
+        let first = offsets.next().flatten();
+        first.is_some() && offsets.all(|offset| offset == first)
+    }
+
+    /// What is missing, for people.
+    pub fn describe(&self) -> String {
+        let nodes = self.nodes.iter().map(|node| format!("node {}: {}", node.number + 1, node.describe()));
+        let nodes = nodes.collect::<Vec<_>>().join("; ");
+        let settled = self.several.as_ref().and_then(|several| several.settled.as_ref());
+        format!("settled: {settled:?}, written to: {}, {nodes}", self.is_written())
+    }
+}
