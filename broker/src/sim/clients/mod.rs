@@ -312,6 +312,12 @@ impl Client {
     /// It has gone to another node of its own will.
     pub fn left(&mut self, knowledge: &mut Knowledge) {
         assert!(self.outstanding.is_empty(), "it leaves when it was answered");
+        if let Some(routing) = &mut self.routing
+            && matches!(self.role.target(), Target::Coordinator { node_id: Some(_) })
+        {
+            // It asks the coordinator's node itself.
+            routing.doubt();
+        }
         self.received.clear();
         self.role.disconnected(knowledge);
     }

@@ -40,13 +40,15 @@ pub enum Fit {
 pub struct Routing {
     nodes: usize,
     leaders: BTreeMap<(String, usize), usize>,
+    /// The node that was asked last knows the topic.
+    has_topic: bool,
     is_stale: bool,
 }
 
 impl Routing {
     /// Nothing but so many nodes to begin with.
     pub fn new(nodes: usize) -> Routing {
-        Routing { nodes, leaders: BTreeMap::new(), is_stale: true }
+        Routing { nodes, leaders: BTreeMap::new(), has_topic: false, is_stale: true }
     }
 
     /// What was learnt is old.
@@ -78,6 +80,8 @@ impl Routing {
     pub fn fit(&self, target: &Target, node: usize, random: &mut Random) -> Fit {
         let is_here = match target {
             Target::Anywhere | Target::Coordinator { node_id: None } => true,
+            // A coordinator that does not know the topic drops what members of the classic protocol have of it.
+            Target::Coordinator { node_id: Some(_) } if !self.has_topic => return Fit::Unknown,
             Target::Coordinator { node_id: Some(node_id) } => *node_id as usize == node + 1,
             Target::Leader { topic, partition } => match self.leaders.get(&(topic.clone(), *partition)) {
                 Some(leader) => *leader == node,
@@ -126,6 +130,9 @@ impl Routing {
     pub fn answered(&mut self, body: Bytes) -> Result<(), String> {
         let response: MetadataResponse = wire::response(wire::METADATA, body)?;
         self.leaders.clear();
+        let is_topic = |name: Option<&StrBytes>| name.is_some_and(|name| **name == *wire::TOPIC);
+        self.has_topic =
+            response.topics.iter().any(|topic| is_topic(topic.name.as_ref()) && !topic.partitions.is_empty());
         for topic in &response.topics {
             let name = topic.name.as_ref().map(|name| name.to_string()).unwrap_or_default();
             for partition in &topic.partitions {
