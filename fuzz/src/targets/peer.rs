@@ -159,14 +159,19 @@ impl Node {
             (8, ..) => {
                 let mut effects = Vec::new();
                 for told in std::mem::take(&mut self.told) {
-                    if let Told::Request { link, id, request, .. } = told {
-                        self.links.respond(link, id, 1, request, &mut effects);
-                        self.links.not_controller(link, id, 2, &mut effects);
+                    match told {
+                        Told::Request { link, id, request, .. } => {
+                            self.links.respond(link, id, 1, request, &mut effects);
+                            self.links.not_controller(link, id, 2, &mut effects);
+                        }
+                        Told::Client { link, .. } if number < 64 => self.links.close_client(link, &mut effects),
+                        Told::Gone { peer } => self.links.probe(peer.node_id, "gone".to_owned(), 4),
+                        _ => {}
                     }
                 }
                 self.links.raft([2; 16], Bytes::from_static(b"raft"), &mut effects);
                 self.links.request(2, 7, Bytes::new(), &mut effects);
-                self.links.adopt(3, Bytes::new(), &mut effects);
+                self.links.adopt([3; 16], Bytes::new(), &mut effects);
                 // Connections of which the node does not want anything any more are closed by the next event.
                 self.execute(effects);
             }
@@ -192,7 +197,7 @@ fn connections(mut input: Input<'_>) {
     while !input.is_empty() {
         node.step(&mut input);
         let accepted = node.open.iter().filter(|link| !link.is_dialled()).count();
-        assert!(accepted <= ACCEPTED_MAX && node.dialling.len() <= 8);
+        assert!(accepted <= ACCEPTED_MAX && node.dialling.len() <= 72);
         assert!(node.links.peers().count() <= node.open.len());
     }
     // All that is left undone is done in the end: no deadline lies in the past for ever.

@@ -25,7 +25,7 @@ use millstream_storage::TopicId;
 
 use super::frame::{Frame, Hello, MESSAGE_BYTES_MAX, RejectReason, VERSIONS, Welcome, in_pieces};
 use assembly::{Assembly, Head};
-use probe::Probe;
+use probe::{PROBES_MAX, Probe};
 use target::{Stage, Target, Up};
 
 pub use event::{DialError, Effect, Event, Identity, LinkId, Peer, Told};
@@ -246,7 +246,7 @@ impl Links {
     /// Looks whether anybody listens where clients find a node that has called and is gone: [`Told::Down`] says so where
     /// nobody does. Takes effect with the next event, which is due at once.
     pub fn probe(&mut self, node_id: i32, host: String, port: u16) {
-        if self.probes.iter().all(|probe| probe.node_id != node_id) {
+        if self.probes.len() < PROBES_MAX && self.probes.iter().all(|probe| probe.node_id != node_id) {
             self.probes.push(Probe::new(node_id, host, port, self.now));
         }
     }

@@ -6,6 +6,8 @@ use super::LinkId;
 
 /// So often it is tried as long as somebody takes the connection: the kernel does for a process that is just ending.
 const TRIES_MAX: u32 = 4;
+/// Nodes that are looked for at a time: as many as a cluster has.
+pub(super) const PROBES_MAX: usize = 32;
 /// Before it is tried again.
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
 
