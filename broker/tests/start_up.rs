@@ -131,16 +131,15 @@ fn mistakes_in_the_configuration_are_explained() {
     let line = refused(&["listeners=SSL://127.0.0.1:0"]);
     assert!(line.contains("SSL is not implemented"), "{line}");
     let line = refused(&["process.roles=broker"]);
-    assert!(line.contains("give process.roles=broker,controller or leave it out"), "{line}");
+    assert!(line.contains("nothing says where the controllers are"), "{line}");
+    let line = refused(&["process.roles=controller"]);
+    assert!(line.contains("listeners must hold the one that controller.listener.names names"), "{line}");
     let line = refused(&["node.id=1", "controller.quorum.voters=2@elsewhere:9093"]);
     assert!(line.contains("controller.quorum.voters is 2@elsewhere:9093"), "{line}");
     let line = refused(&["controller.quorum.voters=1@a:9093,2@b:9093"]);
     assert!(line.contains("add CONTROLLER://host:port to listeners"), "{line}");
-    let listeners = "listeners=PLAINTEXT://127.0.0.1:0,CONTROLLER://127.0.0.1:0";
-    let names = "controller.listener.names=CONTROLLER";
-    let joins = ["controller.quorum.bootstrap.servers=a:9093", "controller.quorum.auto.join.enable=true"];
-    let line = refused(&[listeners, names, joins[0], joins[1]]);
-    assert!(line.contains("cannot join a running cluster yet"), "{line}");
+    let line = refused(&["controller.quorum.bootstrap.servers=a:9093", "controller.quorum.auto.join.enable=true"]);
+    assert!(line.contains("controller.quorum.bootstrap.servers names other nodes"), "{line}");
     let line = refused(&["log.dirs=/proc/nowhere"]);
     assert!(line.contains("cannot create the data directory /proc/nowhere"), "{line}");
 }

@@ -702,15 +702,18 @@ impl World {
         self.outputs(leader)
     }
 
-    /// Whether every voter but this one has durably what the leader has, and all of it is committed.
+    /// Whether every voter but this one has durably what the leader has, and all of it is committed. One whose disk was lost
+    /// and that was not removed yet has nothing.
     fn have_everything(&self, leader: usize, but: usize) -> bool {
         let quorum = self.quorum(leader);
         let (last, term) = (quorum.last(), quorum.term());
-        quorum.applied().index == last
-            && self.nodes.iter().enumerate().filter(|(node, _)| *node != but).all(|(_, node)| {
-                !quorum.members().is_voter(node.id())
-                    || node.quorum.as_ref().is_some_and(|other| other.durable.0 == last && other.term() == term)
-            })
+        let has_it = |voter: &Member| {
+            let mut nodes = self.nodes.iter().filter(|node| node.id() == voter.id);
+            let running = nodes.next().and_then(|node| node.quorum.as_ref());
+            running.is_some_and(|other| other.durable.0 == last && other.term() == term)
+        };
+        let but = self.nodes[but].id();
+        quorum.applied().index == last && quorum.members().voters().filter(|voter| voter.id != but).all(has_it)
     }
 
     fn wipe(&mut self, node: usize) {
