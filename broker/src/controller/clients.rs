@@ -9,12 +9,16 @@ use millstream_storage::Now;
 
 use super::{Asker, ControllerNode, Effect};
 use crate::api::{self, ApiContext, Continuation, Controllers, Outcome};
+use crate::peer::frame::FRAME_BYTES_MAX;
 use crate::peer::links::{self, LinkId};
 use crate::protocol::header::RequestHeader;
 use crate::protocol::versions::Handler;
 
 /// Requests of one connection that wait behind the one that is answered; a client that sends more is closed.
 pub const WAITING_MAX: usize = 16;
+
+/// Bytes of them: more than one frame is only small ones.
+pub const WAITING_BYTES_MAX: usize = FRAME_BYTES_MAX;
 
 /// A connection of a client.
 #[derive(Debug, Default)]
@@ -35,7 +39,8 @@ impl ControllerNode {
     pub(super) fn client_sent(&mut self, now: Now, link: LinkId, frame: Bytes, effects: &mut Vec<Effect>) {
         let client = self.clients.by_link.entry(link).or_default();
         client.waiting.push_back(frame);
-        if client.waiting.len() > WAITING_MAX {
+        let bytes: usize = client.waiting.iter().map(Bytes::len).sum();
+        if client.waiting.len() > WAITING_MAX || bytes > WAITING_BYTES_MAX {
             return self.close_client(link, effects);
         }
         self.serve_client(now, link, effects);

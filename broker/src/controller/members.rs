@@ -123,8 +123,7 @@ impl ControllerNode {
         let members = self.quorum.members();
         self.caring.wants_vote &= !members.is_voter(self.quorum.me());
         self.caring.heard.retain(|member, _| members.get(*member).is_some());
-        let is_new = |peer: &&Peer| self.caring.callers.contains_key(&peer.directory_id);
-        let new: Vec<Peer> = self.links.callers().filter(is_new).cloned().collect();
+        let new: Vec<Peer> = self.links.callers().filter(|peer| peer.is_forming).cloned().collect();
         new.iter().for_each(|peer| self.adopt(peer, effects));
         // What was refused because another change was on its way may be done now.
         self.caring.callers.values_mut().for_each(|at| *at = Duration::ZERO);

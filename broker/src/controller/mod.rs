@@ -93,6 +93,8 @@ pub struct ControllerOptions {
     pub node_id: i32,
     /// The process: drawn with every start.
     pub incarnation: [u8; 16],
+    /// The identity of the data directory.
+    pub directory_id: [u8; 16],
     /// Where this node's controller listener is reached; none where it has none.
     pub address: Option<(String, u16)>,
     /// Where other controllers are reached, where the configuration says it.
@@ -189,11 +191,10 @@ impl ControllerNode {
         if quorum.members().is_sole_voter(quorum.me()) {
             quorum.campaign();
         }
-        let directory_id = quorum.members().get(quorum.me()).map_or([0; 16], |member| member.directory_id);
         let identity = links::Identity {
             cluster_id: quorum.image().cluster(),
             node_id: options.node_id,
-            directory_id,
+            directory_id: options.directory_id,
             incarnation: options.incarnation,
             address: options.address.clone(),
             is_forming: false,
@@ -317,9 +318,14 @@ impl ControllerNode {
             self.forwarding.turn_to(self.options.node_id);
             self.queue.extend(self.forwarding.take_all());
         }
-        self.decide(now, effects);
-        self.forward(now, effects);
-        self.answer(effects);
+        loop {
+            self.decide(now, effects);
+            self.forward(now, effects);
+            // A client's next request may have to be decided, too.
+            if !self.answer(effects) {
+                return;
+            }
+        }
     }
 
     fn is_alone(&self) -> bool {
@@ -427,7 +433,7 @@ impl ControllerNode {
             }
             Output::Send { to, message } => self.send(to, message, effects),
             Output::Committed { at, offset, records, image } => self.committed(at, (offset, records, image), effects),
-            Output::Installed => self.installed(effects),
+            Output::Installed { image } => self.installed(image, effects),
             Output::Members { at } => {
                 self.members_changed(now, effects);
                 self.answer_until(at, effects);
@@ -498,7 +504,10 @@ impl ControllerNode {
         let is_gone = |broker: &&Broker| {
             let mut peers = self.links.peers();
             let is_another = peers.any(|peer| peer.node_id == broker.node_id && peer.incarnation != broker.incarnation);
-            is_another || self.links.is_refused(broker.node_id)
+            // This node was a broker, and is none any more.
+            let is_own = broker.node_id == self.options.node_id;
+            let was_own = is_own && self.options.shards == 0 && broker.incarnation != self.options.incarnation;
+            is_another || was_own || self.links.is_refused(broker.node_id)
         };
         let gone: Vec<i32> = image.brokers().filter(is_gone).map(|broker| broker.node_id).collect();
         self.speculative = Some(image);
@@ -644,8 +653,7 @@ impl ControllerNode {
     }
 
     /// The image is another one, which a snapshot has brought: the shards are told what has become different.
-    fn installed(&mut self, effects: &mut Vec<Effect>) {
-        let image = Arc::new(self.quorum.image().clone());
+    fn installed(&mut self, image: Arc<ClusterImage>, effects: &mut Vec<Effect>) {
         let records = image.difference(&self.published);
         self.published = Arc::clone(&image);
         effects.push(Effect::Publish { offset: image.offset(), records: Arc::new(records), image });
@@ -677,15 +685,18 @@ impl ControllerNode {
 
     /// Gives the answers whose records every shard has applied, and those that have waited for too long: what another node has
     /// decided may not come here, as when this node's disk is full.
-    fn answer(&mut self, effects: &mut Vec<Effect>) {
+    /// Whether a client of controllers was among those who got one.
+    fn answer(&mut self, effects: &mut Vec<Effect>) -> bool {
         if self.has_failed {
-            return;
+            return false;
         }
         let applied = self.all_applied();
+        let mut is_client = false;
         while let Some(first) = self.waiting.first_entry()
             && first.key().0 <= applied
         {
             let (asker, response) = first.remove();
+            is_client |= matches!(asker, Asker::Client { .. });
             self.hand_over(asker, response, effects);
         }
         while let Some((until, place)) = self.waiting_until.front()
@@ -694,11 +705,13 @@ impl ControllerNode {
             if let Some((asker, response)) = self.waiting.remove(place) {
                 let why = "it was decided, and this node does not know of it yet; try again";
                 let response = response.refused(&ApiError::new(ErrorCode::RequestTimedOut, why));
+                is_client |= matches!(asker, Asker::Client { .. });
                 self.hand_over(asker, response, effects);
             } else {
                 self.waiting_until.pop_front();
             }
         }
+        is_client
     }
 
     fn hand_over(&mut self, asker: Asker, response: ControllerResponse, effects: &mut Vec<Effect>) {
@@ -855,7 +868,11 @@ impl ControllerNode {
             },
             Told::Response { id, offset, response, from } => {
                 let Some(asked) = self.forwarding.answered(id) else { return };
-                match wire::decode_response(&response) {
+                let response = wire::decode_response(&response).and_then(|response| {
+                    let fits = asked.request.is_answered_by(&response);
+                    if fits { Ok(response) } else { Err("it answers another kind of request".to_owned()) }
+                });
+                match response {
                     Ok(response) => self.give(asked.asker, offset, response, effects),
                     Err(why) => {
                         let message = format!("an answer of node {} cannot be read: {why}", from.node_id);

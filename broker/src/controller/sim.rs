@@ -300,6 +300,7 @@ impl World {
         let options = ControllerOptions {
             node_id,
             incarnation: self.incarnation(node),
+            directory_id: opened.meta.directory_id,
             address: address(node_id),
             voters: voters(),
             bootstrap_servers: Vec::new(),

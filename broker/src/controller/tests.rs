@@ -21,12 +21,13 @@ const NOW: Now = Now { elapsed: Duration::ZERO, unix_ms: 1_700_000_000_000 };
 fn open(disk: &mut SimDisk, shards: usize, log_bytes_max: u64) -> ControllerNode {
     let random = std::array::from_fn(|at| at as u8);
     let opened = identity::open(&mut |op| disk.execute(op), NODE_ID, random).expect("the data directory opens");
-    let OpenedDirectory { quorum, .. } = opened;
+    let OpenedDirectory { quorum, meta, .. } = opened;
     let is_new = quorum.image().broker(NODE_ID).is_none();
     let quorum = quorum.with_log_bytes_max(log_bytes_max);
     let options = ControllerOptions {
         node_id: NODE_ID,
         incarnation: [1; 16],
+        directory_id: meta.directory_id,
         address: None,
         voters: Vec::new(),
         bootstrap_servers: Vec::new(),
@@ -466,6 +467,12 @@ fn clients_of_controllers_are_answered_in_order() {
     let applied = handle(&mut controller, Event::Applied { shard: 0, offset });
     let all = [written, applied].concat();
     assert_eq!(answers(&all), (vec![11, 12], vec![]));
+    // Several that ask the controller, at once.
+    let twice = [request(DESCRIBE_QUORUM, 0, 20, &[1, 0]), request(DESCRIBE_QUORUM, 0, 21, &[1, 0])];
+    let mut both = Vec::new();
+    twice.into_iter().for_each(|frame| controller.client_sent(NOW, LinkId(0), frame.into(), &mut both));
+    both.extend(handle(&mut controller, Event::Tick));
+    assert_eq!(answers(&both), (vec![20, 21], vec![]));
     // What is a broker's matter, what cannot be read, and more than can wait.
     let closed = client_says(&mut controller, 2, request(METADATA, 12, 13, &[]));
     assert_eq!(answers(&closed), (vec![], vec![LinkId(2)]));

@@ -83,6 +83,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
         // It was told to stop before it belonged to a cluster.
         return Ok(());
     };
+    check_reachable(&config, &opened)?;
     if let Some(strangers) = strangers(&config, &opened) {
         super::warn("controller", &strangers);
     }
@@ -255,6 +256,19 @@ fn open(
     let Some(snapshot) = inbox.form(clock, formation) else { return Ok(None) };
     super::info("controller", "this node belongs to a cluster now");
     identity::begin(&mut io, candidate, snapshot, random).map(Some).map_err(shown)
+}
+
+/// Refuses to run a voter that the other voters could not dial: it might lead, and nobody could ask it.
+fn check_reachable(config: &BrokerConfig, opened: &OpenedDirectory) -> Result<(), String> {
+    let (members, me) = (opened.quorum.members(), opened.quorum.me());
+    if config.quorum.address().is_some() || !members.is_voter(me) || members.iter().count() == 1 {
+        return Ok(());
+    }
+    Err(format!(
+        "node {} votes in a quorum of several, and has no listener for controllers: give it one by listeners and \
+         controller.listener.names, or take its vote away first (kafka-metadata-quorum remove-controller)",
+        config.node_id
+    ))
 }
 
 /// Says which of the configured voters are none in the quorum to which the directory belongs, if any.

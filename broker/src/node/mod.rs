@@ -114,8 +114,11 @@ impl Node {
         let quorum = quorum.with_log_bytes_max(options.metadata_log_bytes_max);
         if options.shards == 0 {
             io(unmark_clean_shutdown()).map_err(RecoverError::CleanShutdown)?;
-            let controller =
-                ControllerNode::new(Controller::new((*options.file).clone()), quorum, options.controller());
+            let controller = ControllerNode::new(
+                Controller::new((*options.file).clone()),
+                quorum,
+                options.controller(meta.directory_id),
+            );
             return Ok(Node { meta, controller, shards: Vec::new(), counts: RecoveryCounts::default() });
         }
         let image = quorum.image().clone();
@@ -146,7 +149,7 @@ impl Node {
             .zip(recovered.shards)
             .map(|(index, recovered)| ShardStart { index, recovered, parts: Arc::clone(&parts) })
             .collect();
-        let controller = ControllerNode::new(controller, quorum, parts.options.controller());
+        let controller = ControllerNode::new(controller, quorum, parts.options.controller(meta.directory_id));
         Ok(Node { meta, controller, shards, counts })
     }
 }

@@ -121,13 +121,14 @@ impl NodeOptions {
         }
     }
 
-    /// What the node's controller is told.
-    pub fn controller(&self) -> ControllerOptions {
+    /// What the node's controller is told, whose data directory has this identity.
+    pub fn controller(&self, directory_id: [u8; 16]) -> ControllerOptions {
         let (high, low) = self.incarnation.split_at(8);
         let half = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("half of 16 bytes"));
         ControllerOptions {
             node_id: self.node_id,
             incarnation: self.incarnation,
+            directory_id,
             address: self.controller_address.clone(),
             voters: self.voters.clone(),
             bootstrap_servers: self.bootstrap_servers.clone(),

@@ -108,8 +108,13 @@ fn update_voter(view: View<'_>, member: Member) -> Result<Option<MemberChange>, 
     Ok(is_new.then_some(MemberChange { kind: MemberChangeKind::AddVoter, member }))
 }
 
-/// A voter that is there goes on following as an observer; one that is gone is forgotten.
+/// A voter that is there goes on following as an observer; one that is gone is forgotten, also an observer.
 fn remove_voter(view: View<'_>, node_id: i32, directory_id: [u8; 16]) -> Result<Option<MemberChange>, ApiError> {
+    let is_meant = |member: &Member| (member.node_id, member.directory_id) == (node_id, directory_id);
+    if let Some((observer, _)) = view.members.iter().find(|(member, votes)| !votes && is_meant(member)) {
+        let is_gone = observer.id != view.me && !(view.is_connected)(observer);
+        return Ok(is_gone.then(|| MemberChange { kind: MemberChangeKind::Remove, member: observer.clone() }));
+    }
     let voter = find_voter(view, node_id, directory_id)?;
     if view.members.is_sole_voter(voter.id) {
         let why = format!("node {node_id} is the only voter: add another one first");
@@ -261,7 +266,8 @@ mod tests {
         assert_eq!(case.change(&remove(&member(2))), Ok(Some((MemberChangeKind::AddLearner, member(2)))));
         assert_eq!(case.change(&remove(&member(1))), Ok(Some((MemberChangeKind::AddLearner, member(1)))));
         assert_eq!(case.change(&remove(&member(3))), Ok(Some((MemberChangeKind::Remove, member(3)))));
-        assert_eq!(case.change(&remove(&member(4))), Err(ErrorCode::VoterNotFound), "it does not vote");
+        assert_eq!(case.change(&remove(&member(4))), Ok(Some((MemberChangeKind::Remove, member(4)))));
+        assert_eq!(Case::new(&[4]).change(&remove(&member(4))), Ok(None), "it does not vote, and follows");
         assert_eq!(case.change(&remove(&wiped(3))), Err(ErrorCode::VoterNotFound));
         let alone = Case { members: Members::of_voters([member(1)]), connected: Vec::new() };
         assert_eq!(alone.change(&remove(&member(1))), Err(ErrorCode::InvalidRequest));

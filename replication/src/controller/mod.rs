@@ -279,6 +279,30 @@ impl ControllerRequest {
         }
     }
 
+    /// Whether an answer is of the kind that this request is answered with.
+    pub fn is_answered_by(&self, response: &ControllerResponse) -> bool {
+        use {ControllerRequest as Asked, ControllerResponse as Said};
+        match self {
+            Asked::RegisterBroker { .. } => matches!(response, Said::RegisterBroker(_)),
+            Asked::BrokerHeartbeat { .. } => matches!(response, Said::BrokerHeartbeat(_)),
+            Asked::FenceBroker { .. } => matches!(response, Said::FenceBroker(_)),
+            Asked::UnregisterBroker { .. } => matches!(response, Said::UnregisterBroker(_)),
+            Asked::CreateTopics { .. } => matches!(response, Said::CreateTopics(_)),
+            Asked::DeleteTopics { .. } => matches!(response, Said::DeleteTopics(_)),
+            Asked::CreatePartitions { .. } => matches!(response, Said::CreatePartitions(_)),
+            Asked::IncrementalAlterConfigs { .. } | Asked::AlterConfigs { .. } => {
+                matches!(response, Said::AlterConfigs(_))
+            }
+            Asked::AlterClientQuotas { .. } => matches!(response, Said::AlterClientQuotas(_)),
+            Asked::AllocateProducerIds { .. } => matches!(response, Said::AllocateProducerIds(_)),
+            Asked::AddObserver { .. }
+            | Asked::AddRaftVoter { .. }
+            | Asked::UpdateRaftVoter { .. }
+            | Asked::RemoveRaftVoter { .. } => matches!(response, Said::ChangeMembers(_)),
+            Asked::DescribeQuorum => matches!(response, Said::DescribeQuorum(_)),
+        }
+    }
+
     /// Whether it changes the members of the quorum: [`change_members`] decides it.
     pub fn changes_members(&self) -> bool {
         matches!(

@@ -94,7 +94,10 @@ pub enum Output {
         image: Arc<ClusterImage>,
     },
     /// The image is another one: a snapshot was installed.
-    Installed,
+    Installed {
+        /// What it says.
+        image: Arc<ClusterImage>,
+    },
     /// The members have changed.
     Members {
         /// Where the entry stands, or the snapshot.
@@ -224,6 +227,9 @@ pub struct Quorum {
     told: Told,
     /// What is true and not told yet, in order: each from the commit index on that is to be durable here before.
     untold: VecDeque<(u64, Output)>,
+    /// This member is the only voter since this entry, if it is. What the only voter has is committed, also when it is found
+    /// after a crash, but only where it finds that it was the only one.
+    sole_since: Option<u64>,
     outputs: Vec<Output>,
     has_failed: bool,
 }
@@ -244,6 +250,7 @@ impl Quorum {
         };
         let last = store.last().index;
         let term = store.state.term;
+        let sole_since = store.members.is_sole_voter(me).then_some(0);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raft =
             RawNode::new(&config, store, &logger).expect("a configuration of constants, a store that never fails");
@@ -263,6 +270,7 @@ impl Quorum {
             snapshots: BTreeMap::new(),
             told: Told { term, leader: None, leads: false },
             untold: VecDeque::new(),
+            sole_since,
             outputs: Vec::new(),
             has_failed: false,
         }
@@ -720,7 +728,9 @@ impl Quorum {
                 self.pending.installs = true;
                 // It holds what was to be told before.
                 self.untold.clear();
-                self.tell(self.applied().index, Output::Installed, true);
+                let image = Arc::new(self.image().clone());
+                self.note_sole(self.applied().index);
+                self.tell(self.applied().index, Output::Installed { image }, true);
                 self.tell(self.applied().index, Output::Members { at: self.applied() }, false);
             }
             Err(why) => self.fail(format!("a snapshot that was judged cannot be read: {why}; this is a bug")),
@@ -748,7 +758,9 @@ impl Quorum {
                 let conf = conf_change(&change);
                 let theirs = self.raft.apply_conf_change(&conf).map_err(|error| error.to_string())?;
                 assert!(is_same(&ours, &theirs), "members {ours:?}, and {theirs:?}");
-                self.tell(at.index, Output::Members { at }, false);
+                self.note_sole(at.index);
+                // Who votes decides what counts after a crash: it is done when it would be known then.
+                self.tell(at.index, Output::Members { at }, true);
                 if !self.members().is_voter(self.me) && self.raft.raft.state == StateRole::Leader {
                     let term = self.raft.raft.term;
                     self.raft.raft.become_follower(term, raft::INVALID_ID);
@@ -756,6 +768,12 @@ impl Quorum {
             }
         }
         Ok(())
+    }
+
+    /// The members are as of this entry.
+    fn note_sole(&mut self, index: u64) {
+        let is_sole = self.members().is_sole_voter(self.me);
+        self.sole_since = is_sole.then(|| self.sole_since.unwrap_or(index));
     }
 
     /// Tells what is true. What removes something is told when it would be known after a crash, too: files that are gone
@@ -780,7 +798,8 @@ impl Quorum {
     /// Whether this member would know after a crash that the entry at this index is committed. What the only voter has
     /// written is.
     fn is_known_for_ever(&self, index: u64) -> bool {
-        index <= self.durable.1.commit || self.members().is_sole_voter(self.me)
+        let commit = self.durable.1.commit;
+        index <= commit || self.sole_since.is_some_and(|since| since <= commit)
     }
 
     fn tell_leader(&mut self) {

@@ -67,6 +67,8 @@ struct Node {
     clock: u64,
     disk_us: u64,
     is_full: bool,
+    /// Where the members stood that it was told last: it finds them after a crash.
+    told_members: u64,
     /// The members as of the last output that was looked at, and those before.
     members: [Members; 2],
     /// What it has said to others: the newest term, and for whom it voted in it.
@@ -163,6 +165,7 @@ impl World {
                 promised_term: 0,
                 promised_votes: BTreeMap::new(),
                 promised_entry: (0, 0),
+                told_members: 0,
             });
         }
         let first = member(1);
@@ -328,6 +331,13 @@ impl World {
                 state.term, state.vote
             ));
         }
+        if quorum.applied().index < at.told_members {
+            return Err(format!(
+                "node {node} knew the members of index {}, and finds {:?}",
+                at.told_members,
+                quorum.applied()
+            ));
+        }
         let (index, term) = at.promised_entry;
         if term == state.term && quorum.last() < index {
             return Err(format!("R6: node {node} had entry {index} in term {term}, and finds {}", quorum.last()));
@@ -353,7 +363,7 @@ impl World {
         at.members = [quorum.members().clone(), quorum.members().clone()];
         at.quorum = Some(quorum);
         self.line(|| format!("node {node} starts"));
-        self.check_image(node)?;
+        self.check_image(node, &self.quorum(node).image().clone())?;
         self.outputs(node)?;
         self.tick_later(node);
         Ok(())
@@ -432,12 +442,13 @@ impl World {
             }
             Output::Send { to, message } => self.send(node, to, message)?,
             Output::Committed { at, offset, records, .. } => self.committed(node, at, offset, records)?,
-            Output::Installed => {
+            Output::Installed { image } => {
                 self.outcome.installed += 1;
                 self.line(|| format!("node {node} installs a snapshot"));
-                self.check_image(node)?;
+                self.check_image(node, &image)?;
             }
-            Output::Members { .. } => {
+            Output::Members { at } => {
+                self.nodes[node].told_members = at.index;
                 let members = self.quorum(node).members().clone();
                 self.line(|| format!("node {node} has the members {:?}", members.conf_state()));
                 let before = &mut self.nodes[node].members;
@@ -571,22 +582,20 @@ impl World {
     }
 
     /// An image is the replay of what was applied before.
-    fn check_image(&mut self, node: usize) -> Result<(), String> {
-        let quorum = self.quorum(node);
-        let mut image = ClusterImage::new();
-        image.replay(&MetadataRecord::Cluster { cluster_id: [9; 16] });
-        let applied = quorum.applied();
-        for (_, entry) in self.history.range(..=applied.index) {
-            entry.records.iter().for_each(|record| image.replay(record));
-        }
-        if *quorum.image() == image {
+    fn check_image(&self, node: usize, found: &ClusterImage) -> Result<(), String> {
+        if self.history.values().next_back().is_none_or(|last| last.offset < found.offset()) {
+            // A leader may send what it has applied before it tells of it: there is nothing to compare with yet.
             return Ok(());
         }
-        Err(format!(
-            "R8: node {node} at {applied:?} has offset {}, and not {}",
-            quorum.image().offset(),
-            image.offset()
-        ))
+        let mut image = ClusterImage::new();
+        image.replay(&MetadataRecord::Cluster { cluster_id: [9; 16] });
+        for entry in self.history.values().take_while(|entry| entry.offset <= found.offset()) {
+            entry.records.iter().for_each(|record| image.replay(record));
+        }
+        if *found == image {
+            return Ok(());
+        }
+        Err(format!("R8: node {node} has offset {}, and not {}", found.offset(), image.offset()))
     }
 
     /// What was acknowledged is still where it was.
@@ -722,7 +731,7 @@ impl World {
         let at = &mut self.nodes[node];
         at.disk = Disk { torn, ..Disk::new() };
         at.directory = self.next_directory;
-        (at.promised_term, at.promised_entry) = (0, (0, 0));
+        (at.promised_term, at.promised_entry, at.told_members) = (0, (0, 0), 0);
         at.promised_votes.clear();
         self.next_directory += 1;
         self.outcome.wiped += 1;
