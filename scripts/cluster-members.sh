@@ -99,12 +99,15 @@ if has_java; then
     die "the quorum is: $members"
   directory="$(sed -n 's/^directory.id=//p' "$MILLSTREAM_CLUSTER/3/data/meta.properties")"
   tool() { "$SCRIPTS/kafka.sh" tool kafka-metadata-quorum --bootstrap-server "$(list)" "$@" 2>&1; }
-  tool remove-controller --controller-id 3 --controller-directory-id "$directory" | grep -q '^Removed' || die "the controller was not removed"
+  # What a tool says is looked at when it has ended: one that is not read to its end fails.
+  said="$(tool remove-controller --controller-id 3 --controller-directory-id "$directory")" || die "remove-controller: $said"
+  grep -q '^Removed' <<<"$said" || die "remove-controller: $said"
   members="$(quorum)"
   [[ $(count_of Observer "$members") == 2 ]] || die "after remove-controller the quorum is: $members"
   printf '%s\n' process.roles=broker,controller node.id=3 controller.listener.names=CONTROLLER \
     "listeners=PLAINTEXT://$(at 3),CONTROLLER://$(at 3 | sed 's/:.*/:9093/')" "log.dirs=$MILLSTREAM_CLUSTER/3/data" >"$MILLSTREAM_CLUSTER/controller.properties"
-  tool --command-config "$MILLSTREAM_CLUSTER/controller.properties" add-controller | grep -q '^Added' || die "the controller was not added"
+  said="$(tool --command-config "$MILLSTREAM_CLUSTER/controller.properties" add-controller)" || die "add-controller: $said"
+  grep -q '^Added' <<<"$said" || die "add-controller: $said"
   members="$(quorum)"
   [[ $(count_of Observer "$members") == 1 && $(count_of Follower "$members") == 2 ]] || die "after add-controller the quorum is: $members"
   for node in 1 2 3; do
