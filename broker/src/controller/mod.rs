@@ -467,8 +467,8 @@ impl ControllerNode {
         effects.extend(more.into_iter().map(Effect::Link));
     }
 
-    /// Dials the voters, and where this node is one, everybody who can be dialled: where the configuration or they themselves
-    /// say that they are.
+    /// Dials every member that can be dialled, where the configuration or the member itself says that it is. Also those that do
+    /// not vote as far as is known here: one of them may lead by now, and could not reach a node that it cannot dial.
     fn find_peers(&mut self, now: Duration) {
         let configured = &self.options.voters;
         let votes = self.quorum.members().is_voter(self.quorum.me());
@@ -476,7 +476,7 @@ impl ControllerNode {
             .quorum
             .members()
             .iter()
-            .filter(|(member, is_voter)| member.node_id != self.options.node_id && (votes || *is_voter))
+            .filter(|(member, _)| member.node_id != self.options.node_id)
             .filter_map(|(member, _)| {
                 let given = configured.iter().find(|(node_id, ..)| *node_id == member.node_id);
                 let (host, port) = match given {
@@ -488,6 +488,13 @@ impl ControllerNode {
             .collect();
         if !votes {
             // The voters may be others by now, or elsewhere.
+            let others = configured.iter().filter(|(node_id, ..)| *node_id != self.options.node_id);
+            for (node_id, host, port) in others {
+                let other = (Some(*node_id), host.clone(), *port);
+                if !peers.contains(&other) {
+                    peers.push(other);
+                }
+            }
             let servers = self.options.bootstrap_servers.iter().cloned();
             peers.extend(servers.map(|(host, port)| (None, host, port)));
         }
