@@ -17,7 +17,6 @@ finish() {
 }
 trap finish EXIT
 
-now_ms() { date +%s%3N; }
 list() { cluster bootstrap; }
 at() { list | cut -d, -f "$1"; }
 create() { "$BROKER" topic create --bootstrap-server "$(at "$1")" --timeout 10 "${@:2}" >/dev/null 2>&1; }
@@ -28,14 +27,6 @@ are_led() { [[ $(led "$1" "$2") == "$3" ]]; }
 # How many partitions of topic $2 each node leads, as node $1 says, in the order of the nodes.
 spread() { describe "$1" "$2" | awk '$1 ~ /^[0-9]+$/ && $2 != "-" { print $2 }' | sort -n | uniq -c | awk '{ printf "%s ", $1 }'; }
 read_all() { "$BROKER" consume --bootstrap-server "$(at "$1")" "$2" 2>/dev/null | sort -u | wc -l; }
-until_so() {
-  local what="$1" waited=0
-  shift
-  until "$@"; do
-    ((waited++ < 200)) || die "not within 20 s: $what"
-    sleep 0.1
-  done
-}
 # The quorum as Kafka's tool shows it: a line a member.
 quorum() { "$SCRIPTS/kafka.sh" tool kafka-metadata-quorum --bootstrap-server "$(list)" describe --replication 2>/dev/null | grep '^[0-9]'; }
 count_of() { grep -c "$1" <<<"$2" || true; }

@@ -22,20 +22,10 @@ at() { printf %s "${addresses[$1 - 1]}"; }
 create() { "$BROKER" topic create --bootstrap-server "$(at "$1")" --timeout 10 "${@:2}" >/dev/null; }
 # How many partitions of topic $2 have a leader, as node $1 says. To describe one takes its leader, who may just be lost.
 led() { "$BROKER" topic describe --bootstrap-server "$(at "$1")" --timeout 1 "$2" 2>/dev/null | awk '$1 ~ /^[0-9]+$/ && $2 != "-"' | wc -l; }
-# Waits until $2... is so, 20 s at most; $1 says what it is.
-until_so() {
-  local what="$1" waited=0
-  shift
-  until "$@"; do
-    ((waited++ < 200)) || die "not within 20 s: $what"
-    sleep 0.1
-  done
-}
 are_led() { [[ $(led "$1" "$2") == "$3" ]]; }
 # The two nodes that are not node $1.
 others() { for node in 1 2 3; do [[ $node == "$1" ]] || echo "$node"; done; }
 
-now_ms() { date +%s%3N; }
 since() { printf '%d ms' $(($(now_ms) - $1)); }
 
 started="$(now_ms)"

@@ -37,6 +37,7 @@ PORT=9092
 CONTROLLER_PORT=9093
 HTTP_PORT=9644
 source "$SCRIPTS/lib/network.sh"
+UNTIL_SECONDS=30
 
 pid_of() { cat "$CLUSTER/$1/pid" 2>/dev/null || true; }
 nodes() { cat "$CLUSTER/nodes" 2>/dev/null || die "there is no cluster: scripts/cluster.sh up"; }
@@ -115,15 +116,6 @@ ready() {
   done
 }
 
-# Waits until $2... is so, 30 s at most; $1 says what it is.
-until_so() {
-  local what="$1" waited=0
-  shift
-  until "$@"; do
-    ((waited++ < 1500)) || die "not after 30 s: $what"
-    sleep 0.02
-  done
-}
 not() { ! "$@"; }
 
 # Waits until the process of node $1 has ended.
@@ -252,9 +244,6 @@ status() {
   done
   if [[ -n $NO_CUTS ]]; then say "nothing can be cut: $NO_CUTS"; else each_two say_cut; fi
 }
-
-# Milliseconds since some time.
-now_ms() { date +%s%3N; }
 
 # Kills the node that leads the quorum and waits until another one has created a topic; then starts it again.
 failover() {

@@ -128,3 +128,17 @@ kill_broker() {
   kill -KILL "$pid" 2>/dev/null || true
   wait "$pid" 2>/dev/null || true
 }
+
+# Milliseconds since some time.
+now_ms() { date +%s%3N; }
+
+# Waits until $2... succeeds, UNTIL_SECONDS at most; $1 says what is so then.
+UNTIL_SECONDS=20
+until_so() {
+  local what="$1" left=$((UNTIL_SECONDS * 20))
+  shift
+  until "$@"; do
+    ((left-- > 0)) || die "not within $UNTIL_SECONDS s: $what"
+    sleep 0.05
+  done
+}

@@ -14,6 +14,8 @@
 //! refused, but those that free some may use the space that the log keeps for them; after any other failure nothing is
 //! answered any more.
 
+mod answers;
+mod brokers;
 mod clients;
 mod event;
 mod forwarding;
@@ -24,7 +26,7 @@ mod sim;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +43,7 @@ use millstream_storage::{DiskToken, Now};
 use crate::peer::links::{self, LinkId, Links, Peer, Told};
 use crate::peer::wire;
 use crate::shard::ShardIndex;
+use answers::Answers;
 use clients::Clients;
 use forwarding::Forwarding;
 use members::Caring;
@@ -158,11 +161,7 @@ pub struct ControllerNode {
     next_token: u64,
     /// What each shard has applied.
     applied: Vec<u64>,
-    /// Answers, by the offset that all shards have to have applied first, in the order in which they came.
-    waiting: BTreeMap<(u64, u64), (Asker, ControllerResponse)>,
-    /// Until when each of them may wait, in this order; also of some that do not any more.
-    waiting_until: VecDeque<(Duration, (u64, u64))>,
-    answers: u64,
+    answers: Answers,
     /// Of the last event.
     now: Now,
     /// Clients at the listener of controllers.
@@ -214,9 +213,7 @@ impl ControllerNode {
             next_token: 0,
             applied: vec![quorum.image().offset(); options.shards],
             published: Arc::new(quorum.image().clone()),
-            waiting: BTreeMap::new(),
-            waiting_until: VecDeque::new(),
-            answers: 0,
+            answers: Answers::default(),
             now: Now { elapsed: Duration::ZERO, unix_ms: 0 },
             clients: Clients::default(),
             notices: Notices::default(),
@@ -254,7 +251,7 @@ impl ControllerNode {
 
     /// Requests that were asked and not answered.
     fn held(&self) -> usize {
-        self.queue.len() + self.proposed.len() + self.waiting.len() + self.forwarding.len()
+        self.queue.len() + self.proposed.len() + self.answers.len() + self.forwarding.len()
     }
 
     /// When [`Event::Tick`] is wanted, in time since the process started. Never by the only voter, who waits for nothing
@@ -273,7 +270,7 @@ impl ControllerNode {
             self.cares_at(),
             self.notices.next_deadline(),
             // What this node decides alone its shards apply.
-            self.waiting_until.front().filter(|_| !self.is_alone()).map(|(until, _)| *until),
+            self.answers.next_deadline().filter(|_| !self.is_alone()),
             heartbeat,
             session,
         ]
@@ -346,12 +343,6 @@ impl ControllerNode {
             let peer = connected.find(|peer| MemberId::of_directory(peer.directory_id) == member)?;
             Some((peer.node_id, peer.directory_id))
         })
-    }
-
-    /// The epoch of this process's registration.
-    fn epoch(&self) -> Option<i64> {
-        let broker = self.quorum.image().broker(self.options.node_id)?;
-        (broker.incarnation == self.options.incarnation).then_some(broker.epoch)
     }
 
     // ---- Requests ----
@@ -684,39 +675,17 @@ impl ControllerNode {
 
     /// The answer is to be given when every shard knows what is true at this offset.
     fn answer_at(&mut self, offset: u64, asker: Asker, response: ControllerResponse) {
-        self.answers += 1;
-        let place = (offset, self.answers);
-        self.waiting.insert(place, (asker, response));
-        self.waiting_until.push_back((self.now.elapsed + forwarding::REQUEST_MAX, place));
+        self.answers.push(offset, self.now.elapsed + forwarding::REQUEST_MAX, asker, response);
     }
 
-    /// Gives the answers whose records every shard has applied, and those that have waited for too long: what another node has
-    /// decided may not come here, as when this node's disk is full.
-    /// Whether a client of controllers was among those who got one.
+    /// Gives the answers that can be given. Whether a client of controllers was among those who got one.
     fn answer(&mut self, effects: &mut Vec<Effect>) -> bool {
-        if self.has_failed {
-            return false;
-        }
-        let applied = self.all_applied();
         let mut is_client = false;
-        while let Some(first) = self.waiting.first_entry()
-            && first.key().0 <= applied
+        while !self.has_failed
+            && let Some((asker, response)) = self.answers.next(self.all_applied(), self.now.elapsed)
         {
-            let (asker, response) = first.remove();
             is_client |= matches!(asker, Asker::Client { .. });
             self.hand_over(asker, response, effects);
-        }
-        while let Some((until, place)) = self.waiting_until.front()
-            && (*until <= self.now.elapsed || !self.waiting.contains_key(place))
-        {
-            if let Some((asker, response)) = self.waiting.remove(place) {
-                let why = "it was decided, and this node does not know of it yet; try again";
-                let response = response.refused(&ApiError::new(ErrorCode::RequestTimedOut, why));
-                is_client |= matches!(asker, Asker::Client { .. });
-                self.hand_over(asker, response, effects);
-            } else {
-                self.waiting_until.pop_front();
-            }
         }
         is_client
     }
@@ -725,58 +694,6 @@ impl ControllerNode {
         match asker {
             Asker::Client { link } => self.client_answered(self.now, link, response, effects),
             asker => effects.push(Effect::Answer { asker, response }),
-        }
-    }
-
-    // ---- Brokers that are there, and others ----
-
-    /// A broker has said something that was taken: it is there. One that is fenced has no session, nor has that of this
-    /// process: as long as this process decides it is there.
-    fn hear(&mut self, now: Now, request: &ControllerRequest, decision: &Decision) {
-        let now = now.elapsed;
-        let is_other = |node_id: i32| node_id != self.options.node_id;
-        match (request, &decision.response) {
-            (ControllerRequest::RegisterBroker { node_id, .. }, ControllerResponse::RegisterBroker(Ok(epoch)))
-                if is_other(*node_id) =>
-            {
-                self.sessions.contact(now, *node_id, *epoch);
-            }
-            (ControllerRequest::BrokerHeartbeat { node_id, epoch, .. }, ControllerResponse::BrokerHeartbeat(Ok(_)))
-                if is_other(*node_id) =>
-            {
-                self.sessions.contact(now, *node_id, *epoch);
-            }
-            (ControllerRequest::FenceBroker { node_id, .. }, _) if decision.records.is_empty() => {
-                self.sessions.ended(now, *node_id);
-            }
-            (ControllerRequest::FenceBroker { node_id, .. }, _) => self.sessions.fenced(now, *node_id),
-            (ControllerRequest::UnregisterBroker { node_id }, ControllerResponse::UnregisterBroker(Ok(()))) => {
-                self.sessions.ended(now, *node_id);
-            }
-            _ => {}
-        }
-    }
-
-    /// Decides that a broker is gone.
-    fn fence(&mut self, now: Now, node_id: i32) {
-        let Some(image) = &self.speculative else { return };
-        let Some(broker) = image.broker(node_id).filter(|broker| !broker.is_fenced) else { return };
-        let request = ControllerRequest::FenceBroker { node_id, epoch: broker.epoch };
-        let until = now.elapsed + forwarding::REQUEST_MAX;
-        self.queue.push_front(Asked { asker: Asker::Own, request, random_id: [0; 16], until });
-    }
-
-    /// What was asked by the controller itself has an answer.
-    fn heard(&mut self, response: &ControllerResponse, effects: &mut Vec<Effect>) {
-        let ControllerResponse::BrokerHeartbeat(reply) = response else { return };
-        self.is_heartbeat_under_way = false;
-        if let Err(error) = reply
-            && matches!(error.code, ErrorCode::StaleBrokerEpoch | ErrorCode::BrokerIdNotRegistered)
-        {
-            self.has_failed = true;
-            let node_id = self.options.node_id;
-            let reason = format!("broker {node_id} is not this process any more, says the controller: {error}");
-            effects.push(Effect::Fail { reason });
         }
     }
 
@@ -795,45 +712,10 @@ impl ControllerNode {
             let why = ApiError::new(ErrorCode::RequestTimedOut, "no controller could be reached in time; try again");
             self.refuse(now, asked, &why, effects);
         }
-        // Not before it can be decided: until then it would be found again with every tick.
-        if self.may_decide()
-            && let Some((node_id, epoch)) = self.sessions.expired(now.elapsed)
-        {
-            match self.speculative.as_ref().and_then(|image| image.broker(node_id)) {
-                Some(broker) if broker.epoch == epoch && !broker.is_fenced => {
-                    let message = format!("broker {node_id} has not been heard of for its session: it is fenced");
-                    effects.push(Effect::Warn { message });
-                    self.fence(now, node_id);
-                    // Decided before the next one is looked for.
-                    self.decide(now, effects);
-                }
-                _ => self.sessions.ended(now.elapsed, node_id),
-            }
-        }
+        self.end_a_session(now, effects);
         self.say_so(now, effects);
         self.care(now, effects);
         self.notice_silence(effects);
-    }
-
-    /// Tells the active controller that this broker is there.
-    fn say_so(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        if self.is_alone() || now.elapsed < self.heartbeat_at {
-            return;
-        }
-        let Some(epoch) = self.epoch() else { return };
-        self.heartbeat_at = now.elapsed + self.options.heartbeat_interval;
-        if self.is_heartbeat_under_way {
-            return;
-        }
-        self.is_heartbeat_under_way = true;
-        let request = ControllerRequest::BrokerHeartbeat {
-            node_id: self.options.node_id,
-            epoch,
-            applied_offset: self.all_applied(),
-            want_fence: false,
-            want_shutdown: false,
-        };
-        self.ask(now, Asker::Own, request, [0; 16], effects);
     }
 
     // ---- Other nodes ----
@@ -902,25 +784,6 @@ impl ControllerNode {
     fn up(&mut self, now: Now, peer: &Peer, effects: &mut Vec<Effect>) {
         self.adopt(peer, effects);
         self.fence_predecessor(now, peer);
-    }
-
-    /// Another process is there than the one that is registered: that one is gone.
-    fn fence_predecessor(&mut self, now: Now, peer: &Peer) {
-        let registered = self.speculative.as_ref().and_then(|image| image.broker(peer.node_id));
-        if registered.is_some_and(|broker| broker.incarnation != peer.incarnation) {
-            self.fence(now, peer.node_id);
-        }
-    }
-
-    /// The connection of a node is gone that cannot be dialled as a peer. Where it is a broker its process is looked for
-    /// where clients find it.
-    fn gone(&mut self, peer: &Peer) {
-        let broker = self.speculative.as_ref().and_then(|image| image.broker(peer.node_id));
-        if let Some(broker) = broker.filter(|broker| !broker.is_fenced && broker.incarnation == peer.incarnation)
-            && let Some(endpoint) = broker.endpoints.first()
-        {
-            self.links.probe(peer.node_id, endpoint.host.clone(), endpoint.port);
-        }
     }
 
     fn down(&mut self, now: Now, node_id: i32, is_refused: bool) {

@@ -380,7 +380,7 @@ fn what_another_node_has_decided_and_does_not_come_here_is_answered_in_time() {
     let [Effect::Answer { asker: Asker::Node { token: 1 }, response }] = &effects[..] else { panic!("{effects:?}") };
     let ControllerResponse::FenceBroker(Err(error)) = response else { panic!("{response:?}") };
     assert_eq!(error.code, ErrorCode::RequestTimedOut);
-    assert_eq!((controller.standing().held, controller.waiting_until.len()), (0, 0));
+    assert_eq!((controller.standing().held, controller.answers.next_deadline()), (0, None));
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod file;
 mod members;
 mod message;
 mod open;
+mod output;
 #[cfg(test)]
 mod sim;
 mod snapshot;
@@ -49,6 +50,7 @@ pub(crate) use members::tests as members_tests;
 pub use members::{HOST_BYTES_MAX, MEMBERS_MAX, Member, MemberChange, MemberChangeKind, MemberId, Members};
 pub use message::{Incoming, decode_message};
 pub use open::{Founding, create, open};
+pub use output::{MemberProgress, NotProposed, Output, Room};
 pub use snapshot::{Snapshot, decode_snapshot, encode_snapshot};
 
 /// How often [`Quorum::tick`] is wanted by a member that is not alone.
@@ -69,92 +71,6 @@ const FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
 const SNAPSHOT_TICKS_MAX: u64 = 100;
 /// A write for which there was no space is tried again after so many ticks.
 const NO_SPACE_TICKS: u64 = 20;
-
-/// Something to do, or to know.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Output {
-    /// Execute a disk operation; say how it went by [`Quorum::disk`].
-    Disk(DiskOp),
-    /// Send a message to a member. It may be lost.
-    Send {
-        /// To whom.
-        to: MemberId,
-        /// What.
-        message: Bytes,
-    },
-    /// Records were committed: they are true, and the image has them.
-    Committed {
-        /// Where their entry stands.
-        at: Position,
-        /// The offset of the last of them.
-        offset: u64,
-        /// In their order.
-        records: Vec<MetadataRecord>,
-        /// What is true when the last of them is.
-        image: Arc<ClusterImage>,
-    },
-    /// The image is another one: a snapshot was installed.
-    Installed {
-        /// What it says.
-        image: Arc<ClusterImage>,
-    },
-    /// The members have changed.
-    Members {
-        /// Where the entry stands, or the snapshot.
-        at: Position,
-    },
-    /// This member leads and has an entry of its term committed: it may decide.
-    Leads {
-        /// The term.
-        term: u64,
-    },
-    /// Another member leads, or nobody is known to.
-    Follows {
-        /// The newest term.
-        term: u64,
-        /// Who leads in it.
-        leader: Option<MemberId>,
-    },
-    /// What [`Quorum::reserve`] had to wait for.
-    Reserved {
-        /// Whether there is space.
-        is_there: bool,
-    },
-    /// Nothing may be promised any more: print the reason and exit with an error.
-    Failed {
-        /// One line for people.
-        reason: String,
-    },
-}
-
-/// Whether there is space for a decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
-    /// There is.
-    There,
-    /// [`Output::Reserved`] will tell.
-    Asked,
-}
-
-/// Why a proposal was not taken. Nothing of it happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotProposed {
-    /// This member does not lead, or has not committed anything of its term yet.
-    NotLeader,
-    /// Too much is on its way to be committed.
-    Busy,
-}
-
-/// What a leader knows of a member.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemberProgress {
-    /// Which.
-    pub id: MemberId,
-    /// The last entry that it is known to have durably.
-    pub matched: u64,
-    /// It was heard of lately.
-    pub is_recent: bool,
-}
 
 /// A frame, or a snapshot, that is to be written, and what is said when it is durable.
 #[derive(Default)]
