@@ -774,9 +774,7 @@ impl ControllerNode {
             }
             Told::NotController { id, .. } => self.forwarding.sent_away(now.elapsed, id),
             Told::Adopt { .. } => {}
-            Told::Rejected { node_id, text, .. } => {
-                effects.push(Effect::Warn { message: format!("node {node_id} rejects this one: {text}") });
-            }
+            Told::Rejected { text, .. } => effects.push(Effect::Warn { message: text }),
         }
     }
 

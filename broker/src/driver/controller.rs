@@ -146,7 +146,7 @@ impl Inbox {
     /// stop; then there is no snapshot.
     pub fn form(&mut self, clock: Clock, mut formation: Formation) -> Option<Snapshot> {
         let (mut events, mut effects) = (Vec::new(), Vec::new());
-        let mut says_at = clock.elapsed() + SAY_AFTER;
+        let mut says_at = clock.elapsed() + SAY_FIRST_AFTER;
         loop {
             if sys::wait_for_stop_signal(Duration::ZERO) {
                 return None;
@@ -176,7 +176,9 @@ impl Inbox {
     }
 }
 
-/// How often a node that waits for others says so.
+/// A node that waits for others says so then: where they are there it takes less.
+const SAY_FIRST_AFTER: Duration = Duration::from_secs(1);
+/// And how often after that.
 const SAY_AFTER: Duration = Duration::from_secs(5);
 /// How long it takes to notice that the process is told to stop.
 const FORM_WAIT_MAX: Duration = Duration::from_millis(100);

@@ -96,9 +96,7 @@ impl Formation {
                         formed.push(Formed::Warn(format!("what node {} offers is refused: {why}", from.node_id)));
                     }
                 },
-                Told::Rejected { node_id, text, .. } => {
-                    formed.push(Formed::Warn(format!("node {node_id} rejects this one: {text}")));
-                }
+                Told::Rejected { text, .. } => formed.push(Formed::Warn(text)),
                 Told::Request { link, id, .. } => self.links.not_controller(link, id, -1, effects),
                 // Nothing is known here yet that it could be told.
                 Told::Client { link, .. } => self.links.close_client(link, effects),
