@@ -64,8 +64,14 @@ impl Disk {
                 self.directories.retain(|name| !is_at_or_below(name, &path));
             }
             DiskOp::CreateDirectory { path } => self.make_directory(&path),
+            DiskOp::CreateDirectories { paths } => paths.iter().for_each(|path| self.make_directory(path)),
+            DiskOp::All(ops) => {
+                for op in ops {
+                    self.execute(op)?;
+                }
+            }
             DiskOp::List { path } => return Ok(DiskReply::Names(self.list(&path))),
-            DiskOp::Sync { .. } => {}
+            DiskOp::Sync { .. } | DiskOp::SyncAll { .. } => {}
             DiskOp::Compact(mut compaction) => {
                 let step = compaction.step(&mut |op| self.execute(op))?;
                 return Ok(DiskReply::Compacted(compaction, step));

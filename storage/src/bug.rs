@@ -34,6 +34,10 @@ pub enum Bug {
     UnfenceBeforeCaughtUp,
     /// Brokers that are fenced may lead.
     LeadWhileFenced,
+    /// Begins a new generation before what a recovery wrote back is durable in its segments.
+    BeginBeforeSync,
+    /// Does not make the names of files durable that a recovery has created.
+    ForgetNames,
     /// Deletes at the start what the cluster image does not know, instead of setting it aside.
     DeleteStrays,
 }

@@ -21,8 +21,8 @@ pub struct DiskToken(pub u64);
 /// waits for the first before asking for the second.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiskOp {
-    /// Direct write. The file is created if it is missing (its directory exists). The driver pads the end with zeros to the
-    /// next multiple of [`BLOCK_BYTES`].
+    /// Direct write. The file is created if it is missing (its directory exists); its name need not survive a loss of power
+    /// by that. The driver pads the end with zeros to the next multiple of [`BLOCK_BYTES`].
     Write {
         /// The file.
         path: FilePath,
@@ -37,6 +37,15 @@ pub enum DiskOp {
     Sync {
         /// The file.
         path: FilePath,
+    },
+    /// Makes much durable at once, which takes far less time than one after the other: all that was written to the files
+    /// before this was asked for, and the names of the files that were in the directories. Until it ends, any of it may
+    /// survive a loss of power and any not.
+    SyncAll {
+        /// The files.
+        files: Vec<FilePath>,
+        /// The directories whose names are made durable.
+        directories: Vec<FilePath>,
     },
     /// Creates the file if it is missing, makes it at least so long with space reserved, and makes its name survive a loss
     /// of power. Existing contents stay.
@@ -86,11 +95,20 @@ pub enum DiskOp {
         /// The directory.
         path: FilePath,
     },
+    /// Creates many directories and their parents at once; those that exist are no error. Durable when it ends; until then
+    /// any of them may be there and any not.
+    CreateDirectories {
+        /// The directories.
+        paths: Vec<FilePath>,
+    },
     /// The names in a directory, in no order; none when it is missing. Reply: [`DiskReply::Names`].
     List {
         /// The directory.
         path: FilePath,
     },
+    /// Operations that do not depend on each other, at once or in any order. It ends when all of them have, and fails if one
+    /// of them does. They bring nothing back.
+    All(Vec<DiskOp>),
     /// Takes a compaction a step further, with operations of its own, at low priority: it may take milliseconds. Reply:
     /// [`DiskReply::Compacted`].
     Compact(Box<Compaction>),

@@ -158,16 +158,7 @@ impl Disk {
                 });
             }
             other => {
-                match &other {
-                    DiskOp::Rename { from, to } => {
-                        self.open.forget(from);
-                        self.open.forget(to);
-                    }
-                    DiskOp::Remove { path } | DiskOp::Truncate { path, .. } | DiskOp::Replace { path, .. } => {
-                        self.open.forget(path);
-                    }
-                    _ => {}
-                }
+                self.forget(&other);
                 let root = self.root.clone();
                 let mailbox = Arc::clone(&self.mailbox);
                 self.pools.files.run(move || {
@@ -175,6 +166,21 @@ impl Disk {
                     mailbox.push(Inbound::Event(Event::Disk { token, result }));
                 });
             }
+        }
+    }
+
+    /// Forgets the descriptors of files that an operation puts others in the place of.
+    fn forget(&mut self, operation: &DiskOp) {
+        match operation {
+            DiskOp::Rename { from, to } => {
+                self.open.forget(from);
+                self.open.forget(to);
+            }
+            DiskOp::Remove { path } | DiskOp::Truncate { path, .. } | DiskOp::Replace { path, .. } => {
+                self.open.forget(path);
+            }
+            DiskOp::All(operations) => operations.iter().for_each(|operation| self.forget(operation)),
+            _ => {}
         }
     }
 

@@ -1,18 +1,27 @@
 //! Disk operations with plain, blocking calls: for recovery at start and for the pool's threads.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::panic::resume_unwind;
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use bytes::Bytes;
 use millstream_storage::block::Block;
 use millstream_storage::compaction::Compaction;
-use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply};
+use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, FilePath};
 use rustix::fs::OFlags;
 
 use super::sys::{self, Advice};
+
+/// Threads that sync many files: so many syncs share a commit of the file system.
+const THREADS_MAX: usize = 32;
+/// A further thread is started for so many files.
+const ITEMS_PER_THREAD_MIN: usize = 8;
 
 /// Executes one operation below `root` and waits for it.
 pub fn execute(root: &Path, operation: &DiskOp) -> Result<DiskReply, DiskError> {
@@ -20,6 +29,7 @@ pub fn execute(root: &Path, operation: &DiskOp) -> Result<DiskReply, DiskError> 
     match operation {
         DiskOp::Write { path, position, data, durable } => done(write(&resolve(root, path), *position, data, *durable)),
         DiskOp::Sync { path } => done(File::open(resolve(root, path)).and_then(|file| file.sync_data())),
+        DiskOp::SyncAll { files, directories } => done(sync_all(root, files, directories)),
         DiskOp::Allocate { path, bytes } => done(allocate(&resolve(root, path), *bytes)),
         DiskOp::Read { path, position, bytes } => File::open(resolve(root, path))
             .and_then(|file| read(&file, *position, *bytes))
@@ -29,8 +39,12 @@ pub fn execute(root: &Path, operation: &DiskOp) -> Result<DiskReply, DiskError> 
         DiskOp::Truncate { path, bytes } => done(truncate(&resolve(root, path), *bytes)),
         DiskOp::Rename { from, to } => done(rename(&resolve(root, from), &resolve(root, to))),
         DiskOp::Remove { path } => done(remove(&resolve(root, path))),
-        DiskOp::CreateDirectory { path } => done(create_directory(root, &resolve(root, path))),
+        DiskOp::CreateDirectory { path } => done(create_directories(root, std::slice::from_ref(path))),
+        DiskOp::CreateDirectories { paths } => done(create_directories(root, paths)),
         DiskOp::List { path } => list(&resolve(root, path)).map(DiskReply::Names).map_err(|error| failure(&error)),
+        DiskOp::All(operations) => {
+            in_parallel(operations, |operation| execute(root, operation).map(drop)).map(|()| DiskReply::Done)
+        }
         DiskOp::Compact(_) => unreachable!("compactions are taken further by `compact`"),
     }
 }
@@ -157,8 +171,10 @@ fn write(path: &Path, position: u64, data: &[Bytes], durable: bool) -> io::Resul
     assert!(position.is_multiple_of(BLOCK_BYTES as u64), "writes begin at a block");
     let file = match File::options().write(true).open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            create(path)?;
-            File::options().write(true).open(path)?
+            if durable {
+                create(path)?;
+            }
+            File::options().create(true).truncate(false).write(true).open(path)?
         }
         other => other?,
     };
@@ -222,13 +238,56 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-fn create_directory(root: &Path, path: &Path) -> io::Result<()> {
-    fs::create_dir_all(path)?;
-    // Whichever of the parents was new: its name lives in the one above.
-    for directory in path.ancestors().take_while(|directory| *directory != root) {
-        sync_directory_of(directory)?;
+fn create_directories(root: &Path, paths: &[FilePath]) -> io::Result<()> {
+    for path in paths {
+        fs::create_dir_all(resolve(root, path))?;
     }
-    Ok(())
+    in_parallel(&holders(root, paths), |directory| File::open(directory)?.sync_all())
+}
+
+/// The directories that hold the names of directories and of all their parents up to `root`, each once. Those that existed
+/// are among them: whoever made them may have been killed before their names were durable.
+fn holders(root: &Path, paths: &[FilePath]) -> Vec<PathBuf> {
+    let mut holders = BTreeSet::new();
+    for path in paths {
+        let path = resolve(root, path);
+        let above = path.ancestors().skip(1).take_while(|directory| directory.starts_with(root));
+        for directory in above {
+            if !holders.insert(directory.to_owned()) {
+                // And so are those above it.
+                break;
+            }
+        }
+    }
+    holders.into_iter().collect()
+}
+
+/// Makes files and the names in directories durable. A file system commits the syncs together that wait at the same time.
+fn sync_all(root: &Path, files: &[FilePath], directories: &[FilePath]) -> io::Result<()> {
+    in_parallel(files, |path| File::open(resolve(root, path))?.sync_data())?;
+    in_parallel(directories, |path| File::open(resolve(root, path))?.sync_all())
+}
+
+/// Does something with each of many items, on several threads at once. Fails if it does with any.
+fn in_parallel<T: Sync, E: Send>(items: &[T], work: impl Fn(&T) -> Result<(), E> + Sync) -> Result<(), E> {
+    let threads = (items.len() / ITEMS_PER_THREAD_MIN).clamp(1, THREADS_MAX);
+    let next = AtomicUsize::new(0);
+    let work_on = || {
+        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+            work(item)?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let spawn = |_| thread::Builder::new().name("sync".to_owned()).spawn_scoped(scope, work_on).ok();
+        // Without a thread that cannot be started the others do its part.
+        let others: Vec<_> = (1..threads).map_while(spawn).collect();
+        let mut result = work_on();
+        for other in others {
+            result = result.and(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        result
+    })
 }
 
 fn list(path: &Path) -> io::Result<Vec<(String, bool)>> {
@@ -258,7 +317,6 @@ fn sync_directory_of(path: &Path) -> io::Result<()> {
 pub mod tests {
     use super::*;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// A directory that is removed when the test ends. On the disk, for direct writes need a real file system.
     pub struct TestDirectory(pub PathBuf);
@@ -333,6 +391,72 @@ pub mod tests {
             DiskOp::Sync { path: path("a") },
         ] {
             assert_eq!(run(missing), Err(DiskError::NotFound));
+        }
+    }
+
+    #[test]
+    fn much_is_created_and_synced_at_once() {
+        let root = TestDirectory::new("files_many");
+        let run = |operation: DiskOp| execute(&root.0, &operation);
+        let directories: Vec<FilePath> = (0..100).map(|index| path(&format!("t/{}/{index}", index % 7))).collect();
+        let create = DiskOp::CreateDirectories { paths: directories.clone() };
+        assert_eq!(run(create.clone()), Ok(DiskReply::Done));
+        assert_eq!(run(create), Ok(DiskReply::Done));
+        let mut files: Vec<FilePath> = directories.iter().map(|directory| path(&format!("{directory}/log"))).collect();
+        for file in &files {
+            let data = vec![Bytes::copy_from_slice(file.as_bytes())];
+            let write = DiskOp::Write { path: file.clone(), position: 0, data, durable: false };
+            assert_eq!(run(write), Ok(DiskReply::Done));
+        }
+        let sync = |files: &[FilePath], directories: &[FilePath]| {
+            run(DiskOp::SyncAll { files: files.to_vec(), directories: directories.to_vec() })
+        };
+        assert_eq!(sync(&files, &directories), Ok(DiskReply::Done));
+        assert_eq!(sync(&[], &[]), Ok(DiskReply::Done));
+        for file in &files {
+            assert!(fs::read(root.0.join(&**file)).expect("there").starts_with(file.as_bytes()));
+        }
+        let rename = |directory: &FilePath| {
+            let from = path(&format!("{directory}/log"));
+            DiskOp::Rename { from, to: path(&format!("{directory}/renamed")) }
+        };
+        assert_eq!(run(DiskOp::All(directories.iter().map(rename).collect())), Ok(DiskReply::Done));
+        assert_eq!(run(DiskOp::All(directories.iter().map(rename).collect())), Err(DiskError::NotFound));
+        files = directories.iter().map(|directory| path(&format!("{directory}/renamed"))).collect();
+        assert_eq!(sync(&files, &directories), Ok(DiskReply::Done));
+        files[57] = path("t/none");
+        assert_eq!(sync(&files, &directories), Err(DiskError::NotFound), "whichever of them fails");
+        assert_eq!(sync(&[], &[path("none")]), Err(DiskError::NotFound));
+    }
+
+    #[test]
+    fn every_directory_is_synced_that_holds_a_name_of_those_created() {
+        let root = Path::new("/data");
+        let of = |paths: &[&str]| {
+            let paths: Vec<FilePath> = paths.iter().map(|text| path(text)).collect();
+            holders(root, &paths).iter().map(|holder| holder.display().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[]), [""; 0]);
+        assert_eq!(of(&["a"]), ["/data"]);
+        let expected = ["/data", "/data/t", "/data/t/a", "/data/t/a/1", "/data/t/b", "/data/u"];
+        assert_eq!(of(&["t/a/1/x", "t/a/1/y", "t/a/2", "u/z", "t/b/1"]), expected);
+    }
+
+    #[test]
+    fn each_of_many_is_done_once_and_a_failure_is_told() {
+        for count in [0, 1, 7, 8, 100, 1_000] {
+            let items: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+            let count_up = |item: &AtomicUsize| {
+                item.fetch_add(1, Ordering::Relaxed);
+                Ok::<(), String>(())
+            };
+            assert_eq!(in_parallel(&items, count_up), Ok(()));
+            assert!(items.iter().all(|item| item.load(Ordering::Relaxed) == 1));
+            let fails = |item: &AtomicUsize| match std::ptr::eq(item, items.last().expect("not empty")) {
+                true => Err("the last"),
+                false => Ok(()),
+            };
+            assert_eq!(in_parallel(&items, fails).is_err(), count > 0);
         }
     }
 

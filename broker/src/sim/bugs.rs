@@ -91,6 +91,18 @@ fn deleting_what_an_old_image_does_not_know_is_noticed() {
 }
 
 #[test]
+fn beginning_a_generation_before_the_sync_is_noticed() {
+    logs_notice(Bug::BeginBeforeSync);
+    the_node_notices(Bug::BeginBeforeSync);
+}
+
+#[test]
+fn forgetting_the_names_of_files_is_noticed() {
+    logs_notice(Bug::ForgetNames);
+    the_node_notices(Bug::ForgetNames);
+}
+
+#[test]
 fn reusing_an_offset_is_noticed() {
     logs_notice(Bug::ReuseOffset);
     the_node_notices(Bug::ReuseOffset);

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::disk::Disk;
-use super::replay::{ReplayedPartition, write_back};
+use super::replay::ReplayedPartition;
 use super::{CHECKPOINT_BYTES_MAX, KnownPartition, RecoveryError};
 use crate::bug::{Bug, is_planted};
 use crate::checkpoint::{Checkpoint, checkpoint_path};
@@ -193,71 +193,100 @@ impl<'a> Directories<'a> {
         disk: &mut Disk<'_, '_>,
         has_state: impl Fn(PartitionKey) -> bool,
     ) -> Result<(), RecoveryError> {
-        for (key, place) in self.places.iter_mut().filter(|(_, place)| place.is_stray) {
-            let Some(known) = self.known.get(key) else { continue };
+        let known = self.known;
+        let is_back = |key: &PartitionKey, place: &Place| place.is_stray && known.contains_key(key);
+        let mut parents = BTreeSet::new();
+        for (key, place) in self.places.iter().filter(|(key, place)| is_back(key, place)) {
+            let topic = &known[key].topic;
             if !has_state(*key) {
                 return Err(RecoveryError::Corrupt(format!(
-                    "{} holds partition {} of topic {}, which exists, but not all of it",
-                    place.directory, key.partition, known.topic
+                    "{} holds partition {} of topic {topic}, which exists, but not all of it",
+                    place.directory, key.partition
                 )));
             }
-            let directory = partition_directory(&known.topic, *key);
+            let directory = partition_directory(topic, *key);
             let (parent, _) = directory.rsplit_once('/').expect("it lies below its topic");
-            disk.run("creating a topic's directory", DiskOp::CreateDirectory { path: parent.into() })?;
-            let op = DiskOp::Rename { from: place.directory.as_str().into(), to: directory.as_str().into() };
-            disk.run("taking a partition back", op)?;
-            *place = Place { directory, topic: known.topic.clone(), is_stray: false };
+            parents.insert(FilePath::from(parent));
         }
-        Ok(())
+        disk.create_directories("creating the directories of topics", parents.into_iter().collect())?;
+        let mut renames = Vec::new();
+        for (key, place) in self.places.iter_mut().filter(|(key, place)| is_back(key, place)) {
+            let topic = &known[key].topic;
+            let directory = partition_directory(topic, *key);
+            renames.push(DiskOp::Rename { from: place.directory.as_str().into(), to: directory.as_str().into() });
+            *place = Place { directory, topic: topic.clone(), is_stray: false };
+        }
+        disk.all("taking partitions back", renames)
     }
 
-    /// Sets a partition aside that the image does not know, with all that the journal holds of it. Returns how many bytes
-    /// that were.
+    /// Where what the journal holds of a partition is written, and then its state, before it is set aside; none if nothing
+    /// of it is to be written.
+    pub fn kept_in(
+        &self,
+        disk: &mut Disk<'_, '_>,
+        key: PartitionKey,
+        replayed: &mut ReplayedPartition,
+    ) -> Result<Option<String>, RecoveryError> {
+        let place = self.places.get(&key);
+        if is_planted(Bug::DeleteStrays) || !replayed.is_whole || place.is_none() && replayed.state.log_end == 0 {
+            return Ok(None);
+        }
+        let directory = place.map_or_else(|| stray_directory(NO_TOPIC, key), |place| place.directory.clone());
+        // Where not, what is left of it is of a removal that was interrupted.
+        replayed.is_whole = holds_all(disk, &directory, replayed)?;
+        let is_there = place.is_some_and(|place| place.is_stray) && replayed.is_beside;
+        Ok(Some(directory).filter(|_| replayed.is_whole && !is_there))
+    }
+
+    /// Sets partitions aside that the image does not know. What was replayed of them is durable in their segments; where a
+    /// state is given, it is written beside them first.
     pub fn set_aside(
         &mut self,
         disk: &mut Disk<'_, '_>,
-        key: PartitionKey,
-        replayed: Option<&mut ReplayedPartition>,
-    ) -> Result<u64, RecoveryError> {
-        assert!(!self.is_known(key), "what the image knows is recovered");
-        let place = self.places.get(&key).cloned();
+        partitions: &[(PartitionKey, Option<&PartitionState>)],
+    ) -> Result<(), RecoveryError> {
         if is_planted(Bug::DeleteStrays) {
-            if let Some(Place { directory, .. }) = place {
-                disk.run("removing a partition", DiskOp::Remove { path: directory.into() })?;
-                self.places.remove(&key);
+            return self.delete(disk, partitions);
+        }
+        let (mut created, mut states, mut renames) = (Vec::new(), Vec::new(), Vec::new());
+        for &(key, state) in partitions {
+            assert!(!self.is_known(key), "what the image knows is recovered");
+            let mut place = match self.places.get(&key) {
+                Some(place) => place.clone(),
+                // There is nothing of it, or all of it is removed already.
+                None if state.is_none() => continue,
+                None => {
+                    let directory = stray_directory(NO_TOPIC, key);
+                    created.push(directory.as_str().into());
+                    Place { directory, topic: NO_TOPIC.to_string(), is_stray: true }
+                }
+            };
+            // What it gave up stays: until the new generation is there, the next start may want it.
+            states.extend(state.map(|state| write_state(&place.directory, state)));
+            if !place.is_stray {
+                let directory = stray_directory(&place.topic, key);
+                renames.push(DiskOp::Rename { from: place.directory.as_str().into(), to: directory.as_str().into() });
+                place = Place { directory, is_stray: true, ..place };
             }
-            return Ok(0);
+            self.places.insert(key, place);
         }
-        let whole = replayed.filter(|replayed| replayed.is_whole);
-        if place.is_none() && whole.as_ref().is_none_or(|replayed| replayed.state.log_end == 0) {
-            return Ok(0);
+        if !renames.is_empty() {
+            created.push(STRAYS.into());
         }
-        let mut place = place.unwrap_or_else(|| Place {
-            directory: stray_directory(NO_TOPIC, key),
-            topic: NO_TOPIC.to_string(),
-            is_stray: true,
-        });
-        let mut written = 0;
-        if let Some(replayed) = whole {
-            replayed.is_whole = holds_all(disk, &place.directory, replayed)?;
-            if replayed.is_whole && !(place.is_stray && replayed.is_beside) {
-                written = write_back(disk, &place.directory, replayed)?;
-                write_state(disk, &place.directory, &replayed.state)?;
-                // What it gave up stays: until the new generation is there, the next start may want it.
-            } else if !replayed.is_whole && !self.places.contains_key(&key) {
-                // All of it is removed already.
-                return Ok(0);
-            }
-        }
-        if !place.is_stray {
-            let directory = stray_directory(&place.topic, key);
-            disk.run("creating the directory of what is set aside", DiskOp::CreateDirectory { path: STRAYS.into() })?;
-            let op = DiskOp::Rename { from: place.directory.as_str().into(), to: directory.as_str().into() };
-            disk.run("setting a partition aside", op)?;
-            place = Place { directory, is_stray: true, ..place };
-        }
-        self.places.insert(key, place);
-        Ok(written)
+        disk.create_directories("creating the directories of what is set aside", created)?;
+        disk.all("writing the states of partitions that are set aside", states)?;
+        disk.all("setting partitions aside", renames)
+    }
+
+    /// What a bug does instead.
+    fn delete(
+        &mut self,
+        disk: &mut Disk<'_, '_>,
+        partitions: &[(PartitionKey, Option<&PartitionState>)],
+    ) -> Result<(), RecoveryError> {
+        let places = partitions.iter().filter_map(|(key, _)| self.places.remove(key));
+        let removals = places.map(|place| DiskOp::Remove { path: place.directory.into() }).collect();
+        disk.all("removing partitions", removals)
     }
 
     /// The partitions that have a directory and that the image does not know.
@@ -279,18 +308,19 @@ impl<'a> Directories<'a> {
         // Those of partitions that the image knows may have been made just now.
         let mut full: HashSet<&str> =
             used.iter().filter_map(|parent| parent.rsplit_once('/')).map(|(topic, _)| topic).collect();
+        let mut removals = Vec::new();
         for parent in &self.parents {
             if self.foreign.contains(parent) {
                 full.extend(parent.rsplit_once('/').map(|(topic, _)| topic));
             } else if !used.contains(parent) {
-                disk.run("removing an empty directory", DiskOp::Remove { path: parent.as_str().into() })?;
+                removals.push(DiskOp::Remove { path: parent.as_str().into() });
             }
         }
+        disk.all("removing empty directories", removals)?;
         let is_empty = |topic: &&String| !full.contains(topic.as_str()) && !self.foreign.contains(*topic);
-        for topic in self.topics.iter().filter(is_empty) {
-            disk.run("removing an empty directory", DiskOp::Remove { path: topic.as_str().into() })?;
-        }
-        Ok(())
+        let topics = self.topics.iter().filter(is_empty);
+        let removals = topics.map(|topic| DiskOp::Remove { path: topic.as_str().into() }).collect();
+        disk.all("removing empty directories", removals)
     }
 
     /// What is set aside, in the order of the partitions.
@@ -304,13 +334,13 @@ impl<'a> Directories<'a> {
     }
 }
 
-/// Removes files of segments that a partition gave up. Returns the path of the state that lies beside it, if one does: as
-/// long as the new generation is not there, it may be all that is known of the partition.
-pub(super) fn remove_given_up(
+/// The files of segments that a partition gave up, and the state that lies beside it, if one does: as long as the new
+/// generation is not there, that may be all that is known of the partition.
+pub(super) fn given_up(
     disk: &mut Disk<'_, '_>,
     directory: &str,
     state: &PartitionState,
-) -> Result<Option<FilePath>, RecoveryError> {
+) -> Result<(Vec<FilePath>, Option<FilePath>), RecoveryError> {
     let paths = |segment: &SegmentState| {
         let (base, version) = (segment.base_offset, segment.version);
         [segment_path(directory, base, version), index_path(directory, base, version)]
@@ -318,15 +348,16 @@ pub(super) fn remove_given_up(
     let expected: HashSet<FilePath> = state.segments.iter().flat_map(paths).collect();
     let beside = checkpoint_path(directory);
     let mut has_beside = false;
+    let mut given_up = Vec::new();
     for (name, _) in disk.list(directory)? {
         let path = format!("{directory}/{name}");
         if path == *beside {
             has_beside = true;
         } else if !expected.contains(path.as_str()) {
-            disk.run("removing a segment that was given up", DiskOp::Remove { path: path.into() })?;
+            given_up.push(path.into());
         }
     }
-    Ok(has_beside.then_some(beside))
+    Ok((given_up, has_beside.then_some(beside)))
 }
 
 /// Whether every file is there that bytes of the partition lie in.
@@ -341,7 +372,7 @@ fn holds_all(disk: &mut Disk<'_, '_>, directory: &str, replayed: &ReplayedPartit
 
 /// Writes the state of a partition beside its segments, all of whose bytes are durable: a checkpoint that holds nothing
 /// else.
-fn write_state(disk: &mut Disk<'_, '_>, directory: &str, state: &PartitionState) -> Result<(), RecoveryError> {
+fn write_state(directory: &str, state: &PartitionState) -> DiskOp {
     let checkpoint = Checkpoint {
         shard: 0,
         salt: Salt::default(),
@@ -350,9 +381,7 @@ fn write_state(disk: &mut Disk<'_, '_>, directory: &str, state: &PartitionState)
         slot_bytes: 0,
         partitions: vec![state.clone()],
     };
-    disk.run("creating the directory of what is set aside", DiskOp::CreateDirectory { path: directory.into() })?;
-    let op = DiskOp::Replace { path: checkpoint_path(directory), data: checkpoint.encode() };
-    disk.run("writing the state of a partition that is set aside", op).map(|_| ())
+    DiskOp::Replace { path: checkpoint_path(directory), data: checkpoint.encode() }
 }
 
 #[cfg(test)]

@@ -104,6 +104,7 @@ impl Disk<'_, '_> {
 
     /// Whether every extent of the last group is in its segment as the group says.
     pub fn extents_arrived(&mut self, directories: &Directories<'_>, entries: &[Entry]) -> Result<bool, RecoveryError> {
+        let mut arrived = Vec::new();
         for entry in entries {
             let Entry::Extent { key, segment, position, bytes, crc, .. } = entry else { continue };
             // What is left of a partition that was being removed need not have it.
@@ -115,8 +116,7 @@ impl Disk<'_, '_> {
                     if data.len() == *bytes as usize
                         && (crc32c::crc32c(&data) == *crc || is_planted(Bug::SkipChecksum)) =>
                 {
-                    // Its write was under way when the process ended: what can be read need not be durable.
-                    self.run("syncing a segment", DiskOp::Sync { path })?;
+                    arrived.push(path);
                 }
                 Err(DiskError::NotFound) if !directories.is_known(*key) => {}
                 Ok(_) | Err(DiskError::NotFound) => return Ok(false),
@@ -125,19 +125,64 @@ impl Disk<'_, '_> {
                 }
             }
         }
+        // Their writes were under way when the process ended: what can be read need not be durable.
+        self.sync_all("syncing segments", arrived, Vec::new())?;
         Ok(true)
     }
 
+    /// Operations that do not depend on each other, by one.
+    pub fn all(&mut self, what: &str, ops: Vec<DiskOp>) -> Result<(), RecoveryError> {
+        if ops.is_empty() {
+            return Ok(());
+        }
+        self.run(what, DiskOp::All(ops)).map(|_| ())
+    }
+
+    /// Creates directories, durably, by one operation.
+    pub fn create_directories(&mut self, what: &str, paths: Vec<FilePath>) -> Result<(), RecoveryError> {
+        if paths.is_empty() {
+            return Ok(());
+        }
+        self.run(what, DiskOp::CreateDirectories { paths }).map(|_| ())
+    }
+
+    /// Makes durable what was written to files, and the names of those that were created in directories, by one operation.
+    pub fn sync_all(
+        &mut self,
+        what: &str,
+        files: Vec<FilePath>,
+        directories: Vec<FilePath>,
+    ) -> Result<(), RecoveryError> {
+        if files.is_empty() && directories.is_empty() {
+            return Ok(());
+        }
+        self.run(what, DiskOp::SyncAll { files, directories }).map(|_| ())
+    }
+
+    /// A block of a file that is overwritten in part; nothing if the file may be missing, and is.
+    fn old_block(&mut self, path: &FilePath, position: u64, may_be_missing: bool) -> Result<Bytes, RecoveryError> {
+        match self.read(path, position, BLOCK_BYTES) {
+            Err(RecoveryError::Disk { error: DiskError::NotFound, .. }) if may_be_missing => Ok(Bytes::new()),
+            result => result,
+        }
+    }
+
     /// Writes `data` at `position`, keeping what else is in the blocks at both ends.
-    pub fn overlay(&mut self, path: &FilePath, position: u64, data: &[u8]) -> Result<(), RecoveryError> {
+    pub fn overlay(
+        &mut self,
+        path: &FilePath,
+        position: u64,
+        data: &[u8],
+        may_be_missing: bool,
+    ) -> Result<(), RecoveryError> {
         let block = BLOCK_BYTES as u64;
         let start = position - position % block;
         let end = (position + data.len() as u64).next_multiple_of(block);
         let mut buffer = BytesMut::zeroed((end - start) as usize);
-        let first = self.read(path, start, BLOCK_BYTES)?;
+        let first = self.old_block(path, start, may_be_missing)?;
         buffer[..first.len()].copy_from_slice(&first);
         if end - start > block {
-            let last = self.read(path, end - block, BLOCK_BYTES)?;
+            let last = self.old_block(path, end - block, may_be_missing)?;
             let at = (end - block - start) as usize;
             buffer[at..at + last.len()].copy_from_slice(&last);
         }

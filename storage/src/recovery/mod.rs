@@ -11,6 +11,7 @@
 mod directories;
 mod disk;
 mod replay;
+mod write_back;
 
 use std::collections::BTreeMap;
 
@@ -20,9 +21,10 @@ use crate::disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, FilePath};
 use crate::journal::{self, Entry, Group, Salt};
 use crate::partition_state::PartitionState;
 use crate::zeros::zeros;
-use directories::{Directories, remove_given_up};
+use directories::{Directories, given_up};
 use disk::Disk;
-use replay::{Replay, write_back};
+use replay::Replay;
+use write_back::write_back;
 
 pub use directories::Stray;
 
@@ -175,26 +177,40 @@ pub fn recover(io: &mut Io<'_>, options: &RecoveryOptions<'_>) -> Result<Recover
     replay.check()?;
 
     directories.take_back(&mut disk, |key| replay.partitions.contains_key(&key))?;
-    for key in directories.unknown() {
-        if !replay.partitions.contains_key(&key) {
-            directories.set_aside(&mut disk, key, None)?;
-        }
+    let unknown = directories.unknown();
+    let mut aside: Vec<_> =
+        unknown.into_iter().filter(|key| !replay.partitions.contains_key(key)).map(|key| (key, None)).collect();
+    let mut partitions = Vec::new();
+    for (key, mut partition) in replay.partitions {
+        let directory = match known.contains_key(&key) {
+            true => Some(directories.of(key).expect("the image knows it")),
+            false => directories.kept_in(&mut disk, key, &mut partition)?,
+        };
+        partitions.push((key, directory, partition));
     }
+    let written =
+        partitions.iter_mut().filter_map(|(_, directory, partition)| Some((directory.as_deref()?, partition)));
+    recovered.bytes = write_back(&mut disk, &mut written.collect::<Vec<_>>())?;
+    let of_unknown = partitions.iter().filter(|(key, ..)| !known.contains_key(key));
+    aside.extend(of_unknown.map(|(key, directory, partition)| (*key, directory.as_ref().map(|_| &partition.state))));
+    directories.set_aside(&mut disk, &aside)?;
     let mut states = Vec::new();
+    let mut removals = Vec::new();
     let mut leftovers = Vec::new();
     let mut strays = BTreeMap::new();
-    for (key, mut partition) in replay.partitions {
+    for (key, directory, partition) in partitions {
         if known.contains_key(&key) {
-            let directory = directories.of(key).expect("the image knows it");
-            recovered.bytes += write_back(&mut disk, &directory, &mut partition)?;
+            let directory = directory.expect("the image knows it");
+            let (files, beside) = given_up(&mut disk, &directory, &partition.state)?;
+            removals.extend(files.into_iter().map(|path| DiskOp::Remove { path }));
             // What lay beside it while it was set aside is of no account in the new generation.
-            leftovers.extend(remove_given_up(&mut disk, &directory, &partition.state)?);
+            leftovers.extend(beside);
             states.push(partition.state);
         } else {
-            recovered.bytes += directories.set_aside(&mut disk, key, Some(&mut partition))?;
             strays.insert(key, partition);
         }
     }
+    disk.all("removing segments that were given up", removals)?;
     directories.remove_empty(&mut disk)?;
     let mut strays = directories.strays(strays);
 

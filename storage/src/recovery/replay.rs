@@ -2,19 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
-use super::disk::Disk;
-use super::{KnownPartition, RecoveryError, WRITE_BYTES_MAX};
+use super::{KnownPartition, RecoveryError};
 use crate::PartitionKey;
 use crate::batch::{BATCH_HEADER_BYTES, BatchHeader, Batches, NO_PRODUCER_ID};
 use crate::bug::{Bug, is_planted};
 use crate::compaction::Replacement;
-use crate::disk::{BLOCK_BYTES, DiskOp};
 use crate::index::SEGMENT_BYTES_MAX;
 use crate::journal::Entry;
 use crate::partition_state::{PartitionState, SegmentState};
-use crate::segment::segment_path;
 
 /// `index.interval.bytes` of a partition whose topic is not known: Kafka's default.
 const INDEX_INTERVAL_BYTES: u32 = 4096;
@@ -248,47 +245,4 @@ fn malformed(key: PartitionKey) -> RecoveryError {
         key.partition,
         key.topic_id.to_base64()
     ))
-}
-
-/// Brings bytes that only the journal holds to their segments, durably. Returns how many.
-pub(super) fn write_back(
-    disk: &mut Disk<'_, '_>,
-    directory: &str,
-    partition: &mut ReplayedPartition,
-) -> Result<u64, RecoveryError> {
-    let mut written = 0;
-    let mut touched = Vec::new();
-    let mut runs: Vec<(i64, u64, BytesMut)> = Vec::new();
-    for (segment, position, data) in partition.bytes.drain(..) {
-        written += data.len() as u64;
-        match runs.last_mut() {
-            Some((base, start, run))
-                if *base == segment && *start + run.len() as u64 == position && run.len() < WRITE_BYTES_MAX =>
-            {
-                run.extend_from_slice(&data);
-            }
-            _ => runs.push((segment, position, BytesMut::from(&data[..]))),
-        }
-    }
-    for (base, position, run) in runs {
-        let path = segment_path(directory, base, 0);
-        if touched.last() != Some(&path) {
-            touched.push(path.clone());
-            let state = partition.state.segments.iter().find(|state| state.base_offset == base).expect("kept above");
-            // A file with something durable in it is there. Each of these costs syncs, which a restart has to wait for.
-            if state.synced == 0 {
-                disk.run("creating a partition's directory", DiskOp::CreateDirectory { path: directory.into() })?;
-                let bytes = state.bytes.next_multiple_of(BLOCK_BYTES as u64);
-                disk.run("reserving space for a segment", DiskOp::Allocate { path: path.clone(), bytes })?;
-            }
-        }
-        disk.overlay(&path, position, &run)?;
-    }
-    for path in touched {
-        disk.run("syncing a segment", DiskOp::Sync { path })?;
-    }
-    for segment in &mut partition.state.segments {
-        segment.synced = segment.bytes;
-    }
-    Ok(written)
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 mod compaction;
+mod restart;
 mod strays;
 
 use bytes::Bytes;
@@ -29,10 +30,20 @@ struct MemoryDisk {
 impl MemoryDisk {
     fn execute(&mut self, op: DiskOp) -> Result<DiskReply, DiskError> {
         match &mut self.power_lasts {
-            Some(0) => return Err(DiskError::Failed("the power is gone".into())),
+            Some(0) => {
+                if let DiskOp::All(ops) = op {
+                    // Any of them may have happened.
+                    ops.into_iter().step_by(2).try_for_each(|op| self.execute_now(op).map(drop))?;
+                }
+                return Err(DiskError::Failed("the power is gone".into()));
+            }
             Some(left) => *left -= 1,
             None => {}
         }
+        self.execute_now(op)
+    }
+
+    fn execute_now(&mut self, op: DiskOp) -> Result<DiskReply, DiskError> {
         match op {
             DiskOp::Write { path, position, data, .. } => {
                 assert!(position.is_multiple_of(BLOCK_BYTES as u64));
@@ -90,6 +101,17 @@ impl MemoryDisk {
             }
             DiskOp::CreateDirectory { path } => {
                 self.directories.insert(path.to_string());
+            }
+            DiskOp::CreateDirectories { paths } => {
+                self.directories.extend(paths.iter().map(|path| path.to_string()));
+            }
+            DiskOp::All(ops) => {
+                for op in ops {
+                    self.execute_now(op)?;
+                }
+            }
+            DiskOp::SyncAll { files, .. } => {
+                assert!(files.iter().all(|path| self.files.contains_key(&**path)), "what is synced is there");
             }
             DiskOp::List { path } => {
                 let inside = format!("{path}/");

@@ -23,6 +23,7 @@ pub fn brief_op(op: &DiskOp) -> String {
             format!("write {path} at {position}, {bytes} bytes ({print:016x}), durable: {durable}")
         }
         DiskOp::Replace { path, data } => format!("replace {path} with {} bytes", data.len()),
+        DiskOp::All(ops) => format!("at once: {}", ops.iter().map(brief_op).collect::<Vec<_>>().join("; ")),
         other => format!("{other:?}"),
     }
 }

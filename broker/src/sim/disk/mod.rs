@@ -90,7 +90,7 @@ impl SimDisk {
             1..10 => self.random.between(300, 3_000),
             _ => self.random.between(base, base * 5),
         };
-        let slow = self.faults.slow.as_ref().filter(|slow| path_of(&op).contains(&slow.paths));
+        let slow = self.faults.slow.as_ref().filter(|slow| paths_of(&op).iter().any(|path| path.contains(&slow.paths)));
         let delay = delay * slow.map_or(1, |slow| slow.times);
         self.underway.insert(operation, Underway { op, writes_before: self.writes });
         (operation, delay)
@@ -99,7 +99,7 @@ impl SimDisk {
     /// An operation completes: it takes effect now.
     pub fn complete(&mut self, operation: Operation) -> Result<DiskReply, DiskError> {
         let Underway { op, writes_before } = self.underway.remove(&operation).expect("it is under way");
-        let is_sync = matches!(op, DiskOp::Sync { .. });
+        let is_sync = matches!(op, DiskOp::Sync { .. } | DiskOp::SyncAll { .. });
         let may_fail = is_sync || matches!(op, DiskOp::Write { .. });
         if may_fail && self.random.one_in(self.faults.fail_one_in)
             || is_sync && self.random.one_in(self.faults.fail_sync_one_in)
@@ -230,6 +230,13 @@ impl SimDisk {
         let mut underway: Vec<Underway> = std::mem::take(&mut self.underway).into_values().collect();
         while !underway.is_empty() {
             let Underway { op, writes_before } = underway.swap_remove(self.random.index(underway.len()));
+            let op = match op {
+                DiskOp::All(ops) => {
+                    underway.extend(ops.into_iter().map(|op| Underway { op, writes_before }));
+                    continue;
+                }
+                op => op,
+            };
             match (op, self.random.below(3)) {
                 (_, 0) => {}
                 (DiskOp::Write { path, position, data, .. }, 1) => {
@@ -251,6 +258,15 @@ impl SimDisk {
                     file.make_all_durable();
                     self.files.insert(format!("{path}.tmp").into(), file);
                 }
+                (DiskOp::SyncAll { mut files, mut directories }, 1) => {
+                    files.retain(|_| self.random.coin());
+                    directories.retain(|_| self.random.coin());
+                    drop(self.apply(DiskOp::SyncAll { files, directories }, writes_before));
+                }
+                (DiskOp::CreateDirectories { mut paths }, 1) => {
+                    paths.retain(|_| self.random.coin());
+                    drop(self.apply(DiskOp::CreateDirectories { paths }, writes_before));
+                }
                 // Nobody hears whether it succeeded.
                 (op, _) => drop(self.apply(op, writes_before)),
             }
@@ -267,15 +283,53 @@ impl SimDisk {
                     file.write(writes, position as usize, &padded(&data), || random.coin());
                 }
             }
-            DiskOp::Sync { path } => {
-                // The kernel marks the pages clean: the next sync has nothing to do and succeeds.
-                if let Some(file) = files.get_mut(&path) {
-                    let is_all = random.coin();
-                    file.versions.retain(|_, _| !is_all && random.coin());
-                }
+            DiskOp::Sync { path } => self.fail_sync(&path),
+            // Of the others, any may have succeeded; nobody relies on one of them.
+            DiskOp::SyncAll { files, .. } if !files.is_empty() => {
+                let failed = self.random.index(files.len());
+                self.fail_sync(&files[failed]);
             }
+            DiskOp::SyncAll { .. } => {}
             _ => unreachable!("only writes and syncs are made to fail"),
         }
+    }
+
+    /// The kernel marks the pages clean: the next sync has nothing to do and succeeds.
+    fn fail_sync(&mut self, path: &FilePath) {
+        let SimDisk { random, files, .. } = self;
+        if let Some(file) = files.get_mut(path) {
+            let is_all = random.coin();
+            file.versions.retain(|_, _| !is_all && random.coin());
+        }
+    }
+
+    fn create_directory(&mut self, path: &str) -> Result<(), DiskError> {
+        let parts = path.match_indices('/').map(|(end, _)| &path[..end]);
+        for directory in parts.chain([path]) {
+            if self.files.contains_key(directory) {
+                return Err(DiskError::Failed("not a directory".to_string()));
+            }
+            self.directories.insert(directory.into());
+        }
+        Ok(())
+    }
+
+    fn sync_all(&mut self, paths: &[FilePath], directories: &[FilePath], until: u64) -> Result<(), DiskError> {
+        for path in paths {
+            let file = self.files.get_mut(path).ok_or(DiskError::NotFound)?;
+            file.make_durable(0..usize::MAX, until);
+        }
+        for directory in directories {
+            if !self.directories.contains(directory) {
+                return Err(DiskError::NotFound);
+            }
+            let start = format!("{directory}/");
+            let below = self.files.range_mut(FilePath::from(start.as_str())..);
+            for (path, file) in below.take_while(|(path, _)| path.starts_with(&start)) {
+                file.is_named_durably |= !path[start.len()..].contains('/');
+            }
+        }
+        Ok(())
     }
 
     /// A bit of what is read may come wrong; the disk has it right.
@@ -337,6 +391,7 @@ impl SimDisk {
                 let file = self.files.get_mut(&path).ok_or(DiskError::NotFound)?;
                 file.make_durable(0..usize::MAX, writes_before);
             }
+            DiskOp::SyncAll { files, directories } => self.sync_all(&files, &directories, writes_before)?,
             DiskOp::Allocate { path, bytes } => {
                 self.grow(&path, bytes)?;
                 let file = self.files.get_mut(&path).expect("grown");
@@ -375,15 +430,9 @@ impl SimDisk {
                 self.files.retain(|name, _| !is_below(name, &path));
                 self.directories.retain(|name| !is_below(name, &path));
             }
-            DiskOp::CreateDirectory { path } => {
-                let parts = path.match_indices('/').map(|(end, _)| &path[..end]);
-                for directory in parts.chain([&*path]) {
-                    if self.files.contains_key(directory) {
-                        return Err(DiskError::Failed("not a directory".to_string()));
-                    }
-                    self.directories.insert(directory.into());
-                }
-            }
+            DiskOp::CreateDirectory { path } => self.create_directory(&path)?,
+            DiskOp::CreateDirectories { paths } => paths.iter().try_for_each(|path| self.create_directory(path))?,
+            DiskOp::All(ops) => self.apply_all(ops, writes_before)?,
             DiskOp::List { path } => return Ok(DiskReply::Names(self.list(&path))),
             DiskOp::Compact(mut compaction) => {
                 let step = compaction.step(&mut |op| self.compacting(op))?;
@@ -391,6 +440,16 @@ impl SimDisk {
             }
         }
         Ok(DiskReply::Done)
+    }
+
+    /// "In any order": whoever relies on one is to be found out.
+    fn apply_all(&mut self, mut ops: Vec<DiskOp>, writes_before: u64) -> Result<(), DiskError> {
+        let mut result = Ok(());
+        while !ops.is_empty() {
+            let op = ops.swap_remove(self.random.index(ops.len()));
+            result = result.and(self.apply(op, writes_before).map(drop));
+        }
+        result
     }
 
     /// An operation of a compaction: a thread of its own waits for it. It may fail as others do, but that is no reason for
@@ -446,8 +505,8 @@ impl SimDisk {
     }
 }
 
-/// The file or directory that an operation is about.
-fn path_of(op: &DiskOp) -> &FilePath {
+/// The files and directories that an operation is about.
+fn paths_of(op: &DiskOp) -> Vec<&FilePath> {
     match op {
         DiskOp::Write { path, .. }
         | DiskOp::Sync { path }
@@ -458,8 +517,11 @@ fn path_of(op: &DiskOp) -> &FilePath {
         | DiskOp::Rename { from: path, .. }
         | DiskOp::Remove { path }
         | DiskOp::CreateDirectory { path }
-        | DiskOp::List { path } => path,
-        DiskOp::Compact(compaction) => compaction.directory(),
+        | DiskOp::List { path } => vec![path],
+        DiskOp::SyncAll { files, directories } => files.iter().chain(directories).collect(),
+        DiskOp::CreateDirectories { paths } => paths.iter().collect(),
+        DiskOp::All(ops) => ops.iter().flat_map(paths_of).collect(),
+        DiskOp::Compact(compaction) => vec![compaction.directory()],
     }
 }
 

@@ -165,3 +165,61 @@ fn power_can_go_between_any_two_operations() {
     disk.lose_power();
     assert_eq!(content(&mut disk)[0], 1);
 }
+
+/// Of two files that were created, written and synced at once, which keep their content; one that is lost is none.
+fn synced_at_once(seed: u64, directories: &[&str], is_cut: bool) -> [Option<bool>; 2] {
+    let mut disk = disk(seed);
+    let files: Vec<FilePath> = vec!["d/e/0".into(), "d/e/1".into()];
+    disk.execute(DiskOp::CreateDirectories { paths: vec!["d/e".into(), "d/f/g".into()] }).unwrap();
+    for path in &files {
+        let data = vec![Bytes::from(vec![7; 512])];
+        disk.execute(DiskOp::Write { path: path.clone(), position: 0, data, durable: false }).unwrap();
+    }
+    let directories = directories.iter().map(|path| (*path).into()).collect();
+    if is_cut {
+        disk.cut_power_after(0);
+    }
+    let synced = disk.execute(DiskOp::SyncAll { files, directories });
+    assert_eq!(synced.is_err(), is_cut);
+    disk.lose_power();
+    ["d/e/0", "d/e/1"].map(|path| {
+        disk.peek(path, 0, 4_096).map(|content| content[..512] == [7; 512]).or(disk.peek_all(path).map(|_| false))
+    })
+}
+
+#[test]
+fn what_is_synced_at_once_is_durable_with_its_names_and_not_before() {
+    let left = |directories: &'static [&'static str], is_cut| -> BTreeSet<_> {
+        (0..300).map(|seed| synced_at_once(seed, directories, is_cut)).collect()
+    };
+    assert_eq!(left(&["d/e"], false), BTreeSet::from([[Some(true); 2]]));
+    for directories in [&[] as &[_], &["d"], &["d/f"]] {
+        let left = left(directories, false);
+        assert!(left.contains(&[None, Some(true)]) && left.contains(&[Some(true), None]), "{left:?}");
+        assert!(left.iter().flatten().all(|kept| *kept != Some(false)), "{left:?}");
+    }
+    let cut = left(&["d/e"], true);
+    for kept in [[Some(true); 2], [None, Some(true)], [Some(true), None], [Some(false), Some(true)]] {
+        assert!(cut.contains(&kept), "{cut:?}");
+    }
+    let mut disk = disk(1);
+    for (file, directory) in [("d/none", "d"), (FILE, "none")] {
+        let op = DiskOp::SyncAll { files: vec![file.into()], directories: vec![directory.into()] };
+        assert_eq!(disk.execute(op), Err(DiskError::NotFound));
+    }
+}
+
+#[test]
+fn of_directories_created_at_once_any_may_be_there_after_an_interruption() {
+    let mut left = BTreeSet::new();
+    for seed in 0..200 {
+        let mut disk = disk(seed);
+        disk.cut_power_after(0);
+        let paths = vec!["d/1".into(), "d/2".into()];
+        assert!(disk.execute(DiskOp::CreateDirectories { paths }).is_err());
+        disk.lose_power();
+        let names = disk.list("d");
+        left.insert(["1", "2"].map(|name| names.contains(&(name.to_string(), true))));
+    }
+    assert_eq!(left.len(), 4, "{left:?}");
+}
