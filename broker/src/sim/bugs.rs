@@ -99,7 +99,6 @@ fn beginning_a_generation_before_the_sync_is_noticed() {
 #[test]
 fn forgetting_the_names_of_files_is_noticed() {
     logs_notice(Bug::ForgetNames);
-    the_node_notices(Bug::ForgetNames);
 }
 
 #[test]
