@@ -187,6 +187,25 @@ impl<'a> Directories<'a> {
         Ok(states)
     }
 
+    /// The partitions that the image does not know, that have a directory which was never set aside, and of which neither the
+    /// last generation (`has_state`) nor a state beside them knows anything: they were created just before the process ended,
+    /// and nothing of them was ever durable.
+    pub fn unrecorded(
+        &self,
+        disk: &mut Disk<'_, '_>,
+        has_state: impl Fn(PartitionKey) -> bool,
+    ) -> Result<Vec<PartitionKey>, RecoveryError> {
+        let mut unrecorded = Vec::new();
+        for (&key, place) in self.places.iter().filter(|(key, place)| !place.is_stray && !self.is_known(**key)) {
+            let beside = checkpoint_path(&place.directory);
+            let is_beside = |name: &str| beside.rsplit('/').next() == Some(name);
+            if !has_state(key) && !disk.list(&place.directory)?.iter().any(|(name, _)| is_beside(name)) {
+                unrecorded.push(key);
+            }
+        }
+        Ok(unrecorded)
+    }
+
     /// Brings partitions back that the image knows and an earlier one did not.
     pub fn take_back(
         &mut self,

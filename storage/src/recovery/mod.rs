@@ -175,6 +175,11 @@ pub fn recover(io: &mut Io<'_>, options: &RecoveryOptions<'_>) -> Result<Recover
     };
 
     replay.check()?;
+    if !generations.is_empty() {
+        // An image that knows them after all finds them as empty as they were.
+        let unrecorded = directories.unrecorded(&mut disk, |key| replay.partitions.contains_key(&key))?;
+        unrecorded.into_iter().for_each(|key| replay.begin_empty(key));
+    }
 
     directories.take_back(&mut disk, |key| replay.partitions.contains_key(&key))?;
     let unknown = directories.unknown();

@@ -63,6 +63,11 @@ impl Replay<'_> {
         self.partitions.insert(state.key, ReplayedPartition::new(state));
     }
 
+    /// Begins with nothing: none of the partition was ever durable.
+    pub fn begin_empty(&mut self, key: PartitionKey) {
+        self.partitions.insert(key, ReplayedPartition::new(PartitionState::empty(key, INDEX_INTERVAL_BYTES)));
+    }
+
     /// Begins with the state that lies beside a partition's segments.
     pub fn begin_beside(&mut self, state: PartitionState) {
         let key = state.key;

@@ -70,6 +70,46 @@ fn what_an_image_does_not_know_is_set_aside_and_a_later_one_takes_it_back() {
     }
 }
 
+/// The process ends when a partition has a directory, and even bytes in it, and nothing durable. Which image is older than
+/// the partition is chance: a follower of the quorum may find less committed after a crash than it had told its shards.
+#[test]
+fn a_partition_of_which_nothing_was_ever_durable_is_empty_when_a_later_image_knows_it() {
+    for has_bytes in [false, true] {
+        let mut node = Node::start(MemoryDisk::default(), 2, SLOT_BYTES, 1);
+        node.append(1, b"kept", 1);
+        node.settle();
+        let directory = crate::partition_log::partition_directory("t", key(0));
+        if has_bytes {
+            // An extent is written while the group that says so is not.
+            node.append(0, &[7; 70_000], 1);
+            node.end_turn();
+            let is_group = |op: &DiskOp| matches!(op, DiskOp::Write { durable: true, .. });
+            while let Some(op) = node.ops.iter().position(|(_, op)| !is_group(op)) {
+                node.execute(op);
+                node.end_turn();
+            }
+            assert!(below(&node.disk, &directory).count() > 0);
+        }
+        assert_eq!(node.log.durable_end(node.id(0)), 0);
+        node.disk.directories.insert(directory);
+        let mut disk = node.disk;
+        for _ in 0..2 {
+            let recovered = recover_knowing(&mut disk, &[1], 1).expect("recovers");
+            assert_eq!(stray(&recovered).state.as_ref().map(|state| state.log_end), Some(0));
+        }
+        // The image that knows it comes while the shard runs, or with the next start.
+        for known in [&[1][..], &[0, 1]] {
+            let mut node = start(disk.clone(), known, &[0, 1], 3);
+            assert_eq!(node.read_all(0, 0, 1 << 20), []);
+            assert_eq!(node.append(0, b"first", 1).base_offset, 0);
+            node.settle();
+            let mut node = start(node.disk, &[0, 1], &[0, 1], 4);
+            assert_eq!(node.read_all(0, 0, 1 << 20), [(0, b"first".to_vec())]);
+            assert_eq!(node.read_all(1, 0, 1 << 20), [(0, b"kept".to_vec())]);
+        }
+    }
+}
+
 /// The power goes within every operation of a start whose image is old, and of the next whose image is not.
 #[test]
 fn a_crash_within_any_operation_loses_nothing() {
