@@ -26,6 +26,18 @@ pub enum Bug {
     ForgetVote,
     /// A member of the quorum keeps the entries that a new leader replaces.
     KeepReplacedEntries,
+    /// A member of the quorum votes again in a term in which it has voted.
+    VoteAgain,
+    /// A member of the quorum votes for who lacks entries that it has.
+    VoteForAnybody,
+    /// A member of the quorum leaves out an entry now and then when it applies them.
+    SkipEntry,
+    /// A member of the quorum that is sent a snapshot keeps the image that it had.
+    KeepOldImage,
+    /// A leader of the quorum does not find out that a snapshot was lost.
+    ForgetLostSnapshots,
+    /// A member of the quorum draws from what is not in the seed.
+    DrawOutsideTheSeed,
     /// A member of the quorum tells its process of a removal before it would know of it after a crash.
     TellBeforeWrite,
     /// A leader of the quorum decides before an entry of its own term is committed.
@@ -77,4 +89,17 @@ pub fn is_planted(bug: Bug) -> bool {
 #[cfg(not(feature = "simulated-bugs"))]
 pub const fn is_planted(_: Bug) -> bool {
     false
+}
+
+/// What no seed determines: the number of calls in this process, if the bug is planted.
+#[cfg(feature = "simulated-bugs")]
+pub fn outside_the_seed() -> u64 {
+    static CALLS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    if is_planted(Bug::DrawOutsideTheSeed) { CALLS.fetch_add(1, std::sync::atomic::Ordering::Relaxed) } else { 0 }
+}
+
+/// What no seed determines: nothing.
+#[cfg(not(feature = "simulated-bugs"))]
+pub const fn outside_the_seed() -> u64 {
+    0
 }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use millstream_storage::bug::{Bug, is_planted};
+use millstream_storage::bug::{self, Bug, is_planted};
 use millstream_storage::{DiskError, DiskOp, DiskReply};
 use raft::eraftpb::{self, Entry, Message, MessageType};
 use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
@@ -307,7 +307,7 @@ impl Quorum {
         let raft = &mut self.raft.raft;
         if raft.election_elapsed == 0 {
             self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let more = (random_id::mix(self.chance) % ELECTION_TICKS as u64) as usize;
+            let more = (random_id::mix(self.chance ^ bug::outside_the_seed()) % ELECTION_TICKS as u64) as usize;
             self.election_ticks = ELECTION_TICKS + more;
         }
         raft.set_randomized_election_timeout(self.election_ticks);
@@ -318,7 +318,8 @@ impl Quorum {
         self.snapshots.retain(|to, sent| {
             let progress = raft.raft.prs().get(to.0);
             let is_waited_for = progress.is_some_and(|progress| progress.state == ProgressState::Snapshot);
-            let is_lost = is_waited_for && ticks - *sent > SNAPSHOT_TICKS_MAX;
+            let is_late = ticks - *sent > SNAPSHOT_TICKS_MAX && !is_planted(Bug::ForgetLostSnapshots);
+            let is_lost = is_waited_for && is_late;
             if is_lost {
                 raft.report_snapshot(to.0, SnapshotStatus::Failure);
             }
@@ -351,7 +352,16 @@ impl Quorum {
         let incoming = decode_message(bytes)?;
         let is_leader = self.raft.raft.state == StateRole::Leader;
         judge(&incoming, from, self.me, View { store: self.raft.store(), last: self.last(), is_leader })?;
-        let Incoming { message, .. } = incoming;
+        let Incoming { mut message, .. } = incoming;
+        match message.get_msg_type() {
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote if is_planted(Bug::VoteForAnybody) => {
+                (message.index, message.log_term) = (self.last(), self.term());
+            }
+            MessageType::MsgRequestVote if is_planted(Bug::VoteAgain) && message.term == self.term() && !is_leader => {
+                self.raft.raft.vote = raft::INVALID_ID;
+            }
+            _ => {}
+        }
         match message.get_msg_type() {
             MessageType::MsgTimeoutNow if self.is_installing() => return Ok(()),
             // A vote that was not asked for: whoever asks does so when all that it has is durable.
@@ -637,7 +647,10 @@ impl Quorum {
     /// Becomes what the leader's snapshot says; it is not durable yet.
     fn install(&mut self, snapshot: &eraftpb::Snapshot) {
         match snapshot_of(snapshot) {
-            Ok(snapshot) => {
+            Ok(mut snapshot) => {
+                if is_planted(Bug::KeepOldImage) {
+                    snapshot.image = self.image().clone();
+                }
                 self.raft.mut_store().restore(snapshot);
                 self.pending.entries.clear();
                 self.pending.bytes = 0;
@@ -662,6 +675,7 @@ impl Quorum {
         store.applied = at;
         match payload(entry)? {
             Payload::Nothing => {}
+            Payload::Records { .. } if is_planted(Bug::SkipEntry) && at.index.is_multiple_of(50) => {}
             Payload::Records { offset, records } => {
                 replay(&mut store.image, offset, &records)?;
                 let (offset, image) = (store.image.offset(), Arc::new(store.image.clone()));
