@@ -72,6 +72,13 @@ struct Place {
     is_stray: bool,
 }
 
+/// A state that lies beside a partition's segments.
+pub(super) struct StateBeside {
+    /// The generation whose journals it holds everything of; 0 if that is not known.
+    pub generation: u64,
+    pub state: PartitionState,
+}
+
 /// Where every partition lies that has a directory.
 pub(super) struct Directories<'a> {
     known: &'a BTreeMap<PartitionKey, &'a KnownPartition>,
@@ -165,7 +172,7 @@ impl<'a> Directories<'a> {
         &self,
         disk: &mut Disk<'_, '_>,
         has_state: impl Fn(PartitionKey) -> bool,
-    ) -> Result<Vec<PartitionState>, RecoveryError> {
+    ) -> Result<Vec<StateBeside>, RecoveryError> {
         let mut states = Vec::new();
         for (&key, place) in self.places.iter().filter(|(key, _)| !has_state(**key)) {
             let path = checkpoint_path(&place.directory);
@@ -174,9 +181,9 @@ impl<'a> Directories<'a> {
                 Err(RecoveryError::Disk { error: DiskError::NotFound, .. }) => continue,
                 Err(error) => return Err(error),
             };
-            match Checkpoint::decode(bytes, 0).map(|checkpoint| checkpoint.partitions) {
-                Ok(mut partitions) if partitions.len() == 1 && partitions[0].key == key => {
-                    states.append(&mut partitions);
+            match Checkpoint::decode(bytes, 0).map(|checkpoint| (checkpoint.sequence, checkpoint.partitions)) {
+                Ok((generation, mut partitions)) if partitions.len() == 1 && partitions[0].key == key => {
+                    states.extend(partitions.pop().map(|state| StateBeside { generation, state }));
                 }
                 // Nobody may ever want it.
                 _ if !self.is_known(key) => {}
@@ -258,11 +265,12 @@ impl<'a> Directories<'a> {
     }
 
     /// Sets partitions aside that the image does not know. What was replayed of them is durable in their segments; where a
-    /// state is given, it is written beside them first.
+    /// state is given, it is written beside them first: that of the end of this generation's journals.
     pub fn set_aside(
         &mut self,
         disk: &mut Disk<'_, '_>,
         partitions: &[(PartitionKey, Option<&PartitionState>)],
+        generation: u64,
     ) -> Result<(), RecoveryError> {
         if is_planted(Bug::DeleteStrays) {
             return self.delete(disk, partitions);
@@ -281,7 +289,7 @@ impl<'a> Directories<'a> {
                 }
             };
             // What it gave up stays: until the new generation is there, the next start may want it.
-            states.extend(state.map(|state| write_state(&place.directory, state)));
+            states.extend(state.map(|state| write_state(&place.directory, state, generation)));
             if !place.is_stray {
                 let directory = stray_directory(&place.topic, key);
                 renames.push(DiskOp::Rename { from: place.directory.as_str().into(), to: directory.as_str().into() });
@@ -391,11 +399,11 @@ fn holds_all(disk: &mut Disk<'_, '_>, directory: &str, replayed: &ReplayedPartit
 
 /// Writes the state of a partition beside its segments, all of whose bytes are durable: a checkpoint that holds nothing
 /// else.
-fn write_state(directory: &str, state: &PartitionState) -> DiskOp {
+fn write_state(directory: &str, state: &PartitionState, generation: u64) -> DiskOp {
     let checkpoint = Checkpoint {
         shard: 0,
         salt: Salt::default(),
-        sequence: 0,
+        sequence: generation,
         slots: 0,
         slot_bytes: 0,
         partitions: vec![state.clone()],

@@ -21,7 +21,7 @@ use crate::disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, FilePath};
 use crate::journal::{self, Entry, Group, Salt};
 use crate::partition_state::PartitionState;
 use crate::zeros::zeros;
-use directories::{Directories, given_up};
+use directories::{Directories, StateBeside, given_up};
 use disk::Disk;
 use replay::Replay;
 use write_back::write_back;
@@ -161,7 +161,10 @@ pub fn recover(io: &mut Io<'_>, options: &RecoveryOptions<'_>) -> Result<Recover
         }
     }
     let beside = directories.states_beside(&mut disk, |key| replay.partitions.contains_key(&key))?;
-    beside.into_iter().for_each(|partition| replay.begin_beside(partition));
+    let last_generation = generations.last().copied().unwrap_or(0);
+    for StateBeside { generation, state } in beside {
+        replay.begin_beside(state, generation == last_generation);
+    }
     for journal in journals {
         let replayed = journal.replay(&mut disk, &directories, &mut replay)?;
         sequence = sequence.max(replayed.sequence);
@@ -198,7 +201,7 @@ pub fn recover(io: &mut Io<'_>, options: &RecoveryOptions<'_>) -> Result<Recover
     recovered.bytes = write_back(&mut disk, &mut written.collect::<Vec<_>>())?;
     let of_unknown = partitions.iter().filter(|(key, ..)| !known.contains_key(key));
     aside.extend(of_unknown.map(|(key, directory, partition)| (*key, directory.as_ref().map(|_| &partition.state))));
-    directories.set_aside(&mut disk, &aside)?;
+    directories.set_aside(&mut disk, &aside, last_generation)?;
     let mut states = Vec::new();
     let mut removals = Vec::new();
     let mut leftovers = Vec::new();

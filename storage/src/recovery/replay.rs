@@ -32,11 +32,13 @@ pub(super) struct ReplayedPartition {
     pub is_whole: bool,
     /// The state lies beside its segments as it is here.
     pub is_beside: bool,
+    /// Everything that the journals hold of it is in the state: their entries are passed over.
+    pub is_complete: bool,
 }
 
 impl ReplayedPartition {
     pub fn new(state: PartitionState) -> ReplayedPartition {
-        ReplayedPartition { state, bytes: Vec::new(), is_whole: true, is_beside: false }
+        ReplayedPartition { state, bytes: Vec::new(), is_whole: true, is_beside: false, is_complete: false }
     }
 
     /// Whether the bytes of a segment cannot all come from the journal: then its file has to be there.
@@ -68,11 +70,13 @@ impl Replay<'_> {
         self.partitions.insert(key, ReplayedPartition::new(PartitionState::empty(key, INDEX_INTERVAL_BYTES)));
     }
 
-    /// Begins with the state that lies beside a partition's segments.
-    pub fn begin_beside(&mut self, state: PartitionState) {
+    /// Begins with the state that lies beside a partition's segments. `is_complete`: an attempt of this recovery that was
+    /// interrupted has written it, with all that the journals hold.
+    pub fn begin_beside(&mut self, state: PartitionState, is_complete: bool) {
         let key = state.key;
         self.begin(state);
-        self.partition(key).is_beside = true;
+        let partition = self.partition(key);
+        (partition.is_beside, partition.is_complete) = (true, is_complete);
     }
 
     fn partition(&mut self, key: PartitionKey) -> &mut ReplayedPartition {
@@ -87,7 +91,7 @@ impl Replay<'_> {
     /// Replays an entry. One that cannot follow ends recovery, but for partitions that the image does not know.
     pub fn apply(&mut self, entry: Entry) -> Result<(), RecoveryError> {
         let key = entry.key();
-        if self.partitions.get(&key).is_some_and(|partition| !partition.is_whole) {
+        if self.partitions.get(&key).is_some_and(|partition| !partition.is_whole || partition.is_complete) {
             return Ok(());
         }
         self.partition(key).is_beside = false;
