@@ -3,9 +3,16 @@
 
 use millstream_replication::{ControllerRequest, ControllerResponse, Decision, ErrorCode};
 use millstream_storage::Now;
+use millstream_storage::bug::{Bug, is_planted};
+
+use std::time::Duration;
 
 use super::{Asked, Asker, ControllerNode, Effect, forwarding};
 use crate::peer::links::Peer;
+
+/// Quarters of a session that a broker has its lease for, from when it sent the heartbeat that was answered. The controller
+/// counts a whole one from when it came: the rest is for clocks that differ.
+const LEASE_QUARTERS: u32 = 3;
 
 impl ControllerNode {
     /// The epoch of this process's registration.
@@ -60,6 +67,14 @@ impl ControllerNode {
         }
         let ControllerResponse::BrokerHeartbeat(reply) = response else { return };
         self.is_heartbeat_under_way = false;
+        match reply {
+            Ok(reply) if reply.is_fenced => self.lease_until = Duration::ZERO,
+            Ok(_) if is_planted(Bug::LeaseTooLong) => {
+                self.lease_until = self.heartbeat_sent + self.options.session_timeout * 2;
+            }
+            Ok(_) => self.lease_until = self.heartbeat_sent + self.options.session_timeout * LEASE_QUARTERS / 4,
+            Err(_) => {}
+        }
         if let Err(error) = reply
             && matches!(error.code, ErrorCode::StaleBrokerEpoch | ErrorCode::BrokerIdNotRegistered)
         {
@@ -100,6 +115,7 @@ impl ControllerNode {
             return;
         }
         self.is_heartbeat_under_way = true;
+        self.heartbeat_sent = now.elapsed;
         let request = ControllerRequest::BrokerHeartbeat {
             node_id: self.options.node_id,
             epoch,

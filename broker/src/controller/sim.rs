@@ -10,6 +10,7 @@ use millstream_replication::config::Properties;
 use millstream_replication::controller::NewTopic;
 use millstream_replication::identity::{self, Candidate, Found, OpenedDirectory};
 use millstream_replication::{Controller, Endpoint};
+use millstream_storage::bug;
 use millstream_storage::random::Random;
 use millstream_storage::seeds::{self, Options};
 
@@ -82,6 +83,8 @@ struct SimNode {
     missed: Vec<Happening>,
     /// The offset that its shard was told last, and when it will have applied it.
     told: u64,
+    /// The last record that its shard has applied.
+    applied: u64,
     applied_us: u64,
 }
 
@@ -127,6 +130,7 @@ impl World {
                 is_paused: false,
                 missed: Vec::new(),
                 told: 0,
+                applied: 0,
                 applied_us: 0,
             })
             .collect();
@@ -257,7 +261,10 @@ impl World {
                 let result = self.nodes[node].disk.complete(operation);
                 Event::Disk { token, result }
             }
-            Happening::Applied { offset } => Event::Applied { shard: 0, offset },
+            Happening::Applied { offset } => {
+                self.nodes[node].applied = offset;
+                Event::Applied { shard: 0, offset }
+            }
             Happening::Register => return self.register(node),
         };
         self.give(node, event)
@@ -313,6 +320,7 @@ impl World {
         let log_bytes_max = self.random.between(3, 12) * millstream_storage::BLOCK_BYTES as u64;
         let quorum = opened.quorum.with_log_bytes_max(log_bytes_max);
         self.nodes[node].told = quorum.image().offset();
+        self.nodes[node].applied = quorum.image().offset();
         self.nodes[node].applied_us = 0;
         let controller = ControllerNode::new(Controller::new(Properties::new()), quorum, options);
         self.nodes[node].process = Some(Process::Running(Box::new(controller)));
@@ -387,6 +395,20 @@ impl World {
             self.effect(node, effect)?;
         }
         self.set_timer(node);
+        self.check_lease(node)
+    }
+
+    /// Who has its lease is not fenced, as far as anybody knows.
+    fn check_lease(&self, node: usize) -> Result<(), String> {
+        let Some(Process::Running(controller)) = &self.nodes[node].process else { return Ok(()) };
+        let broker = self.history.values().next_back().and_then(|image| image.broker(node as i32 + 1));
+        let is_this = |broker: &&Broker| broker.incarnation == controller.options.incarnation;
+        if broker.filter(is_this).is_some_and(|broker| broker.is_fenced)
+            && controller.standing().has_lease
+            && !controller.is_alone()
+        {
+            return Err(format!("node {} is fenced and has its lease", node + 1));
+        }
         Ok(())
     }
 
@@ -435,11 +457,12 @@ impl World {
                 let name = self.asked.remove(&token).ok_or("an answer that nobody waits for")?;
                 let ControllerResponse::CreateTopics(topics) = response else { return Err(format!("{response:?}")) };
                 if topics[0].1.is_ok() {
-                    let Some(Process::Running(controller)) = &self.nodes[node].process else {
-                        return Err("an answer of no controller".to_owned());
-                    };
-                    if controller.image().topic(&name).is_none() {
-                        return Err(format!("{name} is there, says node {}, and is not", node + 1));
+                    let mut known = self.history.range(..=self.nodes[node].applied);
+                    if known.next_back().is_none_or(|(_, image)| image.topic(&name).is_none()) {
+                        return Err(format!(
+                            "R7: {name} is there, says node {}, and its shard does not know it",
+                            node + 1
+                        ));
                     }
                     self.created.insert(name);
                 }
@@ -647,4 +670,22 @@ fn three_controllers_agree() {
     if outcomes.len() >= 30 {
         assert!(all.iter().all(|(_, count)| *count > 0), "{all:?}");
     }
+}
+
+/// A bug that is planted must be found within so many seeds, by these words.
+fn is_noticed(bug: Bug, words: &str) {
+    let _planted = bug::plant(bug);
+    let found = (0..100).find_map(|seed| World::new(&Options { seed, is_verbose: false }).run().err());
+    let why = found.expect("the bug is noticed");
+    assert!(why.contains(words), "{why}");
+}
+
+#[test]
+fn a_lease_that_lasts_too_long_is_noticed() {
+    is_noticed(Bug::LeaseTooLong, "is fenced and has its lease");
+}
+
+#[test]
+fn r7_a_read_misses_what_was_acknowledged_where_answers_do_not_wait_for_the_shards() {
+    is_noticed(Bug::AnswerBeforeApplied, "R7:");
 }
