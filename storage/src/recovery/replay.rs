@@ -58,6 +58,20 @@ impl ReplayedPartition {
     }
 }
 
+impl ReplayedPartition {
+    /// Where everything is deleted, the log may have gone on in a segment of which nothing is durable, and the file of the
+    /// one before may be gone.
+    fn forget_what_is_deleted(&mut self, index_interval_bytes: u32) {
+        let state = &mut self.state;
+        let last = state.segments.last().expect("never empty");
+        if state.log_start < state.log_end || last.bytes == 0 || last.closed {
+            return;
+        }
+        state.segments = vec![SegmentState::empty(state.log_end, index_interval_bytes)];
+        self.bytes.clear();
+    }
+}
+
 impl Replay<'_> {
     /// Begins with what a checkpoint says of a partition.
     pub fn begin(&mut self, mut state: PartitionState) {
@@ -150,6 +164,8 @@ impl Replay<'_> {
     pub fn check(&mut self) -> Result<(), RecoveryError> {
         for (key, partition) in &mut self.partitions {
             partition.drop_segments_below_start();
+            let known = self.known.get(key);
+            partition.forget_what_is_deleted(known.map_or(INDEX_INTERVAL_BYTES, |known| known.index_interval_bytes));
             if key.partition >= 0 && partition.state.view().is_sound() {
                 continue;
             }

@@ -622,6 +622,31 @@ fn delete_records_moves_the_start_durably_and_frees_segments() {
     assert_eq!(node.log.log_start(node.id(0)), 7);
 }
 
+/// Found by random restarts: recovery wanted the file of a segment that was gone, to write to it what only the journal had.
+#[test]
+fn a_segment_of_which_everything_is_deleted_need_not_be_there() {
+    let mut node = Node::start(MemoryDisk::default(), 1, 64 << 10, 1);
+    node.append(0, &[1; 1_000], 1);
+    node.settle();
+    let mut node = Node::start(node.disk, 1, 64 << 10, 2);
+    let id = node.id(0);
+    node.append(0, &[2; 1_000], 1);
+    node.settle();
+    node.log.set_config(id, LogConfig { retention_ms: 10_000, ..config() });
+    node.time += 20_000;
+    (0..10).for_each(|_| node.settle());
+    node.time += 5_000;
+    (0..10).for_each(|_| node.settle());
+    assert_eq!(node.log.log_start(id), 2);
+    let path = crate::segment::segment_path(&partition_directory("t", key(0)), 0, 0);
+    assert!(!node.disk.files.contains_key(&*path), "{:?}", node.disk.files.keys());
+    let mut node = Node::start(node.disk, 1, 64 << 10, 3);
+    assert_eq!((node.log.log_start(id), node.append(0, b"next", 1).base_offset), (2, 2));
+    node.settle();
+    let mut node = Node::start(node.disk, 1, 64 << 10, 4);
+    assert_eq!(node.read_all(0, 2, 1 << 20), [(2, b"next".to_vec())]);
+}
+
 #[test]
 fn retention_by_size_and_by_time() {
     let mut node = Node::start(MemoryDisk::default(), 1, 64 << 10, 1);
