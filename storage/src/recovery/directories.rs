@@ -194,19 +194,18 @@ impl<'a> Directories<'a> {
         Ok(states)
     }
 
-    /// The partitions that the image does not know, that have a directory which was never set aside, and of which neither the
-    /// last generation (`has_state`) nor a state beside them knows anything: they were created just before the process ended,
-    /// and nothing of them was ever durable.
+    /// The partitions that the image does not know, whose directory was never set aside and holds no more than open segments
+    /// can leave, and of which the last generation (`has_state`) knows nothing: they were created just before the process
+    /// ended, and nothing of them was ever durable. Indexes and states are written of what is durable only.
     pub fn unrecorded(
         &self,
         disk: &mut Disk<'_, '_>,
         has_state: impl Fn(PartitionKey) -> bool,
     ) -> Result<Vec<PartitionKey>, RecoveryError> {
         let mut unrecorded = Vec::new();
-        for (&key, place) in self.places.iter().filter(|(key, place)| !place.is_stray && !self.is_known(**key)) {
-            let beside = checkpoint_path(&place.directory);
-            let is_beside = |name: &str| beside.rsplit('/').next() == Some(name);
-            if !has_state(key) && !disk.list(&place.directory)?.iter().any(|(name, _)| is_beside(name)) {
+        let unknown = self.places.iter().filter(|(key, place)| !place.is_stray && !self.is_known(**key));
+        for (&key, place) in unknown.filter(|(key, _)| !has_state(**key)) {
+            if disk.list(&place.directory)?.iter().all(|(name, _)| name.ends_with(".log")) {
                 unrecorded.push(key);
             }
         }

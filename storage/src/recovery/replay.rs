@@ -56,9 +56,7 @@ impl ReplayedPartition {
         let first = state.segments.first().expect("never empty").base_offset;
         self.bytes.retain(|(segment, ..)| *segment >= first);
     }
-}
 
-impl ReplayedPartition {
     /// Where everything is deleted, the log may have gone on in a segment of which nothing is durable, and the file of the
     /// one before may be gone.
     fn forget_what_is_deleted(&mut self, index_interval_bytes: u32) {
