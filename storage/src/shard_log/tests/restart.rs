@@ -74,22 +74,13 @@ fn killed(partitions: i32) -> MemoryDisk {
 }
 
 fn recover_counting(disk: &mut MemoryDisk, known: i32) -> Asked {
-    let known: Vec<KnownPartition> = (0..known).map(known_partition).collect();
-    let options = RecoveryOptions {
-        shards: 1,
-        salt: [2; 16],
-        slots: SLOTS,
-        slot_bytes: 256 << 10,
-        partitions: &known,
-        is_marked_clean: false,
-        now_ms: 0,
-    };
+    let known: Vec<i32> = (0..known).collect();
     let mut asked = Asked::default();
     let mut io = |op: DiskOp| {
         asked.note(disk, &op);
         disk.execute(op)
     };
-    let recovered = recover(&mut io, &options).expect("recovers");
+    let recovered = recover_by(&mut io, &known, 1).expect("recovers");
     assert!(recovered.bytes > 0);
     asked
 }
@@ -129,17 +120,7 @@ fn a_restart_that_is_interrupted_anywhere_is_done_again() {
     let mut cuts = 0;
     for operations in 0.. {
         let mut disk = MemoryDisk { power_lasts: Some(operations), ..disk.clone() };
-        let known: Vec<KnownPartition> = (0..5).map(known_partition).collect();
-        let options = RecoveryOptions {
-            shards: 2,
-            salt: [2; 16],
-            slots: SLOTS,
-            slot_bytes: 64 << 10,
-            partitions: &known,
-            is_marked_clean: false,
-            now_ms: 0,
-        };
-        let is_cut = recover(&mut |op| disk.execute(op), &options).is_err();
+        let is_cut = recover_knowing(&mut disk, &[0, 1, 2, 3, 4], 2).is_err();
         let mut node = Node::start(MemoryDisk { power_lasts: None, ..disk }, 5, 64 << 10, 3);
         for partition in 0..5 {
             assert_eq!(node.read_all(partition, 0, 1 << 20), [(0, b"kept".to_vec())], "{operations}");
