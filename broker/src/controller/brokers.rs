@@ -1,11 +1,11 @@
 //! Brokers that are there, as the controller of a node sees them: the active controller hears of them and fences those that are
 //! gone, and every node says that its own is there.
 
+use std::time::Duration;
+
 use millstream_replication::{ControllerRequest, ControllerResponse, Decision, ErrorCode};
 use millstream_storage::Now;
 use millstream_storage::bug::{Bug, is_planted};
-
-use std::time::Duration;
 
 use super::{Asked, Asker, ControllerNode, Effect, forwarding};
 use crate::peer::links::Peer;
