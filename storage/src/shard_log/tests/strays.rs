@@ -110,6 +110,24 @@ fn a_partition_of_which_nothing_was_ever_durable_is_empty_when_a_later_image_kno
     }
 }
 
+/// Indexes and states are written of what is durable: where they are and no generation knows anything, a journal was lost.
+#[test]
+fn what_no_journal_knows_and_holds_more_than_open_segments_is_not_taken_for_empty() {
+    for name in ["00000000000000000000.index", "checkpoint"] {
+        let mut node = Node::start(MemoryDisk::default(), 2, SLOT_BYTES, 1);
+        node.append(1, b"kept", 1);
+        node.settle();
+        let mut disk = node.disk;
+        let directory = crate::partition_log::partition_directory("t", key(0));
+        disk.files.insert(format!("{directory}/{name}"), vec![1; 100]);
+        disk.directories.insert(directory);
+        let recovered = recover_knowing(&mut disk, &[1], 1).expect("recovers");
+        assert!(stray(&recovered).state.is_none(), "{name}");
+        let refused = recover_knowing(&mut disk, &[0, 1], 1);
+        assert!(matches!(refused, Err(RecoveryError::Corrupt(_))), "{name}");
+    }
+}
+
 /// The power goes within every operation of a start whose image is old, and of the next whose image is not.
 #[test]
 fn a_crash_within_any_operation_loses_nothing() {
