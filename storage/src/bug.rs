@@ -46,8 +46,6 @@ pub enum Bug {
     UnfenceBeforeCaughtUp,
     /// A node gives an answer before its shards have applied what it is about.
     AnswerBeforeApplied,
-    /// A broker takes its lease to last for two sessions.
-    LeaseTooLong,
     /// Brokers that are fenced may lead.
     LeadWhileFenced,
     /// Begins a new generation before what a recovery wrote back is durable in its segments.

@@ -1,18 +1,11 @@
 //! Brokers that are there, as the controller of a node sees them: the active controller hears of them and fences those that are
 //! gone, and every node says that its own is there.
 
-use std::time::Duration;
-
 use millstream_replication::{ControllerRequest, ControllerResponse, Decision, ErrorCode};
 use millstream_storage::Now;
-use millstream_storage::bug::{Bug, is_planted};
 
 use super::{Asked, Asker, ControllerNode, Effect, forwarding};
 use crate::peer::links::Peer;
-
-/// Quarters of a session that a broker has its lease for, from when it sent the heartbeat that was answered. The controller
-/// counts a whole one from when it came: the rest is for clocks that differ.
-const LEASE_QUARTERS: u32 = 3;
 
 impl ControllerNode {
     /// The epoch of this process's registration.
@@ -67,14 +60,6 @@ impl ControllerNode {
         }
         let ControllerResponse::BrokerHeartbeat(reply) = response else { return };
         self.is_heartbeat_under_way = false;
-        match reply {
-            Ok(reply) if reply.is_fenced => self.lease_until = Duration::ZERO,
-            Ok(_) if is_planted(Bug::LeaseTooLong) => {
-                self.lease_until = self.heartbeat_sent + self.options.session_timeout * 2;
-            }
-            Ok(_) => self.lease_until = self.heartbeat_sent + self.options.session_timeout * LEASE_QUARTERS / 4,
-            Err(_) => {}
-        }
         if let Err(error) = reply
             && matches!(error.code, ErrorCode::StaleBrokerEpoch | ErrorCode::BrokerIdNotRegistered)
         {
@@ -115,7 +100,6 @@ impl ControllerNode {
             return;
         }
         self.is_heartbeat_under_way = true;
-        self.heartbeat_sent = now.elapsed;
         let request = ControllerRequest::BrokerHeartbeat {
             node_id: self.options.node_id,
             epoch,

@@ -131,8 +131,6 @@ pub struct Standing {
     pub held: usize,
     /// Its member is the only one of the quorum.
     pub is_alone: bool,
-    /// No controller can have decided that this process is silent, so that its broker must be fenced.
-    pub has_lease: bool,
     /// Brokers that are registered, as is known here.
     pub brokers: usize,
     /// Those of them that are fenced.
@@ -170,12 +168,8 @@ pub struct ControllerNode {
     clients: Clients,
     /// When the active controller is told again that this broker is there.
     heartbeat_at: Duration,
-    /// A heartbeat was not answered yet: there is never more than one.
+    /// A heartbeat was not answered yet.
     is_heartbeat_under_way: bool,
-    /// When the last one was sent.
-    heartbeat_sent: Duration,
-    /// Until when this process has its lease.
-    lease_until: Duration,
     /// When this node asks for votes, because the leader is gone.
     campaign_at: Option<Duration>,
     /// Members, and those that want to be.
@@ -225,8 +219,6 @@ impl ControllerNode {
             notices: Notices::default(),
             heartbeat_at: Duration::ZERO,
             is_heartbeat_under_way: false,
-            heartbeat_sent: Duration::ZERO,
-            lease_until: Duration::ZERO,
             campaign_at: None,
             chance: options.seed,
             had_room: true,
@@ -254,7 +246,6 @@ impl ControllerNode {
             brokers: self.quorum.image().brokers().len(),
             fenced: self.quorum.image().brokers().filter(|broker| broker.is_fenced).count(),
             is_alone: self.is_alone() && self.quorum.members().iter().count() == 1,
-            has_lease: self.is_alone() || self.now.elapsed < self.lease_until,
         }
     }
 
@@ -526,11 +517,10 @@ impl ControllerNode {
         if self.leader().is_some() {
             self.campaign_at = None;
         }
+        self.is_heartbeat_under_way = false;
         if self.speculative.take().is_none() {
             return;
         }
-        // What this process asked itself is not answered. What it has forwarded is, by whoever decides.
-        self.is_heartbeat_under_way = false;
         self.sessions = Sessions::default();
         let held = self.held.take().map(|held| held.asked);
         for asked in held.into_iter().chain(std::mem::take(&mut self.queue)) {

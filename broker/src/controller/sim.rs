@@ -395,20 +395,6 @@ impl World {
             self.effect(node, effect)?;
         }
         self.set_timer(node);
-        self.check_lease(node)
-    }
-
-    /// Who has its lease is not fenced, as far as anybody knows.
-    fn check_lease(&self, node: usize) -> Result<(), String> {
-        let Some(Process::Running(controller)) = &self.nodes[node].process else { return Ok(()) };
-        let broker = self.history.values().next_back().and_then(|image| image.broker(node as i32 + 1));
-        let is_this = |broker: &&Broker| broker.incarnation == controller.options.incarnation;
-        if broker.filter(is_this).is_some_and(|broker| broker.is_fenced)
-            && controller.standing().has_lease
-            && !controller.is_alone()
-        {
-            return Err(format!("node {} is fenced and has its lease", node + 1));
-        }
         Ok(())
     }
 
@@ -678,11 +664,6 @@ fn is_noticed(bug: Bug, words: &str) {
     let found = (0..100).find_map(|seed| World::new(&Options { seed, is_verbose: false }).run().err());
     let why = found.expect("the bug is noticed");
     assert!(why.contains(words), "{why}");
-}
-
-#[test]
-fn a_lease_that_lasts_too_long_is_noticed() {
-    is_noticed(Bug::LeaseTooLong, "is fenced and has its lease");
 }
 
 #[test]

@@ -83,7 +83,6 @@ struct Shown {
     is_alone: AtomicBool,
     brokers: AtomicUsize,
     fenced: AtomicUsize,
-    has_lease: AtomicBool,
 }
 
 impl Shown {
@@ -96,7 +95,6 @@ impl Shown {
         self.is_alone.store(standing.is_alone, Ordering::Relaxed);
         self.brokers.store(standing.brokers, Ordering::Relaxed);
         self.fenced.store(standing.fenced, Ordering::Relaxed);
-        self.has_lease.store(standing.has_lease, Ordering::Relaxed);
     }
 }
 
@@ -112,7 +110,6 @@ impl ControllerHandle {
             is_alone: self.shown.is_alone.load(Ordering::Relaxed),
             brokers: self.shown.brokers.load(Ordering::Relaxed),
             fenced: self.shown.fenced.load(Ordering::Relaxed),
-            has_lease: self.shown.has_lease.load(Ordering::Relaxed),
         }
     }
 
