@@ -5,14 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use millstream_storage::TopicId;
 
 use super::configs::check_topic_config;
-use super::placement::{
-    REPLICATION_FACTOR_MAX, check_assignment, check_replication_factor, first_place, next_place, spread,
-};
+use super::election::usable_brokers;
+use super::placement::{Places, REPLICATION_FACTOR_MAX, check_assignment, check_replication_factor};
 use super::{
     Assignment, Controller, ControllerResponse, CreatedTopic, Decision, DeletedTopic, MorePartitions, NewTopic,
     PARTITIONS_PER_REQUEST_MAX, Records, TopicReference, duplicates,
 };
-use crate::broker_ids::BrokerIds;
 use crate::config::Properties;
 use crate::error::{ApiError, ErrorCode};
 use crate::image::{ClusterImage, PARTITIONS_PER_CLUSTER_MAX};
@@ -121,8 +119,7 @@ impl Controller {
         let topic_id = ids.next(image);
         let replicas = if topic.assignments.is_empty() {
             let [_, random] = random_id::halves(u128::from_be_bytes(topic_id.0));
-            let first = first_place(random, image);
-            self.chosen_replicas(pending, name, topic.partitions, topic.replication_factor, first)?
+            self.chosen_replicas(pending, name, topic.partitions, topic.replication_factor, random)?
         } else {
             if topic.partitions != -1 || topic.replication_factor != -1 {
                 return Err(ApiError::new(
@@ -142,7 +139,7 @@ impl Controller {
         };
         let mut records = vec![MetadataRecord::Topic { topic_id, name: name.to_string() }];
         let count = replicas.len();
-        records.extend(new_partitions(topic_id, 0, replicas));
+        records.extend(new_partitions(image, topic_id, 0, replicas));
         records.extend(configs.into_iter().map(|(name, value)| MetadataRecord::Config {
             owner: ConfigOwner::Topic(topic_id),
             name,
@@ -156,14 +153,14 @@ impl Controller {
         Ok(created)
     }
 
-    /// The replicas of each partition of a new topic, as the controller spreads them from a place on.
+    /// The replicas of each partition of a new topic, as the controller spreads them from a random place on.
     fn chosen_replicas(
         &self,
         pending: &Pending<'_>,
         name: &str,
         partitions: i32,
         replication_factor: i16,
-        first: usize,
+        random: u64,
     ) -> Result<Vec<Vec<i32>>, ApiError> {
         let image = pending.image;
         let partitions = match partitions {
@@ -186,7 +183,8 @@ impl Controller {
         }
         let factor = check_replication_factor(image, factor)?;
         pending.check_room(count)?;
-        Ok(spread(image, first, count, factor))
+        let places = Places::of(image);
+        Ok(places.spread(places.first(random), count, factor))
     }
 
     pub(super) fn delete_topics(&self, image: &ClusterImage, topics: Vec<TopicReference>) -> Decision {
@@ -283,7 +281,8 @@ fn grow(pending: &mut Pending<'_>, more: MorePartitions) -> Result<(), ApiError>
         None => {
             let factor = check_replication_factor(image, factor as i32)?;
             let last = &topic.partitions[held - 1];
-            spread(image, next_place(last.replicas[0], image), count - held, factor)
+            let places = Places::of(image);
+            places.spread(places.next(held, last.replicas[0]), count - held, factor)
         }
         Some(assignments) => {
             if assignments.len() != count - held {
@@ -298,7 +297,7 @@ fn grow(pending: &mut Pending<'_>, more: MorePartitions) -> Result<(), ApiError>
             assignments
         }
     };
-    let records = new_partitions(topic.id, held, replicas).collect();
+    let records = new_partitions(image, topic.id, held, replicas).collect();
     pending.records.add(records)?;
     pending.partitions += count - held;
     Ok(())
@@ -324,12 +323,19 @@ fn assigned_replicas(image: &ClusterImage, assignments: Vec<Assignment>) -> Resu
     }
 }
 
-/// New partitions, which brokers that are usable hold: all of them are in sync, and the first leads.
-fn new_partitions(topic_id: TopicId, first: usize, replicas: Vec<Vec<i32>>) -> impl Iterator<Item = MetadataRecord> {
+/// New partitions: who holds one and is usable is in sync, and the first of these leads.
+fn new_partitions(
+    image: &ClusterImage,
+    topic_id: TopicId,
+    first: usize,
+    replicas: Vec<Vec<i32>>,
+) -> impl Iterator<Item = MetadataRecord> {
+    let usable = usable_brokers(image);
     (first as i32..).zip(replicas).map(move |(partition, replicas)| {
-        let replicas = BrokerIds::from(replicas);
+        let isr: Vec<i32> = replicas.iter().copied().filter(|broker| usable.contains(broker)).collect();
+        let leader = *isr.first().expect("one of the brokers that hold a new partition is usable");
         let state =
-            Partition { isr: replicas.clone(), leader: replicas[0], replicas, leader_epoch: 0, partition_epoch: 0 };
+            Partition { replicas: replicas.into(), isr: isr.into(), leader, leader_epoch: 0, partition_epoch: 0 };
         MetadataRecord::Partition { topic_id, partition, state }
     })
 }
