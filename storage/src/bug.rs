@@ -54,6 +54,16 @@ pub enum Bug {
     ForgetNames,
     /// Deletes at the start what the cluster image does not know, instead of setting it aside.
     DeleteStrays,
+    /// Says that a log was cut when it is so in memory, not when the journal says so.
+    AppendBeforeRestart,
+    /// Publishes a checkpoint that says of a log what was cut meanwhile, without waiting until the journal says so.
+    ClampWaits,
+    /// Keeps what is known of producers from batches that were cut.
+    KeepCutProducers,
+    /// Compacts records that are not committed.
+    CompactAboveCommitted,
+    /// Gives a consumer all that a segment's file holds, whether it is committed or not.
+    ServeAboveCommitted,
 }
 
 #[cfg(feature = "simulated-bugs")]

@@ -15,7 +15,9 @@ use crate::producer::ProducerStates;
 /// `MSCP`, little-endian.
 const CHECKPOINT_MAGIC: u32 = 0x5043_534d;
 /// Version of the format.
-const CHECKPOINT_VERSION: u16 = 2;
+const CHECKPOINT_VERSION: u16 = 3;
+/// The version before logs could be cut: they have no history, and what was appended is committed.
+const UNCUT_VERSION: u16 = 2;
 /// The version before compaction: no segment has a version, and nothing was compacted.
 const UNCOMPACTED_VERSION: u16 = 1;
 const HEADER_BYTES: usize = 56;
@@ -201,6 +203,8 @@ fn put_partition(buffer: &mut Vec<u8>, partition: &PartitionView<'_>) {
     buffer.put_i64_le(partition.log_start);
     buffer.put_i64_le(partition.log_end);
     buffer.put_i64_le(partition.first_dirty);
+    buffer.put_u64_le(partition.history);
+    buffer.put_i64_le(partition.committed);
     put_blob(buffer, |blob| partition.epochs.encode(blob));
     put_blob(buffer, |blob| partition.producers.encode(blob));
     buffer.put_u32_le(partition.segments.len() as u32);
@@ -212,6 +216,7 @@ fn put_partition(buffer: &mut Vec<u8>, partition: &PartitionView<'_>) {
         buffer.put_i64_le(segment.first_timestamp);
         buffer.put_i64_le(segment.max_timestamp);
         buffer.put_u8(u8::from(segment.closed));
+        buffer.put_u8(u8::from(segment.has_gaps));
         buffer.put_u8(u8::from(segment.index.is_some()));
         if let Some(index) = segment.index {
             put_blob(buffer, |blob| blob.extend_from_slice(&index.encode(partition.key)));
@@ -220,25 +225,29 @@ fn put_partition(buffer: &mut Vec<u8>, partition: &PartitionView<'_>) {
 }
 
 fn get_partition(bytes: &mut Bytes, version: u16) -> Option<PartitionState> {
-    let knows_compaction = version > UNCOMPACTED_VERSION;
+    let (knows_compaction, knows_cuts) = (version > UNCOMPACTED_VERSION, version > UNCUT_VERSION);
     let key = get_key(bytes)?;
     let log_start = bytes.try_get_i64_le().ok()?;
     let log_end = bytes.try_get_i64_le().ok()?;
     let first_dirty = if knows_compaction { bytes.try_get_i64_le().ok()? } else { 0 };
+    let history = if knows_cuts { bytes.try_get_u64_le().ok()? } else { 0 };
+    let committed = if knows_cuts { bytes.try_get_i64_le().ok()? } else { log_end };
     let epochs = LeaderEpochs::decode(&mut &get_blob(bytes)?[..])?;
     let producers = ProducerStates::decode(&mut &get_blob(bytes)?[..])?;
     let count = bytes.try_get_u32_le().ok()?;
     let mut segments = Vec::new();
     for _ in 0..count {
         let base_offset = bytes.try_get_i64_le().ok()?;
+        let segment_version = if knows_compaction { bytes.try_get_u32_le().ok()? } else { 0 };
         let segment = SegmentState {
             base_offset,
-            version: if knows_compaction { bytes.try_get_u32_le().ok()? } else { 0 },
+            version: segment_version,
             bytes: bytes.try_get_u64_le().ok()?,
             synced: bytes.try_get_u64_le().ok()?,
             first_timestamp: bytes.try_get_i64_le().ok()?,
             max_timestamp: bytes.try_get_i64_le().ok()?,
             closed: bytes.try_get_u8().ok()? != 0,
+            has_gaps: if knows_cuts { bytes.try_get_u8().ok()? != 0 } else { segment_version > 0 },
             index: match bytes.try_get_u8().ok()? {
                 0 => None,
                 _ => Some(SparseIndex::decode(&get_blob(bytes)?, key, base_offset).ok()?),
@@ -246,7 +255,8 @@ fn get_partition(bytes: &mut Bytes, version: u16) -> Option<PartitionState> {
         };
         segments.push(segment);
     }
-    let partition = PartitionState { key, log_start, log_end, first_dirty, segments, epochs, producers };
+    let partition =
+        PartitionState { key, log_start, log_end, first_dirty, history, committed, segments, epochs, producers };
     partition.view().is_sound().then_some(partition)
 }
 
@@ -275,10 +285,12 @@ mod tests {
         let mut partition = PartitionState::empty(key, 4096);
         partition.log_start = 5;
         partition.log_end = 12;
+        partition.history = 2;
+        partition.committed = 9;
         partition.epochs.assign(2, 0);
         let batch = BatchBuilder::new().producer(77, 1, 0).record(1_700_000_000_000, None, Some(b"value"), &[]).build();
         let header = BatchHeader::read(&batch).expect("built");
-        partition.producers.record(header, 1_700_000_000_000);
+        partition.producers.record(header, 1_700_000_000_000, 0);
         let segment = &mut partition.segments[0];
         segment.index.as_mut().expect("open").note(header, 0);
         segment.bytes = batch.len() as u64;
@@ -286,7 +298,7 @@ mod tests {
         segment.first_timestamp = 1;
         segment.max_timestamp = 2;
         let closed = SegmentState { closed: true, index: None, bytes: 9, synced: 9, ..SegmentState::empty(-1, 1) };
-        let closed = SegmentState { version: 7, ..closed };
+        let closed = SegmentState { version: 7, has_gaps: true, ..closed };
         partition.first_dirty = -1;
         partition.segments.insert(0, closed);
         Checkpoint { shard: 1, salt: [6; 16], sequence: 99, slots: 8, slot_bytes: 1 << 20, partitions: vec![partition] }
@@ -298,16 +310,30 @@ mod tests {
         let bytes = checkpoint.encode();
         assert_eq!(Checkpoint::decode(bytes.clone(), 1), Ok(checkpoint));
         assert!(Checkpoint::decode(bytes.clone(), 2).is_err(), "another shard's");
-        frozen("checkpoint-v2.bin", &bytes);
+        frozen("checkpoint-v3.bin", &bytes);
+    }
+
+    fn read(name: &str) -> Bytes {
+        std::fs::read(crate::testing::testdata(name)).expect("it is there").into()
+    }
+
+    #[test]
+    fn what_was_written_before_logs_could_be_cut_is_read() {
+        let mut expected = sample();
+        expected.partitions[0].history = 0;
+        expected.partitions[0].committed = 12;
+        assert_eq!(Checkpoint::decode(read("checkpoint-v2.bin"), 1), Ok(expected));
     }
 
     #[test]
     fn what_was_written_before_compaction_is_read() {
-        let bytes = std::fs::read(crate::testing::testdata("checkpoint-v1.bin")).expect("it is there");
         let mut expected = sample();
+        expected.partitions[0].history = 0;
+        expected.partitions[0].committed = 12;
         expected.partitions[0].first_dirty = 0;
         expected.partitions[0].segments[0].version = 0;
-        assert_eq!(Checkpoint::decode(bytes.into(), 1), Ok(expected));
+        expected.partitions[0].segments[0].has_gaps = false;
+        assert_eq!(Checkpoint::decode(read("checkpoint-v1.bin"), 1), Ok(expected));
     }
 
     /// Found by fuzzing: what recovery calculates with these overflowed.
@@ -325,6 +351,9 @@ mod tests {
         refused(&|checkpoint| checkpoint.partitions[0].log_start = 13);
         refused(&|checkpoint| checkpoint.partitions[0].log_start = -1);
         refused(&|checkpoint| checkpoint.partitions[0].log_end = 0);
+        refused(&|checkpoint| checkpoint.partitions[0].committed = 4);
+        refused(&|checkpoint| checkpoint.partitions[0].committed = 13);
+        refused(&|checkpoint| checkpoint.partitions[0].history = u64::MAX);
         refused(&|checkpoint| checkpoint.partitions[0].segments[0].closed = false);
         refused(&|checkpoint| checkpoint.partitions[0].first_dirty = 1);
         refused(&|checkpoint| checkpoint.partitions[0].segments[1].version = 1);

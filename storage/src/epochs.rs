@@ -23,6 +23,9 @@ struct Epoch {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeaderEpochs {
     entries: Vec<Epoch>,
+    /// An epoch that is led here and of which no batch is in the log yet: a last entry that is not kept on the disk, because a
+    /// leader that starts again does so in another epoch.
+    led: Option<Epoch>,
 }
 
 impl LeaderEpochs {
@@ -31,12 +34,33 @@ impl LeaderEpochs {
         LeaderEpochs::default()
     }
 
+    /// This node leads in `epoch` from now on, and the log ends at `log_end`. Returns where the epoch starts: questions about
+    /// it and about those before it are answered by that though no batch has it yet, or a follower of a leader that was
+    /// followed by another before it wrote anything would be told of a history that is not this log's (KIP-101, KIP-279).
+    pub fn lead(&mut self, epoch: i32, log_end: i64) -> i64 {
+        assert!(
+            epoch >= self.latest() && epoch >= 0 && log_end >= 0,
+            "an epoch that is led does not lie before another"
+        );
+        match self.entries.last().filter(|last| last.epoch == epoch) {
+            Some(last) => {
+                self.led = None;
+                last.start_offset
+            }
+            None => {
+                self.led = Some(Epoch { epoch, start_offset: log_end });
+                log_end
+            }
+        }
+    }
+
     /// A leader of `epoch` appends from `start_offset` on. Does nothing if the epoch is the latest already; an entry that
     /// contradicts it (a higher epoch, or one that begins at or after the offset) is dropped.
     pub fn assign(&mut self, epoch: i32, start_offset: i64) {
         if epoch < 0 || start_offset < 0 {
             return;
         }
+        self.led = None;
         if self.entries.last().is_some_and(|last| last.epoch == epoch && last.start_offset <= start_offset) {
             return;
         }
@@ -57,23 +81,24 @@ impl LeaderEpochs {
         before.epoch < latest.epoch && before.start_offset < latest.start_offset
     }
 
-    /// The latest epoch, or -1.
+    /// The latest epoch of a batch, or -1.
     pub fn latest(&self) -> i32 {
         self.entries.last().map_or(UNKNOWN.0, |last| last.epoch)
     }
 
     /// The largest epoch at or below `epoch` and the offset at which it ended, where the log ends at `log_end`.
-    /// [`UNKNOWN`] for an epoch above the latest. For one below all that are remembered, the epoch itself and where
+    /// [`UNKNOWN`] for an epoch above the latest, that which is led here included. For one below all that are remembered, the epoch itself and where
     /// the oldest remembered one begins, as Kafka answers.
     pub fn end_offset(&self, epoch: i32, log_end: i64) -> (i32, i64) {
         if epoch < 0 {
             return UNKNOWN;
         }
-        if self.latest() == epoch {
+        if self.led.map_or(self.latest(), |led| led.epoch) == epoch {
             return (epoch, log_end);
         }
         let higher = self.entries.partition_point(|entry| entry.epoch <= epoch);
-        let Some(next) = self.entries.get(higher) else {
+        let led = self.led.as_ref().filter(|led| led.epoch > epoch);
+        let Some(next) = self.entries.get(higher).or(led) else {
             return UNKNOWN;
         };
         match higher.checked_sub(1).and_then(|floor| self.entries.get(floor)) {
@@ -88,8 +113,9 @@ impl LeaderEpochs {
         after.checked_sub(1).and_then(|index| self.entries.get(index)).map_or(UNKNOWN.0, |entry| entry.epoch)
     }
 
-    /// The log now ends at `offset`: epochs that began there or later are gone.
+    /// The log now ends at `offset`: epochs that began there or later are gone, and nothing is led.
     pub fn truncate_end(&mut self, offset: i64) {
+        self.led = None;
         let kept = self.entries.partition_point(|entry| entry.start_offset < offset);
         self.entries.truncate(kept);
     }
@@ -142,7 +168,7 @@ impl LeaderEpochs {
             entries.push(entry);
         }
         *bytes = rest;
-        Some(LeaderEpochs { entries })
+        Some(LeaderEpochs { entries, led: None })
     }
 }
 
@@ -172,6 +198,34 @@ mod tests {
         assert_eq!(epochs.end_offset(-1, 99), UNKNOWN);
         assert_eq!(LeaderEpochs::new().end_offset(0, 99), UNKNOWN);
         assert_eq!(LeaderEpochs::new().latest(), -1);
+    }
+
+    /// KIP-101's case of elections that follow each other before anything is written.
+    #[test]
+    fn an_epoch_without_a_record_has_a_start() {
+        let mut epochs = epochs(&[(2, 10), (4, 30)]);
+        assert_eq!(epochs.lead(4, 50), 30, "it has begun already");
+        assert_eq!(epochs.lead(7, 50), 50);
+        assert_eq!(epochs.latest(), 4, "of a batch");
+        assert_eq!(epochs.end_offset(7, 50), (7, 50));
+        assert_eq!(epochs.end_offset(5, 50), (4, 50), "one that another leader had, and nobody here");
+        assert_eq!(epochs.end_offset(4, 50), (4, 50));
+        assert_eq!(epochs.end_offset(2, 50), (2, 30));
+        assert_eq!(epochs.end_offset(8, 50), UNKNOWN);
+        let mut bytes = Vec::new();
+        epochs.encode(&mut bytes);
+        assert_eq!(LeaderEpochs::decode(&mut &bytes[..]).map(|epochs| epochs.end_offset(7, 50)), Some(UNKNOWN));
+        assert_eq!(epochs.lead(9, 50), 50, "the next leads before the first has written");
+        assert_eq!(epochs.end_offset(7, 50), (4, 50));
+        epochs.assign(9, 50);
+        assert_eq!(epochs.end_offset(9, 60), (9, 60));
+        assert_eq!(epochs.lead(11, 60), 60);
+        epochs.truncate_end(60);
+        assert_eq!(epochs.end_offset(11, 60), UNKNOWN, "who is cut leads no more");
+
+        let mut empty = LeaderEpochs::new();
+        assert_eq!(empty.lead(3, 0), 0);
+        assert_eq!((empty.end_offset(3, 0), empty.end_offset(1, 0)), ((3, 0), (1, 0)));
     }
 
     #[test]

@@ -14,6 +14,9 @@ use crate::batch::BatchHeader;
 /// segment of 1 GiB ends with an entry for every 512 KiB or less.
 pub const INDEX_ENTRIES_MAX: usize = 4_096;
 
+/// The largest index file that is read, in bytes; a larger one is none of ours, and is made anew.
+pub(crate) const INDEX_FILE_BYTES_MAX: usize = 1 << 20;
+
 const MAGIC: &[u8; 4] = b"MSIX";
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 80;
@@ -49,7 +52,7 @@ impl Entry {
 pub struct MaxTimestamp {
     /// The timestamp, as the batch's header declares it, in milliseconds.
     pub timestamp: i64,
-    /// Where the batch begins in the segment file.
+    /// Where the batch begins in the segment file; 0 if the segment was cut since, and it is not known any more.
     pub position: u64,
 }
 
@@ -134,6 +137,42 @@ impl SparseIndex {
         self.last_offset = header.last_offset();
         self.covered_bytes = position + bytes as u64;
         assert!(self.max.position < self.covered_bytes, "the largest timestamp is that of a batch noted");
+    }
+
+    /// The index of a segment of this length of which nothing is known but its ends: every search in it begins at its start.
+    pub(crate) fn of_unknown(
+        base_offset: i64,
+        interval_bytes: u32,
+        bytes: u64,
+        last_offset: i64,
+        max_timestamp: i64,
+    ) -> SparseIndex {
+        assert!(bytes > 0 && last_offset >= base_offset, "the segment has batches");
+        let max = MaxTimestamp { timestamp: max_timestamp, position: 0 };
+        let empty = SparseIndex::new(base_offset, interval_bytes);
+        SparseIndex { covered_bytes: bytes, last_offset, max, ..empty }
+    }
+
+    /// The segment is cut: a batch, whose offset is above `last_offset`, began at `position` and is gone with all behind it.
+    /// The largest timestamp before it is `max_timestamp`. `false` if the index does not fit that: it is of no use then.
+    pub(crate) fn cut(&mut self, position: u64, last_offset: i64, max_timestamp: i64) -> bool {
+        if position > self.covered_bytes {
+            return false;
+        }
+        let kept = self.entries.partition_point(|entry| u64::from(entry.position) < position);
+        self.entries.truncate(kept);
+        if self.max.position >= position || self.max.timestamp != max_timestamp {
+            self.max = MaxTimestamp { timestamp: max_timestamp, position: 0 };
+        }
+        (self.covered_bytes, self.last_offset) = (position, last_offset);
+        self.is_sound()
+    }
+
+    /// A timestamp that all batches before the one at [`SparseIndex::lookup_offset`] of `offset` stay within.
+    pub(crate) fn max_timestamp_before(&self, offset: i64) -> i64 {
+        let relative = offset.saturating_sub(self.base_offset);
+        let after = self.entries.partition_point(|entry| i64::from(entry.relative_offset) <= relative);
+        after.checked_sub(1).map_or(NO_TIMESTAMP_YET, |index| self.entries[index].max_timestamp_before)
     }
 
     fn add(&mut self, entry: Entry) {
@@ -408,6 +447,33 @@ mod tests {
         }
         assert!(index.entries.is_empty());
         assert_eq!(index.last_offset(), 1 << 34);
+    }
+
+    #[test]
+    fn a_cut_index_knows_what_is_left() {
+        let (whole, noted) = filled(5, 300, 256);
+        for at in [1, 2, 150, 299] {
+            let (offset, position, _) = noted[at];
+            let max = noted[..at].iter().map(|noted| noted.2).max().expect("some are left");
+            let mut cut = whole.clone();
+            assert!(cut.cut(position, offset - 1, max));
+            assert_eq!((cut.covered_bytes(), cut.last_offset()), (position, offset - 1));
+            assert_eq!(cut.max_timestamp().map(|max| max.timestamp), Some(max));
+            assert_eq!(SparseIndex::decode(&cut.encode(KEY), KEY, 1_000).as_ref(), Ok(&cut));
+            for &(offset, position, timestamp) in &noted[..at] {
+                assert!(cut.lookup_offset(offset).position <= position);
+                assert!(cut.lookup_time(timestamp).position <= position);
+                let start = cut.lookup_offset(offset).position;
+                let before = noted.iter().filter(|noted| noted.1 < start).map(|noted| noted.2).max();
+                assert_eq!(cut.max_timestamp_before(offset), before.unwrap_or(NO_TIMESTAMP_YET));
+            }
+        }
+        let (offset, position, _) = noted[150];
+        assert!(!whole.clone().cut(position, 1_000, i64::MAX), "offsets above the last are left");
+        assert!(!whole.clone().cut(u64::MAX, offset, 0));
+        let bound = SparseIndex::of_unknown(1_000, 256, position, offset - 1, 7);
+        assert_eq!(bound.lookup_offset(offset), Start { position: 0, base_offset: 1_000 });
+        assert_eq!(SparseIndex::decode(&bound.encode(KEY), KEY, 1_000), Ok(bound));
     }
 
     #[test]

@@ -11,14 +11,18 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use crate::batch::BATCH_HEADER_BYTES;
 use crate::block::{Block, BlockPool};
 use crate::bug::{Bug, is_planted};
+use crate::checkpoint::NUMBER_MAX;
 use crate::compaction::Replacement;
 use crate::disk::BLOCK_BYTES;
+use crate::index::SEGMENT_BYTES_MAX;
 use crate::{PartitionKey, TopicId};
 
 /// `MSJG`, little-endian.
 const GROUP_MAGIC: u32 = 0x474a_534d;
 /// Version of the group format.
-const GROUP_VERSION: u16 = 1;
+const GROUP_VERSION: u16 = 2;
+/// The version before logs could be cut: the same without [`Entry::Restart`].
+const UNCUT_VERSION: u16 = 1;
 /// Bytes of a group's header.
 pub const GROUP_HEADER_BYTES: usize = 64;
 /// Bytes of an append entry before its data.
@@ -29,6 +33,8 @@ const EXTENT_HEADER_BYTES: usize = 1 + 20 + 8 + 8 + 8 + 4 + 4 + 4;
 const LOG_START_BYTES: usize = 1 + 20 + 8;
 /// Bytes of an entry of a compacted segment.
 const REPLACEMENT_BYTES: usize = 1 + 20 + 8 + 8 + 8 + 4 + 8 + 8 + 8;
+/// Bytes of an entry of a log that begins anew.
+const RESTART_BYTES: usize = 1 + 20 + 8 + 8 + 8 + 8 + 8;
 /// Where the checksum lies in the header; everything behind it is covered.
 const CRC_POSITION: usize = 8;
 const CRC_END: usize = CRC_POSITION + 4;
@@ -94,6 +100,37 @@ pub enum Entry {
         /// The new segment and those that it takes the place of.
         replacement: Replacement,
     },
+    /// The end of the log is cut off, and it goes on in a new segment.
+    Restart {
+        /// The partition.
+        key: PartitionKey,
+        /// What is cut, and where it goes on.
+        restart: Restart,
+    },
+}
+
+/// A log's end is cut off, and it goes on in a new segment: a truncation, a reset or a skip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restart {
+    /// How often the log was restarted, this time included. A state that has the number already has the restart.
+    pub history: u64,
+    /// Records below stay, unless the log starts here or later: then none does, and it starts where it goes on. A batch
+    /// begins here, or the log ends here.
+    pub keep_below: i64,
+    /// Where the log goes on: the base offset of the new segment.
+    pub begin_at: i64,
+    /// Where the last segment that stays ends from now on; it is the last that begins below `keep_below`. 0 if none stays.
+    pub position: u64,
+    /// The largest timestamp in that segment from now on, or -1.
+    pub max_timestamp: i64,
+}
+
+impl Restart {
+    /// What is true of every restart that is written.
+    pub fn is_sound(&self) -> bool {
+        let is_in_order = 0 <= self.keep_below && self.keep_below <= self.begin_at;
+        is_in_order && self.history > 0 && self.begin_at <= NUMBER_MAX as i64 && self.position <= SEGMENT_BYTES_MAX
+    }
 }
 
 impl Entry {
@@ -103,7 +140,8 @@ impl Entry {
             Entry::Append { key, .. }
             | Entry::Extent { key, .. }
             | Entry::LogStart { key, .. }
-            | Entry::Replaced { key, .. } => *key,
+            | Entry::Replaced { key, .. }
+            | Entry::Restart { key, .. } => *key,
         }
     }
 }
@@ -112,6 +150,7 @@ const KIND_APPEND: u8 = 1;
 const KIND_EXTENT: u8 = 2;
 const KIND_LOG_START: u8 = 3;
 const KIND_REPLACED: u8 = 4;
+const KIND_RESTART: u8 = 5;
 
 /// Appends up to this length are copied next to their entry; longer ones travel as slices of their own.
 const COPY_BYTES_MAX: usize = 8192;
@@ -279,6 +318,23 @@ impl GroupBuilder {
         self.entries += 1;
     }
 
+    /// Adds a log that begins anew.
+    pub fn restart(&mut self, key: PartitionKey, restart: &Restart) {
+        assert!(restart.is_sound(), "recovery would refuse this: {restart:?}");
+        let mut fields = [0; RESTART_BYTES];
+        let mut rest = &mut fields[..];
+        rest.put_u8(KIND_RESTART);
+        put_key(&mut rest, key);
+        rest.put_u64_le(restart.history);
+        rest.put_i64_le(restart.keep_below);
+        rest.put_i64_le(restart.begin_at);
+        rest.put_u64_le(restart.position);
+        rest.put_i64_le(restart.max_timestamp);
+        assert!(rest.is_empty());
+        self.copy(&fields);
+        self.entries += 1;
+    }
+
     /// The group's bytes, to be written at its place; the disk pads the last block with zeros. The builder is at the next
     /// group then.
     pub fn finish(&mut self, salt: &Salt, sequence: u64, place: GroupPlace) -> Vec<Bytes> {
@@ -326,6 +382,8 @@ pub struct Group {
     pub sequence: u64,
     /// Where it was found.
     pub place: GroupPlace,
+    /// Of its format.
+    version: u16,
     /// The bytes of its entries.
     body: Bytes,
     entries: u32,
@@ -346,7 +404,7 @@ impl Group {
         let mut body = self.body.clone();
         let mut entries = Vec::new();
         for index in 0..self.entries {
-            let entry = read_entry(&mut body)
+            let entry = read_entry(&mut body, self.version)
                 .ok_or_else(|| Malformed(format!("entry {index} of journal group {} does not parse", self.sequence)))?;
             entries.push(entry);
         }
@@ -395,8 +453,11 @@ pub fn scan(slot_bytes: &Bytes, salt: &Salt, shard: u16, slot: u32) -> Vec<Group
 
 fn read_group(bytes: Bytes, salt: &Salt, place: GroupPlace) -> Option<Group> {
     let mut header = &bytes[..GROUP_HEADER_BYTES];
-    if header.get_u32_le() != GROUP_MAGIC || header.get_u16_le() != GROUP_VERSION || header.get_u16_le() != place.shard
-    {
+    if header.get_u32_le() != GROUP_MAGIC {
+        return None;
+    }
+    let version = header.get_u16_le();
+    if !(UNCUT_VERSION..=GROUP_VERSION).contains(&version) || header.get_u16_le() != place.shard {
         return None;
     }
     let crc = header.get_u32_le();
@@ -412,11 +473,11 @@ fn read_group(bytes: Bytes, salt: &Salt, place: GroupPlace) -> Option<Group> {
     if computed != crc && !is_planted(Bug::SkipChecksum) {
         return None;
     }
-    Some(Group { sequence, place, body: bytes.slice(GROUP_HEADER_BYTES..length), entries })
+    Some(Group { sequence, place, version, body: bytes.slice(GROUP_HEADER_BYTES..length), entries })
 }
 
 /// The next entry. None: it does not parse, or says what [`GroupBuilder`] never writes.
-fn read_entry(body: &mut Bytes) -> Option<Entry> {
+fn read_entry(body: &mut Bytes, version: u16) -> Option<Entry> {
     let kind = body.try_get_u8().ok()?;
     let key = get_key(body)?;
     match kind {
@@ -466,6 +527,16 @@ fn read_entry(body: &mut Bytes) -> Option<Entry> {
             let is_sound = replacement.from < replacement.until && replacement.version > 0;
             is_sound.then_some(Entry::Replaced { key, replacement })
         }
+        KIND_RESTART if version > UNCUT_VERSION => {
+            let restart = Restart {
+                history: body.try_get_u64_le().ok()?,
+                keep_below: body.try_get_i64_le().ok()?,
+                begin_at: body.try_get_i64_le().ok()?,
+                position: body.try_get_u64_le().ok()?,
+                max_timestamp: body.try_get_i64_le().ok()?,
+            };
+            restart.is_sound().then_some(Entry::Restart { key, restart })
+        }
         _ => None,
     }
 }
@@ -486,6 +557,7 @@ pub(crate) fn get_key(bytes: &mut Bytes) -> Option<PartitionKey> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{frozen, testdata};
 
     const SALT: Salt = [9; 16];
 
@@ -542,7 +614,7 @@ mod tests {
         };
         for sound in [append(&zero, b"a"), extent(&zero, &few, &headers), replaced(&zero, &one, 1)] {
             let mut rest = sound.clone();
-            assert!(read_entry(&mut rest).is_some() && rest.is_empty(), "{sound:?}");
+            assert!(read_entry(&mut rest, UNCUT_VERSION).is_some() && rest.is_empty(), "{sound:?}");
         }
         for refused in [
             append(&one, b"a"),
@@ -553,7 +625,7 @@ mod tests {
             replaced(&one, &one, 1),
             replaced(&zero, &one, 0),
         ] {
-            assert_eq!(read_entry(&mut refused.clone()), None, "{refused:?}");
+            assert_eq!(read_entry(&mut refused.clone(), GROUP_VERSION), None, "{refused:?}");
         }
     }
 
@@ -562,10 +634,54 @@ mod tests {
         let mut group = GroupBuilder::new();
         group.replaced(key(4), &REPLACEMENT);
         let bytes = group.finish(&SALT, 5, place(0)).concat();
-        crate::testing::frozen("journal-replacement-v1.bin", &bytes);
+        frozen("journal-replacement-v2.bin", &bytes);
+        let before = std::fs::read(testdata("journal-replacement-v1.bin")).expect("it is there");
+        for bytes in [bytes, before] {
+            let groups = scan(&Bytes::from(padded(bytes)), &SALT, 1, 2);
+            let entries = groups[0].entries().expect("parses");
+            assert_eq!(entries, [Entry::Replaced { key: key(4), replacement: REPLACEMENT }]);
+        }
+    }
+
+    const RESTART: Restart =
+        Restart { history: 3, keep_below: 90, begin_at: 120, position: 70_000, max_timestamp: 1_700_000_000_000 };
+
+    #[test]
+    fn a_restart_comes_back_and_is_frozen() {
+        let mut group = GroupBuilder::new();
+        group.restart(key(4), &RESTART);
+        let bytes = group.finish(&SALT, 5, place(0)).concat();
+        frozen("journal-restart-v2.bin", &bytes);
         let groups = scan(&Bytes::from(padded(bytes)), &SALT, 1, 2);
-        let entries = groups[0].entries().expect("parses");
-        assert_eq!(entries, [Entry::Replaced { key: key(4), replacement: REPLACEMENT }]);
+        assert_eq!(groups[0].entries(), Ok(vec![Entry::Restart { key: key(4), restart: RESTART }]));
+    }
+
+    #[test]
+    fn restarts_that_are_never_written_do_not_parse() {
+        let read = |restart: Restart, version| {
+            let mut group = GroupBuilder::new();
+            group.restart(key(4), &RESTART);
+            let mut body = group.finish(&SALT, 5, place(0)).concat().split_off(GROUP_HEADER_BYTES);
+            let fields = body.len() - RESTART_BYTES + 21;
+            body.truncate(fields);
+            body.extend_from_slice(&restart.history.to_le_bytes());
+            body.extend_from_slice(&restart.keep_below.to_le_bytes());
+            body.extend_from_slice(&restart.begin_at.to_le_bytes());
+            body.extend_from_slice(&restart.position.to_le_bytes());
+            body.extend_from_slice(&restart.max_timestamp.to_le_bytes());
+            read_entry(&mut body.into(), version)
+        };
+        assert_eq!(read(RESTART, GROUP_VERSION), Some(Entry::Restart { key: key(4), restart: RESTART }));
+        assert_eq!(read(RESTART, UNCUT_VERSION), None, "no version before had one");
+        for refused in [
+            Restart { history: 0, ..RESTART },
+            Restart { keep_below: -1, ..RESTART },
+            Restart { begin_at: RESTART.keep_below - 1, ..RESTART },
+            Restart { begin_at: i64::MAX, ..RESTART },
+            Restart { position: u64::MAX, ..RESTART },
+        ] {
+            assert_eq!(read(refused, GROUP_VERSION), None, "{refused:?}");
+        }
     }
 
     fn padded(mut bytes: Vec<u8>) -> Vec<u8> {
@@ -657,6 +773,13 @@ mod tests {
     /// The format is frozen: data written by this version must be readable by every later one.
     #[test]
     fn frozen_bytes() {
-        crate::testing::frozen("journal-group-v1.bin", &sample(0x0102_0304_0506_0708, 0));
+        let bytes = sample(0x0102_0304_0506_0708, 0);
+        frozen("journal-group-v2.bin", &bytes);
+        let before = std::fs::read(testdata("journal-group-v1.bin")).expect("it is there");
+        let [entries, entries_before] = [bytes, before].map(|bytes| {
+            let groups = scan(&Bytes::from(padded(bytes)), &SALT, 1, 2);
+            groups[0].entries().expect("parses")
+        });
+        assert_eq!(entries, entries_before, "but for the version they are the same");
     }
 }

@@ -1,8 +1,8 @@
 //! One partition's log: its segments, its newest bytes in memory, and what is known of its producers and epochs.
 //!
 //! Pure bookkeeping. How far each segment's bytes have come is `Segment`'s to know. The log's own offsets are ordered,
-//! too: log start ≤ durable end ≤ gathered end (what commit groups took) ≤ log end. `PartitionLog::assert_sound` holds
-//! after every change.
+//! too: log start ≤ committed ≤ durable end ≤ gathered end (what commit groups took) ≤ log end. `PartitionLog::assert_sound`
+//! holds after every change.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,12 +11,14 @@ use crate::batch::{self, BatchHeader, TimestampType};
 use crate::block::BlockPool;
 use crate::bug::{Bug, is_planted};
 use crate::compaction::Replacement;
-use crate::disk::DiskOp;
+use crate::disk::{DiskOp, FilePath};
 use crate::epochs::LeaderEpochs;
 use crate::index::SEGMENT_BYTES_MAX;
+use crate::journal::Restart;
 use crate::partition_state::{PartitionState, PartitionView, SegmentState};
 use crate::producer::{ProducerStates, Verdict};
-use crate::segment::{Segment, is_written};
+use crate::segment::{Segment, index_path, is_written, segment_path};
+use crate::shard_log::restart::{Restarting, Stage};
 use crate::shard_log::{AppendError, Appended, LogConfig, ReadPlan};
 use crate::tail::Tail;
 use crate::{Now, PartitionKey};
@@ -52,6 +54,14 @@ pub(crate) struct PartitionLog {
     gathered_end: i64,
     ungathered_batches: usize,
     durable_end: i64,
+    committed: Committed,
+    /// How often the log was restarted, and how often durably.
+    history: u64,
+    history_durable: u64,
+    /// It is being restarted.
+    pub restarting: Option<Restarting>,
+    /// Files of segments that it gave up and that are not removed yet: no file of their name is made before they are.
+    pub doomed: Vec<FilePath>,
     pub epochs: LeaderEpochs,
     pub producers: ProducerStates,
     /// Listed as having something for the next commit group.
@@ -68,6 +78,15 @@ pub(crate) struct PartitionLog {
     pub checkpoint: u64,
     /// The topic is gone: files go when no operation is under way.
     pub removing: bool,
+}
+
+/// How far a log is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Committed {
+    /// There is no other replica: what is durable is committed.
+    Alone,
+    /// Up to here, and perhaps further.
+    UpTo(i64),
 }
 
 /// What a segment has for commit groups.
@@ -120,6 +139,11 @@ impl PartitionLog {
             gathered_end: log_end,
             ungathered_batches: 0,
             durable_end: log_end,
+            committed: Committed::UpTo(state.committed.min(log_end)),
+            history: state.history,
+            history_durable: state.history,
+            restarting: None,
+            doomed: Vec::new(),
             epochs: state.epochs.clone(),
             producers: state.producers.clone(),
             is_dirty: false,
@@ -134,12 +158,14 @@ impl PartitionLog {
         log
     }
 
-    /// The order of the log's offsets, as the module's head states it.
-    fn assert_sound(&self) {
+    /// The order of the log's offsets, as the module's head states it, and that of the bytes of each segment that may change.
+    pub fn assert_sound(&self) {
         let active = self.active();
+        self.segments.iter().rev().take_while(|segment| !segment.is_closed()).for_each(Segment::assert_chain);
         assert!(self.log_start <= self.log_start_gathered, "{}: the log start only moves up", self.directory);
         assert!(self.log_start_gathered <= self.log_start_wanted, "{}: it moves where it was asked to", self.directory);
-        assert!(self.log_start_wanted <= self.durable_end, "{}: it stays among what is durable", self.directory);
+        assert!(self.log_start_wanted <= self.committed(), "{}: it stays among what is committed", self.directory);
+        assert!(self.committed() <= self.durable_end, "{}: what is committed is durable here, too", self.directory);
         assert!(self.durable_end <= self.gathered_end, "{}: only commit groups are durable", self.directory);
         assert!(self.gathered_end <= self.log_end, "{}: only what was appended is gathered", self.directory);
         assert!(active.base_offset <= self.log_end, "{}: the log ends in its active segment", self.directory);
@@ -156,21 +182,46 @@ impl PartitionLog {
             log_start: self.log_start,
             log_end: self.log_end,
             first_dirty: self.first_dirty,
+            history: self.history,
+            committed: self.committed(),
             segments: self.segments.iter().map(Segment::view).collect(),
             epochs: &self.epochs,
             producers: &self.producers,
         }
     }
 
-    /// The epoch in which this node leads or led the partition last.
-    pub fn leader_epoch(&self) -> i32 {
-        self.leader_epoch
+    /// Batches appended from now on carry this epoch. Returns where it starts.
+    pub fn lead(&mut self, leader_epoch: i32) -> i64 {
+        assert!(leader_epoch >= self.leader_epoch, "a leader epoch never goes back");
+        assert!(!self.refuses_appends(), "{}: a log is whole before it is led", self.directory);
+        self.leader_epoch = leader_epoch;
+        self.epochs.lead(leader_epoch, self.log_end)
     }
 
-    /// Batches appended from now on carry this epoch.
-    pub fn lead(&mut self, leader_epoch: i32) {
-        assert!(leader_epoch >= self.leader_epoch, "a leader epoch never goes back");
-        self.leader_epoch = leader_epoch;
+    /// What lies below is committed; at most the durable end.
+    pub fn committed(&self) -> i64 {
+        match self.committed {
+            Committed::Alone => self.durable_end,
+            Committed::UpTo(offset) => offset,
+        }
+    }
+
+    /// What lies below `offset` is committed. It only goes back by a restart.
+    pub fn set_committed(&mut self, offset: i64) {
+        assert!(offset <= self.durable_end, "{}: what is committed is durable here, too", self.directory);
+        self.committed = Committed::UpTo(self.committed().max(offset));
+        self.assert_sound();
+    }
+
+    /// What is durable is committed from now on.
+    pub fn commit_alone(&mut self) {
+        self.committed = Committed::Alone;
+        self.assert_sound();
+    }
+
+    /// How often the log was restarted.
+    pub fn history(&self) -> u64 {
+        self.history
     }
 
     /// The first offset that may be read.
@@ -269,6 +320,12 @@ impl PartitionLog {
         self.operations -= 1;
     }
 
+    /// Whether files of the names that a new segment would have are still to be removed.
+    pub fn is_doomed(&self, base_offset: i64) -> bool {
+        let names = [segment_path(&self.directory, base_offset, 0), index_path(&self.directory, base_offset, 0)];
+        self.doomed.iter().any(|path| names.contains(path))
+    }
+
     /// Whether nothing is under way for it: its files may go.
     pub fn is_idle(&self) -> bool {
         self.operations == 0 && !self.in_group
@@ -285,6 +342,9 @@ impl PartitionLog {
     ) -> Result<Appended, AppendError> {
         let header = BatchHeader::read(batch).expect("the batch was validated");
         assert_eq!(header.batch_bytes(), Ok(batch.len()), "exactly one whole batch");
+        if self.refuses_appends() {
+            return Err(AppendError::Restarting);
+        }
         if batch.len() as u64 > self.config.segment_bytes.min(SEGMENT_BYTES_MAX) {
             return Err(AppendError::LargerThanSegment);
         }
@@ -301,25 +361,19 @@ impl PartitionLog {
             TimestampType::LogAppendTime => Some(now.unix_ms),
         };
         let max_timestamp = log_append_time.unwrap_or(header.max_timestamp());
-        if self.must_roll(batch.len() as u64, header.last_offset_delta(), max_timestamp) {
+        let base_offset = self.log_end;
+        let last_offset = base_offset + i64::from(header.last_offset_delta());
+        if self.must_roll(batch.len() as u64, last_offset, max_timestamp) {
             self.roll();
         }
 
-        let base_offset = self.log_end;
         let (segment, position) = (self.active().base_offset, self.active().bytes());
         let target = self.tail.reserve(pool, segment, position, base_offset, batch.len());
         target.copy_from_slice(batch);
         batch::assign(target, base_offset, self.leader_epoch, log_append_time);
         let header = *BatchHeader::read(target).expect("copied from a valid one");
         assert!(header.last_offset() >= base_offset, "a batch has at least one offset");
-        self.tail.commit(batch.len(), base_offset);
-        self.producers.record(&header, steady_ms);
-        self.epochs.assign(header.leader_epoch(), header.base_offset());
-        self.active_mut().append(&header);
-        self.log_end = header.last_offset() + 1;
-        self.ungathered_batches += 1;
-        assert_eq!(self.tail.end(), Some((segment, self.active().bytes())), "the tail ends where the log does");
-        self.assert_sound();
+        self.note_appended(&header, steady_ms);
         Ok(Appended {
             base_offset,
             last_offset: header.last_offset(),
@@ -328,12 +382,42 @@ impl PartitionLog {
         })
     }
 
-    fn must_roll(&self, bytes: u64, last_offset_delta: i32, max_timestamp: i64) -> bool {
+    /// Appends a batch of a leader as it is: it was checked, and its offsets lie at the log's end or above.
+    pub fn append_replicated(&mut self, steady_ms: i64, batch: &[u8], pool: &mut BlockPool) {
+        let header = *BatchHeader::read(batch).expect("the batch was checked");
+        assert!(!self.refuses_appends(), "{}: nothing is appended to a log that is being restarted", self.directory);
+        assert!(header.base_offset() >= self.log_end, "{}: offsets ascend", self.directory);
+        assert!(header.leader_epoch() >= self.epochs.latest(), "{}: epochs do not go back", self.directory);
+        if self.must_roll(batch.len() as u64, header.last_offset(), header.max_timestamp()) {
+            self.roll();
+        }
+        let (segment, position) = (self.active().base_offset, self.active().bytes());
+        self.tail.reserve(pool, segment, position, header.base_offset(), batch.len()).copy_from_slice(batch);
+        self.note_appended(&header, steady_ms);
+        self.leader_epoch = self.leader_epoch.max(header.leader_epoch());
+    }
+
+    /// A batch is in the room that the tail has reserved for it.
+    fn note_appended(&mut self, header: &BatchHeader, steady_ms: i64) {
+        let bytes = header.batch_bytes().expect("the batch was validated");
+        self.tail.commit(bytes, header.base_offset());
+        self.producers.record(header, steady_ms, self.committed());
+        self.epochs.assign(header.leader_epoch(), header.base_offset());
+        let log_end = self.log_end;
+        self.active_mut().append(header, log_end);
+        self.log_end = header.last_offset() + 1;
+        self.ungathered_batches += 1;
+        let (segment, end) = (self.active().base_offset, self.active().bytes());
+        assert_eq!(self.tail.end(), Some((segment, end)), "the tail ends where the log does");
+        self.assert_sound();
+    }
+
+    fn must_roll(&self, bytes: u64, last_offset: i64, max_timestamp: i64) -> bool {
         let active = self.active();
         if active.bytes() == 0 {
             return false;
         }
-        let last_relative = self.log_end + i64::from(last_offset_delta) - active.base_offset;
+        let last_relative = last_offset - active.base_offset;
         let first_timestamp = active.first_timestamp();
         active.bytes() + bytes > self.config.segment_bytes.min(SEGMENT_BYTES_MAX)
             || last_relative > i64::from(u32::MAX)
@@ -348,9 +432,9 @@ impl PartitionLog {
         self.segments.push_back(segment);
     }
 
-    /// The log start is to move up to `offset`, which is durable. Returns whether a commit group must say so.
+    /// The log start is to move up to `offset`, which is committed. Returns whether a commit group must say so.
     pub fn want_log_start(&mut self, offset: i64) -> bool {
-        assert!(offset <= self.durable_end, "{}: only what is durable is deleted", self.directory);
+        assert!(offset <= self.committed(), "{}: only what is committed is deleted", self.directory);
         self.log_start_wanted = self.log_start_wanted.max(offset);
         self.assert_sound();
         self.log_start_gathered < self.log_start_wanted
@@ -358,7 +442,7 @@ impl PartitionLog {
 
     /// Where a commit group is to move the log start, if it is.
     pub fn log_start_to_gather(&self) -> Option<i64> {
-        (self.log_start_gathered < self.log_start_wanted).then_some(self.log_start_wanted)
+        (!self.is_cutting() && self.log_start_gathered < self.log_start_wanted).then_some(self.log_start_wanted)
     }
 
     /// A commit group takes the move of the log start.
@@ -373,6 +457,106 @@ impl PartitionLog {
         self.log_start = offset;
         self.epochs.truncate_start(offset);
         self.assert_sound();
+    }
+
+    /// The log is to be restarted. What no commit group took of a compaction is given up; the file that it wrote is returned.
+    pub fn begin_restart(&mut self, restarting: Restarting) -> Option<Replacement> {
+        assert!(self.restarting.is_none(), "{}: one restart after the other", self.directory);
+        assert!(!self.removing, "{}: it is there", self.directory);
+        self.restarting = Some(restarting);
+        self.replacement.take()
+    }
+
+    /// Whether a restart waits until nothing is under way, and nothing is.
+    pub fn may_restart(&self) -> bool {
+        let Some(restarting) = &self.restarting else { return false };
+        let may_cut = !restarting.keeps_all(self.log_end) || self.durable_end == self.log_end;
+        restarting.stage == Stage::Waiting && self.is_idle() && may_cut
+    }
+
+    /// Whether a restart keeps batches out.
+    pub fn refuses_appends(&self) -> bool {
+        self.restarting.as_ref().is_some_and(|restarting| !restarting.is_told)
+    }
+
+    /// Whether a restart keeps operations on its files from beginning. What is to stay may need them to become durable.
+    pub fn holds_operations(&self) -> bool {
+        self.restarting.is_some() && (self.is_cutting() || self.durable_end == self.log_end)
+    }
+
+    /// The restart is durable.
+    pub fn restart_is_durable(&mut self) {
+        self.history_durable = self.history;
+    }
+
+    /// Up to which restart they are durable.
+    pub fn history_durable(&self) -> u64 {
+        self.history_durable
+    }
+
+    /// Whether the checkpoint under way waits for any of its segments.
+    pub fn is_draining(&self) -> bool {
+        self.segments.iter().any(Segment::is_draining)
+    }
+
+    /// The segment that a compaction has written.
+    pub fn compacted_segment(&self, replacement: &Replacement) -> Segment {
+        Segment::recovered(&self.directory, &SegmentState::compacted(replacement))
+    }
+
+    /// Whether what was appended goes to no commit group any more: it is going to be cut, or was.
+    pub fn is_cutting(&self) -> bool {
+        self.restarting.as_ref().is_some_and(|it| it.stage != Stage::Waiting || !it.keeps_all(self.log_end))
+    }
+
+    /// Where the log ends if it keeps what lies below an offset: nothing that no commit group took.
+    pub fn end_kept(&self, keep_below: i64) -> i64 {
+        keep_below.min(self.durable_end)
+    }
+
+    /// The segment in which a log that keeps what lies below an offset ends; none if it keeps nothing.
+    pub fn last_kept(&self, keep_below: i64) -> Option<&Segment> {
+        let begun = self.segments.partition_point(|segment| segment.base_offset < keep_below);
+        self.segments.get(begun.checked_sub(1)?).filter(|segment| keep_below > self.log_start && segment.bytes() > 0)
+    }
+
+    /// Cuts the log's end off and begins a new segment, in memory. Returns the segments that are gone, and the capacity that
+    /// the tail has freed.
+    pub fn restart(&mut self, restart: &Restart, pool: &mut BlockPool) -> (Vec<Segment>, usize) {
+        let &Restart { history, keep_below, begin_at, position, max_timestamp } = restart;
+        assert!(self.is_idle() && self.durable_end == self.gathered_end, "{}: nothing is under way", self.directory);
+        assert!(restart.is_sound() && history == self.history + 1, "{}: {restart:?}", self.directory);
+        assert!(keep_below <= self.durable_end, "{}: what stays is durable", self.directory);
+        let keeps_any = keep_below > self.log_start;
+        let begun = self.segments.partition_point(|segment| keeps_any && segment.base_offset < keep_below);
+        let kept = if position == 0 { begun.saturating_sub(1) } else { begun };
+        let dropped: Vec<Segment> = self.segments.drain(kept..).collect();
+        if position > 0 {
+            let last = self.segments.back_mut().expect("the segment was looked up that stays");
+            last.cut(position, keep_below - 1, max_timestamp);
+        }
+        let end = self.segments.back().map(|last| (last.base_offset, last.bytes()));
+        let freed = self.tail.truncate(end, pool);
+        self.segments.push_back(Segment::new(&self.directory, begin_at, self.config.index_interval_bytes));
+        let committed = if keeps_any { self.committed().min(keep_below) } else { begin_at };
+        if keeps_any {
+            self.epochs.truncate_end(keep_below);
+            self.producers.truncate(keep_below);
+            self.log_start_wanted = self.log_start_wanted.min(committed);
+        } else {
+            self.epochs = LeaderEpochs::default();
+            self.producers = ProducerStates::default();
+            (self.log_start, self.log_start_gathered, self.log_start_wanted) = (begin_at, begin_at, begin_at);
+        }
+        (self.log_end, self.gathered_end, self.durable_end) = (begin_at, begin_at, begin_at);
+        self.ungathered_batches = 0;
+        self.first_dirty = self.first_dirty.min(keep_below);
+        if self.committed != Committed::Alone {
+            self.committed = Committed::UpTo(committed);
+        }
+        self.history = history;
+        self.assert_sound();
+        (dropped, freed)
     }
 
     /// A compacted segment waits for the next commit group.
@@ -514,8 +698,7 @@ impl PartitionLog {
     pub fn replace(&mut self, replacement: &Replacement) -> Vec<Segment> {
         let from = self.segments.partition_point(|segment| segment.base_offset < replacement.from);
         let until = self.segments.partition_point(|segment| segment.base_offset < replacement.until);
-        let new =
-            (replacement.bytes > 0).then(|| Segment::recovered(&self.directory, &SegmentState::compacted(replacement)));
+        let new = (replacement.bytes > 0).then(|| self.compacted_segment(replacement));
         let replaced: Vec<Segment> = self.segments.drain(from..until).collect();
         assert!(
             replaced.iter().all(|segment| segment.is_closed() && !segment.is_busy()),
@@ -552,8 +735,8 @@ impl PartitionLog {
                 && !is_active
                 && bytes.saturating_sub(segment.bytes()) >= self.config.retention_bytes as u64;
             let end = self.segment_end_offset(index);
-            // What is not durable yet was appended just now: it cannot be old.
-            if segment.bytes() == 0 || end > self.durable_end || !(expired || excess) {
+            // What is not committed may be cut off yet, and others in its place.
+            if segment.bytes() == 0 || end > self.committed() || !(expired || excess) {
                 break;
             }
             bytes -= segment.bytes();
@@ -563,7 +746,7 @@ impl PartitionLog {
                 break;
             }
         }
-        assert!(self.log_start <= start && start <= self.durable_end, "{}: retention stays inside", self.directory);
+        assert!(self.log_start <= start && start <= self.committed(), "{}: retention stays inside", self.directory);
         start
     }
 }

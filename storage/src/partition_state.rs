@@ -19,6 +19,10 @@ pub struct PartitionState {
     pub log_end: i64,
     /// Records below were compacted already.
     pub first_dirty: i64,
+    /// How often the log was restarted: its end cut off, or its offsets moved on.
+    pub history: u64,
+    /// All replicas in sync had the records below, and perhaps more: nothing but an unclean election takes them back.
+    pub committed: i64,
     /// Oldest first; the last one is appended to. Never empty.
     pub segments: Vec<SegmentState>,
     /// Leader epochs and where each began.
@@ -38,6 +42,10 @@ pub struct PartitionView<'a> {
     pub log_end: i64,
     /// Records below were compacted already.
     pub first_dirty: i64,
+    /// How often the log was restarted: its end cut off, or its offsets moved on.
+    pub history: u64,
+    /// All replicas in sync had the records below, and perhaps more: nothing but an unclean election takes them back.
+    pub committed: i64,
     /// Oldest first.
     pub segments: Vec<SegmentView<'a>>,
     /// Leader epochs and where each began.
@@ -53,6 +61,8 @@ pub struct SegmentState {
     pub base_offset: i64,
     /// Part of its files' names: 0 as it was appended, else that of the compaction which wrote it.
     pub version: u32,
+    /// Offsets are missing in it: it was compacted, here or where it was replicated from.
+    pub has_gaps: bool,
     /// Its length.
     pub bytes: u64,
     /// How much of it is durable in its file.
@@ -74,6 +84,8 @@ pub struct SegmentView<'a> {
     pub base_offset: i64,
     /// Part of its files' names.
     pub version: u32,
+    /// Offsets are missing in it.
+    pub has_gaps: bool,
     /// Its length.
     pub bytes: u64,
     /// How much of it is durable in its file.
@@ -96,6 +108,8 @@ impl PartitionState {
             log_start: self.log_start,
             log_end: self.log_end,
             first_dirty: self.first_dirty,
+            history: self.history,
+            committed: self.committed,
             segments: self.segments.iter().map(SegmentState::view).collect(),
             epochs: &self.epochs,
             producers: &self.producers,
@@ -109,6 +123,8 @@ impl PartitionState {
             log_start: 0,
             log_end: 0,
             first_dirty: 0,
+            history: 0,
+            committed: 0,
             segments: vec![SegmentState::empty(0, index_interval_bytes)],
             epochs: LeaderEpochs::default(),
             producers: ProducerStates::default(),
@@ -119,7 +135,7 @@ impl PartitionState {
 impl PartitionView<'_> {
     /// What is true of every partition that a shard writes down, and what recovery and the log rely on.
     pub fn is_sound(&self) -> bool {
-        let PartitionView { log_start, log_end, first_dirty, .. } = *self;
+        let PartitionView { log_start, log_end, first_dirty, committed, .. } = *self;
         let segments = &self.segments;
         let Some(last) = segments.last() else { return false };
         let ascend = segments.windows(2).all(|pair| pair[0].base_offset < pair[1].base_offset);
@@ -139,8 +155,11 @@ impl PartitionView<'_> {
             && are_indexed
             && last.base_offset <= log_end
             && 0 <= log_start
-            && log_start <= log_end
+            && log_start <= committed
+            && committed <= log_end
             && log_end <= NUMBER_MAX as i64
+            && self.history <= NUMBER_MAX
+            && self.producers.end_offset() <= log_end
     }
 }
 
@@ -155,6 +174,7 @@ impl SegmentState {
         SegmentState {
             base_offset: replacement.from,
             version: replacement.version,
+            has_gaps: true,
             bytes: replacement.bytes,
             synced: replacement.bytes,
             first_timestamp: replacement.first_timestamp,
@@ -169,6 +189,7 @@ impl SegmentState {
         SegmentState {
             base_offset,
             version: 0,
+            has_gaps: false,
             bytes: 0,
             synced: 0,
             first_timestamp: -1,
@@ -183,6 +204,7 @@ impl SegmentState {
         SegmentView {
             base_offset: self.base_offset,
             version: self.version,
+            has_gaps: self.has_gaps,
             bytes: self.bytes,
             synced: self.synced,
             first_timestamp: self.first_timestamp,

@@ -55,8 +55,10 @@ enum FileState {
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub base_offset: i64,
-    /// 0: as it was appended. Else compaction has written it, and its offsets may have gaps.
+    /// 0: as it was appended. Else compaction has written it.
     pub version: u32,
+    /// Offsets may be missing in it.
+    pub has_gaps: bool,
     pub path: FilePath,
     bytes: u64,
     gathered: u64,
@@ -125,6 +127,7 @@ impl Segment {
         Segment {
             base_offset,
             version: 0,
+            has_gaps: false,
             path: segment_path(directory, base_offset, 0),
             bytes: 0,
             gathered: 0,
@@ -153,6 +156,7 @@ impl Segment {
         assert!(state.closed || state.index.is_some(), "an open segment's index is in memory");
         let segment = Segment {
             version: state.version,
+            has_gaps: state.has_gaps,
             path: segment_path(directory, state.base_offset, state.version),
             bytes: state.bytes,
             gathered: state.bytes,
@@ -173,7 +177,7 @@ impl Segment {
     }
 
     /// The order in which bytes become safe, as the module's head states it.
-    fn assert_chain(&self) {
+    pub fn assert_chain(&self) {
         let Segment { bytes, gathered, durable, written, synced, extent_end, drain_to, .. } = *self;
         assert!(bytes >= gathered, "a commit group takes what was appended: {self:?}");
         assert!(gathered >= durable, "only what a commit group took is durable: {self:?}");
@@ -191,6 +195,11 @@ impl Segment {
     /// Bytes that commit groups took.
     pub fn gathered(&self) -> u64 {
         self.gathered
+    }
+
+    /// Bytes of commit groups that are on the disk.
+    pub fn durable(&self) -> u64 {
+        self.durable
     }
 
     /// Bytes in its file.
@@ -228,13 +237,14 @@ impl Segment {
         self.file != FileState::Absent
     }
 
-    /// Takes note of a batch that was appended, its offset assigned.
-    pub fn append(&mut self, header: &BatchHeader) {
+    /// Takes note of a batch that was appended, its offset assigned, to a log that ended at `log_end`.
+    pub fn append(&mut self, header: &BatchHeader, log_end: i64) {
         assert!(!self.closed && !self.closing, "only the active segment is appended to: {self:?}");
         let bytes = header.batch_bytes().expect("the batch was validated");
         let index = self.index.as_mut().expect("an open segment's index is in memory");
         index.note(header, self.bytes);
         self.bytes += bytes as u64;
+        self.has_gaps |= header.base_offset() != log_end;
         assert_eq!(index.covered_bytes(), self.bytes, "the index of an open segment knows all of it");
         if self.first_timestamp < 0 {
             self.first_timestamp = header.max_timestamp();
@@ -254,6 +264,30 @@ impl Segment {
     pub fn gather_extent(&mut self, to: u64) {
         self.gather(to);
         self.extent_end = to;
+    }
+
+    /// What was appended and no commit group took is gone, and all behind `position`, where a batch began with an offset above
+    /// `last_offset`. The largest timestamp before it is `max_timestamp`. What is left goes to the file and is closed like any
+    /// other; the file gets its exact length then.
+    pub fn cut(&mut self, position: u64, last_offset: i64, max_timestamp: i64) {
+        assert!(!self.is_busy(), "nothing is under way on its file: {self:?}");
+        assert!(0 < position && position <= self.durable, "what stays is durable: {self:?}");
+        if position == self.bytes {
+            return;
+        }
+        let index = self.index.as_mut().expect("it was searched for the batch");
+        assert!(index.cut(position, last_offset, max_timestamp), "the index is that of the segment");
+        (self.bytes, self.gathered, self.durable) = (position, position, position);
+        if self.written > position {
+            self.remainder = None;
+        }
+        self.written = self.written.min(position);
+        self.synced = self.synced.min(position);
+        self.extent_end = self.extent_end.min(position);
+        self.drain_to = self.drain_to.min(position);
+        self.max_timestamp = max_timestamp;
+        self.closed = false;
+        self.assert_chain();
     }
 
     /// The commit group that took it up to here is durable.
@@ -468,6 +502,7 @@ impl Segment {
         SegmentView {
             base_offset: self.base_offset,
             version: self.version,
+            has_gaps: self.has_gaps,
             bytes: self.bytes,
             synced: self.synced.max(self.drain_to),
             first_timestamp: self.first_timestamp,
@@ -514,7 +549,7 @@ mod tests {
         assign(&mut batch, 0, 1, None);
         tail.reserve(&mut pool, 0, 0, 0, batch.len()).copy_from_slice(&batch);
         tail.commit(batch.len(), 0);
-        segment.append(BatchHeader::read(&batch).expect("built"));
+        segment.append(BatchHeader::read(&batch).expect("built"), 0);
         (segment, tail, batch.len() as u64)
     }
 
@@ -570,6 +605,41 @@ mod tests {
         assert_eq!((segment.written(), segment.readable()), (bytes, 0));
         segment.commit(bytes);
         assert_eq!(segment.readable(), bytes);
+    }
+
+    #[test]
+    fn what_is_left_of_a_cut_segment_is_closed() {
+        let (mut segment, mut tail, bytes) = appended();
+        let mut pool = BlockPool::new(1 << 20);
+        let mut batch = BatchBuilder::new().record(90, None, Some(&[0; 300]), &[]).build();
+        assign(&mut batch, 1, 1, None);
+        tail.reserve(&mut pool, 0, bytes, 1, batch.len()).copy_from_slice(&batch);
+        tail.commit(batch.len(), 1);
+        segment.append(BatchHeader::read(&batch).expect("built"), 1);
+        let all = segment.bytes();
+        segment.begin_allocate();
+        segment.allocated(ALLOCATE_BYTES_MIN);
+        segment.gather(all);
+        segment.commit(all);
+        assert!(segment.drain());
+        let (_, remainder) = segment.begin_write(&tail, all, false);
+        segment.wrote(all, remainder);
+        segment.cut(bytes, 0, 7);
+        assert_eq!((segment.bytes(), segment.max_timestamp(), segment.is_draining()), (bytes, 7, true));
+        assert_eq!(
+            segment.need(standing(false)),
+            FileNeed::Sync { to: bytes },
+            "a checkpoint still waits for what is left"
+        );
+        segment.begin_sync();
+        segment.synced(bytes);
+        assert!(!segment.note_drained());
+        assert_eq!(segment.need(standing(false)), FileNeed::Close { bytes });
+        segment.begin_close();
+        assert_eq!(segment.truncated().covered_bytes(), bytes);
+        segment.close();
+        segment.cut(bytes, 0, 7);
+        assert!(segment.is_closed(), "nothing of it is cut");
     }
 
     #[test]

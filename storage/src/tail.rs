@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::batch::BatchHeader;
+use crate::batch::{BatchHeader, Batches};
 use crate::block::{Block, BlockPool};
 use crate::disk::BLOCK_BYTES;
 use crate::shard_log::{ReadPart, ReadPlan};
@@ -38,6 +38,8 @@ struct TailBlock {
     skip: usize,
     /// Those bytes are the segment's.
     knows_skipped: bool,
+    /// The segment was cut: what is in the memory behind these bytes is not the segment's.
+    cut_to: Option<usize>,
     /// (base offset, position in the block behind `skip`) of a batch, about every [`TAIL_MARK_INTERVAL_BYTES`].
     marks: Vec<(i64, u32)>,
     /// Listed for eviction.
@@ -52,7 +54,12 @@ impl TailBlock {
 
     /// Where it ends in the segment.
     fn end(&self) -> u64 {
-        self.start() + self.block.len() as u64
+        self.start() + self.used() as u64
+    }
+
+    /// Bytes of its memory up to the segment's end.
+    fn used(&self) -> usize {
+        self.cut_to.unwrap_or(self.block.len())
     }
 
     /// From where on its memory is the segment's.
@@ -62,7 +69,7 @@ impl TailBlock {
 
     /// Bytes from `position` on.
     fn len(&self) -> usize {
-        self.block.len() - self.skip
+        self.used() - self.skip
     }
 
     /// A part of them.
@@ -72,7 +79,7 @@ impl TailBlock {
 
     /// All of them.
     fn filled(&self) -> &[u8] {
-        &self.block.filled()[self.skip..]
+        &self.block.filled()[self.skip..self.used()]
     }
 
     /// The bytes `range` of the segment, from [`TailBlock::start`] on.
@@ -107,6 +114,10 @@ impl Tail {
         bytes: usize,
     ) -> &mut [u8] {
         let last = self.blocks.back();
+        assert!(
+            last.is_none_or(|last| last.segment != segment || last.cut_to.is_none()),
+            "a segment that was cut is over"
+        );
         if last.is_none_or(|last| last.segment != segment || last.block.spare() < bytes) {
             let skip = (position % BLOCK_BYTES as u64) as usize;
             let before = last.filter(|last| last.segment == segment);
@@ -135,6 +146,7 @@ impl Tail {
                 block,
                 skip,
                 knows_skipped,
+                cut_to: None,
                 marks: Vec::new(),
                 is_queued: false,
             });
@@ -283,6 +295,19 @@ impl Tail {
         if plan.bytes == 0 { ReadPlan::default() } else { plan }
     }
 
+    /// Whole batches from the one containing `offset` on: at most `bytes_max`, but at least one. `None`: it is not in memory.
+    pub fn read_whole(&self, offset: i64, bytes_max: usize) -> Option<ReadPlan> {
+        let mut plan = self.read(offset, i64::MAX, bytes_max);
+        let Some(ReadPart::Memory(last)) = plan.parts.pop() else { return None };
+        // Blocks begin and end with a batch, so only the last slice may have been cut within one.
+        let whole: usize = Batches::new(&last).map_while(|batch| Some(batch.ok()?.1.len())).sum();
+        plan.bytes -= last.len() - whole;
+        if whole > 0 {
+            plan.parts.push(ReadPart::Memory(last.slice(..whole)));
+        }
+        Some(plan)
+    }
+
     /// Drops the oldest block if what it holds is all in its segment's file: `is_written` says so of a segment and a
     /// position. Returns its capacity.
     pub fn evict_front(&mut self, pool: &mut BlockPool, is_written: impl FnOnce(i64, u64) -> bool) -> Option<usize> {
@@ -307,6 +332,28 @@ impl Tail {
             freed += self.drop_front(pool);
         }
         freed
+    }
+
+    /// Forgets what lies behind `position` of a segment, where a batch begins, and all of the segments behind it; with no
+    /// segment, everything. Memory that others have slices of stays as it is. Returns the capacity freed.
+    pub fn truncate(&mut self, end: Option<(i64, u64)>, pool: &mut BlockPool) -> usize {
+        let before = self.capacity;
+        let is_over = |block: &TailBlock| end.is_none_or(|end| (block.segment, block.position) >= end);
+        while let Some(last) = self.blocks.pop_back_if(|last| is_over(last)) {
+            self.capacity -= last.block.capacity();
+            pool.give(last.block);
+        }
+        if let Some(last) = self.blocks.back_mut()
+            && let Some((segment, position)) = end
+            && last.segment == segment
+            && position < last.end()
+        {
+            last.cut_to = Some((position - last.start()) as usize);
+            let kept = last.len();
+            last.marks.retain(|&(_, mark)| (mark as usize) < kept);
+            assert!(!last.marks.is_empty(), "a block begins with a batch");
+        }
+        before - self.capacity
     }
 
     fn drop_front(&mut self, pool: &mut BlockPool) -> usize {

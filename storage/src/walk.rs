@@ -9,8 +9,9 @@
 use bytes::Bytes;
 
 use crate::batch::{BatchError, BatchHeader, verify_crc};
+use crate::bug::{Bug, is_planted};
 use crate::disk::{DiskError, DiskOp, FilePath};
-use crate::index::SparseIndex;
+use crate::index::{INDEX_FILE_BYTES_MAX, SparseIndex};
 use crate::partition_log::PartitionLog;
 use crate::records;
 use crate::segment::{Segment, index_path};
@@ -20,16 +21,47 @@ use crate::shard_log::{LogId, Progress, ReadPart, ReadPlan, ReadToken, TimeFound
 const STEP_BYTES: usize = 16 << 10;
 /// One read while an index is rebuilt from its segment.
 const REBUILD_STEP_BYTES: usize = 1 << 20;
-/// The largest index file that is read; a larger one is rebuilt.
-const INDEX_FILE_BYTES_MAX: usize = 1 << 20;
 
 /// What a walk looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Goal {
     /// The batch that contains `offset`, and what follows it.
-    Offset { offset: i64, until_offset: i64, bytes_max: usize },
+    Offset { offset: i64, until_offset: i64, bytes_max: usize, reach: Reach },
     /// A record by its time.
     Time { query: TimeQuery, until_offset: i64 },
+    /// Where a log that is being restarted is cut, in the segment with this base offset: the first batch that does not end
+    /// below `keep_below`.
+    Boundary { segment: i64, keep_below: i64 },
+}
+
+/// How far a reader may read what lies in files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// A consumer: to what is committed by the time that the walk ends.
+    Committed,
+    /// A follower: to the log's end.
+    LogEnd,
+}
+
+/// Where a log is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Boundary {
+    /// What lies below stays: a batch begins here, or the log ends here.
+    pub keep_below: i64,
+    /// Where the segment ends then. 0: nothing of it stays.
+    pub position: u64,
+    /// The largest timestamp before, in that segment.
+    pub max_timestamp: i64,
+    /// The batch was not found, because the segment is damaged: nothing of the segment stays. Who has the log that this one
+    /// follows has these records, too.
+    pub is_damaged: bool,
+}
+
+impl Boundary {
+    /// No segment is cut.
+    pub fn at_segment(keep_below: i64) -> Boundary {
+        Boundary { keep_below, position: 0, max_timestamp: -1, is_damaged: false }
+    }
 }
 
 /// What a walk has found.
@@ -37,6 +69,7 @@ pub(crate) enum Goal {
 pub(crate) enum Outcome {
     Plan(ReadPlan),
     Time(Option<TimeFound>),
+    Boundary(Boundary),
     /// The bytes at a batch's place are no batch.
     Corrupt(String, bool),
 }
@@ -46,6 +79,7 @@ impl Outcome {
         match self {
             Outcome::Plan(plan) => Progress::ReadDone { token, result: Ok(plan) },
             Outcome::Time(found) => Progress::TimeDone { token, result: Ok(found) },
+            Outcome::Boundary(_) => unreachable!("nobody but the log asked for it"),
             Outcome::Corrupt(why, true) => Progress::ReadDone { token, result: Err(DiskError::Failed(why)) },
             Outcome::Corrupt(why, false) => Progress::TimeDone { token, result: Err(DiskError::Failed(why)) },
         }
@@ -79,6 +113,10 @@ pub(crate) struct Walk {
     version: u32,
     position: Option<u64>,
     next_offset: i64,
+    /// Where the batch with the offset begins, and its length: the walk goes on to find where what may be read ends.
+    found: Option<(u64, usize)>,
+    /// On the way to a boundary: the largest timestamp so far in the segment.
+    max_timestamp: i64,
     /// Bytes read, where they lie in the segment, and how many were asked for.
     buffer: Bytes,
     buffer_position: u64,
@@ -135,6 +173,7 @@ impl Walk {
         let first = match goal {
             Goal::Offset { offset, .. } => partition.segment_containing(offset),
             Goal::Time { query, .. } => segment_for_time(partition, query).unwrap_or(0),
+            Goal::Boundary { segment, .. } => partition.segment_containing(segment),
         };
         Walk {
             token,
@@ -145,6 +184,8 @@ impl Walk {
             version: partition.segments()[first].version,
             position: None,
             next_offset: 0,
+            found: None,
+            max_timestamp: i64::MIN,
             buffer: Bytes::new(),
             buffer_position: 0,
             asked_bytes: 0,
@@ -159,6 +200,7 @@ impl Walk {
         self.segment = segment.base_offset;
         self.version = segment.version;
         self.position = None;
+        self.found = None;
         self.buffer = Bytes::new();
         self.asked_bytes = 0;
         self.rebuilding = None;
@@ -178,11 +220,22 @@ impl Walk {
         is_index
     }
 
+    /// Whether the log asked for it, to be restarted.
+    pub fn is_for_restart(&self) -> bool {
+        matches!(self.goal, Goal::Boundary { .. })
+    }
+
+    /// Where a log is cut whose segment cannot be read: before that.
+    pub fn boundary_of_damaged(&self) -> Boundary {
+        Boundary { is_damaged: true, ..Boundary::at_segment(self.segment) }
+    }
+
     /// The walk cannot go on.
     pub fn failed(self, error: DiskError) -> Progress {
         match self.goal {
             Goal::Offset { .. } => Progress::ReadDone { token: self.token, result: Err(error) },
             Goal::Time { .. } => Progress::TimeDone { token: self.token, result: Err(error) },
+            Goal::Boundary { .. } => unreachable!("what cannot be read is cut off"),
         }
     }
 
@@ -206,9 +259,18 @@ impl Walk {
         let is_same = |segment: &&Segment| segment.version == self.version;
         let Some(segment) = partition.segment(self.segment).filter(is_same) else { return self.reenter(partition) };
         let (path, bytes, readable) = (segment.path.clone(), segment.bytes(), segment.readable());
+        let (segment_durable, has_gaps) = (segment.durable(), segment.has_gaps);
         let end_offset = partition.segment_end_offset(partition.segment_containing(self.segment));
         let Some(position) = self.position else { return self.start_position(partition) };
+        if let Goal::Boundary { keep_below, .. } = self.goal
+            && position >= segment_durable
+        {
+            return Some(self.boundary(position, keep_below));
+        }
         if position >= bytes {
+            if self.found.is_some() {
+                return Some(self.found_until(partition, position));
+            }
             let index = partition.segment_containing(self.segment);
             let Some(next) = self.segment_from(partition, index + 1) else { return self.end(partition) };
             self.enter(&partition.segments()[next]);
@@ -229,16 +291,20 @@ impl Walk {
         if position + batch_bytes as u64 > readable && !partition.is_in_memory(header.base_offset()) {
             return Some(self.corrupt(&path, position, "a batch reaches past what was written"));
         }
-        if !follows(header, self.next_offset, self.version, end_offset) {
+        if !follows(header, self.next_offset, has_gaps, end_offset) {
             return Some(self.corrupt(&path, position, "a batch does not follow the one before"));
         }
         match self.goal {
-            Goal::Offset { offset, until_offset, bytes_max } if header.last_offset() >= offset => {
-                let limits = (header.base_offset(), until_offset, bytes_max);
-                let plan = plan(partition, self.segment, position, batch_bytes, limits);
-                return Some(Step::Done(Outcome::Plan(plan)));
+            Goal::Offset { offset, .. } if self.found.is_some() || header.last_offset() >= offset => {
+                if let Some(step) = self.reach(partition, header, position, batch_bytes) {
+                    return Some(step);
+                }
             }
             Goal::Offset { .. } => {}
+            Goal::Boundary { keep_below, .. } if header.last_offset() >= keep_below => {
+                return Some(self.boundary(position, keep_below.min(header.base_offset())));
+            }
+            Goal::Boundary { .. } => self.max_timestamp = self.max_timestamp.max(header.max_timestamp()),
             Goal::Time { until_offset, .. } if header.base_offset() >= until_offset => return self.end(partition),
             Goal::Time { query, until_offset } => {
                 let met = Met { path, position, readable, header, available: &available, batch_bytes };
@@ -252,6 +318,61 @@ impl Walk {
         None
     }
 
+    fn boundary(&self, position: u64, keep_below: i64) -> Step {
+        let max_timestamp = if position == 0 { -1 } else { self.max_timestamp };
+        Step::Done(Outcome::Boundary(Boundary { keep_below, position, max_timestamp, is_damaged: false }))
+    }
+
+    /// The walk is at the batch that is looked for, or behind it on the way to the end of what may be read. `None`: that lies
+    /// further on.
+    fn reach(
+        &mut self,
+        partition: &PartitionLog,
+        header: &BatchHeader,
+        position: u64,
+        batch_bytes: usize,
+    ) -> Option<Step> {
+        let Goal::Offset { until_offset, bytes_max, reach, .. } = self.goal else {
+            unreachable!("it looks for a range")
+        };
+        let bound = match reach {
+            Reach::Committed => partition.committed(),
+            Reach::LogEnd => partition.log_end(),
+        };
+        let segment = partition.segment(self.segment).expect("walked just now");
+        if let Some((found, _)) = self.found {
+            let is_end = header.last_offset() >= bound || position >= segment.readable();
+            let is_enough = position - found >= bytes_max as u64;
+            return (is_end || is_enough).then(|| self.found_until(partition, position));
+        }
+        if header.base_offset() >= until_offset || header.last_offset() >= bound {
+            return Some(Step::Done(Outcome::Plan(ReadPlan::default())));
+        }
+        if partition.is_in_memory(header.base_offset()) {
+            let plan = partition.read(header.base_offset(), until_offset.min(bound), bytes_max);
+            return Some(Step::Done(Outcome::Plan(plan)));
+        }
+        self.found = Some((position, batch_bytes));
+        if partition.durable_end() <= bound || is_planted(Bug::ServeAboveCommitted) {
+            // All that the file holds may be read.
+            return Some(self.found_until(partition, segment.readable()));
+        }
+        // The file holds more than may be read: up to a batch that the index knows, or to the one that is found by going on.
+        let known = segment.index().map(|index| index.lookup_offset(bound).position);
+        known.filter(|known| *known > position).map(|known| self.found_until(partition, known))
+    }
+
+    /// The file range from the batch that was found to `end`, where another begins or the file ends.
+    fn found_until(&self, partition: &PartitionLog, end: u64) -> Step {
+        let (position, first_batch_bytes) = self.found.expect("the caller has seen it");
+        let Goal::Offset { bytes_max, .. } = self.goal else { unreachable!("it looks for a range") };
+        let segment = partition.segment(self.segment).expect("walked just now");
+        let there = end.min(segment.readable()) - position;
+        let bytes = bytes_max.max(first_batch_bytes).min(there as usize);
+        let part = ReadPart::File { path: segment.path.clone(), position, bytes };
+        Step::Done(Outcome::Plan(ReadPlan { parts: vec![part], bytes, first_batch_bytes }))
+    }
+
     /// Goes on where the segment that it was in is not any more.
     fn reenter(&mut self, partition: &PartitionLog) -> Option<Step> {
         let first = match self.goal {
@@ -259,6 +380,7 @@ impl Walk {
             Goal::Offset { offset, .. } => {
                 (offset >= partition.log_start()).then(|| partition.segment_containing(offset))
             }
+            Goal::Boundary { .. } => unreachable!("no segment goes while the log is being restarted"),
         };
         let Some(first) = first else { return Some(self.not_found()) };
         self.scan = None;
@@ -328,6 +450,10 @@ impl Walk {
         if let Some(index) = segment.index() {
             let start = match self.goal {
                 Goal::Offset { offset, .. } => index.lookup_offset(offset),
+                Goal::Boundary { keep_below, .. } => {
+                    self.max_timestamp = index.max_timestamp_before(keep_below);
+                    index.lookup_offset(keep_below)
+                }
                 Goal::Time { query: TimeQuery::AtOrAfter(timestamp), .. } => index.lookup_time(timestamp),
                 Goal::Time { query: TimeQuery::Max, .. } if self.scan.is_some() => index.lookup_offset(log_start),
                 Goal::Time { query: TimeQuery::Max, .. } => index.lookup_time(max_timestamp),
@@ -368,6 +494,7 @@ impl Walk {
     fn rebuild(&mut self, partition: &mut PartitionLog) -> Option<Step> {
         let end_offset = partition.segment_end_offset(partition.segment_containing(self.segment));
         let segment = partition.segment_mut(self.segment).expect("checked by the caller");
+        let has_gaps = segment.has_gaps;
         let index = self.rebuilding.as_mut().expect("a rebuild is under way");
         let path = segment.path.clone();
         let mut position = index.covered_bytes();
@@ -384,7 +511,7 @@ impl Walk {
                 wanted = wanted.max(bytes);
                 break;
             };
-            if !follows(header, index.last_offset() + 1, self.version, end_offset) {
+            if !follows(header, index.last_offset() + 1, has_gaps, end_offset) {
                 return Some(self.corrupt(&path, position, "a batch does not follow the one before"));
             }
             if verify_crc(batch).is_err() {
@@ -411,7 +538,9 @@ impl Walk {
 
     /// The first segment from this index on in which the search may go on.
     fn segment_from(&self, partition: &PartitionLog, index: usize) -> Option<usize> {
-        let (Goal::Offset { until_offset, .. } | Goal::Time { until_offset, .. }) = self.goal;
+        let (Goal::Offset { until_offset, .. } | Goal::Time { until_offset, .. }) = self.goal else {
+            unreachable!("a boundary lies in one segment")
+        };
         let (index, next) = partition.segments().iter().enumerate().skip(index).find(|(_, segment)| {
             segment.base_offset >= until_offset
                 || self.scan.as_ref().is_none_or(|scan| scan.is_beaten_by(segment.max_timestamp()))
@@ -460,10 +589,14 @@ impl Walk {
         Step::Done(match self.goal {
             Goal::Offset { .. } => Outcome::Plan(ReadPlan::default()),
             Goal::Time { .. } => Outcome::Time(self.scan.as_ref().and_then(|scan| scan.best)),
+            Goal::Boundary { .. } => unreachable!("it ends where its segment does"),
         })
     }
 
     fn corrupt(&self, path: &str, position: u64, why: &str) -> Step {
+        if self.is_for_restart() {
+            return Step::Done(Outcome::Boundary(self.boundary_of_damaged()));
+        }
         let why = format!("{path} is damaged at byte {position}: {why}");
         Step::Done(Outcome::Corrupt(why, matches!(self.goal, Goal::Offset { .. })))
     }
@@ -488,13 +621,12 @@ fn first_at_or_after(batch: &[u8], timestamp: i64, log_start: i64) -> Result<Opt
     }
 }
 
-/// Whether a batch may come next, where its segment's offsets have come to `next_offset` and end at `end_offset`. Only
-/// compaction leaves gaps.
-fn follows(header: &BatchHeader, next_offset: i64, version: u32, end_offset: i64) -> bool {
-    if version == 0 {
-        header.base_offset() == next_offset
-    } else {
+/// Whether a batch may come next, where its segment's offsets have come to `next_offset` and end at `end_offset`.
+fn follows(header: &BatchHeader, next_offset: i64, has_gaps: bool, end_offset: i64) -> bool {
+    if has_gaps {
         header.base_offset() >= next_offset && header.last_offset() < end_offset
+    } else {
+        header.base_offset() == next_offset
     }
 }
 
@@ -505,23 +637,4 @@ fn segment_for_time(partition: &PartitionLog, query: TimeQuery) -> Option<usize>
         TimeQuery::Max => partition.segments().iter().map(|segment| segment.max_timestamp()).max()?,
     };
     partition.segments().iter().position(|segment| segment.bytes() > 0 && segment.max_timestamp() >= wanted)
-}
-
-/// The file range from a batch to the end of what its segment's file holds, or the slices of the tail.
-fn plan(
-    partition: &PartitionLog,
-    segment: i64,
-    position: u64,
-    first_batch_bytes: usize,
-    (base_offset, until_offset, bytes_max): (i64, i64, usize),
-) -> ReadPlan {
-    if base_offset >= until_offset {
-        return ReadPlan::default();
-    }
-    if partition.is_in_memory(base_offset) {
-        return partition.read(base_offset, until_offset, bytes_max);
-    }
-    let found = partition.segment(segment).expect("walked just now");
-    let bytes = bytes_max.max(first_batch_bytes).min((found.readable() - position) as usize);
-    ReadPlan { parts: vec![ReadPart::File { path: found.path.clone(), position, bytes }], bytes, first_batch_bytes }
 }

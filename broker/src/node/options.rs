@@ -108,6 +108,7 @@ impl NodeOptions {
                 retention_check_interval: config.retention_check_interval,
                 producer_expiration_ms: rules.producer_expiration_ms,
                 producers_max: memory.producers / PRODUCER_BYTES / parts,
+                replica_reserve_percent: 0,
                 cleaner: CleanerOptions {
                     is_enabled: config.cleaner_enable,
                     map_bytes_max: (config.cleaner_map_bytes / parts as u64) as usize,

@@ -38,6 +38,7 @@ fn options() -> NodeOptions {
             retention_check_interval: Duration::from_secs(1),
             producer_expiration_ms: i64::MAX,
             producers_max: 1_000,
+            replica_reserve_percent: 0,
             cleaner: CleanerOptions::default(),
         },
         fetch_bytes_max: 1 << 20,

@@ -111,6 +111,7 @@ fn add(builder: &mut GroupBuilder, entry: Entry) {
         }
         Entry::LogStart { key, offset } => builder.log_start(key, offset),
         Entry::Replaced { key, replacement } => builder.replaced(key, &replacement),
+        Entry::Restart { key, restart } => builder.restart(key, &restart),
     }
 }
 
@@ -168,6 +169,7 @@ fn recovery(checkpoint: Vec<u8>, mut input: Input<'_>) {
             retention_check_interval: Duration::from_secs(300),
             producer_expiration_ms: 86_400_000,
             producers_max: 1000,
+            replica_reserve_percent: 0,
             cleaner: CleanerOptions::default(),
         };
         for shard in again.shards {

@@ -4,9 +4,11 @@ use bytes::{Bytes, BytesMut};
 
 use super::directories::Directories;
 use super::{Io, READ_BYTES_MAX, RecoveryError};
+use crate::PartitionKey;
 use crate::bug::{Bug, is_planted};
 use crate::checkpoint::{Checkpoint, journal_path};
 use crate::disk::{BLOCK_BYTES, DiskError, DiskOp, DiskReply, FilePath};
+use crate::index::{INDEX_FILE_BYTES_MAX, SparseIndex};
 use crate::journal::{self, Entry};
 use crate::segment::segment_path;
 
@@ -52,6 +54,20 @@ impl Disk<'_, '_> {
         match self.run(&format!("reading {path}"), op)? {
             DiskReply::Data(data) => Ok(data),
             _ => unreachable!("a read answers with data"),
+        }
+    }
+
+    /// The index of a segment, if its file is there and whole.
+    pub fn read_index(
+        &mut self,
+        path: &FilePath,
+        key: PartitionKey,
+        base_offset: i64,
+    ) -> Result<Option<SparseIndex>, RecoveryError> {
+        match self.read(path, 0, INDEX_FILE_BYTES_MAX) {
+            Ok(bytes) => Ok(SparseIndex::decode(&bytes, key, base_offset).ok()),
+            Err(RecoveryError::Disk { error: DiskError::NotFound, .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

@@ -177,6 +177,7 @@ pub fn recover(io: &mut Io<'_>, options: &RecoveryOptions<'_>) -> Result<Recover
         false => LastShutdown::Unclean { torn_groups },
     };
 
+    replay.index_what_was_cut(&mut disk, &directories)?;
     replay.check()?;
     if !generations.is_empty() {
         // An image that knows them after all finds them as empty as they were.

@@ -4,14 +4,20 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::directories::Directories;
+use super::disk::Disk;
 use super::{KnownPartition, RecoveryError};
 use crate::PartitionKey;
 use crate::batch::{BATCH_HEADER_BYTES, BatchHeader, Batches, NO_PRODUCER_ID};
 use crate::bug::{Bug, is_planted};
+use crate::checkpoint::NUMBER_MAX;
 use crate::compaction::Replacement;
-use crate::index::SEGMENT_BYTES_MAX;
-use crate::journal::Entry;
+use crate::epochs::LeaderEpochs;
+use crate::index::{SEGMENT_BYTES_MAX, SparseIndex};
+use crate::journal::{Entry, Restart};
 use crate::partition_state::{PartitionState, SegmentState};
+use crate::producer::ProducerStates;
+use crate::segment::index_path;
 
 /// `index.interval.bytes` of a partition whose topic is not known: Kafka's default.
 const INDEX_INTERVAL_BYTES: u32 = 4096;
@@ -67,6 +73,82 @@ impl ReplayedPartition {
         }
         state.segments = vec![SegmentState::empty(state.log_end, index_interval_bytes)];
         self.bytes.clear();
+    }
+
+    /// The end of the log is cut off, and it goes on in a new segment. `false`: the restart does not fit the log.
+    fn restart(&mut self, restart: &Restart, index_interval_bytes: u32) -> bool {
+        let ReplayedPartition { state, bytes, .. } = self;
+        let &Restart { history, keep_below, begin_at, position, max_timestamp } = restart;
+        if !restart.is_sound() || history != state.history + 1 || keep_below > state.log_end {
+            return false;
+        }
+        let keeps_any = keep_below > state.log_start;
+        let begun = state.segments.partition_point(|segment| keeps_any && segment.base_offset < keep_below);
+        let kept = if position == 0 { begun.saturating_sub(1) } else { begun };
+        state.segments.truncate(kept);
+        let last = state.segments.last_mut().filter(|_| position > 0);
+        if position > 0 && last.as_ref().is_none_or(|last| position > last.bytes) {
+            return false;
+        }
+        if let Some(last) = last.filter(|last| position < last.bytes) {
+            last.bytes = position;
+            last.synced = last.synced.min(position);
+            last.max_timestamp = max_timestamp;
+            // One whose index is in its file gets it from there when all is replayed.
+            last.closed = false;
+            if last.index.as_mut().is_some_and(|index| !index.cut(position, keep_below - 1, max_timestamp)) {
+                return false;
+            }
+        }
+        let end = state.segments.last().map(|last| (last.base_offset, last.bytes));
+        bytes.retain_mut(|(segment, from, data)| {
+            let Some((base, end)) = end.filter(|(base, _)| *segment <= *base) else { return false };
+            if *segment == base {
+                data.truncate(usize::try_from(end.saturating_sub(*from)).unwrap_or(usize::MAX));
+            }
+            !data.is_empty()
+        });
+        state.segments.push(SegmentState::empty(begin_at, index_interval_bytes));
+        if keeps_any {
+            state.epochs.truncate_end(keep_below);
+            state.producers.truncate(keep_below);
+            state.committed = state.committed.min(keep_below);
+        } else {
+            state.epochs = LeaderEpochs::default();
+            state.producers = ProducerStates::default();
+            (state.log_start, state.committed) = (begin_at, begin_at);
+        }
+        state.log_end = begin_at;
+        state.first_dirty = state.first_dirty.min(keep_below);
+        state.history = history;
+        true
+    }
+
+    /// Segments that were closed and then cut have their indexes in their files, which know more than is left. Where one is
+    /// missing or damaged, searches in the segment begin at its start.
+    fn index_what_was_cut(
+        &mut self,
+        disk: &mut Disk<'_, '_>,
+        directory: Option<&str>,
+        index_interval_bytes: u32,
+    ) -> Result<(), RecoveryError> {
+        let state = &mut self.state;
+        for at in 0..state.segments.len().saturating_sub(1) {
+            let last_offset = state.segments[at + 1].base_offset - 1;
+            let segment = &mut state.segments[at];
+            if segment.closed || segment.index.is_some() || segment.bytes == 0 || last_offset < segment.base_offset {
+                continue;
+            }
+            let (base, bytes, max_timestamp) = (segment.base_offset, segment.bytes, segment.max_timestamp);
+            let index = match directory {
+                Some(directory) => disk.read_index(&index_path(directory, base, segment.version), state.key, base)?,
+                None => None,
+            };
+            let cut = index.and_then(|mut index| index.cut(bytes, last_offset, max_timestamp).then_some(index));
+            let unknown = || SparseIndex::of_unknown(base, index_interval_bytes, bytes, last_offset, max_timestamp);
+            segment.index = Some(cut.unwrap_or_else(unknown));
+        }
+        Ok(())
     }
 }
 
@@ -151,11 +233,36 @@ impl Replay<'_> {
                     return Err(malformed(key));
                 }
                 state.log_start = state.log_start.max(offset);
+                // Only what is committed is deleted.
+                state.committed = state.committed.max(offset);
                 state.epochs.truncate_start(offset);
                 Ok(())
             }
             Entry::Replaced { key, replacement } => self.replace(key, &replacement),
+            Entry::Restart { key, restart } => {
+                let index_interval_bytes = self.index_interval_bytes(key);
+                let partition = self.partition(key);
+                // A checkpoint that was begun after it holds it.
+                let is_known = restart.history <= partition.state.history;
+                (is_known || partition.restart(&restart, index_interval_bytes))
+                    .then_some(())
+                    .ok_or_else(|| malformed(key))
+            }
         }
+    }
+
+    /// Gives segments that were cut their indexes.
+    pub fn index_what_was_cut(
+        &mut self,
+        disk: &mut Disk<'_, '_>,
+        directories: &Directories<'_>,
+    ) -> Result<(), RecoveryError> {
+        for (&key, partition) in &mut self.partitions {
+            let known = self.known.get(&key);
+            let interval = known.map_or(INDEX_INTERVAL_BYTES, |known| known.index_interval_bytes);
+            partition.index_what_was_cut(disk, directories.of(key).as_deref(), interval)?;
+        }
+        Ok(())
     }
 
     /// Ends the replay: what came out must be what a shard can go on with.
@@ -231,7 +338,8 @@ impl Replay<'_> {
                     state.segments.push(SegmentState::empty(base, index_interval_bytes));
                 }
                 let segment = state.segments.last_mut().expect("never empty");
-                if segment.base_offset != base || segment.bytes != at || header.base_offset() != state.log_end {
+                // Where offsets are missing, a leader has compacted them away: that no batch is, its position says.
+                if segment.base_offset != base || segment.bytes != at {
                     return Err(RecoveryError::Corrupt(format!(
                         "journal: offset {} of partition {} of topic id {} does not follow offset {}",
                         header.base_offset(),
@@ -242,12 +350,13 @@ impl Replay<'_> {
                 }
                 segment.index.as_mut().expect("an open segment has one").note(header, at);
                 segment.bytes += bytes;
+                segment.has_gaps |= header.base_offset() != state.log_end;
                 if segment.first_timestamp < 0 {
                     segment.first_timestamp = header.max_timestamp();
                 }
                 segment.max_timestamp = segment.max_timestamp.max(header.max_timestamp());
                 state.log_end = header.last_offset() + 1;
-                state.producers.record(header, now_ms);
+                state.producers.record(header, now_ms, state.committed);
                 state.epochs.assign(header.leader_epoch(), header.base_offset());
             }
             at += bytes;
@@ -259,7 +368,8 @@ impl Replay<'_> {
 /// What a leader has made sure of before it appended a batch, and what the next checkpoint must be able to say.
 fn is_possible(header: &BatchHeader) -> bool {
     let is_sequenced = header.producer_id() >= 0 && header.base_sequence() >= 0;
-    header.last_offset_delta() >= 0 && (is_sequenced || header.producer_id() == NO_PRODUCER_ID)
+    let is_placed = header.last_offset_delta() >= 0 && header.last_offset() < NUMBER_MAX as i64;
+    is_placed && (is_sequenced || header.producer_id() == NO_PRODUCER_ID)
 }
 
 fn malformed(key: PartitionKey) -> RecoveryError {

@@ -6,8 +6,10 @@ use bytes::Bytes;
 
 use super::operations::Purpose;
 use super::{LogId, Ops, ShardLog};
+use crate::bug::{Bug, is_planted};
 use crate::checkpoint::{CheckpointBuilder, checkpoint_path};
 use crate::disk::DiskOp;
+use crate::partition_log::PartitionLog;
 
 /// A checkpoint starts when this share of the journal's slots is in use: 1 / 2.
 const CHECKPOINT_SHARE: usize = 2;
@@ -41,8 +43,27 @@ struct PendingCheckpoint {
     /// Logs whose bytes of those groups have not all reached their segments durably.
     draining: usize,
     /// It holds what was appended but not durable when it was encoded: it waits until these are durable too.
-    waits: Vec<(LogId, i64)>,
+    waits: Vec<(LogId, Wait)>,
     stage: CheckpointStage,
+}
+
+/// What a checkpoint waits for of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// What lies below is durable.
+    Durable(i64),
+    /// The log was cut since it was encoded: what the checkpoint says of it will never be true, and does no harm when the
+    /// journal says that this restart came after it.
+    Restart(u64),
+}
+
+impl Wait {
+    fn is_over(self, log: &PartitionLog) -> bool {
+        match self {
+            Wait::Durable(offset) => log.durable_end() >= offset,
+            Wait::Restart(history) => log.history_durable() >= history,
+        }
+    }
 }
 
 /// How far a checkpoint has come.
@@ -113,6 +134,17 @@ impl Checkpoints {
         }
     }
 
+    /// A log was cut in memory. What the one under way waits for of it may never come: instead it waits for the restart to be
+    /// durable, and for what stays to drain. `was_draining`: it waited for segments.
+    pub fn restarted(&mut self, log: LogId, history: u64, was_draining: bool) {
+        let Some(checkpoint) = &mut self.pending else { return };
+        let waits = checkpoint.waits.len();
+        checkpoint.waits.retain(|&(of, _)| of != log);
+        if (checkpoint.waits.len() < waits || was_draining) && !is_planted(Bug::ClampWaits) {
+            checkpoint.waits.push((log, Wait::Restart(history)));
+        }
+    }
+
     /// The one that was being written is durable. Returns the group up to which it covers the journal.
     pub fn published(&mut self, file: Bytes) -> u64 {
         let checkpoint = self.pending.take().expect("one is being published");
@@ -140,7 +172,7 @@ impl ShardLog {
         let Some(checkpoint) = &mut self.checkpoints.pending else { return false };
         let CheckpointStage::Draining(file) = &checkpoint.stage else { return true };
         let logs = &mut self.logs;
-        checkpoint.waits.retain(|&(log, offset)| logs.find_mut(log).is_some_and(|log| log.durable_end() < offset));
+        checkpoint.waits.retain(|&(log, wait)| logs.find_mut(log).is_some_and(|log| !wait.is_over(log)));
         if checkpoint.draining == 0 && checkpoint.waits.is_empty() {
             let data = file.clone();
             self.checkpoints.bytes = data.len();
@@ -193,7 +225,7 @@ impl ShardLog {
             drains |= segment.drain();
         }
         if partition.durable_end() < partition.log_end() {
-            checkpoint.waits.push((log, partition.log_end()));
+            checkpoint.waits.push((log, Wait::Durable(partition.log_end())));
         }
         let view = partition.view();
         assert!(view.is_sound(), "recovery would refuse this: {view:?}");

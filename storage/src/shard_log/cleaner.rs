@@ -150,8 +150,11 @@ impl ShardLog {
         let Cleaner::Working { since, begun, .. } = self.cleaner else { unreachable!("its step was under way") };
         let partition = self.logs.get_mut(log);
         partition.end_operation();
-        if partition.removing {
+        if partition.removing || partition.restarting.is_some() {
             self.cleaner = Cleaner::scan_at(now.elapsed);
+            if let Step::Replaced(replacement) = step {
+                self.give_up_compacted(log, &replacement);
+            }
             self.finish_removal(log);
             return;
         }
@@ -221,7 +224,7 @@ impl ShardLog {
         }
     }
 
-    /// A partition is removed: what of its compaction is not under way ends.
+    /// A partition is removed or cut: what of its compaction is not under way ends.
     pub(super) fn leave_uncompacted(&mut self, log: LogId) {
         if let Cleaner::Waiting { log: of, .. } | Cleaner::Committing { log: of, .. } = &self.cleaner
             && *of == log
@@ -236,9 +239,14 @@ impl PartitionLog {
     fn cleanable_segments(&self, compaction: &CompactionConfig, now_ms: i64) -> usize {
         let closed = self.segments().iter().take(self.segments().len() - 1);
         let newest_ms = now_ms.saturating_sub(compaction.min_lag_ms.max(0));
+        // What is not committed may be cut off: it must not take the place of what is.
+        let is_committed =
+            |index| self.segment_end_offset(index) <= self.committed() || is_planted(Bug::CompactAboveCommitted);
         closed
-            .take_while(|segment| {
-                segment.is_closed() && (compaction.min_lag_ms <= 0 || segment.max_timestamp() <= newest_ms)
+            .enumerate()
+            .take_while(|(index, segment)| {
+                let is_old = compaction.min_lag_ms <= 0 || segment.max_timestamp() <= newest_ms;
+                segment.is_closed() && is_old && is_committed(*index)
             })
             .count()
     }
@@ -246,7 +254,7 @@ impl PartitionLog {
     /// Whether compaction pays, and how much (`LogCleanerManager.grabFilthiestCompactedLog`).
     fn need_of_compaction(&self, now_ms: i64) -> Option<Need> {
         let compaction = self.config.compaction.as_ref()?;
-        if self.removing || self.is_uncleanable || self.has_replacement() {
+        if self.removing || self.restarting.is_some() || self.is_uncleanable || self.has_replacement() {
             return None;
         }
         let count = self.cleanable_segments(compaction, now_ms);

@@ -2,6 +2,7 @@
 
 use super::journal::{Group, GroupEnd, SlotChange};
 use super::operations::Purpose;
+use super::restart::Stage;
 use super::{LogId, Ops, Progress, ShardLog};
 use crate::batch::{BATCH_HEADER_BYTES, BatchHeader, Batches, CRC_FROM};
 use crate::bug::{Bug, is_planted};
@@ -19,7 +20,7 @@ const GROUP_EXTENTS_MAX: usize = 64;
 /// An extent repeats each batch's header in the journal: below this average length of a batch it does not pay.
 const EXTENT_BATCH_BYTES_MIN: usize = 4096;
 
-/// Headers and padding of the group itself, and entries of a log start and a compacted segment.
+/// Headers and padding of the group itself, and entries of a log start, a compacted segment or a restart.
 const RESERVE_BYTES: usize = BLOCK_BYTES;
 
 /// How much of a log went into a group.
@@ -70,6 +71,24 @@ impl Filling {
             partition.gather_log_start();
         }
         true
+    }
+
+    /// Takes the restart of a log that was cut in memory: nothing else of it goes to this group.
+    fn take_restart(&mut self, log: LogId, partition: &mut PartitionLog) -> Gathered {
+        let key = partition.key;
+        let restarting = partition.restarting.as_mut().expect("it is being cut");
+        if let Stage::Ready(restart) = restarting.stage {
+            if self.builder.bytes() + RESERVE_BYTES > self.group_bytes_max {
+                return Gathered::NoRoom;
+            }
+            assert!(!partition.in_group, "nothing of the log is in a group before its restart");
+            self.builder.restart(key, &restart);
+            self.group.restarts.push(log);
+            restarting.stage = Stage::Committing;
+            partition.in_group = true;
+        }
+        partition.is_dirty = false;
+        Gathered::All
     }
 
     /// Whether what a segment has is better written straight to its file.
@@ -181,6 +200,9 @@ impl ShardLog {
         if partition.removing {
             return Gathered::All;
         }
+        if partition.is_cutting() {
+            return filling.take_restart(log, partition);
+        }
         if !filling.take_marks(log, partition) {
             return Gathered::NoRoom;
         }
@@ -251,6 +273,11 @@ impl ShardLog {
             self.encode_if_live(log);
             if self.out_of_group(log).is_some() {
                 self.replace(log, &replacement);
+            }
+        }
+        for log in group.restarts {
+            if self.out_of_group(log).is_some() {
+                self.restart_committed(log, progress);
             }
         }
         for (log, offset) in group.log_starts {

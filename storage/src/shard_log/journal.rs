@@ -35,6 +35,8 @@ pub(super) struct Group {
     pub log_starts: Vec<(LogId, i64)>,
     /// Compacted segments that take the place of others.
     pub replacements: Vec<(LogId, Replacement)>,
+    /// Logs that were restarted: nothing else of theirs is in it.
+    pub restarts: Vec<LogId>,
 }
 
 /// Where the bytes of a segment in a commit group end.

@@ -18,6 +18,8 @@ mod operations;
 mod options;
 mod plan;
 mod read;
+mod replicate;
+pub(crate) mod restart;
 mod results;
 mod retention;
 mod stats;
@@ -43,6 +45,7 @@ pub use options::{CleanerOptions, CompactionConfig, LogConfig, ShardLogOptions};
 pub use plan::{ReadPart, ReadPlan};
 use read::LoadedIndexes;
 pub use read::{Read, ReadToken, TimeFound, TimeLookup, TimeQuery};
+pub use replicate::{ReplicateError, Replicated};
 use retention::{POOL_INTERVAL, Removals};
 pub use stats::LogStats;
 
@@ -78,6 +81,8 @@ pub enum AppendError {
     /// Free space is below the floor, or more waits for the disk than the journal can take (KAFKA_STORAGE_ERROR,
     /// retriable).
     NoSpace,
+    /// The log is being restarted: nobody leads it (NOT_LEADER_OR_FOLLOWER).
+    Restarting,
 }
 
 /// What became true.
@@ -111,6 +116,13 @@ pub enum Progress {
         /// The record, if there is one.
         result: Result<Option<TimeFound>, DiskError>,
     },
+    /// A log was cut off and goes on elsewhere, durably: [`ShardLog::restart`].
+    Restarted {
+        /// The partition's log.
+        log: LogId,
+        /// Where it ends now, and what is appended follows.
+        end: i64,
+    },
     /// Compacting a partition failed: its records are all there, and it is left alone until the next start.
     CompactionFailed {
         /// The partition's log.
@@ -123,6 +135,23 @@ pub enum Progress {
 /// The log cannot go on: a write or sync failed. Acknowledge nothing more; exit; restart recovers from the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fatal(pub String);
+
+/// What there was of a log before a batch was appended to it.
+struct Before {
+    tail_bytes: usize,
+    segments: usize,
+    producers: usize,
+}
+
+impl Before {
+    fn of(partition: &PartitionLog) -> Before {
+        Before {
+            tail_bytes: partition.tail.capacity(),
+            segments: partition.segments().len(),
+            producers: partition.producers.len(),
+        }
+    }
+}
 
 /// What may be appended but not durable, as a share of the journal: 1 / 4.
 const PENDING_SHARE: u64 = 4;
@@ -141,6 +170,10 @@ pub struct ShardLog {
     removals: Removals,
     cleaner: Cleaner,
     loaded_indexes: LoadedIndexes,
+    /// Logs whose restart has nothing more to wait for.
+    restarts: Vec<LogId>,
+    /// Answers to reads that could not begin, for the end of the turn.
+    refused: Vec<Progress>,
     /// Memory of the tails.
     pool: BlockPool,
     /// When blocks that were not needed are freed.
@@ -180,6 +213,8 @@ impl ShardLog {
             removals: Removals::of_leftovers(recovered.leftovers),
             cleaner: Cleaner::default(),
             loaded_indexes: LoadedIndexes::default(),
+            restarts: Vec::new(),
+            refused: Vec::new(),
             pool: BlockPool::new(tail_bytes_max + options.tail_memory_bytes_max / TAIL_REUSE_SHARE),
             pool_at: POOL_INTERVAL,
             write_backs: 0,
@@ -236,7 +271,9 @@ impl ShardLog {
         self.finish_removal(log);
     }
 
+    /// Something of a log has ended: its removal or its restart may have waited for that.
     fn finish_removal(&mut self, log: LogId) {
+        self.note_restart(log);
         let Some(mut partition) = self.logs.take_removed(log) else { return };
         // What no group has taken will never be durable: it is not waited for.
         let never_durable = partition.ungathered_bytes();
@@ -277,45 +314,73 @@ impl ShardLog {
         self.options.cleaner = CleanerOptions { bytes_per_second_max, backoff, ..self.options.cleaner };
     }
 
-    /// This node leads the partition from now on, in this epoch: batches appended carry it.
-    pub fn lead(&mut self, log: LogId, leader_epoch: i32) {
-        self.logs.get_mut(log).lead(leader_epoch);
+    /// This node leads the partition from now on, in this epoch: batches appended carry it. Returns where the epoch starts: no
+    /// record before is of this leader. That is not kept on the disk; a leader that starts again does so in another epoch.
+    /// The log is not being restarted.
+    pub fn lead(&mut self, log: LogId, leader_epoch: i32) -> i64 {
+        self.logs.get_mut(log).lead(leader_epoch)
+    }
+
+    /// What lies below is committed, as far as this log knows: the least that it was told, or is durable where nobody else has
+    /// the log ([`ShardLog::commit_alone`]).
+    pub fn committed(&self, log: LogId) -> i64 {
+        self.logs.get(log).committed()
+    }
+
+    /// All replicas in sync have what lies below `offset`, this log's own durably. It bounds what consumers are given, what is
+    /// compacted, deleted, and forgotten of producers, and is kept as a lower bound in the checkpoint. It does not go back,
+    /// but by a restart: a smaller offset is passed over.
+    ///
+    /// # Panics
+    /// If the log is not durable up to there.
+    pub fn set_committed(&mut self, log: LogId, offset: i64) {
+        self.logs.get_mut(log).set_committed(offset);
+    }
+
+    /// There is no other replica: what is durable is committed from now on, until [`ShardLog::set_committed`].
+    pub fn commit_alone(&mut self, log: LogId) {
+        self.logs.get_mut(log).commit_alone();
     }
 
     /// Appends exactly one whole batch, already validated by [`crate::batch::validate_client_batches`] or built by this
     /// program, assigning offsets, the leader's epoch and, with LogAppendTime, the time.
     pub fn append(&mut self, now: Now, log: LogId, batch: &[u8]) -> Result<Appended, AppendError> {
-        if self.is_out_of_space() || self.stats.pending_bytes + batch.len() as u64 > self.pending_bytes_max() {
+        let reserve = self.replica_reserve();
+        if self.is_out_of_space() || !self.has_room(batch.len() as u64, reserve) {
             return Err(AppendError::NoSpace);
         }
         self.encode_log(log);
         let steady_ms = self.steady_ms(now);
         let partition = self.logs.get_mut(log);
-        let (tail_bytes, segments) = (partition.tail.capacity(), partition.segments().len());
-        let producers = partition.producers.len();
+        let before = Before::of(partition);
         let appended = partition.append(now, steady_ms, batch, &mut self.pool)?;
-        if appended.duplicate {
-            return Ok(appended);
+        if !appended.duplicate {
+            self.note_appended(log, &before, batch.len() as u64);
         }
-        let grown = partition.tail.capacity() - tail_bytes;
-        let has_rolled = partition.segments().len() > segments;
-        let is_new_producer = partition.producers.len() > producers;
+        Ok(appended)
+    }
+
+    /// A batch was appended to a log.
+    fn note_appended(&mut self, log: LogId, before: &Before, bytes: u64) {
+        let partition = self.logs.get_mut(log);
+        let grown = partition.tail.capacity() - before.tail_bytes;
+        let has_rolled = partition.segments().len() > before.segments;
+        let is_new_producer = partition.producers.len() > before.producers;
         self.logs.grow_tails(grown);
         if is_new_producer {
             self.logs.remember_producer();
-            if self.logs.producers() > self.options.producers_max && producers > 0 {
+            if self.logs.producers() > self.options.producers_max && before.producers > 0 {
                 self.logs.get_mut(log).producers.forget_oldest();
                 self.logs.forget_producers(1);
             }
         }
         self.stats.appends += 1;
-        self.stats.append_bytes += batch.len() as u64;
-        self.stats.pending_bytes += batch.len() as u64;
+        self.stats.append_bytes += bytes;
+        self.stats.pending_bytes += bytes;
         self.logs.mark_dirty(log);
         if has_rolled {
             self.logs.enqueue(log);
         }
-        Ok(appended)
     }
 
     /// What the clock said at recovery, and on from there without a jump: a producer must not be forgotten, and its retry
@@ -325,10 +390,20 @@ impl ShardLog {
     }
 
     /// What may be appended but not durable: it has to fit the half of the journal that is free when a checkpoint
-    /// starts, with room for its entries' headers, because that checkpoint waits for it. A single batch always fits.
+    /// starts, with room for its entries' headers, because that checkpoint waits for it.
     fn pending_bytes_max(&self) -> u64 {
-        let share = self.journal.bytes() / PENDING_SHARE;
-        if self.stats.pending_bytes == 0 { u64::MAX } else { share }
+        self.journal.bytes() / PENDING_SHARE
+    }
+
+    /// Bytes of what may be appended but not durable that are kept for replicated appends: clients must not keep a follower
+    /// from following.
+    pub fn replica_reserve(&self) -> u64 {
+        self.pending_bytes_max() * u64::from(self.options.replica_reserve_percent.min(100)) / 100
+    }
+
+    /// Whether so much more may be appended, with a reserve left for others. What is alone always may.
+    fn has_room(&self, bytes: u64, reserve: u64) -> bool {
+        self.stats.pending_bytes == 0 || self.stats.pending_bytes + bytes <= self.pending_bytes_max() - reserve
     }
 
     /// One past the last offset appended.
@@ -347,7 +422,8 @@ impl ShardLog {
     }
 
     /// Moves the log start offset up to `offset` (DeleteRecords). Returns whether it is there already; otherwise
-    /// [`Progress::LogStart`] for at least this offset will come. The caller has checked `offset <= durable_end`.
+    /// [`Progress::LogStart`] for at least this offset will come, unless a restart comes first. The caller has checked
+    /// `offset <= committed`.
     pub fn delete_records(&mut self, log: LogId, offset: i64) -> bool {
         let partition = self.logs.get_mut(log);
         if offset <= partition.log_start() {
@@ -360,12 +436,9 @@ impl ShardLog {
     }
 
     /// The largest epoch at or below `leader_epoch` and the offset at which it ended; `(-1, -1)` when unknown
-    /// (KIP-101, KIP-279).
+    /// (KIP-101, KIP-279). That which is led here counts, also before it has a record.
     pub fn end_offset_for_epoch(&self, log: LogId, leader_epoch: i32) -> (i32, i64) {
         let partition = self.logs.get(log);
-        if leader_epoch == partition.leader_epoch() {
-            return (leader_epoch, partition.log_end());
-        }
         partition.epochs.end_offset(leader_epoch, partition.log_end())
     }
 
@@ -412,6 +485,8 @@ impl ShardLog {
         self.clock = now.elapsed;
         self.forget_gone();
         self.operations.retry(now.elapsed, ops);
+        self.advance_restarts(ops, progress);
+        progress.append(&mut self.refused);
         let is_due = !self.journal.is_writing() && self.logs.dirty() > 0;
         if is_due {
             self.start_group(ops, progress);
@@ -439,7 +514,8 @@ impl ShardLog {
         // Nor is a compaction: what it has not finished is done again.
         let waits =
             self.operations.at_disk() > usize::from(self.cleaner.is_working()) || self.removals.has_directories();
-        !self.journal.is_writing() && self.logs.dirty() == 0 && !waits
+        let has_untold = !self.restarts.is_empty() || !self.refused.is_empty();
+        !self.journal.is_writing() && self.logs.dirty() == 0 && !waits && !has_untold
     }
 }
 

@@ -38,8 +38,8 @@ pub(super) enum Purpose {
     Walk(Box<Walk>),
     /// Publishing a checkpoint.
     Checkpoint,
-    /// Removing a file or a directory.
-    Remove,
+    /// Removing a file or a directory, of a log that is there if it is a file.
+    Remove { log: Option<LogId> },
     /// A step of a compaction.
     Compact { log: LogId },
 }

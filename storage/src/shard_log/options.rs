@@ -66,6 +66,9 @@ pub struct ShardLogOptions {
     /// Idempotent producers remembered in all partitions together, besides the last one of each: a new one takes the
     /// place of the one that was silent for the longest in its partition.
     pub producers_max: usize,
+    /// How much of what may be appended but not durable is kept for replicated appends, in percent: clients' appends are refused
+    /// for lack of space that much earlier.
+    pub replica_reserve_percent: u8,
     /// How the shard compacts.
     pub cleaner: CleanerOptions,
 }

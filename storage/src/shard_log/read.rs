@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 use super::operations::Purpose;
 use super::plan::{ReadPart, ReadPlan};
 use super::{LogId, Ops, ShardLog};
-use crate::walk::{Goal, Outcome, Step, Walk};
+use crate::disk::DiskError;
+use crate::walk::{Goal, Outcome, Reach, Step, Walk};
 
 /// Memory of indexes of closed segments that were loaded for cold reads.
 const LOADED_INDEX_BYTES_MAX: usize = 32 << 20;
@@ -76,6 +77,15 @@ impl LoadedIndexes {
         Some((log, segment))
     }
 
+    /// Segments of a log of which `is_there` says no have no indexes any more, or others.
+    pub fn forget_of(&mut self, log: LogId, is_there: impl Fn(i64) -> bool) {
+        self.indexes.retain(|&(of, segment, bytes)| {
+            let is_kept = of != log || is_there(segment);
+            self.bytes -= if is_kept { 0 } else { bytes };
+            is_kept
+        });
+    }
+
     /// Logs that are gone have no indexes any more.
     pub fn forget(&mut self, is_live: impl Fn(LogId) -> bool) {
         self.indexes.retain(|&(log, _, bytes)| {
@@ -87,9 +97,36 @@ impl LoadedIndexes {
 
 impl ShardLog {
     /// Reads from the batch that contains `offset` up to, not including, the batch that contains `until_offset`: at
-    /// most `bytes_max`, but at least the first batch. The caller has checked `log_start <= offset <= log_end`, and
-    /// `until_offset` is at least what [`ShardLog::durable_end`] once was when the bytes left memory.
+    /// most `bytes_max`, but at least the first batch, and nothing that is not committed. The caller has checked
+    /// `log_start <= offset <= log_end`. What is committed while the read waits for the disk may be in the answer, too.
     pub fn read(&mut self, log: LogId, offset: i64, until_offset: i64, bytes_max: usize, ops: &mut Ops) -> Read {
+        let until_offset = until_offset.min(self.logs.get(log).committed());
+        self.read_as(log, Goal::Offset { offset, until_offset, bytes_max, reach: Reach::Committed }, ops)
+    }
+
+    /// The same for a follower that is so far behind that what it needs has left memory: up to the log's end, whatever is
+    /// committed.
+    pub fn read_for_catch_up(&mut self, log: LogId, from: i64, bytes_max: usize, ops: &mut Ops) -> Read {
+        let until_offset = self.logs.get(log).log_end();
+        self.read_as(log, Goal::Offset { offset: from, until_offset, bytes_max, reach: Reach::LogEnd }, ops)
+    }
+
+    /// Whole batches from the one containing `from` on, committed or not, for followers: at most `bytes_max`, but at least one
+    /// unless there is nothing there yet. `None`: they are not in memory. The caller has checked `from <= log_end`.
+    pub fn read_uncommitted(&mut self, log: LogId, from: i64, bytes_max: usize) -> Option<ReadPlan> {
+        let partition = self.logs.get(log);
+        assert!(from <= partition.log_end(), "the caller has checked the offset");
+        if from == partition.log_end() {
+            return Some(ReadPlan::default());
+        }
+        let plan = partition.is_in_memory(from).then(|| partition.tail.read_whole(from, bytes_max))??;
+        plan.assert_sound();
+        self.stats.memory_reads += 1;
+        Some(plan)
+    }
+
+    fn read_as(&mut self, log: LogId, goal: Goal, ops: &mut Ops) -> Read {
+        let Goal::Offset { offset, until_offset, bytes_max, .. } = goal else { unreachable!("a range is read") };
         let partition = self.logs.get(log);
         assert!(offset <= partition.log_end(), "the caller has checked the offset");
         if partition.is_in_memory(offset) || offset >= until_offset {
@@ -99,26 +136,37 @@ impl ShardLog {
             return Read::Ready(plan);
         }
         let token = self.next_read();
-        let walk = Walk::new(token, log, Goal::Offset { offset, until_offset, bytes_max }, self.logs.get(log));
-        match self.walk(walk, ops) {
+        let walk = Walk::new(token, log, goal, self.logs.get(log));
+        match self.walk_unless_restarting(walk, ops) {
             Ok((_, Outcome::Plan(plan))) => Read::Ready(plan),
             Ok(_) => unreachable!("a walk to an offset ends in a plan"),
             Err(token) => Read::Pending(token),
         }
     }
 
-    /// Finds a record by time among those below `until_offset`.
+    /// Finds a record by time among those below `until_offset` that are committed.
     pub fn find_time(&mut self, log: LogId, query: TimeQuery, until_offset: i64, ops: &mut Ops) -> TimeLookup {
+        let until_offset = until_offset.min(self.logs.get(log).committed());
         let token = self.next_read();
         let walk = Walk::new(token, log, Goal::Time { query, until_offset }, self.logs.get(log));
-        match self.walk(walk, ops) {
+        match self.walk_unless_restarting(walk, ops) {
             Ok((_, Outcome::Time(found))) => TimeLookup::Ready(found),
             Ok(_) => unreachable!("a walk by time ends in a record or none"),
             Err(token) => TimeLookup::Pending(token),
         }
     }
 
-    fn next_read(&mut self) -> ReadToken {
+    /// A log that is being restarted begins no operation: what would need one is answered as if its segment were gone.
+    fn walk_unless_restarting(&mut self, walk: Walk, ops: &mut Ops) -> Result<(ReadToken, Outcome), ReadToken> {
+        if !self.is_restarting(walk.log) {
+            return self.walk(walk, ops);
+        }
+        let token = walk.token;
+        self.refused.push(walk.failed(DiskError::NotFound));
+        Err(token)
+    }
+
+    pub(super) fn next_read(&mut self) -> ReadToken {
         self.last_read += 1;
         ReadToken(self.last_read)
     }

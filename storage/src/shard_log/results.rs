@@ -3,12 +3,12 @@
 use bytes::Bytes;
 
 use super::operations::Purpose;
-use super::{Fatal, LogId, Ops, Progress, ShardLog};
+use super::{Fatal, LogId, Ops, Progress, ReadToken, ShardLog};
 use crate::Now;
 use crate::bug::{Bug, is_planted};
 use crate::disk::{DiskError, DiskOp, DiskReply, DiskToken};
 use crate::segment::index_path;
-use crate::walk::Walk;
+use crate::walk::{Outcome, Walk};
 
 impl ShardLog {
     /// Takes the result of an operation.
@@ -52,7 +52,7 @@ impl ShardLog {
             Purpose::CloseIndex { log, segment } => self.on_closed(log, segment),
             Purpose::Walk(walk) => self.on_walk_read(*walk, data(reply), ops, progress),
             Purpose::Checkpoint => self.on_checkpoint_published(op),
-            Purpose::Remove => self.removals.ended(),
+            Purpose::Remove { log } => self.on_removed(log, op),
             Purpose::Compact { log } => {
                 let DiskReply::Compacted(compaction, step) = reply else { unreachable!("it answers with itself") };
                 self.on_compacted(now, log, compaction, step);
@@ -168,8 +168,9 @@ impl ShardLog {
     fn on_truncated(&mut self, log: LogId, base: i64, ops: &mut Ops) {
         let partition = self.logs.get_mut(log);
         let key = partition.key;
-        let path = index_path(&partition.directory, base, 0);
+        let directory = partition.directory.clone();
         let segment = partition.segment_mut(base).expect("a closing segment is not dropped");
+        let path = index_path(&directory, base, segment.version);
         let data = segment.truncated().encode(key);
         self.note_synced(log);
         self.start(Purpose::CloseIndex { log, segment: base }, log, DiskOp::Replace { path, data }, ops);
@@ -189,14 +190,14 @@ impl ShardLog {
         let log = walk.log;
         let partition = self.logs.get_mut(log);
         partition.end_operation();
-        if partition.removing {
+        if partition.removing || partition.restarting.is_some() && !walk.is_for_restart() {
             progress.push(walk.failed(DiskError::NotFound));
             self.finish_removal(log);
             return;
         }
         walk.supply(data);
         if let Ok((token, outcome)) = self.walk(walk, ops) {
-            progress.push(outcome.into_progress(token));
+            self.walked(log, token, outcome, progress);
         }
     }
 
@@ -205,14 +206,40 @@ impl ShardLog {
         let log = walk.log;
         let partition = self.logs.get_mut(log);
         partition.end_operation();
-        if error == DiskError::NotFound && !partition.removing && walk.index_is_missing() {
+        let goes_on = !partition.removing && (partition.restarting.is_none() || walk.is_for_restart());
+        if goes_on && error == DiskError::NotFound && walk.index_is_missing() {
             if let Ok((token, outcome)) = self.walk(walk, ops) {
-                progress.push(outcome.into_progress(token));
+                self.walked(log, token, outcome, progress);
             }
             return;
         }
+        if goes_on && walk.is_for_restart() {
+            return self.cut(log, walk.boundary_of_damaged(), progress);
+        }
         progress.push(walk.failed(error));
         self.finish_removal(log);
+    }
+
+    /// A walk has come to its end.
+    pub(super) fn walked(&mut self, log: LogId, token: ReadToken, outcome: Outcome, progress: &mut Vec<Progress>) {
+        match outcome {
+            Outcome::Boundary(boundary) => self.cut(log, boundary, progress),
+            outcome => progress.push(outcome.into_progress(token)),
+        }
+    }
+
+    /// A file or directory is gone.
+    fn on_removed(&mut self, log: Option<LogId>, op: Option<DiskOp>) {
+        self.removals.ended();
+        let Some(DiskOp::Remove { path }) = op else { unreachable!("it was kept, to be tried again") };
+        // Another log may be in its place by now: of that it is no file.
+        let Some(log) = log.filter(|log| self.logs.is_live(*log)) else { return };
+        let partition = self.logs.get_mut(log);
+        let doomed = partition.doomed.len();
+        partition.doomed.retain(|doomed| *doomed != path);
+        if partition.doomed.len() < doomed {
+            self.logs.enqueue(log);
+        }
     }
 
     /// A checkpoint has taken the place of the last one.

@@ -24,11 +24,21 @@ const SWEEP_PARTITIONS_MAX: usize = 64;
 /// How long a turn that examines some waits for the next, when nothing else happens.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(1);
 
+/// A file or directory that is to be removed.
+#[derive(Debug)]
+struct Removal {
+    path: FilePath,
+    /// Of a log that is there.
+    log: Option<LogId>,
+}
+
 /// Files and directories that are to be removed.
 #[derive(Debug, Default)]
 pub(super) struct Removals {
     /// Files, and when. All delays of a broker are nearly the same, so the queue stays in order well enough.
-    files: VecDeque<(Duration, FilePath)>,
+    files: VecDeque<(Duration, Removal)>,
+    /// Files that others of their name wait for.
+    hastened: VecDeque<Removal>,
     /// Directories of partitions that are gone.
     directories: VecDeque<FilePath>,
     /// Removals under way.
@@ -38,23 +48,32 @@ pub(super) struct Removals {
 impl Removals {
     /// What recovery has left over.
     pub fn of_leftovers(leftovers: Vec<FilePath>) -> Removals {
-        let files = leftovers.into_iter().map(|path| (LEFTOVER_DELAY, path)).collect();
+        let files = leftovers.into_iter().map(|path| (LEFTOVER_DELAY, Removal { path, log: None })).collect();
         Removals { files, ..Removals::default() }
     }
 
     /// Something that recovery has found and nothing needs any more.
     pub fn add_leftover(&mut self, now: Duration, path: FilePath) {
-        self.files.push_back((now + LEFTOVER_DELAY, path));
+        self.files.push_back((now + LEFTOVER_DELAY, Removal { path, log: None }));
     }
 
-    /// A file that nobody needs from this time on.
-    pub fn add_file(&mut self, at: Duration, path: FilePath) {
-        self.files.push_back((at, path));
+    /// A file of a log that nobody needs from this time on.
+    fn add_file(&mut self, at: Duration, log: LogId, path: FilePath) {
+        self.files.push_back((at, Removal { path, log: Some(log) }));
     }
 
     /// A file that is removed at once: only a deliberate bug does so.
     pub fn add_file_before_all(&mut self, now: Duration, path: FilePath) {
-        self.files.push_front((now, path));
+        self.files.push_front((now, Removal { path, log: None }));
+    }
+
+    /// What is to be removed of a log is removed now.
+    pub fn hasten(&mut self, log: LogId) {
+        let is_of_log = |(_, removal): &(Duration, Removal)| removal.log == Some(log);
+        let (of_log, others) = std::mem::take(&mut self.files).into_iter().partition(is_of_log);
+        self.files = others;
+        let of_log: VecDeque<(Duration, Removal)> = of_log;
+        self.hastened.extend(of_log.into_iter().map(|(_, removal)| removal));
     }
 
     /// The directory of a partition that is gone.
@@ -67,17 +86,22 @@ impl Removals {
         !self.directories.is_empty()
     }
 
+    /// Whether files wait to be removed.
+    fn has_files(&self) -> bool {
+        !self.files.is_empty() || !self.hastened.is_empty()
+    }
+
     /// What is to be removed now, if there is anything and not too much is under way.
-    fn begin_next(&mut self, now: Duration) -> Option<FilePath> {
+    fn begin_next(&mut self, now: Duration) -> Option<Removal> {
         if self.under_way >= REMOVALS_MAX {
             return None;
         }
-        let path = match self.files.front() {
-            Some((at, _)) if *at <= now => self.files.pop_front().map(|(_, path)| path),
-            _ => self.directories.pop_front(),
-        }?;
+        let due = || self.files.pop_front_if(|(at, _)| *at <= now).map(|(_, removal)| removal);
+        let hastened = self.hastened.pop_front();
+        let directory = || self.directories.pop_front().map(|path| Removal { path, log: None });
+        let removal = hastened.or_else(due).or_else(directory)?;
         self.under_way += 1;
-        Some(path)
+        Some(removal)
     }
 
     /// A removal has ended.
@@ -88,7 +112,9 @@ impl Removals {
 
     /// When the next file is due. What is due but has no place among those under way goes on when one of them is done.
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.files.front().map(|&(at, _)| at).filter(|_| self.under_way < REMOVALS_MAX)
+        let first = self.files.front().map(|&(at, _)| at);
+        let at = if self.hastened.is_empty() { first } else { Some(Duration::ZERO) };
+        at.filter(|_| self.under_way < REMOVALS_MAX)
     }
 }
 
@@ -97,12 +123,12 @@ impl ShardLog {
     /// anything to do.
     pub fn advance_retention(&mut self, now: Now, ops: &mut Ops) -> bool {
         let is_full = self.logs.tail_bytes() > self.options.tail_memory_bytes_max;
-        let is_due = is_full || now.elapsed >= self.sweep_at || !self.removals.files.is_empty();
+        let is_due = is_full || now.elapsed >= self.sweep_at || self.removals.has_files();
         if now.elapsed >= self.sweep_at {
             self.sweep(now);
         }
-        while let Some(path) = self.removals.begin_next(now.elapsed) {
-            self.operations.submit(Purpose::Remove, DiskOp::Remove { path }, ops);
+        while let Some(Removal { path, log }) = self.removals.begin_next(now.elapsed) {
+            self.operations.submit(Purpose::Remove { log }, DiskOp::Remove { path }, ops);
         }
         self.evict();
         if now.elapsed >= self.pool_at {
@@ -124,7 +150,10 @@ impl ShardLog {
             let producers = partition.producers.len();
             partition.producers.expire(steady_ms, self.options.producer_expiration_ms);
             let expired = producers - partition.producers.len();
-            let start = partition.retention_start(now.unix_ms);
+            let start = match partition.restarting {
+                Some(_) => partition.log_start(),
+                None => partition.retention_start(now.unix_ms),
+            };
             let moves = start > partition.log_start();
             self.logs.forget_producers(expired);
             if moves {
@@ -156,13 +185,16 @@ impl ShardLog {
 
     /// Has the files of segments that a partition does not have any more removed, when nobody reads them any more.
     pub(super) fn remove_segments(&mut self, log: LogId, segments: Vec<Segment>) {
-        let partition = self.logs.get(log);
+        let partition = self.logs.get_mut(log);
         let delay = Duration::from_millis(partition.config.file_delete_delay_ms.max(0) as u64);
         // Due times are relative to the last time heard of.
         let at = self.clock + delay;
         for segment in segments {
-            self.removals.add_file(at, index_path(&partition.directory, segment.base_offset, segment.version));
-            self.removals.add_file(at, segment.path);
+            let index = index_path(&partition.directory, segment.base_offset, segment.version);
+            for path in [index, segment.path] {
+                partition.doomed.push(path.clone());
+                self.removals.add_file(at, log, path);
+            }
         }
     }
 

@@ -25,6 +25,8 @@ pub struct LogStats {
     pub checkpoints: u64,
     /// Segments removed by retention or DeleteRecords.
     pub segments_removed: u64,
+    /// Logs that were cut off or moved on, as followers.
+    pub restarts: u64,
     /// Disk reads that consumers' requests caused (cold reads, lookups by time).
     pub disk_reads: u64,
     /// Reads answered from memory.

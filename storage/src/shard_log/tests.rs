@@ -207,6 +207,7 @@ impl Node {
             retention_check_interval: Duration::from_secs(1),
             producer_expiration_ms: i64::MAX,
             producers_max: 1_000_000,
+            replica_reserve_percent: 0,
             cleaner: CleanerOptions {
                 is_enabled: config.compaction.is_some(),
                 backoff: Duration::from_millis(1),
@@ -216,6 +217,7 @@ impl Node {
         let mut log = ShardLog::new(options, recovered.shards.remove(0), |_| ("t".to_string(), config.clone()));
         for index in created {
             let id = log.create_partition(key(*index), "t", config.clone());
+            log.commit_alone(id);
             log.lead(id, i32::from(salt));
         }
         Node { disk, log, ops: Vec::new(), progress: Vec::new(), time: 0 }

@@ -25,7 +25,7 @@ impl ShardLog {
 
     /// Starts the next step that a partition's segments need, oldest segment first; one step at a time.
     fn advance_partition(&mut self, log: LogId, ops: &mut Ops) {
-        if self.logs.get(log).removing {
+        if self.logs.get(log).removing || self.logs.get(log).holds_operations() {
             return;
         }
         self.drop_segments_below_start(log);
@@ -55,6 +55,10 @@ impl ShardLog {
                 let path = partition.directory.as_ref().into();
                 self.start(Purpose::CreateDirectory { log }, log, DiskOp::CreateDirectory { path }, ops);
             }
+            return;
+        }
+        if matches!(need, FileNeed::Create { .. }) && partition.is_doomed(base) {
+            // When the old files are removed it goes on.
             return;
         }
         let (tail, segment) = partition.tail_and_segment(base);

@@ -150,5 +150,6 @@ pub fn append_error(error: AppendError) -> ErrorCode {
         AppendError::InvalidProducerEpoch => ErrorCode::InvalidProducerEpoch,
         AppendError::LargerThanSegment => ErrorCode::RecordListTooLarge,
         AppendError::NoSpace => ErrorCode::KafkaStorageError,
+        AppendError::Restarting => ErrorCode::NotLeaderOrFollower,
     }
 }

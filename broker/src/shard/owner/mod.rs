@@ -114,7 +114,8 @@ impl Owners {
         let settings = metadata.settings(key.topic_id);
         let Replicas { log: logs, partitions, .. } = &mut self.replicas;
         let log = logs.create_partition(key, &topic.name, settings.log.clone());
-        let partition = partitions.open(log, key, || logs.durable_end(log));
+        logs.commit_alone(log);
+        let partition = partitions.open(log, key, logs.committed(log));
         partition.min_insync_replicas = settings.min_insync_replicas;
         partition.cleanup_delete = settings.log.cleanup_delete;
         Some(log)
@@ -230,14 +231,15 @@ impl Owners {
         let mut committed = Vec::new();
         for progress in progress {
             match progress {
-                Progress::Durable { log, offset } => {
-                    self.replicas.durable(log, offset, &mut committed, &mut self.reads.woken);
+                Progress::Durable { log, .. } => {
+                    self.replicas.durable(log, &mut committed, &mut self.reads.woken);
                     self.coordinators.log_committed(log);
                 }
                 Progress::LogStart { log, offset } => {
                     self.replicas.log_start_moved(log, offset, &mut self.reads.woken);
                     self.queries.log_start_moved(turn, log, offset);
                 }
+                Progress::Restarted { .. } => unreachable!("no log here follows another"),
                 Progress::CompactionFailed { why, .. } => {
                     let message = format!("compaction leaves a partition alone until the next start: {why}");
                     turn.effects.push(Effect::Warn { message });

@@ -165,13 +165,13 @@ impl Partition {
         false
     }
 
-    /// The log is durable on this node up to `durable_end`: moves the high watermark, which is the least durable end of
-    /// the in-sync replicas, and takes out who waited for that.
-    pub fn advance(&mut self, durable_end: i64, committed: &mut Vec<Waiter>, woken: &mut Vec<Watcher>) {
-        assert!(durable_end >= self.high_watermark, "what was committed is durable");
-        self.high_watermark = durable_end;
+    /// The log is committed up to `high_watermark`, which is the least durable end of the in-sync replicas: takes out who
+    /// waited for that.
+    pub fn advance(&mut self, high_watermark: i64, committed: &mut Vec<Waiter>, woken: &mut Vec<Watcher>) {
+        assert!(high_watermark >= self.high_watermark, "what was committed stays so");
+        self.high_watermark = high_watermark;
         while let Some(front) = self.uncommitted.front()
-            && front.end_offset <= durable_end
+            && front.end_offset <= high_watermark
         {
             assert!(front.appended_bytes >= self.committed_bytes, "bytes are committed in the order of their appends");
             self.committed_bytes = front.appended_bytes;
@@ -271,8 +271,8 @@ impl Partitions {
         Ok((log, partition))
     }
 
-    /// The partition of a log, which is opened unless it is open; then its log is durable up to `durable_end()`.
-    pub fn open(&mut self, log: LogId, key: PartitionKey, durable_end: impl FnOnce() -> i64) -> &mut Partition {
+    /// The partition of a log, which is opened unless it is open; then its log is committed up to `committed`.
+    pub fn open(&mut self, log: LogId, key: PartitionKey, committed: i64) -> &mut Partition {
         let place = log.0 as usize;
         if self.by_log.len() <= place {
             self.by_log.resize_with(place + 1, || None);
@@ -285,7 +285,7 @@ impl Partitions {
                 role: Role::Follower,
                 min_insync_replicas: 1,
                 cleanup_delete: true,
-                high_watermark: durable_end(),
+                high_watermark: committed,
                 appended_bytes: 0,
                 committed_bytes: 0,
                 uncommitted: VecDeque::new(),

@@ -34,10 +34,10 @@ impl Replicas {
         }
     }
 
-    /// A log is durable on this node up to an offset: takes out who waited for that.
-    pub fn durable(&mut self, log: LogId, offset: i64, committed: &mut Vec<Waiter>, woken: &mut Vec<Watcher>) {
+    /// More of a log is durable on this node: takes out who waited for what that commits.
+    pub fn durable(&mut self, log: LogId, committed: &mut Vec<Waiter>, woken: &mut Vec<Watcher>) {
         if let Some(partition) = self.partitions.get_mut(log) {
-            partition.advance(offset, committed, woken);
+            partition.advance(self.log.committed(log), committed, woken);
             let log_end = self.log.log_end(log);
             assert!(partition.high_watermark() <= log_end, "what is committed is in the log, which ends at {log_end}");
         }

@@ -21,6 +21,7 @@ pub fn log_samples(shard_log: &ShardLog, samples: &mut Vec<Sample>) {
         ),
         Sample::counter("millstream_log_checkpoints_total", "Checkpoints published.", log.checkpoints),
         Sample::counter("millstream_log_segments_removed_total", "Segments removed.", log.segments_removed),
+        Sample::counter("millstream_log_restarts_total", "Logs cut off or moved on to follow others.", log.restarts),
         Sample::counter("millstream_compactions_total", "Compactions of a partition that ended well.", log.compactions),
         Sample::counter(
             "millstream_compactions_failed_total",

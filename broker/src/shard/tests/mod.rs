@@ -138,6 +138,7 @@ impl Broker {
                 retention_check_interval: Duration::from_secs(300),
                 producer_expiration_ms: 86_400_000,
                 producers_max: 1_000_000,
+                replica_reserve_percent: 0,
                 cleaner: CleanerOptions::default(),
             },
             fetch_bytes_max: 55 << 20,

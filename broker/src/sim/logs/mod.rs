@@ -315,6 +315,7 @@ impl Simulation {
         for partition in &mut self.partitions {
             let log = &mut logs[partition.key.shard(shards)];
             let id = log.create_partition(partition.key, TOPIC, partition.config.clone());
+            log.commit_alone(id);
             log.lead(id, self.starts as i32);
             partition.is_start_moving = None;
         }
@@ -353,6 +354,7 @@ impl Simulation {
         for Partition { key, config, checkers, .. } in &self.partitions {
             let log = &mut logs[key.shard(shards)];
             let id = log.create_partition(*key, TOPIC, config.clone());
+            log.commit_alone(id);
             let whole = inspect(disk, random, (log, id), now, &mut checkers.clone(), &self.idempotent);
             inspected.push((partition_directory(TOPIC, *key), whole.map(drop)));
         }
@@ -415,6 +417,7 @@ impl Simulation {
                 self.partitions[at].is_start_moving.take_if(|promised| *promised <= offset);
                 self.observe(at, &Observation::LogStart(offset))?;
             }
+            Progress::Restarted { .. } => return Err("nobody asked for a restart".to_string()),
             Progress::CompactionFailed { why, .. } => {
                 if self.disk.faults.fail_one_in == 0 {
                     return Err(format!("a compaction failed on a good disk: {why}"));
@@ -509,6 +512,7 @@ impl Simulation {
                 }
             }
             Err(AppendError::NoSpace) => {}
+            Err(AppendError::Restarting) => return Err("a log that takes batches refuses one".to_string()),
             Err(AppendError::LargerThanSegment) => {
                 return Err(format!("{} bytes are larger than a segment", bytes.len()));
             }

@@ -99,6 +99,7 @@ pub fn open_logs(partitions: &[Partition], recovered: Recovered) -> Vec<ShardLog
         retention_check_interval: Duration::from_millis(50),
         producer_expiration_ms: 86_400_000,
         producers_max: 1_000_000,
+        replica_reserve_percent: 25,
         cleaner: cleaner_options(),
     };
     let config_of = |key| {

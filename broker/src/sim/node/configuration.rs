@@ -209,6 +209,7 @@ impl Configuration {
                 retention_check_interval: Duration::from_millis(50),
                 producer_expiration_ms: 86_400_000,
                 producers_max: 1_000_000,
+                replica_reserve_percent: 0,
                 cleaner: cleaner_options(),
             },
             fetch_bytes_max: 1 << 20,
