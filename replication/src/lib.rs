@@ -19,6 +19,8 @@ pub mod quota;
 mod random_id;
 pub mod reader;
 pub mod record;
+pub mod replica;
+pub mod rule;
 pub mod topic_name;
 
 pub use broker_ids::BrokerIds;
@@ -29,3 +31,4 @@ pub use image::{ClusterImage, SharedVec, Topic};
 pub use quorum::Quorum;
 pub use quota::{ClientQuotas, QuotaEntity, QuotaValue};
 pub use record::{Broker, ConfigOwner, Endpoint, MetadataRecord, NO_LEADER, Partition};
+pub use replica::Replica;

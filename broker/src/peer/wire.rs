@@ -5,8 +5,8 @@
 
 use millstream_replication::config::Properties;
 use millstream_replication::controller::{
-    Assignment, ConfigChange, ConfigOperation, ConfigResource, CreatedTopic, DeletedTopic, HeartbeatReply,
-    MorePartitions, NewTopic, QuorumInfo, QuorumReplica, QuotaChange, TopicReference,
+    AlterPartition, AlteredPartition, Assignment, ConfigChange, ConfigOperation, ConfigResource, CreatedTopic,
+    DeletedTopic, HeartbeatReply, MorePartitions, NewTopic, QuorumInfo, QuorumReplica, QuotaChange, TopicReference,
 };
 use millstream_replication::reader::Reader;
 use millstream_replication::{ApiError, ControllerRequest, ControllerResponse, Endpoint, ErrorCode, QuotaEntity};
@@ -113,6 +113,7 @@ variants! { ControllerRequest {
     14 => UpdateRaftVoter { node_id, directory_id, endpoint },
     15 => RemoveRaftVoter { node_id, directory_id },
     16 => DescribeQuorum,
+    17 => AlterPartition { node_id, epoch, partitions },
 } }
 
 variants! { ControllerResponse {
@@ -128,6 +129,7 @@ variants! { ControllerResponse {
     10 => UnregisterBroker(outcome),
     11 => ChangeMembers(outcome),
     12 => DescribeQuorum(info),
+    13 => AlterPartition(partitions),
 } }
 
 fields! { Endpoint { listener, host, port } }
@@ -139,6 +141,8 @@ fields! { QuotaChange { entity, values } }
 fields! { CreatedTopic { topic_id, partitions, replication_factor, configs } }
 fields! { DeletedTopic { name, topic_id, outcome } }
 fields! { ApiError { code, message } }
+fields! { AlterPartition { leader_epoch, partition_epoch, isr } }
+fields! { AlteredPartition { leader, leader_epoch, isr, partition_epoch } }
 fields! { HeartbeatReply { is_caught_up, is_fenced, should_shut_down } }
 fields! { QuorumInfo { leader, term, high_watermark, replicas } }
 fields! { QuorumReplica { node_id, directory_id, is_voter, log_end, heard_ms, caught_up_ms, endpoint } }
@@ -332,8 +336,8 @@ mod tests {
 
     use super::*;
 
-    const VARIANTS: u64 = 16;
-    const RESPONSES: u64 = 12;
+    const VARIANTS: u64 = 17;
+    const RESPONSES: u64 = 13;
 
     fn text(random: &mut Random) -> String {
         (0..random.below(8)).map(|_| char::from_u32(random.below(0x500) as u32).unwrap_or('x')).collect()
@@ -455,7 +459,17 @@ mod tests {
                 }
             }
             14 => ControllerRequest::RemoveRaftVoter { node_id: random.next() as i32, directory_id: random.bytes() },
-            _ => ControllerRequest::DescribeQuorum,
+            15 => ControllerRequest::DescribeQuorum,
+            _ => ControllerRequest::AlterPartition {
+                node_id: random.next() as i32,
+                epoch: random.next() as i64,
+                partitions: many(random, |random| {
+                    let partition = (TopicId(random.bytes()), random.next() as i32);
+                    let (leader_epoch, partition_epoch) = (random.next() as i32, random.next() as i32);
+                    let isr = many(random, |random| (random.next() as i32, random.next() as i64));
+                    (partition, AlterPartition { leader_epoch, partition_epoch, isr })
+                }),
+            },
         }
     }
 
@@ -501,7 +515,7 @@ mod tests {
             8 => ControllerResponse::FenceBroker(outcome(random, |_| ())),
             9 => ControllerResponse::UnregisterBroker(outcome(random, |_| ())),
             10 => ControllerResponse::ChangeMembers(outcome(random, |_| ())),
-            _ => ControllerResponse::DescribeQuorum(outcome(random, |random| QuorumInfo {
+            11 => ControllerResponse::DescribeQuorum(outcome(random, |random| QuorumInfo {
                 leader: random.next() as i32,
                 term: random.next(),
                 high_watermark: random.next(),
@@ -514,6 +528,17 @@ mod tests {
                     caught_up_ms: random.next() as i64,
                     endpoint: maybe(random, |random| (text(random), random.next() as u16)),
                 }),
+            })),
+            _ => ControllerResponse::AlterPartition(outcome(random, |random| {
+                many(random, |random| {
+                    let altered = |random: &mut Random| AlteredPartition {
+                        leader: random.next() as i32,
+                        leader_epoch: random.next() as i32,
+                        isr: numbers(random),
+                        partition_epoch: random.next() as i32,
+                    };
+                    ((TopicId(random.bytes()), random.next() as i32), outcome(random, altered))
+                })
             })),
         }
     }
@@ -572,7 +597,7 @@ mod tests {
             }
         }
         // Counts of four thousand million, of which nothing follows.
-        for tag in 0..16 {
+        for tag in 0..=VARIANTS as u8 {
             let mut bytes = vec![tag];
             bytes.extend([0xff; 64]);
             assert!(decode_request(&bytes).is_err() && decode_response(&bytes).is_err());

@@ -2,8 +2,10 @@
 
 use millstream_storage::bug::{Bug, is_planted};
 
+use crate::broker_ids::BrokerIds;
 use crate::image::ClusterImage;
 use crate::record::{Broker, MetadataRecord, NO_LEADER, Partition};
+use crate::rule::{Rule, holds};
 
 /// The brokers that may lead: registered, not fenced, and not about to stop.
 pub(super) fn usable_brokers(image: &ClusterImage) -> Vec<i32> {
@@ -19,21 +21,45 @@ pub(super) fn leader(partition: &Partition, usable: &[i32]) -> i32 {
     candidates.into_iter().find(may_lead).unwrap_or(NO_LEADER)
 }
 
+/// A broker that does not stay in sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaving {
+    /// It is fenced, or wants to stop: it leaves the in-sync set, but as its last member, which has everything.
+    Fenced(i32),
+    /// It has come back and may have lost what it had said to have: it leaves the in-sync set also as its last member.
+    Unclean(i32),
+}
+
+/// The partition after a change of a broker, or none if it stays as it is: `usable` are the brokers that may lead then, and
+/// `leaving` does not stay in sync. The leader epoch grows when the leader changes, the partition epoch with every change.
+pub fn change(partition: &Partition, usable: &[i32], leaving: Option<Leaving>) -> Option<Partition> {
+    let without = |gone| -> BrokerIds { partition.isr.iter().copied().filter(|node| *node != gone).collect() };
+    let isr = match leaving {
+        None => partition.isr.clone(),
+        Some(Leaving::Unclean(node)) if holds(Rule::UncleanRestartLeaves) => without(node),
+        Some(Leaving::Fenced(node) | Leaving::Unclean(node)) => {
+            Some(without(node)).filter(|rest| !rest.is_empty()).unwrap_or_else(|| partition.isr.clone())
+        }
+    };
+    let mut state = Partition { isr, ..partition.clone() };
+    state.leader = leader(&state, usable);
+    state.leader_epoch += i32::from(state.leader != partition.leader);
+    if state == *partition {
+        return None;
+    }
+    state.partition_epoch += 1;
+    state.check().expect("a leader in sync, of those who were in sync");
+    Some(state)
+}
+
 /// The records that give every partition the leader that it has when only these brokers are usable.
 pub(super) fn elect(image: &ClusterImage, usable: &[i32]) -> Vec<MetadataRecord> {
     let mut records = Vec::new();
     for topic in image.topics() {
+        let topic_id = topic.id;
         for (partition, known) in (0..).zip(&topic.partitions) {
-            let leader = leader(known, usable);
-            if leader != known.leader {
-                let state = Partition {
-                    leader,
-                    leader_epoch: known.leader_epoch + 1,
-                    partition_epoch: known.partition_epoch + 1,
-                    ..known.clone()
-                };
-                records.push(MetadataRecord::Partition { topic_id: topic.id, partition, state });
-            }
+            let state = change(known, usable, None);
+            records.extend(state.map(|state| MetadataRecord::Partition { topic_id, partition, state }));
         }
     }
     records

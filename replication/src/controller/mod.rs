@@ -12,6 +12,7 @@
 mod brokers;
 mod configs;
 mod election;
+pub(crate) mod isr;
 mod members;
 mod placement;
 mod quotas;
@@ -29,6 +30,8 @@ use crate::image::ClusterImage;
 use crate::quota::QuotaEntity;
 use crate::record::{Broker, Endpoint, MetadataRecord};
 
+pub use election::{Leaving, change as change_partition};
+pub use isr::{AlterPartition, AlteredPartition, TopicPartition, UNKNOWN_BROKER_EPOCH};
 pub use members::{QuorumInfo, QuorumReplica, View as QuorumView, change as change_members};
 pub use placement::REPLICATION_FACTOR_MAX;
 pub use quotas::QuotaChange;
@@ -218,6 +221,15 @@ pub enum ControllerRequest {
         /// That of its registration.
         epoch: i64,
     },
+    /// A broker says who is in sync with it in the partitions that it leads (KIP-497).
+    AlterPartition {
+        /// The broker that leads them.
+        node_id: i32,
+        /// That of its registration.
+        epoch: i64,
+        /// What it proposes for each.
+        partitions: Vec<(TopicPartition, AlterPartition)>,
+    },
     /// Send a directory the log of the quorum from now on. Whoever is called by it asks.
     AddObserver {
         /// Its node.
@@ -265,6 +277,7 @@ impl ControllerRequest {
             | ControllerRequest::FenceBroker { .. }
             | ControllerRequest::UnregisterBroker { .. }
             | ControllerRequest::DeleteTopics { .. }
+            | ControllerRequest::AlterPartition { .. }
             | ControllerRequest::AddObserver { .. }
             | ControllerRequest::AddRaftVoter { .. }
             | ControllerRequest::UpdateRaftVoter { .. }
@@ -295,6 +308,7 @@ impl ControllerRequest {
             }
             Asked::AlterClientQuotas { .. } => matches!(response, Said::AlterClientQuotas(_)),
             Asked::AllocateProducerIds { .. } => matches!(response, Said::AllocateProducerIds(_)),
+            Asked::AlterPartition { .. } => matches!(response, Said::AlterPartition(_)),
             Asked::AddObserver { .. }
             | Asked::AddRaftVoter { .. }
             | Asked::UpdateRaftVoter { .. }
@@ -373,6 +387,8 @@ pub enum ControllerResponse {
     AlterClientQuotas(Vec<(QuotaEntity, Result<(), ApiError>)>),
     /// The first id of the block and how many there are.
     AllocateProducerIds(Result<(i64, i64), ApiError>),
+    /// What became of each partition, in the order of the request, duplicates included.
+    AlterPartition(Result<Vec<(TopicPartition, Result<AlteredPartition, ApiError>)>, ApiError>),
     /// Whether the members are as they were asked to be.
     ChangeMembers(Result<(), ApiError>),
     /// The members.
@@ -427,6 +443,10 @@ impl ControllerResponse {
             ControllerResponse::AllocateProducerIds(block) => {
                 ControllerResponse::AllocateProducerIds(refuse(block, why))
             }
+            ControllerResponse::AlterPartition(Ok(items)) => {
+                ControllerResponse::AlterPartition(Ok(refuse_each(items, why)))
+            }
+            ControllerResponse::AlterPartition(outcome) => ControllerResponse::AlterPartition(refuse(outcome, why)),
             ControllerResponse::ChangeMembers(outcome) => ControllerResponse::ChangeMembers(refuse(outcome, why)),
             ControllerResponse::DescribeQuorum(info) => ControllerResponse::DescribeQuorum(refuse(info, why)),
         }
@@ -514,6 +534,9 @@ impl Controller {
                 quotas::alter(image, changes, validate_only)
             }
             ControllerRequest::AllocateProducerIds { node_id, epoch } => allocate_producer_ids(image, node_id, epoch),
+            ControllerRequest::AlterPartition { node_id, epoch, partitions } => {
+                isr::alter(image, node_id, epoch, partitions)
+            }
             // The members of the quorum are no part of the image: who has them decides. Nothing of it is a record.
             ControllerRequest::AddObserver { .. }
             | ControllerRequest::AddRaftVoter { .. }
