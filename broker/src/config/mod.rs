@@ -50,6 +50,8 @@ pub struct BrokerConfig {
     pub request_bytes_max: usize,
     /// `fetch.max.bytes`
     pub fetch_bytes_max: usize,
+    /// `replica.lag.time.max.ms`
+    pub replica_lag_time_max: Duration,
     /// `queued.max.request.bytes`; `None`: no limit is configured.
     pub queued_request_bytes_max: Option<usize>,
     /// `socket.send.buffer.bytes`, if it was given and is not -1.
@@ -157,6 +159,7 @@ impl BrokerConfig {
             },
             request_bytes_max: number(&properties, "socket.request.max.bytes")?,
             fetch_bytes_max: number(&properties, "fetch.max.bytes")?,
+            replica_lag_time_max: Duration::from_millis(number(&properties, "replica.lag.time.max.ms")?),
             queued_request_bytes_max: usize::try_from(number::<i64>(&properties, "queued.max.request.bytes")?).ok(),
             send_buffer_bytes: buffer("socket.send.buffer.bytes")?,
             receive_buffer_bytes: buffer("socket.receive.buffer.bytes")?,

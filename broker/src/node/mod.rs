@@ -223,6 +223,7 @@ impl OpenShard {
             file: Arc::clone(&options.file),
             log_dir: options.log_dir.clone(),
             listeners: options.listeners.clone(),
+            replica_lag_time_max: options.replica_lag_time_max,
             fetch_bytes_max: options.fetch_bytes_max,
             group_bytes_max: options.group_bytes_max,
             request_bytes_max: options.request_bytes_max,

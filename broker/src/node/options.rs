@@ -55,6 +55,8 @@ pub struct NodeOptions {
     pub log: ShardLogOptions,
     /// `fetch.max.bytes`
     pub fetch_bytes_max: usize,
+    /// `replica.lag.time.max.ms`
+    pub replica_lag_time_max: Duration,
     /// Memory of all groups of the broker.
     pub group_bytes_max: usize,
     /// Memory of requests in flight at one shard, beyond which clients are not read from.
@@ -117,6 +119,7 @@ impl NodeOptions {
                 },
             },
             fetch_bytes_max: config.fetch_bytes_max,
+            replica_lag_time_max: config.replica_lag_time_max,
             group_bytes_max: memory.groups,
             request_bytes_max: config.queued_request_bytes_max.unwrap_or(usize::MAX).min(journal_request_bytes) / parts,
         }

@@ -41,6 +41,7 @@ fn options() -> NodeOptions {
             replica_reserve_percent: 0,
             cleaner: CleanerOptions::default(),
         },
+        replica_lag_time_max: Duration::from_secs(30),
         fetch_bytes_max: 1 << 20,
         group_bytes_max: 1 << 20,
         request_bytes_max: 1 << 20,

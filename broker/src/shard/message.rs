@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use millstream_replication::{ClusterImage, ControllerResponse, ErrorCode, MetadataRecord};
+use millstream_replication::controller::{AlterPartition, AlteredPartition};
+use millstream_replication::{ApiError, ClusterImage, ControllerResponse, ErrorCode, MetadataRecord};
 use millstream_storage::PartitionKey;
 use millstream_storage::producer::ProducerView;
 use millstream_storage::shard_log::ReadPlan;
@@ -20,12 +21,19 @@ use crate::protocol::fetch::DivergingEpoch;
 /// Partitions that one Produce or Fetch request may name; a request with more closes its connection.
 pub const REQUEST_PARTITIONS_MAX: usize = 100_000;
 
+/// What the controller has said to each proposal, or why it has said nothing.
+pub type Altered = Result<Vec<(PartitionKey, Result<AlteredPartition, ApiError>)>, ApiError>;
+
 /// A message to a shard.
 #[allow(missing_docs, reason = "the line of a variant says what its fields are")]
 #[derive(Debug)]
 pub enum Message {
     /// Metadata records were committed: adopt the image that they made. `offset` is that of the last one.
     Metadata { offset: u64, records: Arc<Vec<MetadataRecord>>, image: Arc<ClusterImage> },
+    /// Leaders here propose who is to be in sync: a session asks the controller.
+    Propose(Vec<(PartitionKey, AlterPartition)>),
+    /// What the controller has said to [`Message::Propose`].
+    Altered(Altered),
     /// The controller's answer to [`super::event::Effect::ToController`]. The records it decided came before it.
     Controller { token: u64, response: ControllerResponse },
     /// Session to owner: append.

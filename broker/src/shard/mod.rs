@@ -245,6 +245,8 @@ impl Shard {
         match message {
             Message::Metadata { .. } => unreachable!("records were taken above"),
             Message::Controller { token, response } => sessions.controller_answered(turn, token, response),
+            Message::Propose(proposals) => sessions.propose(turn, proposals),
+            Message::Altered(outcomes) => owners.altered(turn, outcomes),
             Message::Append(append) => owners.append(turn, append),
             Message::Appended(appended) => sessions.appended(turn, appended),
             Message::Read(read) => owners.read(turn, read),
@@ -279,7 +281,10 @@ impl Shard {
         let turn = &mut turn;
         match step {
             EndStep::Metadata => self.changes.is_pending() && self.apply_metadata(now, effects),
-            EndStep::Deadlines => self.time_out(now, effects),
+            EndStep::Deadlines => {
+                let has_ticked = owners.tick_replicas(turn);
+                self.time_out(now, effects) || has_ticked
+            }
             EndStep::Quotas => sessions.advance_quotas(turn),
             EndStep::Survey => sessions.advance_survey(turn),
             EndStep::Groups => owners.advance_groups(turn),

@@ -1,6 +1,7 @@
 //! What a shard is told of itself and of its process when it is made.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use millstream_replication::config::Properties;
 use millstream_storage::PartitionKey;
@@ -22,6 +23,8 @@ pub struct ShardOptions {
     pub file: Arc<Properties>,
     /// The data directory, as clients are told of it.
     pub log_dir: String,
+    /// `replica.lag.time.max.ms`: who has not had everything for so long leaves the in-sync set.
+    pub replica_lag_time_max: Duration,
     /// The names of the listeners, in `listeners` order.
     pub listeners: Vec<String>,
     /// `fetch.max.bytes`: records in one Fetch response, but for its first batch.

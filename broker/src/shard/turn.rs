@@ -200,7 +200,7 @@ impl Work {
     /// What handling a message is.
     pub fn of(message: &Message) -> Work {
         match message {
-            Message::Metadata { .. } => Work::Metadata,
+            Message::Metadata { .. } | Message::Propose(_) | Message::Altered(_) => Work::Metadata,
             Message::Controller { .. }
             | Message::Query(_)
             | Message::QueryDone(_)

@@ -404,6 +404,11 @@ impl Replica {
         self.own.high_watermark
     }
 
+    /// The registration of whose process it is.
+    pub fn broker_epoch(&self) -> i64 {
+        self.own.broker_epoch
+    }
+
     /// What it knows of its log.
     pub fn log(&self) -> Log {
         self.own.log

@@ -151,6 +151,8 @@ impl Changes {
     fn compare(&mut self, metadata: &Metadata, before: &ClusterImage, records: &[MetadataRecord]) {
         let mut configured = BTreeSet::new();
         let mut concerns_all = false;
+        let mut brokers = BTreeSet::new();
+        let mut is_registered = false;
         for record in records {
             match record {
                 // A topic that was created and removed by one decision has never been here.
@@ -179,6 +181,13 @@ impl Changes {
                 MetadataRecord::Config { owner: ConfigOwner::Topic(topic_id), .. } => {
                     configured.insert(*topic_id);
                 }
+                MetadataRecord::Broker(broker) => {
+                    brokers.insert(broker.node_id);
+                    is_registered |= broker.node_id == metadata.node_id();
+                }
+                MetadataRecord::BrokerChange { node_id, .. } | MetadataRecord::UnregisterBroker { node_id, .. } => {
+                    brokers.insert(*node_id);
+                }
                 record if metadata.is_broker_config(record) => concerns_all = true,
                 _ => {}
             }
@@ -191,6 +200,35 @@ impl Changes {
         } else {
             let configured = configured.into_iter().filter_map(|id| image.topic_by_id(id));
             configured.filter(is_known).for_each(|topic| self.update_later(topic));
+        }
+        if !brokers.is_empty() {
+            self.update_replicas_later(metadata, &brokers, is_registered);
+        }
+    }
+
+    /// Something has changed of these brokers: the replicas of partitions that they hold as well are told. Where this broker
+    /// holds one alone, only its registration matters.
+    fn update_replicas_later(&mut self, metadata: &Metadata, brokers: &BTreeSet<i32>, is_registered: bool) {
+        for topic in metadata.image().topics() {
+            let mut partitions = 0..0;
+            for (index, partition) in (0..).zip(&topic.partitions) {
+                let replicas = &partition.replicas;
+                let is_concerned = replicas.contains(&metadata.node_id())
+                    && (is_registered || replicas.len() > 1)
+                    && replicas.iter().any(|broker| brokers.contains(broker));
+                if is_concerned && index == partitions.end && !partitions.is_empty() {
+                    partitions.end += 1;
+                } else if is_concerned {
+                    self.open_later(topic.id, std::mem::replace(&mut partitions, index..index + 1));
+                }
+            }
+            self.open_later(topic.id, partitions);
+        }
+    }
+
+    fn open_later(&mut self, topic_id: TopicId, partitions: Range<i32>) {
+        if !partitions.is_empty() {
+            self.left.push_back(Change::Open { topic_id, partitions });
         }
     }
 

@@ -49,6 +49,11 @@ impl Metadata {
         &self.image
     }
 
+    /// This node.
+    pub fn node_id(&self) -> i32 {
+        self.node_id
+    }
+
     /// What a topic's configuration means.
     pub fn settings(&self, topic: TopicId) -> &TopicSettings {
         &self.settings[&topic]

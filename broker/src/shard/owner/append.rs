@@ -6,7 +6,7 @@ use millstream_replication::ErrorCode;
 use millstream_storage::Now;
 use millstream_storage::shard_log::AppendError;
 
-use super::partition::Waiter;
+use super::partition::{Until, Waiter};
 use super::replicas::Replicas;
 use crate::metrics::Sample;
 use crate::shard::event::{RequestId, ShardIndex};
@@ -82,12 +82,11 @@ impl Appends {
         waiter: Waiter,
     ) -> Result<(AppendResult, bool), ErrorCode> {
         let (log, partition) = replicas.partitions.leader(item.key, -1)?;
-        if acks == -1 && !partition.has_enough_replicas() {
-            return Err(ErrorCode::NotEnoughReplicas);
-        }
+        let until = if acks == -1 { Until::Committed } else { Until::Durable };
+        partition.may_append(until)?;
         let appended = replicas.log.append(now, log, &item.records).map_err(append_error)?;
         let bytes = if appended.duplicate { 0 } else { item.records.len() };
-        let committed = partition.appended(appended.last_offset + 1, bytes, waiter);
+        let committed = replicas.appended(now.elapsed, log, (appended.last_offset + 1, bytes), until, waiter);
         self.bytes += bytes as u64;
         if !appended.duplicate {
             self.records += (appended.last_offset - appended.base_offset + 1) as u64;

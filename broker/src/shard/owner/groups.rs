@@ -15,7 +15,7 @@ use millstream_storage::{DiskError, DiskReply, Now};
 use super::append::append_error;
 use super::group_config::group_config;
 use super::load::{FileReads, Load, Loaded};
-use super::partition::Waiter;
+use super::partition::{Until, Waiter};
 use super::reader::LoadId;
 use super::replicas::Replicas;
 use crate::group::{Coordinator, GroupConfig, GroupEffect, Moment, NOT_COORDINATOR, RecordBytes, RequestRef, WriteId};
@@ -372,15 +372,14 @@ fn append(
     records: Vec<RecordBytes>,
 ) -> Result<(), ErrorCode> {
     let partition = replicas.partitions.get_mut(log).expect("the partition of a coordinator is here");
-    if !partition.has_enough_replicas() {
-        return Err(ErrorCode::NotEnoughReplicas);
-    }
+    partition.may_append(Until::Committed)?;
     let batch = records
         .iter()
         .fold(BatchBuilder::new(), |batch, (key, value)| batch.record(now.unix_ms, Some(key), value.as_deref(), &[]));
     let batch = batch.build();
     let appended = replicas.log.append(now, log, &batch).map_err(append_error)?;
-    let committed = partition.appended(appended.last_offset + 1, batch.len(), Waiter::Group { log, write });
+    let written = (appended.last_offset + 1, batch.len());
+    let committed = replicas.appended(now.elapsed, log, written, Until::Committed, Waiter::Group { log, write });
     assert!(!committed, "what was just appended is not committed");
     Ok(())
 }

@@ -9,6 +9,7 @@ mod groups;
 mod listing;
 mod load;
 mod partition;
+mod proposals;
 mod query;
 mod read;
 mod reader;
@@ -18,13 +19,14 @@ mod survey;
 
 use std::time::Duration;
 
+use millstream_replication::replica::{Effect as Decided, Event};
 use millstream_replication::topic_name::CONSUMER_OFFSETS;
 use millstream_replication::{ErrorCode, Topic};
 use millstream_storage::shard_log::{LogId, Progress};
 use millstream_storage::{DiskError, DiskOp, DiskReply, PartitionKey, ShardLog};
 
 use super::event::{DiskToken, Effect, RequestId, ShardIndex};
-use super::message::{Append, GroupCall, Query, ReadRequest, SurveyCall, Watch};
+use super::message::{Altered, Append, GroupCall, Query, ReadRequest, SurveyCall, Watch};
 use super::metadata::Metadata;
 use super::options::ShardOptions;
 use super::turn::Turn;
@@ -33,7 +35,8 @@ use crate::group::GroupRow;
 use crate::metrics::Sample;
 use append::Appends;
 use groups::Coordinators;
-use partition::{Role, Waiter};
+use partition::Waiter;
+use proposals::Proposals;
 use query::Queries;
 use read::Reads;
 use reader::Reader;
@@ -48,6 +51,7 @@ pub struct Owners {
     reads: Reads,
     queries: Queries,
     coordinators: Coordinators,
+    proposals: Proposals,
 }
 
 impl Owners {
@@ -59,6 +63,7 @@ impl Owners {
             reads: Reads::default(),
             queries: Queries::default(),
             coordinators: Coordinators::new(options),
+            proposals: Proposals::default(),
         };
         for (key, _) in owners.replicas.log.partitions() {
             let is_held = held(options, metadata, key).is_some();
@@ -89,21 +94,81 @@ impl Owners {
         let Some(log) = self.open(turn.options, turn.metadata, key) else {
             return self.close(turn, key, ErrorCode::NotLeaderOrFollower);
         };
-        let role = Role::of(turn.options, image, state);
-        let before = self.replicas.partitions.get_mut(log).and_then(|partition| partition.role().leader_epoch());
-        let is_new_epoch = role.leader_epoch() != before;
-        if before.is_some() && is_new_epoch {
+        if self.replicas.is_outdated(turn.options, log, image) {
             self.dismiss(turn, log, ErrorCode::NotLeaderOrFollower);
+            self.replicas.drop_replica(log);
         }
-        let Replicas { log: logs, partitions, .. } = &mut self.replicas;
-        if let Some(leader_epoch) = role.leader_epoch().filter(|_| is_new_epoch) {
-            logs.lead(log, leader_epoch);
-            if &*topic.name == CONSUMER_OFFSETS {
-                self.coordinators.begin(log, logs.log_start(log), logs.log_end(log));
+        let min_insync = turn.metadata.settings(key.topic_id).min_insync_replicas;
+        self.replicas.assign(turn.now.elapsed, turn.options, log, (image, state), min_insync);
+        self.carry_out(turn);
+    }
+
+    /// Does what replicas have decided.
+    fn carry_out(&mut self, turn: &mut Turn<'_>) {
+        let mut released = Vec::new();
+        while let Some((log, effect)) = self.replicas.next_decided() {
+            match effect {
+                Decided::BecomeLeader { epoch, epoch_start } => self.lead(turn, log, epoch, epoch_start),
+                Decided::LoseLeadership { .. } => self.dismiss(turn, log, ErrorCode::NotLeaderOrFollower),
+                Decided::DurableEnd(end) => {
+                    if let Some(partition) = self.replicas.partitions.get_mut(log) {
+                        partition.durable(end, &mut released);
+                    }
+                }
+                Decided::HighWatermark(offset) => {
+                    let Replicas { log: logs, partitions, .. } = &mut self.replicas;
+                    logs.set_committed(log, offset);
+                    if let Some(partition) = partitions.get_mut(log) {
+                        partition.advance(offset, &mut released, &mut self.reads.woken);
+                    }
+                    self.coordinators.log_committed(log);
+                }
+                Decided::Propose(asked) => {
+                    if let Some(partition) = self.replicas.partitions.get_mut(log) {
+                        self.proposals.add(partition.key, asked);
+                    }
+                }
+                // Whoever leads it is asked when there is a stream to that broker.
+                Decided::BecomeFollower { .. } | Decided::Follow { .. } => {}
+                Decided::FollowOk { .. }
+                | Decided::Diverged { .. }
+                | Decided::Refused { .. }
+                | Decided::Send { .. }
+                | Decided::Ack { .. }
+                | Decided::Restart { .. }
+                | Decided::LogStart(_)
+                | Decided::Lost { .. } => unreachable!("nobody has told a replica of another: {effect:?}"),
             }
         }
-        if let Some(partition) = partitions.get_mut(log) {
-            partition.set_role(role);
+        self.release(turn, released, ErrorCode::None);
+        self.proposals.send(turn);
+    }
+
+    /// The controller has answered what was proposed, or cannot be asked.
+    pub fn altered(&mut self, turn: &mut Turn<'_>, outcomes: Altered) {
+        for (key, partition_epoch, result) in self.proposals.answered(outcomes) {
+            if let Some(log) = self.replicas.partitions.find(key) {
+                self.replicas.tell(turn.now.elapsed, log, Event::Altered { partition_epoch, result });
+            }
+        }
+        self.carry_out(turn);
+    }
+
+    /// Replicas that wanted to be asked by now are. Returns whether there were any.
+    pub fn tick_replicas(&mut self, turn: &mut Turn<'_>) -> bool {
+        let any = self.replicas.tick(turn.now.elapsed);
+        self.carry_out(turn);
+        any
+    }
+
+    /// A partition is led here from now on: its epoch starts where its log ends.
+    fn lead(&mut self, turn: &Turn<'_>, log: LogId, epoch: i32, epoch_start: i64) {
+        let Replicas { log: logs, partitions, .. } = &mut self.replicas;
+        let noted = logs.lead(log, epoch);
+        assert_eq!(noted, epoch_start, "an epoch starts where the log ends");
+        let topic = partitions.get_mut(log).and_then(|p| turn.metadata.image().topic_by_id(p.key.topic_id));
+        if topic.is_some_and(|topic| &*topic.name == CONSUMER_OFFSETS) {
+            self.coordinators.begin(log, logs.log_start(log), epoch_start);
         }
     }
 
@@ -114,9 +179,7 @@ impl Owners {
         let settings = metadata.settings(key.topic_id);
         let Replicas { log: logs, partitions, .. } = &mut self.replicas;
         let log = logs.create_partition(key, &topic.name, settings.log.clone());
-        logs.commit_alone(log);
         let partition = partitions.open(log, key, logs.committed(log));
-        partition.min_insync_replicas = settings.min_insync_replicas;
         partition.cleanup_delete = settings.log.cleanup_delete;
         Some(log)
     }
@@ -125,8 +188,7 @@ impl Owners {
     pub fn close(&mut self, turn: &mut Turn<'_>, key: PartitionKey, error: ErrorCode) {
         let Some(log) = self.replicas.partitions.find(key) else { return };
         self.dismiss(turn, log, error);
-        self.replicas.partitions.close(log);
-        self.replicas.log.remove_partition(log);
+        self.replicas.close(log);
     }
 
     /// A partition is led here no more, or anew, or is gone: who waits for something is told so, and its coordinator of
@@ -163,6 +225,7 @@ impl Owners {
     /// A session appends.
     pub fn append(&mut self, turn: &mut Turn<'_>, append: Append) {
         self.appends.take(turn, &mut self.replicas, append);
+        self.carry_out(turn);
     }
 
     /// A session reads.
@@ -228,12 +291,10 @@ impl Owners {
     }
 
     fn progress(&mut self, turn: &mut Turn<'_>, progress: Vec<Progress>) {
-        let mut committed = Vec::new();
         for progress in progress {
             match progress {
-                Progress::Durable { log, .. } => {
-                    self.replicas.durable(log, &mut committed, &mut self.reads.woken);
-                    self.coordinators.log_committed(log);
+                Progress::Durable { log, offset } => {
+                    self.replicas.tell(turn.now.elapsed, log, Event::Durable { end: offset });
                 }
                 Progress::LogStart { log, offset } => {
                     self.replicas.log_start_moved(log, offset, &mut self.reads.woken);
@@ -253,7 +314,7 @@ impl Owners {
                 Progress::TimeDone { token, result } => self.queries.time_done(turn, token, result),
             }
         }
-        self.release(turn, committed, ErrorCode::None);
+        self.carry_out(turn);
     }
 
     /// Tells who waits that what was appended is committed, or that it never will be.
@@ -319,7 +380,9 @@ impl Owners {
     pub fn next_deadline(&self) -> Option<Duration> {
         // Watches that were set after this turn's wakes, and had something to wake for already.
         let at_once = self.reads.has_woken().then_some(Duration::ZERO);
-        [at_once, self.replicas.log.next_deadline(), self.coordinators.next_deadline()].into_iter().flatten().min()
+        let deadlines =
+            [self.replicas.log.next_deadline(), self.replicas.next_deadline(), self.coordinators.next_deadline()];
+        deadlines.into_iter().chain([at_once]).flatten().min()
     }
 
     /// Lists partitions from a place on; 0 is the first.

@@ -1,52 +1,20 @@
-//! The partitions this shard owns: who leads them, how far they are committed, and who waits for that.
+//! The partitions this shard owns: how far they are committed, and who waits for that.
 //!
-//! The high watermark is the offset below which every in-sync replica has everything durably. Consumers see nothing
-//! above it, and `acks=all` waits for it. This node's own part of it is the durable end of the log.
+//! A partition's [`Replica`] decides: who leads, what is committed, who is in sync. It is there from when this process is
+//! registered: before that nobody knows what it leads. The high watermark is the offset below which every in-sync replica has
+//! everything durably. Consumers see nothing above it, and `acks=all` waits for it; `acks=1` and `acks=0` wait for what is
+//! durable at the leader.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
-use millstream_replication::{ClusterImage, ErrorCode};
+use millstream_replication::replica::Replica;
+use millstream_replication::ErrorCode;
 use millstream_storage::PartitionKey;
 use millstream_storage::shard_log::LogId;
 
 use crate::group::WriteId;
 use crate::shard::event::{RequestId, ShardIndex};
-use crate::shard::options::ShardOptions;
-
-/// What this node is to a partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// It leads.
-    Leader {
-        /// Since when.
-        leader_epoch: i32,
-        /// Broker ids of the replicas in sync, this node's among them.
-        in_sync_replicas: Vec<i32>,
-    },
-    /// It holds a replica, or what was one.
-    Follower,
-}
-
-impl Role {
-    /// What the process of these options is to a partition. It leads what it leads as the process that is registered: what
-    /// its broker led before it started is not led by anybody.
-    pub fn of(options: &ShardOptions, image: &ClusterImage, state: &millstream_replication::Partition) -> Role {
-        let is_registered =
-            || image.broker(options.node_id).is_some_and(|broker| broker.incarnation == options.incarnation);
-        if state.leader != options.node_id || !is_registered() {
-            return Role::Follower;
-        }
-        Role::Leader { leader_epoch: state.leader_epoch, in_sync_replicas: state.isr.to_vec() }
-    }
-
-    /// The epoch in which it leads, if it does.
-    pub fn leader_epoch(&self) -> Option<i32> {
-        match self {
-            Role::Leader { leader_epoch, .. } => Some(*leader_epoch),
-            Role::Follower => None,
-        }
-    }
-}
 
 /// Who is told that an append is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +25,15 @@ pub enum Waiter {
     Group { log: LogId, write: WriteId },
 }
 
+/// What an append waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// It is durable here, where the partition is led: `acks` 0 and 1.
+    Durable,
+    /// It is committed: `acks=all`.
+    Committed,
+}
+
 /// Bytes that are appended and not committed yet.
 #[derive(Clone, Copy, Debug)]
 struct Uncommitted {
@@ -64,7 +41,8 @@ struct Uncommitted {
     end_offset: i64,
     /// `Partition::appended_bytes` when they were appended.
     appended_bytes: u64,
-    /// `None`: it was told that this node leads no more.
+    until: Until,
+    /// `None`: it was told, or waits for nothing.
     waiter: Option<Waiter>,
 }
 
@@ -88,37 +66,32 @@ pub struct Watcher {
 pub struct Partition {
     /// Its name.
     pub key: PartitionKey,
-    role: Role,
-    /// `min.insync.replicas`
-    pub min_insync_replicas: i32,
+    /// What this process is to it, since it is registered.
+    pub replica: Option<Replica>,
     /// `cleanup.policy` contains `delete`: records may be deleted.
     pub cleanup_delete: bool,
+    /// When the replica wants to be asked, as [`super::replicas::Replicas`] has it in its order.
+    pub deadline: Option<Duration>,
     high_watermark: i64,
     /// Bytes appended since the log was opened.
     appended_bytes: u64,
     /// Those of them below the high watermark.
     committed_bytes: u64,
     uncommitted: VecDeque<Uncommitted>,
+    /// So many of them, from the front, are durable here.
+    durable: usize,
     watchers: Vec<Watcher>,
 }
 
 impl Partition {
-    /// What this node is to it.
-    pub fn role(&self) -> &Role {
-        &self.role
-    }
-
-    /// This node is something else to it from now on.
-    pub fn set_role(&mut self, role: Role) {
-        if let (Role::Leader { leader_epoch: before, .. }, Role::Leader { leader_epoch, .. }) = (&self.role, &role) {
-            assert!(leader_epoch >= before, "leader epochs do not go back");
-        }
-        self.role = role;
+    /// The epoch in which this node leads, if it does.
+    pub fn leader_epoch(&self) -> Option<i32> {
+        self.replica.as_ref().and_then(Replica::leads)
     }
 
     /// Whether this node leads it.
     pub fn is_led(&self) -> bool {
-        self.role.leader_epoch().is_some()
+        self.leader_epoch().is_some()
     }
 
     /// Takes out who waits: this node leads no more, or anew, or holds the partition no more. What was appended may still
@@ -138,22 +111,30 @@ impl Partition {
         self.committed_bytes
     }
 
-    /// Whether enough replicas are in sync for `acks=all`.
-    pub fn has_enough_replicas(&self) -> bool {
-        match &self.role {
-            Role::Leader { in_sync_replicas, .. } => {
-                in_sync_replicas.len() as i64 >= i64::from(self.min_insync_replicas)
-            }
-            Role::Follower => false,
+    /// Whether a producer may append (KIP-966: with `acks=all` only while enough replicas are in sync).
+    pub fn may_append(&self, until: Until) -> Result<(), ErrorCode> {
+        match &self.replica {
+            Some(replica) => replica.may_append(until == Until::Committed),
+            None => Err(ErrorCode::NotLeaderOrFollower),
         }
     }
 
-    /// Batches up to `end_offset` were appended: `bytes` of them, none for a duplicate. Returns whether they are
-    /// committed already; if not, `waiter` is told when they are.
-    pub fn appended(&mut self, end_offset: i64, bytes: usize, waiter: Waiter) -> bool {
+    /// Batches up to `end_offset` were appended: `bytes` of them, none for a duplicate, while the log is durable up to
+    /// `durable_end`. Returns whether what the waiter waits for is so already; if not, it is told when it is.
+    pub fn appended(
+        &mut self,
+        end_offset: i64,
+        bytes: usize,
+        durable_end: i64,
+        (until, waiter): (Until, Option<Waiter>),
+    ) -> bool {
         self.appended_bytes += bytes as u64;
         if end_offset <= self.high_watermark {
             assert_eq!(bytes, 0, "what is appended lies above the high watermark");
+            return true;
+        }
+        if until == Until::Durable && end_offset <= durable_end {
+            assert_eq!(bytes, 0, "what is appended lies above the durable end");
             return true;
         }
         // A duplicate may wait for a batch that is not the last.
@@ -161,8 +142,20 @@ impl Partition {
             assert!(bytes == 0 || end_offset > last.end_offset, "what is appended follows what was appended");
         }
         let appended_bytes = self.appended_bytes;
-        self.uncommitted.push_back(Uncommitted { end_offset, appended_bytes, waiter: Some(waiter) });
+        self.uncommitted.push_back(Uncommitted { end_offset, appended_bytes, until, waiter });
         false
+    }
+
+    /// The log is durable here up to an offset: takes out who waited for that.
+    pub fn durable(&mut self, end: i64, released: &mut Vec<Waiter>) {
+        while let Some(next) = self.uncommitted.get_mut(self.durable)
+            && next.end_offset <= end
+        {
+            if next.until == Until::Durable {
+                released.extend(next.waiter.take());
+            }
+            self.durable += 1;
+        }
     }
 
     /// The log is committed up to `high_watermark`, which is the least durable end of the in-sync replicas: takes out who
@@ -177,6 +170,7 @@ impl Partition {
             self.committed_bytes = front.appended_bytes;
             committed.extend(front.waiter);
             self.uncommitted.pop_front();
+            self.durable = self.durable.saturating_sub(1);
         }
         assert!(self.committed_bytes <= self.appended_bytes, "what is committed was appended");
         let committed_bytes = self.committed_bytes;
@@ -259,7 +253,7 @@ impl Partitions {
     ) -> Result<(LogId, &mut Partition), ErrorCode> {
         // A session knows partitions from the same metadata as their owner, a moment earlier or later: both pass.
         let (log, partition) = self.find_mut(key).ok_or(ErrorCode::NotLeaderOrFollower)?;
-        let Role::Leader { leader_epoch, .. } = partition.role else { return Err(ErrorCode::NotLeaderOrFollower) };
+        let Some(leader_epoch) = partition.leader_epoch() else { return Err(ErrorCode::NotLeaderOrFollower) };
         if current_leader_epoch >= 0 {
             if current_leader_epoch < leader_epoch {
                 return Err(ErrorCode::FencedLeaderEpoch);
@@ -282,13 +276,14 @@ impl Partitions {
             assert!(previous.is_none(), "a partition has one log");
             Partition {
                 key,
-                role: Role::Follower,
-                min_insync_replicas: 1,
+                replica: None,
                 cleanup_delete: true,
+                deadline: None,
                 high_watermark: committed,
                 appended_bytes: 0,
                 committed_bytes: 0,
                 uncommitted: VecDeque::new(),
+                durable: 0,
                 watchers: Vec::new(),
             }
         });

@@ -27,6 +27,8 @@ pub enum ControllerCall {
     },
     /// The creation of `__consumer_offsets`.
     OffsetsTopic,
+    /// Who is to be in sync.
+    AlterPartition,
 }
 
 /// Calls that the controller has not answered yet.

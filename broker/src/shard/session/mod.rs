@@ -24,11 +24,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use millstream_replication::{ClusterImage, ControllerResponse};
-use millstream_storage::DiskError;
+use millstream_replication::controller::AlterPartition;
+use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse};
+use millstream_storage::{DiskError, PartitionKey};
 
 use super::event::{ConnectionId, PrefetchToken, RequestId};
-use super::message::{Appended, QueryDone, ReadReply, SurveyDone, Used};
+use super::message::{Appended, Message, QueryDone, ReadReply, SurveyDone, Used};
 use super::options::ShardOptions;
 use super::turn::Turn;
 use crate::metrics::Scrape;
@@ -153,8 +154,24 @@ impl Sessions {
                 self.producer_ids.allocated(turn, &mut self.clients, &mut self.calls, block);
             }
             ControllerCall::OffsetsTopic => self.groups.offsets_topic_created(),
+            ControllerCall::AlterPartition => {
+                let ControllerResponse::AlterPartition(outcomes) = response else {
+                    panic!("the controller answered {response:?} to AlterPartition");
+                };
+                let key = |(topic_id, partition)| PartitionKey { topic_id, partition };
+                let altered = outcomes.map(|all| all.into_iter().map(|(of, outcome)| (key(of), outcome)).collect());
+                turn.tell(turn.options.index, Message::Altered(altered));
+            }
             ControllerCall::Api { request, then } => finish_api(turn, &mut self.clients, request, then, response),
         }
+    }
+
+    /// Leaders here propose who is to be in sync: the controller is asked.
+    pub fn propose(&mut self, turn: &mut Turn<'_>, proposals: Vec<(PartitionKey, AlterPartition)>) {
+        let (node_id, epoch) = (turn.options.node_id, turn.metadata.broker_epoch());
+        let partitions = proposals.into_iter().map(|(key, asked)| ((key.topic_id, key.partition), asked)).collect();
+        let request = ControllerRequest::AlterPartition { node_id, epoch, partitions };
+        self.calls.ask(turn, ControllerCall::AlterPartition, request);
     }
 
     /// An owner has appended, or refused to.

@@ -141,6 +141,7 @@ impl Broker {
                 replica_reserve_percent: 0,
                 cleaner: CleanerOptions::default(),
             },
+            replica_lag_time_max: Duration::from_secs(30),
             fetch_bytes_max: 55 << 20,
             group_bytes_max: 64 << 20,
             request_bytes_max: setup.request_bytes_max,

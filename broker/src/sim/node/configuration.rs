@@ -212,6 +212,7 @@ impl Configuration {
                 replica_reserve_percent: 0,
                 cleaner: cleaner_options(),
             },
+            replica_lag_time_max: Duration::from_secs(30),
             fetch_bytes_max: 1 << 20,
             group_bytes_max: 64 << 20,
             request_bytes_max: 1 << 20,
