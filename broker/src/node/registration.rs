@@ -125,7 +125,7 @@ mod tests {
     }
 
     fn fenced(is_fenced: bool) -> ControllerResponse {
-        let reply = HeartbeatReply { is_caught_up: true, is_fenced, should_shut_down: false };
+        let reply = HeartbeatReply { is_caught_up: true, is_fenced, should_shut_down: false, lease_ms: 0 };
         ControllerResponse::BrokerHeartbeat(Ok(reply))
     }
 

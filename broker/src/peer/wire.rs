@@ -139,7 +139,7 @@ fields! { QuotaChange { entity, values } }
 fields! { CreatedTopic { topic_id, partitions, replication_factor, configs } }
 fields! { DeletedTopic { name, topic_id, outcome } }
 fields! { ApiError { code, message } }
-fields! { HeartbeatReply { is_caught_up, is_fenced, should_shut_down } }
+fields! { HeartbeatReply { is_caught_up, is_fenced, should_shut_down, lease_ms } }
 fields! { QuorumInfo { leader, term, high_watermark, replicas } }
 fields! { QuorumReplica { node_id, directory_id, is_voter, log_end, heard_ms, caught_up_ms, endpoint } }
 
@@ -497,6 +497,7 @@ mod tests {
                 is_caught_up: random.coin(),
                 is_fenced: random.coin(),
                 should_shut_down: random.coin(),
+                lease_ms: random.next() as u32,
             })),
             8 => ControllerResponse::FenceBroker(outcome(random, |_| ())),
             9 => ControllerResponse::UnregisterBroker(outcome(random, |_| ())),

@@ -208,8 +208,8 @@ fn connections(mut input: Input<'_>) {
 
 fn one_of_each() -> Vec<Frame> {
     let hello = Hello {
-        version_min: 1,
-        version_max: 1,
+        version_min: 2,
+        version_max: 2,
         cluster_id: Some([1; 16]),
         node_id: 2,
         directory_id: [2; 16],
@@ -219,7 +219,7 @@ fn one_of_each() -> Vec<Frame> {
         is_forming: false,
     };
     let welcome = Welcome {
-        version: 1,
+        version: 2,
         cluster_id: Some([1; 16]),
         node_id: 2,
         directory_id: [2; 16],

@@ -63,7 +63,8 @@ pub(super) fn heartbeat(
     let in_controlled_shutdown = broker.in_controlled_shutdown || wants.shutdown;
     let may_lead = !broker.is_fenced || (is_caught_up && sessions.may_unfence(now, node_id));
     let is_fenced = in_controlled_shutdown || wants.fence || !may_lead;
-    let reply = HeartbeatReply { is_caught_up, is_fenced, should_shut_down: in_controlled_shutdown };
+    let lease_ms = if is_fenced { 0 } else { sessions.lease_ms() };
+    let reply = HeartbeatReply { is_caught_up, is_fenced, should_shut_down: in_controlled_shutdown, lease_ms };
     Decision {
         records: change(image, broker, is_fenced, in_controlled_shutdown),
         response: ControllerResponse::BrokerHeartbeat(Ok(reply)),

@@ -348,6 +348,9 @@ pub struct HeartbeatReply {
     pub is_fenced: bool,
     /// It wanted to stop and leads nothing any more: it may.
     pub should_shut_down: bool,
+    /// It has its lease for so many milliseconds from when it sent the heartbeat: no controller fences it before, unless its
+    /// process is gone. 0: it has none.
+    pub lease_ms: u32,
 }
 
 /// The controller's answers: one item for each of the request, in its order, but one only for duplicates.

@@ -75,7 +75,12 @@ impl Cluster {
             want_fence: false,
             want_shutdown: false,
         };
-        let reply = HeartbeatReply { is_caught_up: true, is_fenced: false, should_shut_down: false };
+        let reply = HeartbeatReply {
+            is_caught_up: true,
+            is_fenced: false,
+            should_shut_down: false,
+            lease_ms: self.sessions.lease_ms(),
+        };
         assert_eq!(self.request(beat), ControllerResponse::BrokerHeartbeat(Ok(reply)));
         epoch
     }
