@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use millstream_replication::config::Properties;
 use millstream_replication::controller::NewTopic;
 use millstream_replication::identity::{self, Candidate, Found, OpenedDirectory};
-use millstream_replication::{Controller, Endpoint};
+use millstream_replication::{Controller, Endpoint, METADATA_VERSIONS};
 use millstream_storage::bug;
 use millstream_storage::random::Random;
 use millstream_storage::seeds::{self, Options};
@@ -344,6 +344,7 @@ impl World {
                 port: CLIENT_PORT,
             }],
             rack: None,
+            metadata_versions: METADATA_VERSIONS,
         };
         let asker = Asker::Node { token: REGISTRATION };
         let random_id = self.random.bytes();

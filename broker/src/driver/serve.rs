@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use millstream_replication::identity::{self, Found, OpenedDirectory};
-use millstream_replication::{ControllerRequest, ControllerResponse, Endpoint};
+use millstream_replication::{ControllerRequest, ControllerResponse, Endpoint, METADATA_VERSIONS};
 use millstream_storage::recovery::{LastShutdown, RecoveryError};
 use millstream_storage::{DiskError, DiskOp};
 
@@ -162,6 +162,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
             shards: u32::try_from(shards).expect("a process has few shards"),
             endpoints,
             rack: config.rack.clone(),
+            metadata_versions: METADATA_VERSIONS,
         };
         let wait = config.quorum.registration_timeout;
         let registration = Registration::new(config.node_id, registration, clock.elapsed(), wait);

@@ -9,7 +9,9 @@ use millstream_replication::controller::{
     MorePartitions, NewTopic, QuorumInfo, QuorumReplica, QuotaChange, TopicReference,
 };
 use millstream_replication::reader::Reader;
-use millstream_replication::{ApiError, ControllerRequest, ControllerResponse, Endpoint, ErrorCode, QuotaEntity};
+use millstream_replication::{
+    ApiError, ControllerRequest, ControllerResponse, Endpoint, ErrorCode, LevelRange, QuotaEntity,
+};
 use millstream_storage::TopicId;
 
 /// The bytes of a request.
@@ -97,7 +99,7 @@ macro_rules! variants {
 }
 
 variants! { ControllerRequest {
-    1 => RegisterBroker { node_id, incarnation, directory_id, shards, endpoints, rack },
+    1 => RegisterBroker { node_id, incarnation, directory_id, shards, endpoints, rack, metadata_versions },
     2 => CreateTopics { topics, validate_only },
     3 => DeleteTopics { topics },
     4 => CreatePartitions { topics, validate_only },
@@ -138,6 +140,7 @@ fields! { ConfigChange { name, operation, value } }
 fields! { QuotaChange { entity, values } }
 fields! { CreatedTopic { topic_id, partitions, replication_factor, configs } }
 fields! { DeletedTopic { name, topic_id, outcome } }
+fields! { LevelRange { min, max } }
 fields! { ApiError { code, message } }
 fields! { HeartbeatReply { is_caught_up, is_fenced, should_shut_down, lease_ms } }
 fields! { QuorumInfo { leader, term, high_watermark, replicas } }
@@ -392,6 +395,7 @@ mod tests {
                     port: random.next() as u16,
                 }),
                 rack: maybe(random, text),
+                metadata_versions: LevelRange { min: random.next() as i16, max: random.next() as i16 },
             },
             1 => ControllerRequest::CreateTopics {
                 topics: many(random, |random| NewTopic {

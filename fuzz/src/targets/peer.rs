@@ -13,7 +13,9 @@ use millstream_replication::controller::{
     Assignment, ConfigChange, ConfigOperation, ConfigResource, CreatedTopic, DeletedTopic, MorePartitions, NewTopic,
     QuotaChange, TopicReference,
 };
-use millstream_replication::{ApiError, ControllerRequest, ControllerResponse, Endpoint, ErrorCode, QuotaEntity};
+use millstream_replication::{
+    ApiError, ControllerRequest, ControllerResponse, Endpoint, ErrorCode, METADATA_VERSIONS, QuotaEntity,
+};
 use millstream_storage::TopicId;
 
 use crate::Target;
@@ -263,6 +265,7 @@ fn requests() -> Vec<ControllerRequest> {
             shards: 2,
             endpoints: vec![endpoint],
             rack: Some("r".into()),
+            metadata_versions: METADATA_VERSIONS,
         },
         ControllerRequest::BrokerHeartbeat {
             node_id: 1,

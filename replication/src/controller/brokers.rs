@@ -21,6 +21,17 @@ pub(super) fn register(image: &ClusterImage, sessions: &Sessions, now: Duration,
     if node_id < 0 {
         return refuse(ErrorCode::InvalidRegistration, format!("a broker's number is at least 0, not {node_id}"));
     }
+    let (level, levels) = (image.metadata_version(), broker.metadata_versions);
+    if levels.check().is_err() || !levels.contains(level) {
+        return refuse(
+            ErrorCode::UnsupportedVersion,
+            format!(
+                "it reads millstream.metadata.version {} to {}, and the cluster is at {level}: start it with a version of \
+                 Millstream that reads that",
+                levels.min, levels.max
+            ),
+        );
+    }
     if let Some(known) = image.broker(node_id) {
         if known.incarnation == broker.incarnation {
             return decide(Vec::new(), Ok(known.epoch));

@@ -27,7 +27,7 @@ use crate::config::{Properties, broker_value};
 use crate::error::{ApiError, ErrorCode};
 use crate::image::ClusterImage;
 use crate::quota::QuotaEntity;
-use crate::record::{Broker, Endpoint, MetadataRecord};
+use crate::record::{Broker, Endpoint, LevelRange, MetadataRecord};
 
 pub use members::{QuorumInfo, QuorumReplica, View as QuorumView, change as change_members};
 pub use placement::REPLICATION_FACTOR_MAX;
@@ -145,6 +145,8 @@ pub enum ControllerRequest {
         endpoints: Vec<Endpoint>,
         /// `broker.rack`
         rack: Option<String>,
+        /// The levels of `millstream.metadata.version` whose records the process reads. The one of the cluster is to be among them.
+        metadata_versions: LevelRange,
     },
     /// A broker is there, and says how far it is and what it wants (KIP-631).
     BrokerHeartbeat {
@@ -489,9 +491,25 @@ impl Controller {
         random_id: [u8; 16],
     ) -> Decision {
         match request {
-            ControllerRequest::RegisterBroker { node_id, incarnation, directory_id, shards, endpoints, rack } => {
-                let broker =
-                    Broker { node_id, incarnation, directory_id, shards, endpoints, rack, ..Broker::default() };
+            ControllerRequest::RegisterBroker {
+                node_id,
+                incarnation,
+                directory_id,
+                shards,
+                endpoints,
+                rack,
+                metadata_versions,
+            } => {
+                let broker = Broker {
+                    node_id,
+                    incarnation,
+                    directory_id,
+                    shards,
+                    endpoints,
+                    rack,
+                    metadata_versions,
+                    ..Broker::default()
+                };
                 brokers::register(image, sessions, now.elapsed, broker)
             }
             ControllerRequest::BrokerHeartbeat { node_id, epoch, applied_offset, want_fence, want_shutdown } => {

@@ -838,7 +838,7 @@ const TEST: &str = "quorum::sim::members_agree";
 
 #[test]
 fn members_agree() {
-    let outcomes = seeds::run(env!("CARGO_PKG_NAME"), TEST, 60, simulate);
+    let outcomes = seeds::run(env!("CARGO_PKG_NAME"), TEST, 120, simulate);
     let sum = |count: fn(&Outcome) -> u64| outcomes.iter().map(count).sum::<u64>();
     let all = [
         ("acknowledged", sum(|outcome| outcome.acknowledged as u64)),
@@ -850,7 +850,8 @@ fn members_agree() {
         ("leaders confirmed", sum(|outcome| outcome.confirmed)),
     ];
     println!("{all:?}");
-    if outcomes.len() >= 50 {
+    // Disks are lost with few seeds.
+    if outcomes.len() >= 120 {
         assert!(all.iter().all(|(_, count)| *count > 0), "{all:?}");
     }
 }
