@@ -21,7 +21,7 @@ use place_index::PlaceIndex;
 use crate::config::{Properties, TopicSettings, topic_settings};
 use crate::quota::{ClientQuotas, QUOTA_VALUES_PER_CLUSTER_MAX, check_key};
 use crate::random_id;
-use crate::record::{Broker, ConfigOwner, MetadataRecord, Partition};
+use crate::record::{Broker, ConfigOwner, METADATA_VERSION_FIRST, METADATA_VERSIONS, MetadataRecord, Partition};
 use crate::topic_name;
 
 pub use shared_vec::{Iter, SharedVec};
@@ -75,10 +75,11 @@ impl Place {
 /// A clone takes as many counts as there are fields behind an `Arc`. After that, a record copies what is on its way: of
 /// topics and partitions a few pieces of bounded size; of brokers, configurations of brokers and of one topic, and quotas
 /// everything of that kind, which is little or changes rarely. Further records before the next clone copy nothing twice.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ClusterImage {
     offset: u64,
     cluster_id: Option<[u8; 16]>,
+    metadata_version: i16,
     brokers: Arc<BTreeMap<i32, Broker>>,
     /// Topics in places that stay while the topic exists, so that every index leads to one in a single step.
     places: SharedVec<Place>,
@@ -108,6 +109,27 @@ fn hash_of_id(id: TopicId) -> u64 {
     random_id::mix(random_id::mix(high) ^ low)
 }
 
+impl Default for ClusterImage {
+    fn default() -> ClusterImage {
+        ClusterImage {
+            offset: 0,
+            cluster_id: None,
+            metadata_version: METADATA_VERSION_FIRST,
+            brokers: Arc::default(),
+            places: SharedVec::default(),
+            free_place: None,
+            places_by_name: PlaceIndex::default(),
+            places_by_id: PlaceIndex::default(),
+            places_by_collision: PlaceIndex::default(),
+            partition_count: 0,
+            broker_configs: Arc::default(),
+            cluster_configs: Arc::default(),
+            quotas: Arc::default(),
+            next_producer_id: 0,
+        }
+    }
+}
+
 static NO_PROPERTIES: Properties = Properties::new();
 
 impl ClusterImage {
@@ -129,6 +151,11 @@ impl ClusterImage {
     /// The cluster's identity; none before the first record.
     pub fn cluster(&self) -> Option<[u8; 16]> {
         self.cluster_id
+    }
+
+    /// The finalised level of `millstream.metadata.version`: no record of a later one was written.
+    pub fn metadata_version(&self) -> i16 {
+        self.metadata_version
     }
 
     /// The registered brokers, by their numbers.
@@ -225,9 +252,23 @@ impl ClusterImage {
                 Some(known) if known != *cluster_id => Err("the cluster's identity changes".into()),
                 _ => Ok(()),
             },
-            MetadataRecord::Broker(Broker { node_id, epoch, .. }) => match self.brokers.get(node_id) {
+            MetadataRecord::MetadataVersion { level } if *level < self.metadata_version => {
+                Err(format!("the metadata version goes back from {} to {level}", self.metadata_version))
+            }
+            MetadataRecord::MetadataVersion { level } if !METADATA_VERSIONS.contains(*level) => {
+                let max = METADATA_VERSIONS.max;
+                Err(format!(
+                    "the cluster is at metadata version {level}, and this version of Millstream reads up to {max}"
+                ))
+            }
+            MetadataRecord::MetadataVersion { .. } => Ok(()),
+            MetadataRecord::Broker(Broker { node_id, epoch, metadata_versions, .. }) => match self.brokers.get(node_id)
+            {
                 Some(known) if known.epoch >= *epoch => {
                     Err(format!("the epoch of broker {node_id} goes from {} to {epoch}", known.epoch))
+                }
+                _ if !metadata_versions.contains(self.metadata_version) => {
+                    Err(format!("broker {node_id} reads {metadata_versions:?}, not {}", self.metadata_version))
                 }
                 _ => Ok(()),
             },
@@ -317,6 +358,7 @@ impl ClusterImage {
         self.offset += 1;
         match record {
             MetadataRecord::Cluster { cluster_id } => self.cluster_id = Some(*cluster_id),
+            MetadataRecord::MetadataVersion { level } => self.metadata_version = *level,
             MetadataRecord::Broker(broker) => {
                 Arc::make_mut(&mut self.brokers).insert(broker.node_id, broker.clone());
             }
@@ -442,6 +484,9 @@ impl ClusterImage {
         let mut records = Vec::new();
         if let Some(cluster_id) = self.cluster_id {
             records.push(MetadataRecord::Cluster { cluster_id });
+        }
+        if self.metadata_version != METADATA_VERSION_FIRST {
+            records.push(MetadataRecord::MetadataVersion { level: self.metadata_version });
         }
         records.extend(self.brokers().cloned().map(MetadataRecord::Broker));
         let configs = |owner: ConfigOwner, properties: &Properties| -> Vec<MetadataRecord> {

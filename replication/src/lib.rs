@@ -30,5 +30,5 @@ pub use identity::MetaProperties;
 pub use image::{ClusterImage, SharedVec, Topic};
 pub use quorum::Quorum;
 pub use quota::{ClientQuotas, QuotaEntity, QuotaValue};
-pub use record::{Broker, ConfigOwner, Endpoint, MetadataRecord, NO_LEADER, Partition};
+pub use record::{Broker, ConfigOwner, Endpoint, LevelRange, METADATA_VERSIONS, MetadataRecord, NO_LEADER, Partition};
 pub use replica::Replica;

@@ -16,6 +16,42 @@ pub struct Endpoint {
     pub port: u16,
 }
 
+/// Levels of a feature, from one to another (KIP-584).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LevelRange {
+    /// The lowest, at least 1.
+    pub min: i16,
+    /// The highest, at least `min`.
+    pub max: i16,
+}
+
+impl LevelRange {
+    /// Whether a level is among them.
+    pub fn contains(self, level: i16) -> bool {
+        (self.min..=self.max).contains(&level)
+    }
+
+    /// Whether there can be such a range; if not, why.
+    pub fn check(self) -> Result<(), String> {
+        let LevelRange { min, max } = self;
+        if (1..=max).contains(&min) { Ok(()) } else { Err(format!("levels from {min} to {max}")) }
+    }
+}
+
+/// The level of the feature `millstream.metadata.version` that every cluster begins with, and that a broker reads which was registered
+/// before there was a range: the records of `docs/metadata-format.md`, "Records".
+pub const METADATA_VERSION_FIRST: i16 = 1;
+
+/// The levels of `millstream.metadata.version` whose records this version of Millstream reads: what its brokers register with.
+pub const METADATA_VERSIONS: LevelRange = LevelRange { min: METADATA_VERSION_FIRST, max: 1 };
+
+/// That of a process that registered before there was a range.
+impl Default for LevelRange {
+    fn default() -> LevelRange {
+        LevelRange { min: METADATA_VERSION_FIRST, max: METADATA_VERSION_FIRST }
+    }
+}
+
 /// A broker as the controller knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Broker {
@@ -29,6 +65,8 @@ pub struct Broker {
     pub directory_id: [u8; 16],
     /// How many shards the process has: which of them owns a partition follows from it. Zero where it is not known.
     pub shards: u32,
+    /// The levels of `millstream.metadata.version` whose records the process reads.
+    pub metadata_versions: LevelRange,
     /// It may not lead: it is not heard of, or has not caught up with its own registration.
     pub is_fenced: bool,
     /// It wants to stop: it may not lead any more, until it registers again.
@@ -165,6 +203,12 @@ pub enum MetadataRecord {
         key: String,
         /// The limit.
         value: Option<QuotaValue>,
+    },
+    /// Records of this level of `millstream.metadata.version` may be written from now on: every process reads them. Kafka's
+    /// `FeatureLevelRecord`.
+    MetadataVersion {
+        /// The level, which never goes back.
+        level: i16,
     },
     /// All producer ids below this one were handed out.
     ProducerIds {

@@ -42,6 +42,12 @@ pub enum Bug {
     TellBeforeWrite,
     /// A leader of the quorum decides before an entry of its own term is committed.
     DecideBeforeOwnTerm,
+    /// A leader of the quorum takes itself to be one without asking the others.
+    ConfirmUnasked,
+    /// The active controller answers heartbeats before the quorum has confirmed that it still is.
+    LeaseUnconfirmed,
+    /// A broker takes its lease to last for two sessions.
+    LeaseTooLong,
     /// A broker is unfenced that has not applied its own registration.
     UnfenceBeforeCaughtUp,
     /// A node gives an answer before its shards have applied what it is about.

@@ -1,11 +1,21 @@
 //! Brokers that are there, as the controller of a node sees them: the active controller hears of them and fences those that are
 //! gone, and every node says that its own is there.
 
+use std::time::Duration;
+
 use millstream_replication::{ControllerRequest, ControllerResponse, Decision, ErrorCode};
 use millstream_storage::Now;
+use millstream_storage::bug::{Bug, is_planted};
 
 use super::{Asked, Asker, ControllerNode, Effect, forwarding};
 use crate::peer::links::Peer;
+
+/// Whether an answer may leave only when the quorum has confirmed that this node still decides: a lease that nothing is
+/// written for. One that is written for is answered when that is committed, which says the same.
+pub(super) fn wants_confirmation(decision: &Decision) -> bool {
+    let ControllerResponse::BrokerHeartbeat(Ok(reply)) = &decision.response else { return false };
+    decision.records.is_empty() && reply.lease_ms > 0 && !is_planted(Bug::LeaseUnconfirmed)
+}
 
 impl ControllerNode {
     /// The epoch of this process's registration.
@@ -58,15 +68,58 @@ impl ControllerNode {
             // It is asked for again and again: whoever waits for it is not told why.
             self.warn_of_peer(format!("the members of the quorum cannot be changed: {error}"), effects);
         }
-        let ControllerResponse::BrokerHeartbeat(reply) = response else { return };
+    }
+
+    /// The heartbeat that was sent then has an answer. A lease that it grants counts from then on, as the controller has heard
+    /// of this broker later than that, and fences it a whole session after that.
+    pub(super) fn heartbeat_answered(
+        &mut self,
+        sent: Duration,
+        response: &ControllerResponse,
+        effects: &mut Vec<Effect>,
+    ) {
         self.is_heartbeat_under_way = false;
-        if let Err(error) = reply
-            && matches!(error.code, ErrorCode::StaleBrokerEpoch | ErrorCode::BrokerIdNotRegistered)
-        {
-            self.has_failed = true;
-            let node_id = self.options.node_id;
-            let reason = format!("broker {node_id} is not this process any more, says the controller: {error}");
-            effects.push(Effect::Fail { reason });
+        let ControllerResponse::BrokerHeartbeat(reply) = response else { panic!("a heartbeat's answer: {response:?}") };
+        match reply {
+            Ok(reply) if reply.lease_ms == 0 => self.lease_until = Duration::ZERO,
+            Ok(_) if is_planted(Bug::LeaseTooLong) => self.lease_until = sent + self.options.session_timeout * 2,
+            Ok(reply) => {
+                let lease = Duration::from_millis(u64::from(reply.lease_ms));
+                self.lease_until = self.lease_until.max(sent.saturating_add(lease));
+            }
+            Err(error) if matches!(error.code, ErrorCode::StaleBrokerEpoch | ErrorCode::BrokerIdNotRegistered) => {
+                self.has_failed = true;
+                let node_id = self.options.node_id;
+                let reason = format!("broker {node_id} is not this process any more, says the controller: {error}");
+                effects.push(Effect::Fail { reason });
+            }
+            // Nobody has decided: what was granted before lasts.
+            Err(_) => {}
+        }
+    }
+
+    /// Until when this process's broker has its lease. Where its member is the only voter, nobody else can fence it. Where it is
+    /// fenced, as far as is known here, it has none, whatever it was granted.
+    pub(super) fn lease_until(&self) -> Duration {
+        let broker = self.quorum.image().broker(self.options.node_id);
+        let is_unfenced =
+            broker.is_some_and(|broker| broker.incarnation == self.options.incarnation && !broker.is_fenced);
+        match (is_unfenced, self.is_alone()) {
+            (false, _) => Duration::ZERO,
+            (true, true) => Duration::MAX,
+            (true, false) => self.lease_until,
+        }
+    }
+
+    /// Asks the quorum whether this node still decides, for all heartbeats that wait for it.
+    pub(super) fn ask_confirmation(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if !self.confirming.wants_question() {
+            return;
+        }
+        // Who does not lead any more will hear so, and they are sent to whoever does.
+        if let Ok(number) = self.quorum.confirm() {
+            self.confirming.begin(number);
+            self.take_outputs(now, effects);
         }
     }
 
@@ -107,7 +160,7 @@ impl ControllerNode {
             want_fence: false,
             want_shutdown: false,
         };
-        self.ask(now, Asker::Own, request, [0; 16], effects);
+        self.ask(now, Asker::Heartbeat { sent: now.elapsed }, request, [0; 16], effects);
     }
 
     /// Another process is there than the one that is registered: that one is gone.

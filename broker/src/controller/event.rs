@@ -1,6 +1,7 @@
 //! What happens to a controller, what it wants done, and who gets its answers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse, MetadataRecord};
 use millstream_storage::{DiskError, DiskOp, DiskReply, DiskToken};
@@ -37,6 +38,11 @@ pub enum Asker {
     },
     /// The controller itself.
     Own,
+    /// The controller itself, which says that its broker is there.
+    Heartbeat {
+        /// When it was sent: from then on a lease counts that its answer grants.
+        sent: Duration,
+    },
 }
 
 /// Something that happened.

@@ -17,6 +17,7 @@
 mod answers;
 mod brokers;
 mod clients;
+mod confirming;
 mod event;
 mod forwarding;
 mod members;
@@ -45,6 +46,7 @@ use crate::peer::wire;
 use crate::shard::ShardIndex;
 use answers::Answers;
 use clients::Clients;
+use confirming::Confirming;
 use forwarding::Forwarding;
 use members::Caring;
 use notices::Notices;
@@ -131,10 +133,20 @@ pub struct Standing {
     pub held: usize,
     /// Its member is the only one of the quorum.
     pub is_alone: bool,
+    /// Until when this process's broker has its lease, by the controller's clock: no other controller fences it before.
+    /// [`Duration::ZERO`] where it has none, [`Duration::MAX`] where there can be no other controller.
+    pub lease_until: Duration,
     /// Brokers that are registered, as is known here.
     pub brokers: usize,
     /// Those of them that are fenced.
     pub fenced: usize,
+}
+
+impl Standing {
+    /// Whether the broker of this process has its lease at this time of the controller's clock.
+    pub fn has_lease(&self, now: Duration) -> bool {
+        now < self.lease_until
+    }
 }
 
 /// The controller, with its member of the quorum.
@@ -168,8 +180,12 @@ pub struct ControllerNode {
     clients: Clients,
     /// When the active controller is told again that this broker is there.
     heartbeat_at: Duration,
-    /// A heartbeat was not answered yet.
+    /// A heartbeat was not answered yet: there is never more than one.
     is_heartbeat_under_way: bool,
+    /// What the answers to heartbeats say of this broker's lease.
+    lease_until: Duration,
+    /// Heartbeats that are answered when this node is known to decide still.
+    confirming: Confirming,
     /// When this node asks for votes, because the leader is gone.
     campaign_at: Option<Duration>,
     /// Members, and those that want to be.
@@ -219,6 +235,8 @@ impl ControllerNode {
             notices: Notices::default(),
             heartbeat_at: Duration::ZERO,
             is_heartbeat_under_way: false,
+            lease_until: Duration::ZERO,
+            confirming: Confirming::default(),
             campaign_at: None,
             chance: options.seed,
             had_room: true,
@@ -246,12 +264,13 @@ impl ControllerNode {
             brokers: self.quorum.image().brokers().len(),
             fenced: self.quorum.image().brokers().filter(|broker| broker.is_fenced).count(),
             is_alone: self.is_alone() && self.quorum.members().iter().count() == 1,
+            lease_until: self.lease_until(),
         }
     }
 
     /// Requests that were asked and not answered.
     fn held(&self) -> usize {
-        self.queue.len() + self.proposed.len() + self.answers.len() + self.forwarding.len()
+        self.queue.len() + self.confirming.len() + self.proposed.len() + self.answers.len() + self.forwarding.len()
     }
 
     /// When [`Event::Tick`] is wanted, in time since the process started. Never by the only voter, who waits for nothing
@@ -282,6 +301,7 @@ impl ControllerNode {
     /// Whether nothing is under way: every request is decided, and every operation has ended.
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty()
+            && self.confirming.len() == 0
             && self.held.is_none()
             && self.proposed.is_empty()
             && self.forwarding.is_empty()
@@ -437,6 +457,10 @@ impl ControllerNode {
                 self.step_down(effects);
                 self.notice_leader(effects);
             }
+            Output::Confirmed { number } => {
+                self.confirming.confirm(number);
+                self.ask_confirmation(now, effects);
+            }
             Output::Reserved { is_there } => {
                 if let Some(held) = self.held.take() {
                     self.reserved(now, held, is_there, effects);
@@ -517,23 +541,25 @@ impl ControllerNode {
         if self.leader().is_some() {
             self.campaign_at = None;
         }
-        self.is_heartbeat_under_way = false;
         if self.speculative.take().is_none() {
             return;
         }
+        // What this process asked itself is not answered. What it has forwarded is, by whoever decides.
+        self.is_heartbeat_under_way = false;
         self.sessions = Sessions::default();
         let held = self.held.take().map(|held| held.asked);
-        for asked in held.into_iter().chain(std::mem::take(&mut self.queue)) {
+        let unconfirmed: Vec<Asked> = self.confirming.take_all().collect();
+        for asked in held.into_iter().chain(unconfirmed).chain(std::mem::take(&mut self.queue)) {
             match asked.asker {
                 Asker::Peer { link, id } => self.send_away(link, id, effects),
-                Asker::Own => {}
+                Asker::Own | Asker::Heartbeat { .. } => {}
                 Asker::Shard { .. } | Asker::Node { .. } | Asker::Client { .. } => self.forwarding.push(asked),
             }
         }
         for Proposed { asker, response, .. } in std::mem::take(&mut self.proposed) {
             match asker {
                 Asker::Peer { link, id } => self.send_away(link, id, effects),
-                Asker::Own => {}
+                Asker::Own | Asker::Heartbeat { .. } => {}
                 Asker::Shard { .. } | Asker::Node { .. } | Asker::Client { .. } => {
                     self.answer_at(self.quorum.image().offset(), asker, response.undecided(&not_controller()));
                 }
@@ -551,7 +577,11 @@ impl ControllerNode {
     fn decide(&mut self, now: Now, effects: &mut Vec<Effect>) {
         while self.may_decide()
             && let Some(speculative) = &self.speculative
-            && let Some(asked) = self.queue.pop_front()
+            && let Some((asked, is_confirmed)) = self
+                .confirming
+                .next_confirmed()
+                .map(|asked| (asked, true))
+                .or_else(|| self.queue.pop_front().map(|asked| (asked, false)))
         {
             if asked.request.changes_members() {
                 self.change_members(asked, effects);
@@ -566,6 +596,11 @@ impl ControllerNode {
             let (request, random_id) = (asked.request.clone(), asked.random_id);
             let decision = self.controller.handle(speculative, &self.sessions, request, now, random_id);
             self.hear(now, &asked.request, &decision);
+            if !is_confirmed && brokers::wants_confirmation(&decision) {
+                self.confirming.push(asked);
+                self.ask_confirmation(now, effects);
+                continue;
+            }
             if decision.records.is_empty() {
                 // It may say what the decisions before it will have made true.
                 match self.proposed.back().map(|last| last.at) {
@@ -669,6 +704,7 @@ impl ControllerNode {
                 effects.extend(more.into_iter().map(Effect::Link));
             }
             Asker::Own => self.heard(&response, effects),
+            Asker::Heartbeat { sent } => self.heartbeat_answered(sent, &response, effects),
             Asker::Shard { .. } | Asker::Node { .. } | Asker::Client { .. } => self.answer_at(offset, asker, response),
         }
     }
@@ -706,9 +742,6 @@ impl ControllerNode {
         }
         self.take_outputs(now, effects);
         for asked in self.forwarding.expired(now.elapsed) {
-            if matches!(asked.request, ControllerRequest::BrokerHeartbeat { .. }) {
-                self.is_heartbeat_under_way = false;
-            }
             let why = ApiError::new(ErrorCode::RequestTimedOut, "no controller could be reached in time; try again");
             self.refuse(now, asked, &why, effects);
         }

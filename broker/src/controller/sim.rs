@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use millstream_replication::config::Properties;
 use millstream_replication::controller::NewTopic;
 use millstream_replication::identity::{self, Candidate, Found, OpenedDirectory};
-use millstream_replication::{Controller, Endpoint};
+use millstream_replication::{Controller, Endpoint, METADATA_VERSIONS};
 use millstream_storage::bug;
 use millstream_storage::random::Random;
 use millstream_storage::seeds::{self, Options};
@@ -41,6 +41,8 @@ struct Outcome {
     fenced: u64,
     installed: u64,
     wiped: u64,
+    /// Leases that were looked at, of whatever node.
+    leases: u64,
 }
 
 impl seeds::Outcome for Outcome {
@@ -342,6 +344,7 @@ impl World {
                 port: CLIENT_PORT,
             }],
             rack: None,
+            metadata_versions: METADATA_VERSIONS,
         };
         let asker = Asker::Node { token: REGISTRATION };
         let random_id = self.random.bytes();
@@ -395,6 +398,24 @@ impl World {
             self.effect(node, effect)?;
         }
         self.set_timer(node);
+        self.check_leases()
+    }
+
+    /// Who has a lease is not fenced, by nobody as far as anybody knows: also who is paused, for it goes on as if nothing was. A
+    /// process that is gone has none.
+    fn check_leases(&mut self) -> Result<(), String> {
+        let Some(image) = self.history.values().next_back() else { return Ok(()) };
+        for (node, at) in self.nodes.iter().enumerate() {
+            let Some(Process::Running(controller)) = &at.process else { continue };
+            if !controller.standing().has_lease(self.elapsed(node)) || controller.is_alone() {
+                continue;
+            }
+            let broker = image.broker(node as i32 + 1);
+            if broker.is_some_and(|broker| broker.incarnation == self.incarnation(node) && broker.is_fenced) {
+                return Err(format!("node {} is fenced and has its lease", node + 1));
+            }
+            self.outcome.leases += 1;
+        }
         Ok(())
     }
 
@@ -651,6 +672,7 @@ fn three_controllers_agree() {
         ("brokers fenced for their silence", sum(|outcome| outcome.fenced)),
         ("snapshots installed", sum(|outcome| outcome.installed)),
         ("disks lost", sum(|outcome| outcome.wiped)),
+        ("leases", sum(|outcome| outcome.leases)),
     ];
     println!("{all:?}");
     if outcomes.len() >= 30 {
@@ -660,10 +682,25 @@ fn three_controllers_agree() {
 
 /// A bug that is planted must be found within so many seeds, by these words.
 fn is_noticed(bug: Bug, words: &str) {
+    is_noticed_within(bug, words, 100);
+}
+
+fn is_noticed_within(bug: Bug, words: &str, seeds: u64) {
     let _planted = bug::plant(bug);
-    let found = (0..100).find_map(|seed| World::new(&Options { seed, is_verbose: false }).run().err());
-    let why = found.expect("the bug is noticed");
+    let run = |seed| World::new(&Options { seed, is_verbose: false }).run().err().map(|why| (seed, why));
+    let (seed, why) = (0..seeds).find_map(run).expect("the bug is noticed");
+    println!("{bug:?}: seed {seed}: {why}");
     assert!(why.contains(words), "{why}");
+}
+
+#[test]
+fn a_lease_that_lasts_too_long_is_noticed() {
+    is_noticed(Bug::LeaseTooLong, "is fenced and has its lease");
+}
+
+#[test]
+fn a_lease_from_an_unconfirmed_answer_is_noticed() {
+    is_noticed_within(Bug::LeaseUnconfirmed, "is fenced and has its lease", 1_000);
 }
 
 #[test]

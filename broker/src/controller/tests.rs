@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use millstream_replication::METADATA_VERSIONS;
 use millstream_replication::config::Properties;
 use millstream_replication::controller::{NewTopic, TopicReference};
 use millstream_replication::identity::{self, OpenedDirectory};
@@ -92,6 +93,7 @@ fn register() -> ControllerRequest {
         shards: 1,
         endpoints: Vec::new(),
         rack: None,
+        metadata_versions: METADATA_VERSIONS,
     }
 }
 
@@ -329,6 +331,7 @@ fn a_silent_broker_is_fenced_once_when_that_can_be_decided() {
         shards: 1,
         endpoints: Vec::new(),
         rack: None,
+        metadata_versions: METADATA_VERSIONS,
     };
     settle(&mut controller, asked(0, register), keeps_nothing);
     let epoch = controller.image().broker(2).expect("it is registered").epoch;

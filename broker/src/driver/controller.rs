@@ -69,6 +69,8 @@ pub enum ToController {
 pub struct ControllerHandle {
     sender: Sender<ToController>,
     waker: Waker,
+    /// The controller's.
+    clock: Clock,
     shown: Arc<Shown>,
 }
 
@@ -81,6 +83,8 @@ struct Shown {
     offset: AtomicU64,
     held: AtomicUsize,
     is_alone: AtomicBool,
+    /// In microseconds of the controller's clock.
+    lease_until_us: AtomicU64,
     brokers: AtomicUsize,
     fenced: AtomicUsize,
 }
@@ -93,6 +97,8 @@ impl Shown {
         self.offset.store(standing.offset, Ordering::Relaxed);
         self.held.store(standing.held, Ordering::Relaxed);
         self.is_alone.store(standing.is_alone, Ordering::Relaxed);
+        let lease_until_us = u64::try_from(standing.lease_until.as_micros()).unwrap_or(u64::MAX);
+        self.lease_until_us.store(lease_until_us, Ordering::Relaxed);
         self.brokers.store(standing.brokers, Ordering::Relaxed);
         self.fenced.store(standing.fenced, Ordering::Relaxed);
     }
@@ -108,9 +114,18 @@ impl ControllerHandle {
             offset: self.shown.offset.load(Ordering::Relaxed),
             held: self.shown.held.load(Ordering::Relaxed),
             is_alone: self.shown.is_alone.load(Ordering::Relaxed),
+            lease_until: match self.shown.lease_until_us.load(Ordering::Relaxed) {
+                u64::MAX => Duration::MAX,
+                until => Duration::from_micros(until),
+            },
             brokers: self.shown.brokers.load(Ordering::Relaxed),
             fenced: self.shown.fenced.load(Ordering::Relaxed),
         }
+    }
+
+    /// Whether the broker of this process has its lease now.
+    pub fn has_lease(&self) -> bool {
+        self.standing().has_lease(self.clock.elapsed())
     }
 
     /// Says something. The error: the thread has ended.
@@ -133,7 +148,7 @@ pub fn prepare(clock: Clock, sockets: Vec<OwnedFd>, backlog: i32) -> io::Result<
     let peers = Peers::listen(clock, sockets, backlog)?;
     let (sender, receiver) = channel();
     let (waker, shown) = (peers.waker(), Arc::new(Shown::default()));
-    Ok((ControllerHandle { sender, waker, shown: Arc::clone(&shown) }, Inbox { receiver, peers, shown }))
+    Ok((ControllerHandle { sender, waker, clock, shown: Arc::clone(&shown) }, Inbox { receiver, peers, shown }))
 }
 
 impl Inbox {
@@ -187,7 +202,7 @@ const FORM_WAIT_MAX: Duration = Duration::from_millis(100);
 pub struct ControllerThread {
     /// The data directory.
     pub root: PathBuf,
-    /// The process's clock.
+    /// The controller's clock, which counts while the machine is suspended.
     pub clock: Clock,
     /// Decides.
     pub controller: ControllerNode,
@@ -304,8 +319,11 @@ impl Running {
                     // Whoever asked may have given up.
                     let _ = self.replies.remove(&token).map(|reply| reply.send(response));
                 }
-                Effect::Answer { asker: Asker::Peer { .. } | Asker::Client { .. } | Asker::Own, .. } => {
-                    panic!("only who is in this process is answered here")
+                Effect::Answer {
+                    asker: asker @ (Asker::Peer { .. } | Asker::Client { .. } | Asker::Own | Asker::Heartbeat { .. }),
+                    ..
+                } => {
+                    panic!("only who waits in this process is answered here, not {asker:?}")
                 }
                 Effect::Say { message } => super::info("controller", &message),
                 Effect::Warn { message } => super::warn("controller", &message),

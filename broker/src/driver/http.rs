@@ -223,6 +223,8 @@ fn process_scrape(node: &Node, shards: usize) -> Scrape {
     gauge("millstream_brokers", help, standing.brokers as f64);
     let help = "Brokers that are registered and fenced: they lead nothing.";
     gauge("millstream_brokers_fenced", help, standing.fenced as f64);
+    let help = "1 while this node's broker has its lease: no controller has fenced it for its silence.";
+    gauge("millstream_broker_has_lease", help, f64::from(u8::from(node.controller.has_lease())));
     let help = "Requests to the controller that were asked here and not answered.";
     gauge("millstream_controller_requests", help, standing.held as f64);
     let help = "How many of them there may be; beyond them a request is refused.";

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use millstream_replication::identity::{self, Found, OpenedDirectory};
-use millstream_replication::{ControllerRequest, ControllerResponse, Endpoint};
+use millstream_replication::{ControllerRequest, ControllerResponse, Endpoint, METADATA_VERSIONS};
 use millstream_storage::recovery::{LastShutdown, RecoveryError};
 use millstream_storage::{DiskError, DiskOp};
 
@@ -48,7 +48,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     sys::hold_stop_signals();
     sys::give_back_large_allocations();
     abort_on_panic();
-    let clock = Clock::start();
+    let (clock, controllers_clock) = (Clock::start(), Clock::start_counting_suspension());
 
     preflight::check_io_uring()?;
     let processors = sys::processors();
@@ -77,9 +77,9 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     let incarnation = sys::random();
     let options = NodeOptions::new(&config, incarnation, shards, for_node, log_dir, free_space_floor_bytes);
     let sockets = for_controllers.into_iter().flat_map(|(_, sockets)| sockets).collect();
-    let (to_controller, mut controller_inbox) = controller::prepare(clock, sockets, config.backlog)
+    let (to_controller, mut controller_inbox) = controller::prepare(controllers_clock, sockets, config.backlog)
         .map_err(|error| format!("cannot wait for nodes: {error}"))?;
-    let Some(opened) = open(&config, incarnation, &directory.path, clock, &mut controller_inbox)? else {
+    let Some(opened) = open(&config, incarnation, &directory.path, controllers_clock, &mut controller_inbox)? else {
         // It was told to stop before it belonged to a cluster.
         return Ok(());
     };
@@ -141,8 +141,12 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
         let started = executor::start(options, move || shard.open().start());
         reports.push(started.map_err(cannot_start_threads)?);
     }
-    let thread =
-        ControllerThread { root: directory.path.clone(), clock, controller: node.controller, shards: handles.clone() };
+    let thread = ControllerThread {
+        root: directory.path.clone(),
+        clock: controllers_clock,
+        controller: node.controller,
+        shards: handles.clone(),
+    };
     controller::start(thread, controller_inbox, to_controller.clone()).map_err(cannot_start_threads)?;
     let watched = handles.iter().map(|shard| Watched::new(Arc::clone(&shard.progress), Arc::clone(&shard.mailbox)));
     watchdog::start(clock, watched.collect(), directory.path.clone(), pools.files.clone())
@@ -158,6 +162,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
             shards: u32::try_from(shards).expect("a process has few shards"),
             endpoints,
             rack: config.rack.clone(),
+            metadata_versions: METADATA_VERSIONS,
         };
         let wait = config.quorum.registration_timeout;
         let registration = Registration::new(config.node_id, registration, clock.elapsed(), wait);

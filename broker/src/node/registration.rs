@@ -108,6 +108,8 @@ fn may_pass(error: &ApiError) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use millstream_replication::METADATA_VERSIONS;
+
     use super::*;
 
     const WAIT: Duration = Duration::from_secs(60);
@@ -120,12 +122,13 @@ mod tests {
             shards: 1,
             endpoints: Vec::new(),
             rack: None,
+            metadata_versions: METADATA_VERSIONS,
         };
         Registration::new(3, request, Duration::from_secs(1), WAIT)
     }
 
     fn fenced(is_fenced: bool) -> ControllerResponse {
-        let reply = HeartbeatReply { is_caught_up: true, is_fenced, should_shut_down: false };
+        let reply = HeartbeatReply { is_caught_up: true, is_fenced, should_shut_down: false, lease_ms: 0 };
         ControllerResponse::BrokerHeartbeat(Ok(reply))
     }
 
@@ -157,6 +160,8 @@ mod tests {
         let answer = registration.answered(Duration::from_secs(2), refused(ErrorCode::InvalidRegistration));
         let Step::Refused { why } = answer else { panic!("{answer:?}") };
         assert!(why.starts_with("the broker cannot be registered: no"), "{why}");
+        let answer = registration.answered(Duration::from_secs(2), refused(ErrorCode::UnsupportedVersion));
+        assert!(matches!(answer, Step::Refused { .. }), "it will not read the cluster's metadata later");
         let early = late - Duration::from_millis(1);
         let code = ErrorCode::DuplicateBrokerRegistration;
         assert!(matches!(registration.answered(early, refused(code)), Step::Rest { .. }));

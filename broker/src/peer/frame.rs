@@ -13,8 +13,9 @@ pub const PEER_HELLO: i16 = 20_000;
 /// The layout of [`Hello`]. Later ones add to its end only.
 const HELLO_VERSION: i16 = 0;
 
-/// The versions of this protocol that this node speaks.
-pub const VERSIONS: std::ops::RangeInclusive<u16> = 1..=1;
+/// The versions of this protocol that this node speaks. Version 1, in which neither the quorum's heartbeats carried a question
+/// nor registrations what a process can read, was never released.
+pub const VERSIONS: std::ops::RangeInclusive<u16> = 2..=2;
 
 /// The prefix that says how long a frame is.
 pub const LENGTH_BYTES: usize = 4;

@@ -9,7 +9,9 @@ use millstream_replication::controller::{
     DeletedTopic, HeartbeatReply, MorePartitions, NewTopic, QuorumInfo, QuorumReplica, QuotaChange, TopicReference,
 };
 use millstream_replication::reader::Reader;
-use millstream_replication::{ApiError, ControllerRequest, ControllerResponse, Endpoint, ErrorCode, QuotaEntity};
+use millstream_replication::{
+    ApiError, ControllerRequest, ControllerResponse, Endpoint, ErrorCode, LevelRange, QuotaEntity,
+};
 use millstream_storage::TopicId;
 
 /// The bytes of a request.
@@ -97,7 +99,7 @@ macro_rules! variants {
 }
 
 variants! { ControllerRequest {
-    1 => RegisterBroker { node_id, incarnation, directory_id, shards, endpoints, rack },
+    1 => RegisterBroker { node_id, incarnation, directory_id, shards, endpoints, rack, metadata_versions },
     2 => CreateTopics { topics, validate_only },
     3 => DeleteTopics { topics },
     4 => CreatePartitions { topics, validate_only },
@@ -140,10 +142,11 @@ fields! { ConfigChange { name, operation, value } }
 fields! { QuotaChange { entity, values } }
 fields! { CreatedTopic { topic_id, partitions, replication_factor, configs } }
 fields! { DeletedTopic { name, topic_id, outcome } }
+fields! { LevelRange { min, max } }
 fields! { ApiError { code, message } }
 fields! { AlterPartition { leader_epoch, partition_epoch, isr } }
 fields! { AlteredPartition { leader, leader_epoch, isr, partition_epoch } }
-fields! { HeartbeatReply { is_caught_up, is_fenced, should_shut_down } }
+fields! { HeartbeatReply { is_caught_up, is_fenced, should_shut_down, lease_ms } }
 fields! { QuorumInfo { leader, term, high_watermark, replicas } }
 fields! { QuorumReplica { node_id, directory_id, is_voter, log_end, heard_ms, caught_up_ms, endpoint } }
 
@@ -396,6 +399,7 @@ mod tests {
                     port: random.next() as u16,
                 }),
                 rack: maybe(random, text),
+                metadata_versions: LevelRange { min: random.next() as i16, max: random.next() as i16 },
             },
             1 => ControllerRequest::CreateTopics {
                 topics: many(random, |random| NewTopic {
@@ -511,6 +515,7 @@ mod tests {
                 is_caught_up: random.coin(),
                 is_fenced: random.coin(),
                 should_shut_down: random.coin(),
+                lease_ms: random.next() as u32,
             })),
             8 => ControllerResponse::FenceBroker(outcome(random, |_| ())),
             9 => ControllerResponse::UnregisterBroker(outcome(random, |_| ())),

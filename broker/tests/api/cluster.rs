@@ -15,7 +15,7 @@ use millstream::protocol::versions::{ApiKey, Handler};
 use millstream::protocol::wire::{Reader, Writer};
 use millstream_replication::config::Properties;
 use millstream_replication::controller::{ConfigChange, ConfigOperation, ConfigResource, NewTopic};
-use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse, Endpoint};
+use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse, Endpoint, METADATA_VERSIONS};
 use millstream_storage::{DiskError, DiskOp, DiskReply, Now, TopicId};
 
 pub const NODE_ID: i32 = 1;
@@ -101,6 +101,7 @@ impl Cluster {
             shards: 1,
             endpoints: vec![endpoint(LISTENER, 9092), endpoint("OTHER", 9093)],
             rack: Some(format!("rack-{node_id}")),
+            metadata_versions: METADATA_VERSIONS,
         };
         let registered = self.decide(registration);
         let ControllerResponse::RegisterBroker(Ok(epoch)) = registered else { panic!("{registered:?}") };

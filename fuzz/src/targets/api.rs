@@ -13,7 +13,7 @@ use millstream::protocol::header::RequestHeader;
 use millstream::protocol::versions::{ApiKey, Handler, SERVED};
 use millstream_replication::config::Properties;
 use millstream_replication::controller::NewTopic;
-use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse, Endpoint};
+use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse, Endpoint, METADATA_VERSIONS};
 use millstream_storage::{DiskError, DiskOp, DiskReply, Now};
 
 use crate::Target;
@@ -57,6 +57,7 @@ fn controller() -> ControllerNode {
         shards: 1,
         endpoints: vec![Endpoint { listener: "L".into(), host: "h".into(), port: 9092 }],
         rack: None,
+        metadata_versions: METADATA_VERSIONS,
     };
     let registered = decide(&mut controller, registration, [0; 16]);
     let ControllerResponse::RegisterBroker(Ok(epoch)) = registered else { panic!("{registered:?}") };

@@ -8,7 +8,9 @@ use millstream_replication::log::{DIRECTORY, FileId};
 use millstream_replication::quorum::{
     Header, Member, MemberId, Output, Position, Quorum, Snapshot, decode_snapshot, encode_header, encode_snapshot, scan,
 };
-use millstream_replication::{Broker, ClusterImage, ConfigOwner, Endpoint, MetadataRecord, Partition};
+use millstream_replication::{
+    Broker, ClusterImage, ConfigOwner, Endpoint, METADATA_VERSIONS, MetadataRecord, Partition,
+};
 use millstream_storage::{BLOCK_BYTES, TopicId};
 
 use crate::Target;
@@ -261,6 +263,7 @@ fn history() -> Vec<MetadataRecord> {
         incarnation: [7; 16],
         directory_id: [8; 16],
         shards: 2,
+        metadata_versions: METADATA_VERSIONS,
         is_fenced: true,
         in_controlled_shutdown: false,
         endpoints: vec![endpoint],
@@ -279,6 +282,7 @@ fn history() -> Vec<MetadataRecord> {
         config(ConfigOwner::Broker(1)),
         config(ConfigOwner::Cluster),
         MetadataRecord::ProducerIds { next: 1000 },
+        MetadataRecord::MetadataVersion { level: 1 },
         MetadataRecord::Topic { topic_id: TopicId([4; 16]), name: "gone".into() },
         MetadataRecord::RemoveTopic { topic_id: TopicId([4; 16]) },
     ]

@@ -13,7 +13,9 @@ use millstream_replication::controller::{
     Assignment, ConfigChange, ConfigOperation, ConfigResource, CreatedTopic, DeletedTopic, MorePartitions, NewTopic,
     QuotaChange, TopicReference,
 };
-use millstream_replication::{ApiError, ControllerRequest, ControllerResponse, Endpoint, ErrorCode, QuotaEntity};
+use millstream_replication::{
+    ApiError, ControllerRequest, ControllerResponse, Endpoint, ErrorCode, METADATA_VERSIONS, QuotaEntity,
+};
 use millstream_storage::TopicId;
 
 use crate::Target;
@@ -208,8 +210,8 @@ fn connections(mut input: Input<'_>) {
 
 fn one_of_each() -> Vec<Frame> {
     let hello = Hello {
-        version_min: 1,
-        version_max: 1,
+        version_min: 2,
+        version_max: 2,
         cluster_id: Some([1; 16]),
         node_id: 2,
         directory_id: [2; 16],
@@ -219,7 +221,7 @@ fn one_of_each() -> Vec<Frame> {
         is_forming: false,
     };
     let welcome = Welcome {
-        version: 1,
+        version: 2,
         cluster_id: Some([1; 16]),
         node_id: 2,
         directory_id: [2; 16],
@@ -263,6 +265,7 @@ fn requests() -> Vec<ControllerRequest> {
             shards: 2,
             endpoints: vec![endpoint],
             rack: Some("r".into()),
+            metadata_versions: METADATA_VERSIONS,
         },
         ControllerRequest::BrokerHeartbeat {
             node_id: 1,

@@ -72,6 +72,9 @@ impl Machine {
                         self.quorum.disk(self.disk.execute(op));
                     }
                 }
+                _ if choice / 8 % 2 == 1 => {
+                    let _ = self.quorum.confirm();
+                }
                 _ => {
                     let next = self.quorum.image().next_producer_id() + 1;
                     let offset = self.quorum.image().offset() + 1;
@@ -98,6 +101,8 @@ impl Machine {
         }
         numbers.push(near(self.quorum.applied().term, input.byte()));
         numbers.push(near(self.quorum.last(), input.byte()));
+        // A question, or its answer: mostly none, or one of the first.
+        numbers.push(near(8, input.byte()).saturating_sub(8));
         numbers.iter().for_each(|number| bytes.extend(number.to_le_bytes()));
         let count = input.byte() % 4;
         bytes.extend(u32::from(count).to_le_bytes());
@@ -124,6 +129,7 @@ impl Machine {
                     assert!(offset > self.committed, "offsets grow");
                     self.committed = offset;
                 }
+                Output::Confirmed { .. } => assert!(self.quorum.leads(), "only a leader is confirmed"),
                 // Two of three that lie can have anything committed, also what cannot be applied.
                 Output::Failed { reason } => assert!(reason.contains("cannot be applied"), "{reason}"),
                 _ => {}
@@ -136,10 +142,15 @@ impl Machine {
 fn seeds() -> Vec<Vec<u8>> {
     // A vote, time, an append of nothing, its write, an acknowledgement.
     vec![
-        vec![1, 3, 0, 9, 8, 8, 8, 0, 8, 0, 6, 6, 5, 31, 6, 6],
-        vec![1, 1, 0, 9, 8, 8, 8, 0, 8, 1, 8, 8, 0, 0, 6, 6, 1, 7, 0, 8, 8, 9, 9, 0, 8, 0, 6],
-        vec![5, 31, 6, 6, 1, 6, 0, 9, 8, 8, 8, 0, 8, 0, 6, 1, 4, 0, 8, 8, 8, 8, 0, 8, 0, 6, 7, 6],
-        vec![1, 9, 0, 9, 8, 8, 8, 0, 8, 0, 6, 6, 6, 6],
+        vec![1, 3, 0, 9, 8, 8, 8, 0, 8, 8, 0, 6, 6, 5, 31, 6, 6],
+        vec![1, 1, 0, 9, 8, 8, 8, 0, 8, 8, 1, 8, 8, 0, 0, 6, 6, 1, 7, 0, 8, 8, 9, 9, 0, 8, 10, 0, 6],
+        vec![5, 31, 6, 6, 1, 6, 0, 9, 8, 8, 8, 0, 8, 8, 0, 6, 1, 4, 0, 8, 8, 8, 8, 0, 8, 8, 0, 6, 7, 6],
+        // One that leads asks whether it does, and is told so.
+        vec![
+            5, 31, 6, 6, 1, 6, 0, 9, 8, 8, 8, 0, 8, 8, 0, 6, 1, 4, 0, 8, 8, 8, 8, 0, 8, 8, 0, 6, 6, 1, 2, 0, 8, 8, 8,
+            8, 0, 8, 8, 0, 6, 15, 1, 8, 0, 8, 8, 8, 8, 0, 8, 9, 0, 15,
+        ],
+        vec![1, 9, 0, 9, 8, 8, 8, 0, 8, 8, 0, 6, 6, 6, 6],
         [&[0, 0, 40], &[1; 40][..]].concat(),
     ]
 }

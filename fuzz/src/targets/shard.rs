@@ -14,7 +14,7 @@ use millstream::node::{self, NodeMemory, NodeOptions};
 use millstream::protocol::versions::{ApiKey, SERVED};
 use millstream::shard::{ConnectionId, Effect, Event, Message, SendPart, Shard};
 use millstream_replication::controller::NewTopic;
-use millstream_replication::{ControllerRequest, Endpoint};
+use millstream_replication::{ControllerRequest, Endpoint, METADATA_VERSIONS};
 use millstream_storage::Now;
 
 use super::requests;
@@ -89,6 +89,7 @@ impl Node {
                 shards: 1,
                 endpoints: vec![Endpoint { listener: "PLAINTEXT".into(), host: "h".into(), port: 9092 }],
                 rack: None,
+                metadata_versions: METADATA_VERSIONS,
             },
         );
         let image = node.controller.image();

@@ -21,6 +21,17 @@ pub(super) fn register(image: &ClusterImage, sessions: &Sessions, now: Duration,
     if node_id < 0 {
         return refuse(ErrorCode::InvalidRegistration, format!("a broker's number is at least 0, not {node_id}"));
     }
+    let (level, levels) = (image.metadata_version(), broker.metadata_versions);
+    if levels.check().is_err() || !levels.contains(level) {
+        return refuse(
+            ErrorCode::UnsupportedVersion,
+            format!(
+                "it reads millstream.metadata.version {} to {}, and the cluster is at {level}: start it with a version of \
+                 Millstream that reads that",
+                levels.min, levels.max
+            ),
+        );
+    }
     if let Some(known) = image.broker(node_id) {
         if known.incarnation == broker.incarnation {
             return decide(Vec::new(), Ok(known.epoch));
@@ -63,7 +74,8 @@ pub(super) fn heartbeat(
     let in_controlled_shutdown = broker.in_controlled_shutdown || wants.shutdown;
     let may_lead = !broker.is_fenced || (is_caught_up && sessions.may_unfence(now, node_id));
     let is_fenced = in_controlled_shutdown || wants.fence || !may_lead;
-    let reply = HeartbeatReply { is_caught_up, is_fenced, should_shut_down: in_controlled_shutdown };
+    let lease_ms = if is_fenced { 0 } else { sessions.lease_ms() };
+    let reply = HeartbeatReply { is_caught_up, is_fenced, should_shut_down: in_controlled_shutdown, lease_ms };
     Decision {
         records: change(image, broker, is_fenced, in_controlled_shutdown),
         response: ControllerResponse::BrokerHeartbeat(Ok(reply)),

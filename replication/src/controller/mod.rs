@@ -28,7 +28,7 @@ use crate::config::{Properties, broker_value};
 use crate::error::{ApiError, ErrorCode};
 use crate::image::ClusterImage;
 use crate::quota::QuotaEntity;
-use crate::record::{Broker, Endpoint, MetadataRecord};
+use crate::record::{Broker, Endpoint, LevelRange, MetadataRecord};
 
 pub use election::{Leaving, change as change_partition};
 pub use isr::{AlterPartition, AlteredPartition, TopicPartition, UNKNOWN_BROKER_EPOCH};
@@ -148,6 +148,8 @@ pub enum ControllerRequest {
         endpoints: Vec<Endpoint>,
         /// `broker.rack`
         rack: Option<String>,
+        /// The levels of `millstream.metadata.version` whose records the process reads. The one of the cluster is to be among them.
+        metadata_versions: LevelRange,
     },
     /// A broker is there, and says how far it is and what it wants (KIP-631).
     BrokerHeartbeat {
@@ -362,6 +364,9 @@ pub struct HeartbeatReply {
     pub is_fenced: bool,
     /// It wanted to stop and leads nothing any more: it may.
     pub should_shut_down: bool,
+    /// It has its lease for so many milliseconds from when it sent the heartbeat: no controller fences it before, unless its
+    /// process is gone. 0: it has none.
+    pub lease_ms: u32,
 }
 
 /// The controller's answers: one item for each of the request, in its order, but one only for duplicates.
@@ -506,9 +511,25 @@ impl Controller {
         random_id: [u8; 16],
     ) -> Decision {
         match request {
-            ControllerRequest::RegisterBroker { node_id, incarnation, directory_id, shards, endpoints, rack } => {
-                let broker =
-                    Broker { node_id, incarnation, directory_id, shards, endpoints, rack, ..Broker::default() };
+            ControllerRequest::RegisterBroker {
+                node_id,
+                incarnation,
+                directory_id,
+                shards,
+                endpoints,
+                rack,
+                metadata_versions,
+            } => {
+                let broker = Broker {
+                    node_id,
+                    incarnation,
+                    directory_id,
+                    shards,
+                    endpoints,
+                    rack,
+                    metadata_versions,
+                    ..Broker::default()
+                };
                 brokers::register(image, sessions, now.elapsed, broker)
             }
             ControllerRequest::BrokerHeartbeat { node_id, epoch, applied_offset, want_fence, want_shutdown } => {

@@ -18,6 +18,10 @@ pub const FENCINGS_WINDOW: Duration = Duration::from_secs(60);
 /// How much longer a broker stays fenced that was fenced too often.
 pub const FENCED_LONGER: Duration = Duration::from_secs(5);
 
+/// Quarters of a session that a broker has its lease for. It counts from when the heartbeat was sent, the session from when it came,
+/// or from when another controller took over later: the last quarter is for clocks that differ.
+const LEASE_QUARTERS: u32 = 3;
+
 /// The sessions of all brokers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sessions {
@@ -60,6 +64,11 @@ impl Sessions {
             Some(session) if session.epoch == epoch => session.heard = session.heard.max(now),
             _ => *session = Some(Session { epoch, heard: now }),
         }
+    }
+
+    /// How long a broker has its lease that is heard of, in milliseconds.
+    pub fn lease_ms(&self) -> u32 {
+        (self.timeout * LEASE_QUARTERS / 4).as_millis().try_into().unwrap_or(u32::MAX)
     }
 
     /// Whether the broker has been heard of lately.

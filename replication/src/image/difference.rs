@@ -17,6 +17,9 @@ impl ClusterImage {
         records.extend(
             gone.map(|broker| MetadataRecord::UnregisterBroker { node_id: broker.node_id, epoch: broker.epoch }),
         );
+        if self.metadata_version != earlier.metadata_version {
+            records.push(MetadataRecord::MetadataVersion { level: self.metadata_version });
+        }
         let changed = self.brokers().filter(|broker| earlier.broker(broker.node_id) != Some(*broker));
         records.extend(changed.cloned().map(MetadataRecord::Broker));
         configs(ConfigOwner::Cluster, &self.cluster_configs, &earlier.cluster_configs, &mut records);

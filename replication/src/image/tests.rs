@@ -7,7 +7,7 @@ use millstream_storage::random::Random;
 use super::*;
 use crate::broker_ids::BrokerIds;
 use crate::quota::{PRODUCER_BYTE_RATE, QuotaEntity, QuotaValue};
-use crate::record::NO_LEADER;
+use crate::record::{LevelRange, METADATA_VERSION_FIRST, METADATA_VERSIONS, NO_LEADER};
 
 fn partition(leader_epoch: i32, partition_epoch: i32) -> Partition {
     Partition { replicas: [1].into(), isr: [1].into(), leader: 1, leader_epoch, partition_epoch }
@@ -443,4 +443,28 @@ fn the_difference_is_what_snapshots_differ_in() {
         removals += gone.len();
     }
     assert!(removals > 100, "{removals}");
+}
+
+#[test]
+fn the_metadata_version_is_one_that_is_read_here_and_never_goes_back() {
+    let mut image = ClusterImage::new();
+    assert_eq!(image.metadata_version(), METADATA_VERSION_FIRST);
+    let level = |level| MetadataRecord::MetadataVersion { level };
+    assert_eq!(image.check(&level(METADATA_VERSIONS.max)), Ok(()));
+    for wrong in [-1, 0, METADATA_VERSIONS.max + 1] {
+        assert!(image.check(&level(wrong)).is_err(), "{wrong}");
+    }
+    let broker = |min, max| {
+        let metadata_versions = LevelRange { min, max };
+        MetadataRecord::Broker(Broker { node_id: 1, epoch: 1, metadata_versions, ..Broker::default() })
+    };
+    assert!(image.check(&broker(2, 3)).is_err());
+    assert_eq!(image.check(&broker(1, 3)), Ok(()));
+    // One of a later Millstream, which this one would not replay.
+    image.metadata_version = 2;
+    assert!(image.check(&level(1)).is_err(), "it goes back");
+    assert!(image.check(&broker(1, 1)).is_err());
+    assert_eq!(image.difference(&ClusterImage::new()), [level(2)]);
+    assert_eq!(image.snapshot(), [level(2)]);
+    assert!(ClusterImage::from_snapshot(5, &image.snapshot()).is_err());
 }

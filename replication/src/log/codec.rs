@@ -7,7 +7,7 @@ use millstream_storage::TopicId;
 
 use crate::quota::{EntityName, QuotaEntity, QuotaValue};
 use crate::reader::Reader;
-use crate::record::{Broker, ConfigOwner, Endpoint, MetadataRecord, Partition};
+use crate::record::{Broker, ConfigOwner, Endpoint, LevelRange, MetadataRecord, Partition};
 
 const CLUSTER: u8 = 1;
 /// Retired: the node that keeps this copy of the log, which [`crate::identity`] says since. Only read.
@@ -21,12 +21,14 @@ const PRODUCER_IDS: u8 = 8;
 const QUOTA: u8 = 9;
 const BROKER_CHANGE: u8 = 10;
 const UNREGISTER_BROKER: u8 = 11;
+const METADATA_VERSION: u8 = 12;
 
 /// The version that is written, of every type that has had one layout only.
 const VERSION: u8 = 1;
 /// The version of [`BROKER`] that is written. Version 1, which said neither which process has registered nor whether it
-/// is fenced, is read: as a broker that is fenced until it registers again.
-const BROKER_VERSION: u8 = 2;
+/// is fenced, is read: as a broker that is fenced until it registers again. So is version 2, which did not say what the process
+/// reads: as one that reads the first level only.
+const BROKER_VERSION: u8 = 3;
 
 const OWNER_TOPIC: u8 = 1;
 const OWNER_BROKER: u8 = 2;
@@ -52,6 +54,8 @@ impl MetadataRecord {
                 out.extend(broker.incarnation);
                 out.extend(broker.directory_id);
                 out.extend(broker.shards.to_le_bytes());
+                out.extend(broker.metadata_versions.min.to_le_bytes());
+                out.extend(broker.metadata_versions.max.to_le_bytes());
                 out.extend([broker.is_fenced, broker.in_controlled_shutdown].map(u8::from));
                 put_count(out, broker.endpoints.len());
                 for endpoint in &broker.endpoints {
@@ -106,6 +110,10 @@ impl MetadataRecord {
                 }
                 put_text(out, name);
                 put_optional_text(out, value.as_deref());
+            }
+            MetadataRecord::MetadataVersion { level } => {
+                out.extend([METADATA_VERSION, VERSION]);
+                out.extend(level.to_le_bytes());
             }
             MetadataRecord::ProducerIds { next } => {
                 out.extend([PRODUCER_IDS, VERSION]);
@@ -235,6 +243,15 @@ impl Reader<'_> {
         self.array().map(TopicId)
     }
 
+    fn level(&mut self) -> Result<i16, String> {
+        self.array().map(i16::from_le_bytes)
+    }
+
+    fn levels(&mut self) -> Result<LevelRange, String> {
+        let levels = LevelRange { min: self.level()?, max: self.level()? };
+        levels.check().map(|()| levels)
+    }
+
     fn broker(&mut self, version: u8) -> Result<Broker, String> {
         let known = Broker { node_id: self.i32()?, epoch: self.i64()?, is_fenced: true, ..Broker::default() };
         let mut broker = match version {
@@ -243,6 +260,7 @@ impl Reader<'_> {
                 incarnation: self.array()?,
                 directory_id: self.array()?,
                 shards: self.array().map(u32::from_le_bytes)?,
+                metadata_versions: if version < BROKER_VERSION { LevelRange::default() } else { self.levels()? },
                 is_fenced: self.flag()?,
                 in_controlled_shutdown: self.flag()?,
                 ..known
@@ -262,7 +280,7 @@ impl Reader<'_> {
     fn record(&mut self, decoded: &mut Decoded) -> Result<(), String> {
         let [kind, version] = self.array()?;
         let version_max = if kind == BROKER { BROKER_VERSION } else { VERSION };
-        if !(CLUSTER..=UNREGISTER_BROKER).contains(&kind) || !(VERSION..=version_max).contains(&version) {
+        if !(CLUSTER..=METADATA_VERSION).contains(&kind) || !(VERSION..=version_max).contains(&version) {
             return Err(format!("type {kind} version {version} is not known to this version of Millstream"));
         }
         decoded.records.push(match kind {
@@ -308,6 +326,7 @@ impl Reader<'_> {
                 };
                 MetadataRecord::Quota { entity, key: self.text()?, value: self.optional_quota_value()? }
             }
+            METADATA_VERSION => MetadataRecord::MetadataVersion { level: self.level()? },
             PRODUCER_IDS => MetadataRecord::ProducerIds { next: self.i64()? },
             _ => unreachable!("types that are not known were refused"),
         });
@@ -318,7 +337,7 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::samples::{before_incarnations, frozen, one_of_each, quotas, testdata};
+    use crate::log::samples::{before_incarnations, before_levels, frozen, one_of_each, quotas, testdata};
     use millstream_storage::random::Random;
 
     fn encode(records: &[MetadataRecord]) -> Vec<u8> {
@@ -337,8 +356,24 @@ mod tests {
     fn records_have_the_bytes_they_always_had() {
         let records = one_of_each();
         let bytes = encode(&records);
-        frozen("records-broker-v2.bin", &bytes);
+        frozen("records-broker-v3.bin", &bytes);
         assert_eq!(decode_records(records.len() as u32, &bytes), Ok(decoded(records)));
+    }
+
+    #[test]
+    fn brokers_of_the_second_layout_are_read_as_ones_that_read_the_first_level() {
+        let records = before_levels();
+        let found = decode_records(records.len() as u32, &testdata("records-broker-v2.bin"));
+        assert_eq!(found, Ok(decoded(records)));
+    }
+
+    #[test]
+    fn levels_that_cannot_be_are_refused() {
+        for (min, max) in [(0, 1), (2, 1), (-1, -1)] {
+            let metadata_versions = LevelRange { min, max };
+            let bytes = encode(&[MetadataRecord::Broker(Broker { metadata_versions, ..Broker::default() })]);
+            assert!(decode_records(1, &bytes).is_err(), "{min} to {max}");
+        }
     }
 
     #[test]
@@ -386,7 +421,7 @@ mod tests {
     fn hostile_bytes_neither_panic_nor_decode_to_something_else() {
         let records = [one_of_each(), quotas()].concat();
         let sound = encode(&records);
-        // What is read in the first layout is written in the second.
+        // What is read in the first layout is written in the newest; nothing of the newest can be read as of the second.
         let is_old = |record: &MetadataRecord| matches!(record, MetadataRecord::Broker(b) if b.incarnation == [0; 16]);
         let mut random = Random::new(1);
         for _ in 0..20_000 {

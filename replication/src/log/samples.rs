@@ -3,12 +3,24 @@
 use millstream_storage::TopicId;
 
 use crate::quota::{CONNECTION_CREATION_RATE, CONSUMER_BYTE_RATE, PRODUCER_BYTE_RATE, QuotaEntity, QuotaValue};
-use crate::record::{Broker, ConfigOwner, Endpoint, MetadataRecord, NO_LEADER, Partition};
+use crate::record::{Broker, ConfigOwner, Endpoint, LevelRange, MetadataRecord, NO_LEADER, Partition};
 
 const TOPIC: TopicId = TopicId(0x0123_4567_89ab_4def_bedc_ba98_7654_3210u128.to_be_bytes());
 
 /// A history with every type of record and every optional part of one, but quotas.
 pub(crate) fn one_of_each() -> Vec<MetadataRecord> {
+    let mut records = before_levels();
+    for record in &mut records {
+        if let MetadataRecord::Broker(broker) = record {
+            broker.metadata_versions.max = 0x102 + broker.node_id as i16;
+        }
+    }
+    records.push(MetadataRecord::MetadataVersion { level: 1 });
+    records
+}
+
+/// The same, before brokers told what they read, as it is read now.
+pub(crate) fn before_levels() -> Vec<MetadataRecord> {
     let mut first = true;
     let mut records = Vec::new();
     for record in before_incarnations() {
@@ -21,6 +33,7 @@ pub(crate) fn one_of_each() -> Vec<MetadataRecord> {
             incarnation: *b"process of start",
             directory_id: *b"directory of it.",
             shards: 4,
+            metadata_versions: LevelRange { min: 1, max: 1 },
             is_fenced: is_first,
             in_controlled_shutdown: !is_first,
             ..broker

@@ -244,8 +244,8 @@ impl Scan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::samples::{frozen, one_of_each};
-    use crate::quorum::entry::encode_records;
+    use crate::log::samples::{before_levels, frozen, one_of_each, testdata};
+    use crate::quorum::entry::{Payload, encode_records, payload};
     use crate::record::MetadataRecord;
 
     const PATH: &str = "metadata/quorum-00000000000000000007.log";
@@ -293,9 +293,18 @@ mod tests {
 
     #[test]
     fn a_log_file_has_the_bytes_it_always_had() {
-        frozen("log-v2.bin", &file());
+        frozen("log-v2-broker-v3.bin", &file());
         assert_eq!(scan(PATH, &file()).unwrap(), scanned(4));
         assert_eq!(scanned(4).last(), Position { index: 10, term: 3 });
+    }
+
+    #[test]
+    fn a_log_file_with_brokers_of_the_second_layout_is_read() {
+        let found = scan(PATH, &testdata("log-v2.bin")).expect("it is read");
+        let entry = found.entries.iter().find(|entry| entry.index == 7).expect("as in `file`");
+        let Ok(Payload::Records { records, .. }) = payload(entry) else { panic!("{entry:?}") };
+        assert_eq!(records, before_levels());
+        assert_eq!(found.entries.len(), scanned(4).entries.len());
     }
 
     #[test]

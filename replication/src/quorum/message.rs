@@ -38,6 +38,9 @@ pub struct Incoming {
     pub(crate) snapshot: Option<Snapshot>,
 }
 
+/// Kinds that carry a question whether their sender still leads, by its number, or the answer to it.
+const CONFIRMING: [MessageType; 2] = [MessageType::MsgHeartbeat, MessageType::MsgHeartbeatResponse];
+
 /// A message's bytes. The crate makes only kinds that have a number.
 pub(crate) fn encode_message(message: &Message) -> Bytes {
     let kind = message.get_msg_type();
@@ -45,6 +48,7 @@ pub(crate) fn encode_message(message: &Message) -> Bytes {
     let mut bytes = vec![*number];
     let transfer = if message.context.as_ref() == TRANSFER { IS_TRANSFER } else { 0 };
     bytes.push(transfer | if message.reject { REJECTS } else { 0 });
+    let question = if CONFIRMING.contains(&kind) { <[u8; 8]>::try_from(message.context.as_ref()).ok() } else { None };
     let numbers = [
         message.from,
         message.to,
@@ -54,6 +58,7 @@ pub(crate) fn encode_message(message: &Message) -> Bytes {
         message.commit,
         message.commit_term,
         message.reject_hint,
+        question.map_or(0, u64::from_le_bytes),
     ];
     numbers.iter().for_each(|number| bytes.extend(number.to_le_bytes()));
     bytes.extend(u32::try_from(message.entries.len()).expect("messages are bounded").to_le_bytes());
@@ -91,8 +96,12 @@ pub fn decode_message(bytes: &[u8]) -> Result<Incoming, String> {
         ..Default::default()
     };
     message.set_msg_type(*kind);
-    if flags & IS_TRANSFER != 0 {
-        message.context = Bytes::from_static(TRANSFER);
+    let question = reader.u64()?;
+    match (question, flags & IS_TRANSFER != 0) {
+        (0, false) => {}
+        (0, true) => message.context = Bytes::from_static(TRANSFER),
+        (_, false) if CONFIRMING.contains(kind) => message.context = Bytes::copy_from_slice(&question.to_le_bytes()),
+        _ => return Err(format!("question {question} in a message of kind {number}, with the flags {flags:#x}")),
     }
     let mut entries = Vec::new();
     for _ in 0..reader.u32()? {
@@ -142,7 +151,7 @@ pub(crate) fn judge(incoming: &Incoming, from: MemberId, me: MemberId, view: Vie
     }
     let kind = message.get_msg_type();
     let is_vote = matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
-    if !message.context.is_empty() && kind != MessageType::MsgRequestVote {
+    if message.context.as_ref() == TRANSFER && kind != MessageType::MsgRequestVote {
         return Err("only a vote is part of a hand-over".into());
     }
     if kind != MessageType::MsgAppend && !message.entries.is_empty() {
@@ -227,7 +236,7 @@ mod tests {
 
     use super::*;
     use crate::image::ClusterImage;
-    use crate::log::samples::one_of_each;
+    use crate::log::samples::{frozen, one_of_each};
     use crate::quorum::entry::encode_records;
     use crate::quorum::file::{HardState, Position};
     use crate::quorum::members::Members;
@@ -264,6 +273,7 @@ mod tests {
             }
             MessageType::MsgRequestVote => message.context = Bytes::from_static(TRANSFER),
             MessageType::MsgAppendResponse => message.reject = true,
+            kind if CONFIRMING.contains(&kind) => message.context = Bytes::copy_from_slice(&7u64.to_le_bytes()),
             _ => {}
         }
         message
@@ -295,6 +305,36 @@ mod tests {
                 assert!(decode_message(&bytes[..length]).is_err(), "{kind:?} {length}");
             }
             assert_eq!(judged(&message(kind)), Ok(()), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn messages_have_the_bytes_they_always_had() {
+        // Entries and snapshots, which follow, have frozen bytes of their own.
+        const FIELDS_BYTES: usize = 78;
+        let fields = |(_, kind): &(u8, MessageType)| encode_message(&message(*kind)).slice(..FIELDS_BYTES);
+        let all: Vec<u8> = KINDS.iter().flat_map(fields).collect();
+        frozen("quorum-messages-v2.bin", &all);
+    }
+
+    #[test]
+    fn only_heartbeats_and_their_answers_carry_a_question() {
+        const QUESTION: usize = 66;
+        for (number, kind) in KINDS {
+            let mut bytes = encode_message(&message(kind)).to_vec();
+            bytes[QUESTION..QUESTION + 8].copy_from_slice(&9u64.to_le_bytes());
+            let context = decode_message(&bytes).map(|incoming| incoming.message.context.to_vec());
+            match number {
+                7 | 8 => assert_eq!(context, Ok(9u64.to_le_bytes().to_vec())),
+                _ => assert!(context.is_err(), "{kind:?}"),
+            }
+            // A heartbeat that asks nothing, and one that would be two things.
+            bytes[QUESTION..QUESTION + 8].fill(0);
+            bytes[1] = 0;
+            assert!(decode_message(&bytes).is_ok_and(|incoming| incoming.message.context.is_empty()), "{kind:?}");
+            bytes[QUESTION] = 1;
+            bytes[1] = IS_TRANSFER;
+            assert!(decode_message(&bytes).is_err(), "{kind:?}");
         }
     }
 

@@ -146,6 +146,10 @@ pub struct Quorum {
     /// This member is the only voter since this entry, if it is. What the only voter has is committed, also when it is found
     /// after a crash, but only where it finds that it was the only one.
     sole_since: Option<u64>,
+    /// How often it was asked whether this member still leads: the last number.
+    confirmations: u64,
+    /// The number that was asked and not answered yet.
+    confirming: Option<u64>,
     outputs: Vec<Output>,
     has_failed: bool,
 }
@@ -187,6 +191,8 @@ impl Quorum {
             told: Told { term, leader: None, leads: false },
             untold: VecDeque::new(),
             sole_since,
+            confirmations: 0,
+            confirming: None,
             outputs: Vec::new(),
             has_failed: false,
         }
@@ -430,6 +436,36 @@ impl Quorum {
         Ok(at)
     }
 
+    /// Asks the other voters whether this member still leads, one question at a time. [`Output::Confirmed`] brings the number
+    /// back when most of the voters, this member among them, have said in its term that they heard the question: nobody had
+    /// been elected in a later term when it was asked. Nothing comes where this member does not lead any more, and a question
+    /// that was lost is repeated with each heartbeat. The only voter has the answer at once. It is what Raft calls a read index
+    /// (dissertation, 6.4). The error: this member does not lead, or the last question is not answered.
+    pub fn confirm(&mut self) -> Result<u64, NotProposed> {
+        if !self.leads() || self.has_failed {
+            return Err(NotProposed::NotLeader);
+        }
+        if self.confirming.is_some() {
+            return Err(NotProposed::Busy);
+        }
+        self.confirmations += 1;
+        let number = self.confirmations;
+        self.confirming = Some(number);
+        if is_planted(Bug::ConfirmUnasked) {
+            self.confirmed(number);
+        } else {
+            self.raft.read_index(number.to_le_bytes().to_vec());
+            self.go_on();
+        }
+        Ok(number)
+    }
+
+    /// The question of this number has its answer.
+    fn confirmed(&mut self, number: u64) {
+        assert_eq!(self.confirming.take(), Some(number), "one question at a time, and only a leader's is answered");
+        self.outputs.push(Output::Confirmed { number });
+    }
+
     /// Proposes a change of the members. The error says why it was not taken.
     pub fn change_members(&mut self, change: &MemberChange) -> Result<Position, String> {
         if !self.leads() {
@@ -578,6 +614,7 @@ impl Quorum {
         let mut messages = ready.take_persisted_messages();
         messages.extend(held);
         let committed = ready.take_committed_entries();
+        let confirmed = ready.take_read_states();
         let number = ready.number();
         self.raft.advance_append_async(ready);
         if self.pending.is_empty() && !self.is_writing() {
@@ -601,6 +638,10 @@ impl Quorum {
         }
         if let Some(last) = committed.last() {
             self.raft.advance_apply_to(last.index);
+        }
+        for state in confirmed {
+            let number = state.request_ctx.try_into().expect("what was asked");
+            self.confirmed(u64::from_le_bytes(number));
         }
         if self.is_alone() {
             // There is nobody to be sent an entry.
@@ -742,6 +783,8 @@ impl Quorum {
         if std::mem::replace(&mut self.told, told) == told {
             return;
         }
+        // The crate has forgotten it, too: whoever leads begins anew.
+        self.confirming = None;
         self.outputs.push(if leads { Output::Leads { term } } else { Output::Follows { term, leader } });
     }
 

@@ -47,6 +47,11 @@ pub enum Output {
         /// The term.
         term: u64,
     },
+    /// This member led when [`super::Quorum::confirm`] was called that has returned this number.
+    Confirmed {
+        /// The number.
+        number: u64,
+    },
     /// Another member leads, or nobody is known to.
     Follows {
         /// The newest term.

@@ -88,7 +88,7 @@ fn decode(bytes: &[u8]) -> Result<Snapshot, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::samples::{frozen, one_of_each};
+    use crate::log::samples::{before_levels, frozen, one_of_each, testdata};
     use crate::quorum::members::tests::member;
 
     const PATH: &str = "metadata/snapshot";
@@ -106,8 +106,15 @@ mod tests {
 
     #[test]
     fn a_snapshot_has_the_bytes_it_always_had() {
-        frozen("snapshot-v2.bin", &encoded());
+        frozen("snapshot-v2-broker-v3.bin", &encoded());
         assert_eq!(decode_snapshot(PATH, &encoded()), Ok(snapshot()));
+    }
+
+    #[test]
+    fn a_snapshot_with_brokers_of_the_second_layout_is_read() {
+        let mut image = ClusterImage::new();
+        before_levels().iter().for_each(|record| image.replay(record));
+        assert_eq!(decode_snapshot(PATH, &testdata("snapshot-v2.bin")), Ok(Snapshot { image, ..snapshot() }));
     }
 
     #[test]

@@ -350,3 +350,101 @@ fn a_snapshot_for_which_there_is_no_room_is_tried_again_later() {
     assert_eq!(attempts, 6, "one whenever the log has grown by more than a quarter of its bound");
     assert_eq!(reopened(&mut disk).image(), quorum.image());
 }
+
+/// Three members on disks that work.
+struct Three {
+    disks: [Disk; 3],
+    members: [Quorum; 3],
+    /// What was said and has not arrived: from whom, to whom.
+    said: Vec<(usize, usize, Bytes)>,
+    /// What the members have told otherwise.
+    told: Vec<(usize, Output)>,
+}
+
+impl Three {
+    /// The first leads, and all know it.
+    fn new() -> Three {
+        let mut disks = [1, 2, 3].map(|_| Disk::new());
+        let members = [0, 1, 2].map(|at| founded(&mut disks[at], &[1, 2, 3], at as u8 + 1));
+        let mut three = Three { disks, members, said: Vec::new(), told: Vec::new() };
+        three.members[0].campaign();
+        three.settle(|_, _| true);
+        assert!(three.members[0].leads());
+        three
+    }
+
+    fn outputs(&mut self, at: usize) {
+        for output in settle(&mut self.members[at], &mut self.disks[at]).expect("the disk works") {
+            match output {
+                Output::Send { to, message } => {
+                    let to = self.members.iter().position(|member| member.me() == to).expect("one of three");
+                    self.said.push((at, to, message));
+                }
+                other => self.told.push((at, other)),
+            }
+        }
+    }
+
+    /// Lets arrive what is said from whom to whom it may, until nothing more is; the rest stays on its way.
+    fn settle(&mut self, may: impl Fn(usize, usize) -> bool) {
+        (0..3).for_each(|at| self.outputs(at));
+        while let Some(next) = self.said.iter().position(|(from, to, _)| may(*from, *to)) {
+            let (from, to, message) = self.said.remove(next);
+            let from = self.members[from].me();
+            self.members[to].step(from, &message).expect("what a member says is taken");
+            self.outputs(to);
+        }
+    }
+
+    fn was_confirmed(&mut self, number: u64) -> bool {
+        std::mem::take(&mut self.told).contains(&(0, Output::Confirmed { number }))
+    }
+}
+
+#[test]
+fn a_leader_is_confirmed_by_most_voters_and_not_where_another_one_leads() {
+    let mut three = Three::new();
+    let number = three.members[0].confirm().expect("it leads");
+    assert_eq!(three.members[0].confirm(), Err(NotProposed::Busy));
+    three.settle(|_, _| false);
+    assert!(!three.was_confirmed(number), "nobody was asked yet");
+    three.settle(|from, to| from != 2 && to != 2);
+    assert!(three.was_confirmed(number), "two of three");
+
+    // A question that was lost is asked again.
+    let number = three.members[0].confirm().expect("it leads");
+    three.settle(|_, _| false);
+    three.said.clear();
+    for tick in 1..=HEARTBEAT_TICKS as u32 {
+        three.members[0].tick(TICK * tick);
+    }
+    three.settle(|_, _| true);
+    assert!(three.was_confirmed(number));
+
+    // Others elect one of them, and the first does not hear of it before it asks.
+    for candidate in [1, 2] {
+        three.members[candidate].campaign();
+        three.settle(|from, to| from != 0 && to != 0);
+    }
+    assert!(three.members[2].leads() && three.members[0].leads());
+    three.told.clear();
+    let number = three.members[0].confirm().expect("it does not know that it does not");
+    three.settle(|_, _| true);
+    assert!(!three.was_confirmed(number));
+    assert!(!three.members[0].leads());
+    assert_eq!(three.members[0].confirm(), Err(NotProposed::NotLeader));
+    assert_eq!(three.members[1].confirm(), Err(NotProposed::NotLeader));
+}
+
+#[test]
+fn the_only_voter_is_confirmed_at_once() {
+    let mut disk = Disk::new();
+    let mut quorum = founded(&mut disk, &[1], 1);
+    assert_eq!(quorum.confirm(), Err(NotProposed::NotLeader));
+    quorum.campaign();
+    settle(&mut quorum, &mut disk).expect("the disk works");
+    for number in 1..3 {
+        assert_eq!(quorum.confirm(), Ok(number));
+        assert_eq!(quorum.outputs(), [Output::Confirmed { number }]);
+    }
+}

@@ -448,8 +448,8 @@ fn of_two_connections_of_one_process_the_newest_counts() {
 fn hello_of(identity: &Identity, to_node: i32) -> Bytes {
     let Identity { cluster_id, node_id, directory_id, incarnation, address, is_forming } = identity.clone();
     let hello = Hello {
-        version_min: 1,
-        version_max: 1,
+        version_min: 2,
+        version_max: 2,
         cluster_id,
         node_id,
         directory_id,
@@ -508,7 +508,7 @@ fn versions_must_meet() {
         address: None,
         is_forming: true,
     };
-    for (versions, answer) in [((1, 1), Some(1)), ((1, 9), Some(1)), ((0, 1), Some(1)), ((2, 9), None), ((0, 0), None)]
+    for (versions, answer) in [((2, 2), Some(2)), ((2, 9), Some(2)), ((1, 2), Some(2)), ((3, 9), None), ((1, 1), None)]
     {
         let mut links = Links::new(identity(1, 1), 1);
         let (mut effects, mut told) = (Vec::new(), Vec::new());
@@ -818,7 +818,7 @@ fn a_peer_that_hangs_up_again_and_again_is_not_dialled_in_a_loop() {
     let (mut effects, mut told) = (Vec::new(), Vec::new());
     links.handle(ms(0), Event::Tick, &mut effects, &mut told);
     let welcome = Welcome {
-        version: 1,
+        version: 2,
         cluster_id: None,
         node_id: 2,
         directory_id: [2; 16],

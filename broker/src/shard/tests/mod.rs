@@ -23,7 +23,7 @@ use kafka_wire_core::{ApiVersion, DecodeLimits, Decoder, KafkaDecode, StrBytes};
 use millstream_replication::config::Properties;
 use millstream_replication::controller::NewTopic;
 use millstream_replication::quorum::LOG_BYTES_MAX;
-use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse, Endpoint};
+use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse, Endpoint, METADATA_VERSIONS};
 use millstream_storage::batch::BatchBuilder;
 use millstream_storage::random::Random;
 use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
@@ -192,6 +192,7 @@ impl Broker {
             shards: 1,
             endpoints: vec![endpoint],
             rack: None,
+            metadata_versions: METADATA_VERSIONS,
         });
         assert!(matches!(answer, ControllerResponse::RegisterBroker(Ok(_))), "{answer:?}");
         self.unfence(node_id);

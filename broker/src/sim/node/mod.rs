@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use millstream_replication::identity::Candidate;
 use millstream_replication::quorum::Snapshot;
-use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse, Endpoint, MetaProperties};
+use millstream_replication::{
+    ClusterImage, ControllerRequest, ControllerResponse, Endpoint, METADATA_VERSIONS, MetaProperties,
+};
 use millstream_storage::recovery::LastShutdown;
 use millstream_storage::{DiskError, DiskOp, FilePath, Now};
 
@@ -310,6 +312,7 @@ impl SimNode {
             shards: count as u32,
             endpoints,
             rack: None,
+            metadata_versions: METADATA_VERSIONS,
         };
         let told = Arc::new(controller.image().clone());
         self.life = Life::Running(Box::new(Process {

@@ -350,7 +350,7 @@ impl World {
                     }
                 }
                 ControllerEffect::Answer {
-                    asker: asker @ (Asker::Peer { .. } | Asker::Client { .. } | Asker::Own),
+                    asker: asker @ (Asker::Peer { .. } | Asker::Client { .. } | Asker::Own | Asker::Heartbeat { .. }),
                     ..
                 } => {
                     return Err(format!("an answer to {asker:?}, who is not in this process"));

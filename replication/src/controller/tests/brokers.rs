@@ -248,3 +248,30 @@ fn brokers_of_before_incarnations_lead_again_when_they_have_registered() {
     cluster.start(2);
     assert_eq!(leader(&cluster), (2, 3));
 }
+
+/// A process that does not read the metadata of the cluster is refused, also where it was let in before.
+#[test]
+fn a_process_that_cannot_read_the_metadata_is_not_registered() {
+    let mut cluster = Cluster::new(&[], 1);
+    let request = |min, max, incarnation: u8| ControllerRequest::RegisterBroker {
+        node_id: 2,
+        incarnation: [incarnation; 16],
+        directory_id: [2; 16],
+        shards: 1,
+        endpoints: Vec::new(),
+        rack: None,
+        metadata_versions: LevelRange { min, max },
+    };
+    for (min, max) in [(2, 3), (0, 0), (1, 0), (0, 1)] {
+        let decision = cluster.decide(request(min, max, 7));
+        let ControllerResponse::RegisterBroker(Err(error)) = decision.response else { panic!("{decision:?}") };
+        assert_eq!((error.code, decision.records), (ErrorCode::UnsupportedVersion, Vec::new()));
+        let why = error.message;
+        let words = format!("it reads millstream.metadata.version {min} to {max}, and the cluster is at 1");
+        assert!(why.starts_with(&words), "{why}");
+    }
+    let registered = cluster.request(request(1, 3, 7));
+    assert!(matches!(registered, ControllerResponse::RegisterBroker(Ok(_))), "{registered:?}");
+    let levels = cluster.image.broker(2).map(|broker| broker.metadata_versions);
+    assert_eq!(levels, Some(LevelRange { min: 1, max: 3 }), "the record keeps them");
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use millstream_storage::{Now, TopicId};
 
 use super::*;
-use crate::record::{ConfigOwner, Partition};
+use crate::record::{ConfigOwner, METADATA_VERSIONS, Partition};
 
 /// A controller with its image, as a process has them, and the brokers that it hears of.
 struct Cluster {
@@ -57,8 +57,15 @@ impl Cluster {
     fn register_as(&mut self, node_id: i32, incarnation: [u8; 16]) -> Result<i64, ErrorCode> {
         let endpoints = vec![Endpoint { listener: "PLAINTEXT".into(), host: "127.0.0.1".into(), port: 9092 }];
         let directory_id = [node_id as u8; 16];
-        let request =
-            ControllerRequest::RegisterBroker { node_id, incarnation, directory_id, shards: 4, endpoints, rack: None };
+        let request = ControllerRequest::RegisterBroker {
+            node_id,
+            incarnation,
+            directory_id,
+            shards: 4,
+            endpoints,
+            rack: None,
+            metadata_versions: METADATA_VERSIONS,
+        };
         match self.request(request) {
             ControllerResponse::RegisterBroker(outcome) => outcome.map_err(|error| error.code),
             other => panic!("{other:?}"),
@@ -75,7 +82,12 @@ impl Cluster {
             want_fence: false,
             want_shutdown: false,
         };
-        let reply = HeartbeatReply { is_caught_up: true, is_fenced: false, should_shut_down: false };
+        let reply = HeartbeatReply {
+            is_caught_up: true,
+            is_fenced: false,
+            should_shut_down: false,
+            lease_ms: self.sessions.lease_ms(),
+        };
         assert_eq!(self.request(beat), ControllerResponse::BrokerHeartbeat(Ok(reply)));
         epoch
     }

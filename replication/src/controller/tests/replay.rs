@@ -3,7 +3,7 @@
 use millstream_storage::random::Random;
 
 use super::*;
-use crate::record::Endpoint;
+use crate::record::{Endpoint, METADATA_VERSIONS};
 
 const NODE: i32 = 1;
 
@@ -16,6 +16,7 @@ fn register(incarnation: u8, host_bytes: usize) -> ControllerRequest {
         shards: 1,
         endpoints: vec![Endpoint { listener: "PLAINTEXT".into(), host: "x".repeat(host_bytes), port: 9092 }],
         rack: (host_bytes < 3000).then(|| "r".into()),
+        metadata_versions: METADATA_VERSIONS,
     }
 }
 

@@ -83,3 +83,8 @@ fn r11_a_seed_does_different_things_where_something_else_is_drawn() {
     let trace = || simulate(Options { seed: 1, is_verbose: false }).map(|outcome| outcome.trace);
     assert_ne!(trace(), trace());
 }
+
+#[test]
+fn r12_a_leader_is_confirmed_where_another_one_leads_if_nobody_is_asked() {
+    breaks("R12:", Bug::ConfirmUnasked, 0..100);
+}
