@@ -3,7 +3,7 @@
 //!
 //! Pure: [`Replica::handle`] is told what has happened and adds what is to be done; time comes with it. There is no log in
 //! it. Its host has one beside each log, tells it where that ends and what is durable, looks epochs up for it
-//! ([`millstream_storage::LeaderEpochs`]), and does what it says. The host
+//! ([`millstream_storage::epochs::LeaderEpochs`]), and does what it says. The host
 //!
 //! * gives [`Event::Assigned`] when the partition's record, or the broker of one of its replicas, has changed;
 //! * notes the epoch of [`Effect::BecomeLeader`] in the log's epochs before anything is appended in it;
@@ -42,7 +42,7 @@ pub fn effective_min_insync(configured: i32, replication_factor: usize) -> usize
     usize::try_from(configured).unwrap_or(0).clamp(1, replication_factor.max(1))
 }
 
-/// Where a leader epoch ends in a log: [`millstream_storage::LeaderEpochs::end_offset`].
+/// Where a leader epoch ends in a log: [`millstream_storage::epochs::LeaderEpochs::end_offset`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EpochEnd {
     /// The largest epoch that the log knows at or below the one that was asked for; -1: none.

@@ -1,0 +1,1 @@
+//! Each rule is needed: without it, seeds fail.
