@@ -6,7 +6,8 @@
 //! ([`millstream_storage::epochs::LeaderEpochs`]), and does what it says. The host
 //!
 //! * gives [`Event::Assigned`] when the partition's record, or the broker of one of its replicas, has changed;
-//! * notes the epoch of [`Effect::BecomeLeader`] in the log's epochs before anything is appended in it;
+//! * notes the epoch of [`Effect::BecomeLeader`] in the log's epochs before anything is appended in it, and drops at
+//!   [`Effect::BecomeFollower`] those that start at the log's end: nothing was appended in them, and others may come before;
 //! * asks [`Replica::may_append`] before an append of a producer, [`Replica::accepts`] before one of the leader;
 //! * calls [`Replica::handle`] with [`Event::Tick`] at [`Replica::next_deadline`]: none while nobody lags;
 //! * gives nothing of a log that is being cut between [`Effect::Restart`] and [`Event::Restarted`];
@@ -160,6 +161,11 @@ pub enum Event {
         /// Why.
         why: StallReason,
     },
+    /// A follower takes more again. (Or it follows anew, or says that it has more.)
+    Resumed {
+        /// Its broker.
+        node_id: i32,
+    },
     /// The stream to a broker is open: whoever follows it asks.
     StreamOpen {
         /// The broker.
@@ -256,7 +262,7 @@ pub enum Effect {
         /// The end of the log, where the epoch starts: the host notes it in the log's epochs.
         epoch_start: i64,
     },
-    /// It follows from now on.
+    /// It follows from now on: the host drops epochs that start at the end of the log.
     BecomeFollower {
         /// The broker that leads.
         leader: i32,

@@ -12,6 +12,7 @@ pub(super) enum ToLeader {
     Follow(FollowRequest),
     Ack { follow_id: u32, durable_end: i64 },
     Stalled(StallReason),
+    Resumed,
     Closed,
 }
 

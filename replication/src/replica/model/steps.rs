@@ -247,11 +247,16 @@ impl World {
         if self.random.below(60) < self.trouble {
             let proposed = &mut self.proposed[at];
             let (id, epoch, asked) = (proposed.node_id, proposed.broker_epoch, proposed.asked.partition_epoch);
-            let has_waited = !std::mem::replace(&mut proposed.is_orphan, true);
+            let has_waited = !proposed.is_orphan;
+            if has_waited && !self.is_running(id, epoch) {
+                return Ok(());
+            }
+            let proposed = &mut self.proposed[at];
+            proposed.is_orphan = true;
             if proposed.answer.is_some() || self.random.one_in(3) {
                 self.proposed.swap_remove(at);
             }
-            return if has_waited && self.is_running(id, epoch) {
+            return if has_waited {
                 let result = Err(ErrorCode::RequestTimedOut);
                 self.happen(id, Event::Altered { partition_epoch: asked, result })
             } else {
@@ -342,10 +347,10 @@ impl World {
             }
             _ => {
                 let why = if self.random.coin() { StallReason::NoSpace } else { StallReason::SlowDisk };
-                if let Some(link) = self.process(id).and_then(|process| process.link)
-                    && let Some(link) = self.links.iter_mut().find(|at| at.id == link && !at.is_closed)
-                {
-                    link.to_leader.push_back(ToLeader::Stalled(why));
+                if let Some(process) = self.process(id) {
+                    let link = process.link;
+                    process.is_stalled = link.is_some();
+                    self.to_leader(link, ToLeader::Stalled(why));
                 }
             }
         }
@@ -441,6 +446,11 @@ impl World {
             return Ok(());
         }
         self.find_out(id)?;
+        let process = self.process(id).expect("it runs");
+        if std::mem::take(&mut process.is_stalled) {
+            let link = process.link;
+            self.to_leader(link, ToLeader::Resumed);
+        }
         let process = self.process(id).expect("it runs");
         let (epoch, image) = (process.broker_epoch, process.image);
         let broker = &self.controller.brokers[&id];

@@ -43,7 +43,8 @@ pub(super) struct Process {
     /// The newest stream of each follower's newest process.
     pub newest: BTreeMap<i32, (i64, u64)>,
     pub waiters: Vec<Waiter>,
-    pub asked: Option<i32>,
+    /// It has told its leader that it takes no more.
+    pub is_stalled: bool,
 }
 
 pub(super) struct Outgoing {
@@ -167,7 +168,7 @@ impl World {
             outgoing: BTreeMap::new(),
             newest: BTreeMap::new(),
             waiters: Vec::new(),
-            asked: None,
+            is_stalled: false,
         });
         node.was_stopped = false;
     }
@@ -235,7 +236,9 @@ impl World {
                 }
             }
             Effect::BecomeFollower { leader, .. } => {
-                let process = self.process(id).expect("it runs");
+                let node = self.node(id);
+                node.log.epochs.truncate_end(node.log.end);
+                let process = node.process.as_mut().expect("it runs");
                 process.outgoing.clear();
                 if process.follows != Some(leader) {
                     (process.follows, process.link) = (Some(leader), None);
@@ -261,7 +264,6 @@ impl World {
             Effect::Propose(asked) => {
                 let process = self.process(id).expect("it runs");
                 let broker_epoch = process.broker_epoch;
-                process.asked = Some(asked.partition_epoch);
                 self.proposed.push(Proposed { node_id: id, broker_epoch, asked, is_orphan: false, answer: None });
             }
             Effect::Follow { leader, follow_id, leader_epoch, offset, last_epoch } => {
@@ -304,7 +306,7 @@ impl World {
         }
     }
 
-    fn to_leader(&mut self, link: Option<u64>, message: ToLeader) {
+    pub fn to_leader(&mut self, link: Option<u64>, message: ToLeader) {
         if let Some(link) = link.and_then(|link| self.link(link)).filter(|link| !link.is_closed) {
             link.to_leader.push_back(message);
         }
@@ -350,7 +352,8 @@ impl World {
                 self.happen(leader, Event::Ack { node_id: follower, broker_epoch: epoch, follow_id, durable_end })
             }
             ToLeader::Stalled(why) if !is_superseded => self.happen(leader, Event::Stalled { node_id: follower, why }),
-            ToLeader::Stalled(_) => Ok(()),
+            ToLeader::Resumed if !is_superseded => self.happen(leader, Event::Resumed { node_id: follower }),
+            ToLeader::Stalled(_) | ToLeader::Resumed => Ok(()),
             ToLeader::Closed => {
                 if !process.outgoing.get(&follower).is_some_and(|outgoing| outgoing.link == id) {
                     return Ok(());
