@@ -39,8 +39,6 @@ pub enum Rule {
     DropUnknownBranch,
     /// The leader says of which epoch a range is in which nothing is left.
     EpochOfSkipped,
-    /// None.
-    Nothing,
 }
 
 #[cfg(any(test, feature = "simulated-bugs"))]

@@ -63,10 +63,20 @@ impl Checks {
 
     /// D1: who is elected has everything that is committed.
     pub fn elected(&self, log: &Log) -> Result<(), String> {
-        if log.end < self.committed_end() || log.start > self.deleted_to {
+        if log.end < self.committed_end() {
             return Err(format!("D1: a leader has {} to {}, not to {}", log.start, log.end, self.committed_end()));
         }
-        (log.start..self.committed_end()).try_for_each(|at| self.is_same(at, log).map_err(|why| format!("D1: {why}")))
+        // A log may start later where nothing was left before.
+        let from = log.start.min(self.deleted_to);
+        (from..self.committed_end()).try_for_each(|at| self.is_same(at, log).map_err(|why| format!("D1: {why}")))
+    }
+
+    /// D3: what is committed is durable where enough have it.
+    pub fn is_at(&self, holders: usize, min_insync: usize) -> Result<(), String> {
+        match holders < min_insync {
+            true => Err(format!("D3: {holders} have what is committed, to {}, not {min_insync}", self.committed_end())),
+            false => Ok(()),
+        }
     }
 
     /// D3: a producer is told that its record is committed.

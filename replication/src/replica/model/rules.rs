@@ -60,6 +60,5 @@ needed! {
     b5: CountFollowers, 3000;
     b6: MatchAnswers, 3000;
     b7: DropUnknownBranch, 3000;
-    b9: Nothing, 3000;
     b8: EpochOfSkipped, 3000;
 }

@@ -74,6 +74,9 @@ impl World {
         }
         let at = self.random.index(self.links.len());
         let is_to_leader = self.random.coin();
+        if self.links[at].is_closed && !self.random.one_in(5) {
+            return Ok(());
+        }
         // Much that is on its way arrives together.
         for _ in 0..self.random.between(1, 4) {
             self.deliver_one(at, is_to_leader)?;
@@ -244,6 +247,9 @@ impl World {
             return Ok(());
         }
         let at = self.random.index(self.proposed.len());
+        if self.proposed[at].is_orphan && !self.random.one_in(5) {
+            return Ok(());
+        }
         if self.random.below(60) < self.trouble {
             let proposed = &mut self.proposed[at];
             let (id, epoch, asked) = (proposed.node_id, proposed.broker_epoch, proposed.asked.partition_epoch);
@@ -295,7 +301,7 @@ impl World {
         if !self.runs(id) {
             return Ok(());
         }
-        let kind = self.random.below(4);
+        let kind = if self.random.coin() { self.cleans } else { self.random.below(4) };
         let World { nodes, random, checks, .. } = self;
         let node = &mut nodes[id as usize - 1];
         let process = node.process.as_mut().expect("it runs");
@@ -312,10 +318,19 @@ impl World {
         } else if kind == 3 {
             let committed = node.log.records.iter().filter(|record| record.offset < high_watermark).count();
             if committed > 0 {
-                let first = random.index(committed);
-                for _ in first..committed.min(first + random.between(1, 3) as usize) {
-                    checks.compacted(node.log.records.remove(first).offset);
-                }
+                // All of an epoch, or one record.
+                let chosen = node.log.records[random.index(committed)];
+                let is_whole_epoch = random.coin();
+                let goes = |record: &Record| {
+                    record.offset < high_watermark
+                        && (record.offset == chosen.offset || (is_whole_epoch && record.epoch == chosen.epoch))
+                };
+                node.log
+                    .records
+                    .iter()
+                    .filter(|record| goes(record))
+                    .for_each(|record| checks.compacted(record.offset));
+                node.log.records.retain(|record| !goes(record));
             }
         }
         Ok(())

@@ -84,7 +84,10 @@ pub(super) struct World {
     pub disks_lie: bool,
     /// A crash that leaves everything that was durable counts as clean.
     pub intact_is_clean: bool,
+    /// How much goes wrong, of 20.
     pub trouble: u64,
+    /// What is cleaned up most.
+    pub cleans: u64,
     pub next_id: u64,
     pub is_verbose: bool,
     pub outcome: Outcome,
@@ -106,6 +109,7 @@ impl World {
             disks_lie: random.one_in(3),
             intact_is_clean: random.coin(),
             trouble: [2, 4, 8, 16][random.index(4)],
+            cleans: random.below(8),
             next_id: 0,
             is_verbose: options.is_verbose,
             outcome: Outcome::default(),
@@ -187,6 +191,10 @@ impl World {
             if let Effect::HighWatermark(to) = effect {
                 let World { nodes, checks, .. } = self;
                 checks.committed(high_watermark, to, &nodes[id as usize - 1].log)?;
+                if !self.disks_lie {
+                    let has_it = |node: &&Node| node.log.durable_end >= to;
+                    self.checks.is_at(self.nodes.iter().filter(has_it).count(), self.controller.min_insync)?;
+                }
                 high_watermark = to;
                 self.moved_by_leader(id)?;
             }
@@ -264,7 +272,11 @@ impl World {
             Effect::Propose(asked) => {
                 let process = self.process(id).expect("it runs");
                 let broker_epoch = process.broker_epoch;
-                self.proposed.push(Proposed { node_id: id, broker_epoch, asked, is_orphan: false, answer: None });
+                // It may be sent twice, if nothing tells whether it has arrived.
+                for is_orphan in [false, true].into_iter().take(if self.random.one_in(3) { 2 } else { 1 }) {
+                    let asked = asked.clone();
+                    self.proposed.push(Proposed { node_id: id, broker_epoch, asked, is_orphan, answer: None });
+                }
             }
             Effect::Follow { leader, follow_id, leader_epoch, offset, last_epoch } => {
                 let log_start = self.node(id).log.start;
