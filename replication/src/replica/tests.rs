@@ -188,7 +188,7 @@ fn answers_to_a_proposal_are_sorted_as_kafka_sorts_them() {
         (ErrorCode::RequestTimedOut, Some(RETRY), Some(asked.clone())),
     ] {
         let mut case = Case::leading(1);
-        assert_eq!(case.tell(full.clone()), [asked.clone()]);
+        assert_eq!(case.tell(full.clone()), std::slice::from_ref(&asked));
         assert_eq!(case.tell(Event::Altered { partition_epoch: 7, result: Err(error) }), []);
         assert_eq!(case.replica.next_deadline(), waits, "{error:?}");
         case.now = RETRY;

@@ -198,8 +198,8 @@ impl World {
                 *marked = (high_watermark, log.start);
             }
         }
-        ended.iter().for_each(|follower| drop(process.outgoing.remove(follower)));
-        messages.into_iter().for_each(|(link, message)| self.to_follower(link, message));
+        process.outgoing.retain(|follower, _| !ended.contains(follower));
+        messages.into_iter().for_each(|(link, message)| self.send_follower(link, message));
         Ok(())
     }
 
@@ -365,7 +365,7 @@ impl World {
                 if let Some(process) = self.process(id) {
                     let link = process.link;
                     process.is_stalled = link.is_some();
-                    self.to_leader(link, ToLeader::Stalled(why));
+                    self.send_leader(link, ToLeader::Stalled(why));
                 }
             }
         }
@@ -464,7 +464,7 @@ impl World {
         let process = self.process(id).expect("it runs");
         if std::mem::take(&mut process.is_stalled) {
             let link = process.link;
-            self.to_leader(link, ToLeader::Resumed);
+            self.send_leader(link, ToLeader::Resumed);
         }
         let process = self.process(id).expect("it runs");
         let (epoch, image) = (process.broker_epoch, process.image);

@@ -260,7 +260,7 @@ impl World {
                 let link = process.newest[&node_id].1;
                 let marked = (high_watermark, log_start);
                 process.outgoing.insert(node_id, Outgoing { link, follow_id, handle, sent: offset, marked });
-                self.to_follower(link, ToFollower::FollowOk { follow_id, handle, high_watermark, log_start });
+                self.send_follower(link, ToFollower::FollowOk { follow_id, handle, high_watermark, log_start });
             }
             Effect::Diverged { node_id, follow_id, epoch_end } => {
                 self.answer(id, node_id, ToFollower::Diverged { follow_id, epoch_end });
@@ -286,11 +286,11 @@ impl World {
                 let link = process.link;
                 let asked =
                     FollowRequest { node_id: id, broker_epoch, follow_id, leader_epoch, offset, last_epoch, log_start };
-                self.to_leader(link, ToLeader::Follow(asked));
+                self.send_leader(link, ToLeader::Follow(asked));
             }
             Effect::Ack { follow_id, durable_end, .. } => {
                 let link = self.process(id).expect("it runs").link;
-                self.to_leader(link, ToLeader::Ack { follow_id, durable_end });
+                self.send_leader(link, ToLeader::Ack { follow_id, durable_end });
             }
             Effect::Restart { keep_below, begin_at, skipped_epoch } => {
                 self.outcome.restarts += 1;
@@ -312,13 +312,13 @@ impl World {
         self.links.iter_mut().find(|at| at.id == link)
     }
 
-    pub fn to_follower(&mut self, link: u64, message: ToFollower) {
+    pub fn send_follower(&mut self, link: u64, message: ToFollower) {
         if let Some(link) = self.link(link).filter(|link| !link.is_closed) {
             link.to_follower.push_back(message);
         }
     }
 
-    pub fn to_leader(&mut self, link: Option<u64>, message: ToLeader) {
+    pub fn send_leader(&mut self, link: Option<u64>, message: ToLeader) {
         if let Some(link) = link.and_then(|link| self.link(link)).filter(|link| !link.is_closed) {
             link.to_leader.push_back(message);
         }
@@ -328,7 +328,7 @@ impl World {
     fn answer(&mut self, id: i32, node_id: i32, message: ToFollower) {
         let link = self.process(id).and_then(|process| process.newest.get(&node_id)).map(|newest| newest.1);
         if let Some(link) = link {
-            self.to_follower(link, message);
+            self.send_follower(link, message);
         }
     }
 
@@ -367,7 +367,7 @@ impl World {
             ToLeader::Resumed if !is_superseded => self.happen(leader, Event::Resumed { node_id: follower }),
             ToLeader::Stalled(_) | ToLeader::Resumed => Ok(()),
             ToLeader::Closed => {
-                if !process.outgoing.get(&follower).is_some_and(|outgoing| outgoing.link == id) {
+                if process.outgoing.get(&follower).is_none_or(|outgoing| outgoing.link != id) {
                     return Ok(());
                 }
                 process.outgoing.remove(&follower);
