@@ -108,4 +108,51 @@ mod tests {
             assert_eq!(leader(&partition, usable), one(after), "{row}");
         }
     }
+
+    /// In sync | leader | usable brokers | fenced | in sync then | who leads then; of replicas 1, 2 and 3.
+    const LEAVING: &str = "
+        1 2 3 | 1 | 2 3 | 1 | 2 3 | 2
+        1 2 3 | 1 | 1 2 | 3 | 1 2 | 1
+        1     | 1 | 2 3 | 1 | 1   | none  the last has everything
+        1 2   | 1 | 3   | 1 | 2   | none
+        1 2   | 1 | 1 2 | 3 | 1 2 | 1     it was not in sync
+    ";
+
+    #[test]
+    fn who_is_fenced_leaves_the_in_sync_set_but_as_its_last_member() {
+        for row in LEAVING.lines().map(str::trim).filter(|row| !row.is_empty()) {
+            let numbers = |text: &str| -> Vec<i32> { text.split_whitespace().map_while(|n| n.parse().ok()).collect() };
+            let [isr, before, usable, gone, isr_after, after] = &row.split('|').map(numbers).collect::<Vec<_>>()[..]
+            else {
+                panic!("{row}");
+            };
+            let isr = isr.clone().into();
+            let partition =
+                Partition { replicas: [1, 2, 3].into(), isr, leader: before[0], leader_epoch: 4, partition_epoch: 6 };
+            let leader = after.first().copied().unwrap_or(NO_LEADER);
+            let leader_epoch = if leader == before[0] { 4 } else { 5 };
+            let expected = Partition {
+                isr: isr_after.clone().into(),
+                leader,
+                leader_epoch,
+                partition_epoch: 7,
+                ..partition.clone()
+            };
+            let has_changed = expected.isr != partition.isr || leader != before[0];
+            let changed = change(&partition, usable, Some(Leaving::Fenced(gone[0])));
+            assert_eq!(changed, has_changed.then_some(expected), "{row}");
+        }
+    }
+
+    #[test]
+    fn who_may_have_lost_something_leaves_even_as_the_last() {
+        let isr = [2].into();
+        let partition =
+            Partition { replicas: [1, 2].into(), isr, leader: NO_LEADER, leader_epoch: 4, partition_epoch: 6 };
+        let nobody = Partition { isr: [].into(), partition_epoch: 7, ..partition.clone() };
+        assert_eq!(change(&partition, &[1, 2], Some(Leaving::Unclean(2))), Some(nobody.clone()));
+        assert_eq!(change(&nobody, &[1, 2], None), None, "nobody is elected who may lack something");
+        let leads = Partition { leader: 2, leader_epoch: 5, partition_epoch: 7, ..partition.clone() };
+        assert_eq!(change(&partition, &[1, 2], None), Some(leads));
+    }
 }

@@ -40,6 +40,9 @@ pub struct AlteredPartition {
     pub partition_epoch: i32,
 }
 
+/// What became of an [`AlterPartition`].
+pub type AlterOutcome = Result<AlteredPartition, ApiError>;
+
 /// A partition of a topic: its index.
 pub type TopicPartition = (TopicId, i32);
 

@@ -31,7 +31,7 @@ use crate::quota::QuotaEntity;
 use crate::record::{Broker, Endpoint, LevelRange, MetadataRecord};
 
 pub use election::{Leaving, change as change_partition};
-pub use isr::{AlterPartition, AlteredPartition, TopicPartition, UNKNOWN_BROKER_EPOCH};
+pub use isr::{AlterOutcome, AlterPartition, AlteredPartition, TopicPartition, UNKNOWN_BROKER_EPOCH};
 pub use members::{QuorumInfo, QuorumReplica, View as QuorumView, change as change_members};
 pub use placement::REPLICATION_FACTOR_MAX;
 pub use quotas::QuotaChange;
@@ -393,7 +393,7 @@ pub enum ControllerResponse {
     /// The first id of the block and how many there are.
     AllocateProducerIds(Result<(i64, i64), ApiError>),
     /// What became of each partition, in the order of the request, duplicates included.
-    AlterPartition(Result<Vec<(TopicPartition, Result<AlteredPartition, ApiError>)>, ApiError>),
+    AlterPartition(Result<Vec<(TopicPartition, AlterOutcome)>, ApiError>),
     /// Whether the members are as they were asked to be.
     ChangeMembers(Result<(), ApiError>),
     /// The members.

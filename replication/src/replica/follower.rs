@@ -103,10 +103,15 @@ impl Follower {
             Event::Diverged { follow_id, epoch_end, own: mine } if self.has_asked(follow_id) => {
                 self.diverged(own, epoch_end, mine, out);
             }
-            Event::Refused { follow_id, error, log_start } if self.has_asked(follow_id) => match error {
-                ErrorCode::OffsetOutOfRange => self.restart(own, (0, log_start), None, out),
-                _ => self.state = State::Waiting { until: Some(now + RETRY) },
-            },
+            // The leader may have deleted what it was about to send.
+            Event::Refused { follow_id, error, log_start }
+                if self.has_asked(follow_id) || self.follows_by(follow_id) =>
+            {
+                match error {
+                    ErrorCode::OffsetOutOfRange => self.restart(own, (0, log_start), None, out),
+                    _ => self.state = State::Waiting { until: Some(now + RETRY) },
+                }
+            }
             Event::Accepted { log_end, last_epoch, high_watermark } => {
                 let log = &mut own.log;
                 assert!(log_end > log.end && last_epoch >= log.last_epoch, "{log:?}, then {log_end} of {last_epoch}");
@@ -167,6 +172,10 @@ impl Follower {
     /// Whether it waits for the answer to this question.
     fn has_asked(&self, asked: u32) -> bool {
         matches!(self.state, State::Asking { follow_id } if follow_id == asked || !holds(Rule::MatchAnswers))
+    }
+
+    fn follows_by(&self, asked: u32) -> bool {
+        matches!(self.state, State::Following { follow_id, .. } if follow_id == asked)
     }
 
     /// Cuts what the leader does not have: above the end of the epoch that both know, or of the smaller one that only the

@@ -142,6 +142,11 @@ impl Leader {
                     follower.has_no_space = true;
                 }
             }
+            Event::Resumed { node_id } => {
+                if let Some(follower) = self.follower(node_id) {
+                    follower.has_no_space = false;
+                }
+            }
             Event::Altered { partition_epoch, result } => self.altered(now, own, partition_epoch, result),
             Event::Tick => self.retry(now, out),
             // What is for a follower comes too late; a slow disk shows by how far its broker is.
@@ -212,8 +217,8 @@ impl Leader {
         if !is_present || follower.follow_id != Some(follow_id) || durable_end > own.log.end {
             return;
         }
-        if durable_end > follower.durable_end || durable_end == own.log.end {
-            follower.durable_end = durable_end.max(follower.durable_end);
+        if durable_end > follower.durable_end {
+            follower.durable_end = durable_end;
             follower.has_no_space = false;
         }
         if follower.durable_end >= own.log.end {
@@ -377,7 +382,7 @@ impl Progress {
     fn forget(&mut self, now: Duration) {
         (self.follow_id, self.durable_end) = (None, UNKNOWN);
         self.behind_since.get_or_insert(now);
-        self.caught_up = None;
+        (self.caught_up, self.has_no_space) = (None, false);
     }
 
     /// The newest process of its broker that was heard of.

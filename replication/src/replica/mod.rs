@@ -3,10 +3,11 @@
 //!
 //! Pure: [`Replica::handle`] is told what has happened and adds what is to be done; time comes with it. There is no log in
 //! it. Its host has one beside each log, tells it where that ends and what is durable, looks epochs up for it
-//! ([`millstream_storage::LeaderEpochs`]), and does what it says. The host
+//! ([`millstream_storage::epochs::LeaderEpochs`]), and does what it says. The host
 //!
 //! * gives [`Event::Assigned`] when the partition's record, or the broker of one of its replicas, has changed;
-//! * notes the epoch of [`Effect::BecomeLeader`] in the log's epochs before anything is appended in it;
+//! * notes the epoch of [`Effect::BecomeLeader`] in the log's epochs before anything is appended in it, and drops at
+//!   [`Effect::BecomeFollower`] those that start at the log's end: nothing was appended in them, and others may come before;
 //! * asks [`Replica::may_append`] before an append of a producer, [`Replica::accepts`] before one of the leader;
 //! * calls [`Replica::handle`] with [`Event::Tick`] at [`Replica::next_deadline`]: none while nobody lags;
 //! * gives nothing of a log that is being cut between [`Effect::Restart`] and [`Event::Restarted`];
@@ -42,7 +43,7 @@ pub fn effective_min_insync(configured: i32, replication_factor: usize) -> usize
     usize::try_from(configured).unwrap_or(0).clamp(1, replication_factor.max(1))
 }
 
-/// Where a leader epoch ends in a log: [`millstream_storage::LeaderEpochs::end_offset`].
+/// Where a leader epoch ends in a log: [`millstream_storage::epochs::LeaderEpochs::end_offset`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EpochEnd {
     /// The largest epoch that the log knows at or below the one that was asked for; -1: none.
@@ -160,6 +161,11 @@ pub enum Event {
         /// Why.
         why: StallReason,
     },
+    /// A follower takes more again. (Or it follows anew, or says that it has more.)
+    Resumed {
+        /// Its broker.
+        node_id: i32,
+    },
     /// The stream to a broker is open: whoever follows it asks.
     StreamOpen {
         /// The broker.
@@ -256,7 +262,7 @@ pub enum Effect {
         /// The end of the log, where the epoch starts: the host notes it in the log's epochs.
         epoch_start: i64,
     },
-    /// It follows from now on.
+    /// It follows from now on: the host drops epochs that start at the end of the log.
     BecomeFollower {
         /// The broker that leads.
         leader: i32,

@@ -1,4 +1,5 @@
 mod brokers;
+mod isr;
 mod replay;
 
 use std::time::Duration;
