@@ -223,6 +223,8 @@ impl OpenShard {
             file: Arc::clone(&options.file),
             log_dir: options.log_dir.clone(),
             listeners: options.listeners.clone(),
+            inter_broker_listener: options.inter_broker_listener.clone(),
+            peer_window_bytes: options.peer_window_bytes,
             fetch_bytes_max: options.fetch_bytes_max,
             group_bytes_max: options.group_bytes_max,
             request_bytes_max: options.request_bytes_max,

@@ -6,18 +6,24 @@
 
 mod accept;
 mod connection;
+mod greet;
 mod receive;
 mod send;
 mod sweep;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use self::accept::{Accepted, Listeners};
 use self::connection::{Connection, Phase};
+pub use self::greet::PeerOptions;
+use self::greet::{Greeter, Greeting};
 use self::receive::{Reading, Receiver};
 use self::send::Sender;
 use self::sweep::Sweeper;
@@ -48,6 +54,8 @@ pub struct NetOptions {
     pub buffers: SocketBuffers,
     /// The process's memory.
     pub memory: Arc<MemoryBudget>,
+    /// Where other nodes come; none where this node is alone in tests.
+    pub peers: Option<PeerOptions>,
 }
 
 /// A shard's hand on the network.
@@ -62,6 +70,9 @@ pub struct Net {
     receiver: Receiver,
     sender: Sender,
     sweeper: Sweeper,
+    greeter: Greeter,
+    /// Connections of other nodes, and the shards that they mean.
+    greeted: Vec<(ShardIndex, TcpStream, Bytes)>,
     /// Connections whose last request took long.
     heavy: HashSet<ConnectionId>,
 }
@@ -91,6 +102,8 @@ impl Net {
             receiver: Receiver::new(memory),
             sender: Sender::default(),
             sweeper: Sweeper::new(clock.elapsed()),
+            greeter: Greeter::default(),
+            greeted: Vec::new(),
             heavy: HashSet::new(),
         }
     }
@@ -150,6 +163,7 @@ impl Net {
                 Reading::GoesOn => self.receiver.queue(connection),
                 Reading::Drained | Reading::Held => {}
                 Reading::Ended => self.end(ring, inbox, id),
+                Reading::Greeted { hello, has_more } => self.hand_over(ring, inbox, id, hello, has_more),
             }
             self.receiver.give_memory(&mut self.connections);
             if self.clock.elapsed() >= until {
@@ -168,7 +182,7 @@ impl Net {
         listeners.accept(limits, options, *clock, |Accepted { listener, stream, peer }| {
             let id = connection::name(*shard, *next_connection);
             *next_connection += 1;
-            let mut connection = Connection::new(id, peer, stream, options.request_bytes_max);
+            let mut connection = Connection::new(id, listener, peer, stream, options.request_bytes_max);
             ring.watch(&connection.stream, Watch::Read, connection.key());
             inbox.push(Event::Connected { connection: id, listener, peer });
             // What came before the watch.
@@ -177,10 +191,31 @@ impl Net {
         });
     }
 
+    /// A connection is another node's: it is none of the clients' any more.
+    fn hand_over(&mut self, ring: &mut Ring, inbox: &mut Inbox, id: ConnectionId, hello: Bytes, has_more: bool) {
+        let Some(connection) = self.forget(ring, inbox, id) else { return };
+        let Connection { peer, listener, stream, .. } = connection;
+        let greeting = Greeting { peer, listener, stream, hello, has_more };
+        if let Some(shard) = self.greeter.address(self.clock.elapsed(), self.options.peers, &greeting) {
+            self.greeted.push((shard, greeting.stream, greeting.hello));
+        }
+    }
+
+    /// Takes the connections of other nodes, with the shards that they mean and their greetings.
+    pub fn take_greeted(&mut self) -> impl Iterator<Item = (ShardIndex, TcpStream, Bytes)> + '_ {
+        self.greeted.drain(..)
+    }
+
     /// Both sides of a connection have ended, or it is broken: it is forgotten.
     fn end(&mut self, ring: &mut Ring, inbox: &mut Inbox, id: ConnectionId) {
-        let Some(mut connection) = self.connections.remove(&id) else { return };
-        connection.end();
+        if let Some(mut connection) = self.forget(ring, inbox, id) {
+            connection.end();
+        }
+    }
+
+    /// A connection leaves the table, and all lines.
+    fn forget(&mut self, ring: &mut Ring, inbox: &mut Inbox, id: ConnectionId) -> Option<Connection> {
+        let mut connection = self.connections.remove(&id)?;
         ring.unwatch(Watch::Read, connection.key());
         if connection.is_blocked {
             ring.unwatch(Watch::Write, connection.key());
@@ -189,6 +224,7 @@ impl Net {
         self.heavy.remove(&id);
         self.limits.leave(connection.peer.ip());
         inbox.push(Event::Disconnected { connection: id });
+        Some(connection)
     }
 
     /// Whether something must be tried again soon that nobody will wake for: connections that are not read from, and
@@ -282,6 +318,7 @@ impl Net {
         self.sweeper.samples(samples);
         self.receiver.samples(self.options.memory.receiving_of_shard, samples);
         self.sender.samples(samples);
+        self.greeter.samples(samples);
     }
 }
 
@@ -299,10 +336,9 @@ mod tests {
     use super::super::sys::{self, PortUse};
     use super::accept::ACCEPT_REST;
     use super::*;
-    use bytes::Bytes;
     use std::collections::VecDeque;
     use std::io::{ErrorKind, Read, Write};
-    use std::net::{SocketAddr, TcpStream};
+    use std::net::SocketAddr;
     use std::sync::mpsc::{Receiver, channel};
 
     const FILE_BYTES: usize = 5_000_000;
@@ -326,6 +362,7 @@ mod tests {
                 idle_max: None,
                 buffers: SocketBuffers::default(),
                 memory: Arc::new(MemoryBudget::for_tests()),
+                peers: None,
             };
             let mut net = Net::new(3, Clock::start(), options, limits);
             net.listen(&mut ring, 7, socket).expect("it listens");

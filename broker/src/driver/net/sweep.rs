@@ -172,7 +172,7 @@ mod tests {
     fn connect(listener: &TcpListener, key: u64) -> (Connection, TcpStream) {
         let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
         let (stream, peer) = listener.accept().expect("connected");
-        (Connection::new(connection::name(0, key), peer, stream, 1000), client)
+        (Connection::new(connection::name(0, key), 0, peer, stream, 1000), client)
     }
 
     #[test]
@@ -182,6 +182,7 @@ mod tests {
             idle_max: Some(IDLE),
             buffers: SocketBuffers::default(),
             memory: Arc::new(MemoryBudget::for_tests()),
+            peers: None,
         };
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let mut receiver = Receiver::new(ReadMemory::new(1 << 20));
