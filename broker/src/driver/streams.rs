@@ -471,3 +471,183 @@ fn receive(connection: &mut Connection, memory: &mut ReadMemory, frame: impl FnM
     // The kernel had no more than that; what comes later is announced.
     Ok(Received { bytes, may_have_more: bytes == room || connection.has_ended })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Instant;
+
+    use super::super::disk::Pools;
+    use super::super::files::tests::TestDirectory;
+    use super::super::ring::Completion;
+    use super::*;
+    use crate::peer::stream::frame::FromFollower;
+
+    /// Whatever is waited for comes long before.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A shard's connections, and all that they need.
+    struct End {
+        streams: Streams,
+        ring: Ring,
+        disk: Disk,
+        mailbox: Arc<Mailbox<Inbound>>,
+        happened: Vec<Event>,
+    }
+
+    impl End {
+        fn new(directory: &TestDirectory) -> End {
+            let mailbox = Arc::new(Mailbox::default());
+            let names = NameThreads::default();
+            let streams = Streams::new(Clock::start(), SocketBuffers::default(), names, Arc::clone(&mailbox));
+            let disk = Disk::new(&directory.0, 10, Pools::start().expect("threads"), Arc::clone(&mailbox));
+            End { streams, ring: Ring::new().expect("a ring"), disk, mailbox, happened: Vec::new() }
+        }
+
+        /// What a turn does.
+        fn step(&mut self) {
+            let (mut completions, mut inbound) = (Vec::new(), Vec::new());
+            self.ring.submit().expect("submitted");
+            self.ring.take(&mut completions).expect("taken");
+            for completion in completions {
+                match completion {
+                    Completion::Ready { watch, key, has_ended, must_renew } => {
+                        assert!(is_key(key));
+                        self.streams.ready(&mut self.ring, watch, key, has_ended, must_renew);
+                    }
+                    other => panic!("not of the network: {other:?}"),
+                }
+            }
+            self.mailbox.drain(&mut inbound);
+            for inbound in inbound {
+                let Inbound::Named { name, address } = inbound else { panic!("{inbound:?}") };
+                self.streams.found(&mut self.ring, &name, address);
+            }
+            let now = self.streams.clock.elapsed();
+            self.streams.tick(&mut self.ring, now);
+            self.streams.receive(&mut self.ring);
+            self.happened.extend(std::iter::from_fn(|| self.streams.next_event()));
+            self.streams.flush(&mut self.ring);
+        }
+
+        fn send(&mut self, link: LinkId, bytes: Bytes) {
+            self.streams.send(&mut self.ring, &mut self.disk, link, vec![SendPart::Memory(bytes)]);
+        }
+
+        fn dial(&mut self, number: u64, host: &str, port: u16) -> LinkId {
+            let link = LinkId(LinkId::DIALLED | number);
+            self.streams.dial(&mut self.ring, link, host.to_owned(), port);
+            link
+        }
+
+        /// Waits for so many events, and takes them.
+        fn events(&mut self, count: usize) -> Vec<Event> {
+            let began = Instant::now();
+            while self.happened.len() < count {
+                assert!(began.elapsed() < PATIENCE, "{:?}", self.happened);
+                self.step();
+                std::thread::yield_now();
+            }
+            std::mem::take(&mut self.happened)
+        }
+    }
+
+    fn ping() -> Bytes {
+        FromFollower::Ping.to_bytes()
+    }
+
+    /// Two shards and a connection between them.
+    fn connected(directory: &TestDirectory, host: &str) -> (End, LinkId, End, LinkId) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let (mut follower, mut leader) = (End::new(directory), End::new(directory));
+        let link = follower.dial(7, host, listener.local_addr().expect("bound").port());
+        assert_eq!(follower.events(1), [Event::Dialed { link, result: Ok(()) }]);
+        let (stream, _) = listener.accept().expect("connected");
+        sys::prepare_connection(&stream, SocketBuffers::default()).expect("prepared");
+        let hello = Bytes::from_static(b"hello");
+        leader.streams.adopt(&mut leader.ring, stream, hello.clone());
+        let accepted = LinkId(0);
+        let expected = [Event::Accepted { link: accepted }, Event::Received { link: accepted, bytes: hello }];
+        assert_eq!(leader.events(2), expected);
+        (follower, link, leader, accepted)
+    }
+
+    #[test]
+    fn frames_go_both_ways_in_order_however_large() {
+        let directory = TestDirectory::new("streams_frames");
+        let (mut follower, link, mut leader, accepted) = connected(&directory, "127.0.0.1");
+        follower.send(link, ping());
+        follower.send(link, ping());
+        follower.step();
+        let received = Event::Received { link: accepted, bytes: ping().slice(4..) };
+        assert_eq!(leader.events(2), [received.clone(), received]);
+
+        let long: Bytes = (0..5_000_000u32).map(|at| (at / 11) as u8).collect();
+        leader.send(accepted, [&(long.len() as i32).to_be_bytes()[..], &long].concat().into());
+        leader.send(accepted, ping());
+        let began = Instant::now();
+        while follower.happened.len() < 2 {
+            assert!(began.elapsed() < PATIENCE);
+            leader.step();
+            follower.step();
+        }
+        let expected = [Event::Received { link, bytes: long }, Event::Received { link, bytes: ping().slice(4..) }];
+        assert!(std::mem::take(&mut follower.happened) == expected);
+        assert_eq!(leader.streams.connections[&accepted].queued_bytes, 0);
+
+        // What was sent before a connection is closed arrives.
+        follower.send(link, ping());
+        follower.streams.hang_up(&mut follower.ring, link);
+        follower.step();
+        let received = Event::Received { link: accepted, bytes: ping().slice(4..) };
+        assert_eq!(leader.events(2), [received, Event::Closed { link: accepted }]);
+        assert!(follower.streams.by_key.is_empty() && leader.streams.by_key.is_empty());
+        assert_eq!(leader.streams.memory.promised_bytes(), 0);
+    }
+
+    #[test]
+    fn names_are_looked_up_elsewhere_and_refused_is_told_from_failed() {
+        let directory = TestDirectory::new("streams_dials");
+        let (mut follower, ..) = connected(&directory, "localhost");
+        let port = {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+            listener.local_addr().expect("bound").port()
+        };
+        let link = follower.dial(8, "localhost", port);
+        assert_eq!(follower.events(1), [Event::Dialed { link, result: Err(DialError::Refused) }]);
+        let link = follower.dial(9, "no-such-host.invalid", port);
+        assert_eq!(follower.events(1), [Event::Dialed { link, result: Err(DialError::Failed) }]);
+        // Whoever does not want to know any more is told nothing.
+        let gone = follower.dial(10, "localhost", port);
+        follower.streams.hang_up(&mut follower.ring, gone);
+        let link = follower.dial(11, "localhost", port);
+        assert_eq!(follower.events(1), [Event::Dialed { link, result: Err(DialError::Refused) }]);
+    }
+
+    #[test]
+    fn an_impossible_length_closes_the_connection() {
+        let directory = TestDirectory::new("streams_length");
+        let (mut follower, link, mut leader, accepted) = connected(&directory, "127.0.0.1");
+        leader.send(accepted, (FRAME_BYTES_MAX as i32 + 1).to_be_bytes().to_vec().into());
+        leader.step();
+        assert_eq!(follower.events(1), [Event::Closed { link }]);
+        assert_eq!(follower.streams.illegal, 1);
+        assert_eq!(leader.events(1), [Event::Closed { link: accepted }]);
+    }
+
+    #[test]
+    fn who_takes_nothing_is_cut_off() {
+        let directory = TestDirectory::new("streams_stuck");
+        let (mut follower, link, _leader, _) = connected(&directory, "127.0.0.1");
+        let bytes = Bytes::from(vec![0; 1 << 20]);
+        let mut sent = 0;
+        while follower.happened.is_empty() {
+            follower.send(link, bytes.clone());
+            follower.step();
+            sent += bytes.len();
+            assert!(sent < 4 * QUEUED_BYTES_MAX, "the kernel does not take so much");
+        }
+        assert!(sent > QUEUED_BYTES_MAX);
+        assert_eq!(follower.happened, [Event::Closed { link }]);
+    }
+}

@@ -105,7 +105,7 @@ impl Streams {
         self.network.listens(node, self.lives);
         let node_id = node as i32 + 1;
         self.network.serves(node, Some(Addressee { cluster_id: CLUSTER, node: node_id, shards: count }));
-        self.commit(vec![MetadataRecord::Broker(Broker {
+        let registration = MetadataRecord::Broker(Broker {
             node_id,
             epoch: self.image.offset() as i64 + 1,
             incarnation,
@@ -115,10 +115,12 @@ impl Streams {
             in_controlled_shutdown: false,
             endpoints: vec![Endpoint { listener: LISTENER.into(), host: host_name(node), port: BROKER_PORT }],
             rack: None,
-        })]);
-        // What was there before, as a snapshot brings it.
+        });
+        self.image.replay(&registration);
+        // The process itself is told all that is there, as a snapshot brings it.
         let records = self.image.snapshot();
         self.tell(node, records);
+        self.tell(1 - node, vec![registration]);
     }
 
     fn crash(&mut self, node: usize) {

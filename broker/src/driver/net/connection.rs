@@ -37,6 +37,9 @@ pub(super) struct Connection {
     pub is_blocked: bool,
     /// It stands in the sender's line.
     pub is_dirty: bool,
+    /// The limits of clients count it. If not, it is another node's or is closed.
+    pub is_counted: bool,
+    pub came_at: Instant,
     /// A frame has come: whether it is another node's is known.
     pub has_begun: bool,
     /// The shard takes requests.
@@ -80,6 +83,8 @@ impl Connection {
             phase: Phase::Open,
             is_blocked: false,
             is_dirty: false,
+            is_counted: true,
+            came_at: Instant::now(),
             has_begun: false,
             is_reading: true,
             is_readable: false,

@@ -11,6 +11,8 @@ use crate::metrics::{Kind, Sample};
 use crate::peer::stream::greeting::{Addressee, Answer, Hello, Reject};
 use crate::shard::ShardIndex;
 
+/// How long a connection that the limits do not count may take to say that it is a node's.
+pub(super) const GREETING_MAX: Duration = Duration::from_secs(1);
 /// Refusals are not told more often than this.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 

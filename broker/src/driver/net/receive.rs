@@ -182,7 +182,7 @@ impl Receiver {
         connection.moved_at = now;
         self.read_bytes += bytes as u64;
         let requests = self.requests;
-        let (mut hello, mut has_more) = (None, false);
+        let (mut hello, mut has_more, mut is_stranger) = (None, false, false);
         let cut = connection.reader.received(bytes, &mut self.memory, |frame| {
             if !mem::replace(&mut connection.has_begun, true) && is_hello(&frame) {
                 hello = Some(frame);
@@ -192,12 +192,19 @@ impl Receiver {
                 has_more = true;
                 return;
             }
+            if !connection.is_counted {
+                is_stranger = true;
+                return;
+            }
             self.requests += 1;
             inbox.push_at(clock.at(now), Event::Request { connection: connection.id, frame });
         });
         if let Some(hello) = hello {
             has_more |= cut.is_err() || connection.reader.is_partial();
             return Ok(Reading::Greeted { hello, has_more });
+        }
+        if is_stranger {
+            return Ok(Reading::Ended);
         }
         if !connection.reader.is_partial() {
             connection.receiving_since = None;
@@ -221,6 +228,7 @@ impl Receiver {
             }
             return false;
         }
+        let must_stop = must_stop && connection.is_counted;
         if must_stop && !mem::replace(&mut connection.is_stopped, true) {
             self.stopped.push(connection.id);
         }

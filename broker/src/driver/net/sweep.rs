@@ -8,6 +8,7 @@ use super::super::memory::Pressure;
 use super::super::sys;
 use super::NetOptions;
 use super::connection::Connection;
+use super::greet::GREETING_MAX;
 use super::receive::Receiver;
 use crate::metrics::{Kind, Sample};
 use crate::shard::ConnectionId;
@@ -79,7 +80,7 @@ impl Sweeper {
             } else if !look.has_gone(connection) {
                 let is_idle = look.is_idle(connection);
                 self.idle_closed += u64::from(is_idle);
-                if !is_idle && !look.is_overdue(connection) {
+                if !is_idle && !look.is_overdue(connection) && !look.is_silent(connection) {
                     continue;
                 }
             }
@@ -146,6 +147,11 @@ impl Look<'_> {
     /// Whether we have closed it long ago and its peer has not.
     fn is_overdue(&self, connection: &Connection) -> bool {
         connection.closing_since.is_some_and(|since| self.since(since) >= LINGER) && self.quiet(connection) >= LINGER
+    }
+
+    /// Whether it was let in to say that it is a node's, and does not.
+    fn is_silent(&self, connection: &Connection) -> bool {
+        !connection.is_counted && self.since(connection.came_at) >= GREETING_MAX
     }
 
     fn is_idle(&self, connection: &Connection) -> bool {

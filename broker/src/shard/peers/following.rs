@@ -77,7 +77,11 @@ impl Following {
     pub fn update_all(&mut self, options: &ShardOptions, image: &ClusterImage) -> bool {
         let mut keys: Vec<PartitionKey> = self.partitions.keys().copied().collect();
         keys.sort_unstable();
-        keys.into_iter().fold(false, |has_changed, key| self.update(options, image, key) || has_changed)
+        let mut has_changed = false;
+        for key in keys {
+            has_changed |= self.update(options, image, key);
+        }
+        has_changed
     }
 
     /// Whom this shard follows.

@@ -56,6 +56,8 @@ pub struct Peer {
 #[derive(Debug)]
 pub(super) struct Dialled {
     pub stage: Stage,
+    /// The registration that was dialled last.
+    pub known: Option<i64>,
     /// Before the next try after a failure.
     pub wait: Duration,
     /// What was told of it last.
@@ -99,7 +101,7 @@ pub(super) struct Following {
 
 impl Dialled {
     pub fn new(now: Duration) -> Dialled {
-        Dialled { stage: Stage::Waiting { until: now }, wait: REDIAL_MIN, rejected: None }
+        Dialled { stage: Stage::Waiting { until: now }, known: None, wait: REDIAL_MIN, rejected: None }
     }
 
     pub fn link(&self) -> Option<LinkId> {

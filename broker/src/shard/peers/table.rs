@@ -224,6 +224,10 @@ impl Table {
             let stream = self.dialled.get_mut(&key).expect("it is there");
             match (&stream.stage, stream.to_epoch()) {
                 (Stage::Unknown, _) => stream.stage = Stage::Waiting { until: around.now },
+                // Whoever did not take it, or was not there, is another by now.
+                (Stage::Waiting { .. }, _) if stream.known != epoch_of(around.image, key.node) || is_another => {
+                    *stream = Dialled::new(around.now);
+                }
                 (_, Some(epoch)) if is_another || epoch_of(around.image, key.node) != Some(epoch) => {
                     self.hang_up(around, key);
                     let stream = self.dialled.get_mut(&key).expect("it is there");
@@ -361,15 +365,15 @@ impl Table {
         let mut fill = Fill::default();
         for (link, accepted) in &mut self.accepted {
             let AcceptedStage::Open(open) = &mut accepted.stage else { continue };
-            for _ in 0..FRAMES_A_TURN_MAX {
-                let Some((sections, bytes)) = next_frame(open, |handle, room| source(*link, handle, room)) else {
-                    break;
-                };
+            for frame in 0..FRAMES_A_TURN_MAX {
+                let next = next_frame(open, |handle, room| source(*link, handle, room));
+                let Some((sections, bytes)) = next else { break };
                 open.credit.sent(bytes);
                 send_parts(around.effects, *link, FromLeader::Data(sections).to_slices());
                 fill.has_sent = true;
+                let is_last = frame + 1 == FRAMES_A_TURN_MAX;
+                fill.has_more |= is_last && !open.dirty.is_empty() && may_send(&open.credit);
             }
-            fill.has_more |= !open.dirty.is_empty() && may_send(&open.credit);
         }
         fill
     }
@@ -407,6 +411,7 @@ impl Table {
             };
             let link = LinkId(LinkId::DIALLED | self.dials);
             self.dials += 1;
+            stream.known = Some(to_epoch);
             stream.stage = Stage::Dialling { link, to_epoch };
             self.by_link.insert(link, key);
             around.effects.push(Effect::Dial { link, host: endpoint.host.clone(), port: endpoint.port });
