@@ -480,6 +480,7 @@ mod tests {
     use super::super::disk::Pools;
     use super::super::files::tests::TestDirectory;
     use super::super::ring::Completion;
+    use super::super::sys::PortUse;
     use super::*;
     use crate::peer::stream::frame::FromFollower;
 
@@ -608,11 +609,10 @@ mod tests {
     #[test]
     fn names_are_looked_up_elsewhere_and_refused_is_told_from_failed() {
         let directory = TestDirectory::new("streams_dials");
-        let (mut follower, ..) = connected(&directory, "localhost");
-        let port = {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
-            listener.local_addr().expect("bound").port()
-        };
+        let (mut follower, _, _leader, _) = connected(&directory, "localhost");
+        // Bound, and nobody listens.
+        let socket = sys::bind("127.0.0.1:0".parse().expect("an address"), PortUse::Exclusive).expect("bound");
+        let port = sys::local_address(&socket).expect("bound").port();
         let link = follower.dial(8, "localhost", port);
         assert_eq!(follower.events(1), [Event::Dialed { link, result: Err(DialError::Refused) }]);
         let link = follower.dial(9, "no-such-host.invalid", port);
@@ -632,6 +632,8 @@ mod tests {
         leader.step();
         assert_eq!(follower.events(1), [Event::Closed { link }]);
         assert_eq!(follower.streams.illegal, 1);
+        // The socket closes when its watch has ended.
+        follower.step();
         assert_eq!(leader.events(1), [Event::Closed { link: accepted }]);
     }
 

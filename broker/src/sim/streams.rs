@@ -47,6 +47,7 @@ enum What {
 struct Process {
     life: u64,
     shards: Vec<Shard>,
+    timer_at: Vec<Option<u64>>,
     started_us: u64,
 }
 
@@ -101,7 +102,7 @@ impl Streams {
         self.lives += 1;
         let count = shards.len() as u32;
         let started_us = self.now_us();
-        self.nodes[node] = Some(Process { life: self.lives, shards, started_us });
+        self.nodes[node] = Some(Process { life: self.lives, timer_at: vec![None; shards.len()], shards, started_us });
         self.network.listens(node, self.lives);
         let node_id = node as i32 + 1;
         self.network.serves(node, Some(Addressee { cluster_id: CLUSTER, node: node_id, shards: count }));
@@ -164,8 +165,10 @@ impl Streams {
         process.shards[shard].end_turn(now, &mut effects);
         if let Some(due) = process.shards[shard].next_deadline() {
             let at_us = (process.started_us + due.as_micros() as u64 + 1).max(now_us + 100);
-            // Whatever else has a turn before then, this one finds nothing due and asks again.
-            self.schedule.at(at_us.min(now_us + 50_000), What::Timer { node, life, shard });
+            if process.timer_at[shard].is_none_or(|earlier| at_us < earlier) {
+                process.timer_at[shard] = Some(at_us);
+                self.schedule.at(at_us, What::Timer { node, life, shard });
+            }
         }
         let mut later = Vec::new();
         for effect in effects {
@@ -212,7 +215,12 @@ impl Streams {
                         self.turn(node, shard, Some(ShardEvent::Peer(event)));
                     }
                 }
-                What::Timer { node, life, shard } if self.is_alive(node, life) => self.turn(node, shard, None),
+                What::Timer { node, life, shard } if self.is_alive(node, life) => {
+                    if let Some(process) = &mut self.nodes[node] {
+                        process.timer_at[shard] = None;
+                    }
+                    self.turn(node, shard, None);
+                }
                 What::Image { node, life, image, records } if self.is_alive(node, life) => {
                     let shards = self.nodes[node].as_ref().map_or(0, |process| process.shards.len());
                     for shard in 0..shards {

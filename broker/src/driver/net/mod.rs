@@ -389,6 +389,7 @@ mod tests {
             let mut net = Net::new(3, Clock::start(), options, limits);
             net.listen(&mut ring, LISTENER, socket).expect("it listens");
             let (mut events, mut completions) = (VecDeque::new(), Vec::new());
+            let mut has_ended = false;
             loop {
                 ring.submit().expect("submitted");
                 ring.take(&mut completions).expect("taken");
@@ -401,12 +402,6 @@ mod tests {
                     }
                 }
                 net.receive(&mut ring, &mut inbox, Duration::MAX);
-                for (shard, stream, hello) in net.take_greeted() {
-                    let bytes = hello.len();
-                    sender.send(format!("{bytes} bytes for shard {shard}")).expect("the test waits");
-                    // Whoever takes it over answers.
-                    (&stream).write_all(b"taken").expect("sent");
-                }
                 net.sweep(net.clock.elapsed());
                 inbox.take(&mut events);
                 for happened in events.drain(..) {
@@ -418,10 +413,19 @@ mod tests {
                         Event::Drained { connection } => net.set_reading(connection, true),
                         Event::Disconnected { .. } => {
                             sender.send("disconnected".to_owned()).expect("the test waits");
-                            return;
+                            has_ended = true;
                         }
                         other => panic!("not of the network: {other:?}"),
                     }
+                }
+                for (shard, stream, hello) in net.take_greeted() {
+                    let bytes = hello.len();
+                    sender.send(format!("{bytes} bytes for shard {shard}")).expect("the test waits");
+                    // Whoever takes it over answers.
+                    (&stream).write_all(b"taken").expect("sent");
+                }
+                if has_ended {
+                    return;
                 }
                 net.flush(&mut ring, &mut inbox, Duration::MAX);
                 std::thread::yield_now();
@@ -497,10 +501,10 @@ mod tests {
         let mut node = TcpStream::connect(address).expect("it listens");
         node.write_all(&hello().to_bytes()).expect("sent");
         assert_eq!(happened.recv().expect("served"), "connected to 7");
+        assert_eq!(happened.recv().expect("served"), "disconnected", "it is no client's");
         let bytes = hello().to_bytes().len() - 4;
         assert_eq!(happened.recv().expect("served"), format!("{bytes} bytes for shard 3"));
         assert_eq!(rest(&mut node), b"taken");
-        assert_eq!(happened.recv().expect("served"), "disconnected", "it is no client's");
     }
 
     #[test]
@@ -535,9 +539,9 @@ mod tests {
         let mut node = TcpStream::connect(address).expect("it listens");
         node.write_all(&hello().to_bytes()).expect("sent");
         assert_eq!(happened.recv().expect("served"), "connected to 7");
+        assert_eq!(happened.recv().expect("served"), "disconnected");
         assert!(happened.recv().expect("served").ends_with("for shard 3"));
         assert_eq!(rest(&mut node), b"taken");
-        assert_eq!(happened.recv().expect("served"), "disconnected");
     }
 
     #[test]
