@@ -12,7 +12,8 @@ scripts/sim.sh [--seconds N] [--seeds N] [--first SEED] [--jobs N] [--only NAME]
   --first SEED   begin with this seed instead of a random one
   --jobs N       run so many seeds at the same time (1)
   --only NAME    run one simulation: logs (shard logs without sessions), node (a world of one node), world (one of several
-                 nodes), controller (three controllers and their links), quorum, or replica (the replicas of a partition, without bytes)
+                 nodes), controller (three controllers and their links), quorum, replica (the replicas of a partition, without
+                 bytes), or streams (shards of two nodes and the network between them)
   --traces FILE  write the fingerprint of every seed to FILE, sorted: a change that only moves code leaves all as they are
   --built        use what "cargo test --workspace" has built, instead of optimising for some minutes: fewer seeds a second
 Without --seconds and --seeds it goes on until a seed fails.
@@ -48,6 +49,7 @@ add world sim::world::tests::several_nodes_lose_nothing
 add controller controller::sim::three_controllers_agree
 add quorum quorum::sim::members_agree
 add replica replica::model::replicas_keep_what_is_committed
+add streams sim::streams::shards_of_two_nodes_keep_streams_to_whom_they_follow
 if [ ${#simulations[@]} -eq 0 ]; then usage >&2; exit 2; fi
 
 # Optimised, with every assertion.

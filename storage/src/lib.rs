@@ -13,7 +13,7 @@ pub mod block;
 pub mod bug;
 pub mod checkpoint;
 pub mod compaction;
-mod crc;
+pub mod crc;
 pub mod disk;
 pub mod epochs;
 pub mod index;

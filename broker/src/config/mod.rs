@@ -86,6 +86,16 @@ pub struct BrokerConfig {
 const MEMORY_BYTES_MIN: i64 = 192 << 20;
 
 impl BrokerConfig {
+    /// At which of `listeners` brokers reach each other: the one that `inter.broker.listener.name` names; else PLAINTEXT, as
+    /// Kafka's `security.inter.broker.protocol` has it where nobody has written one; else the first. None where the process
+    /// is no broker.
+    pub fn inter_broker_listener(&self) -> Option<usize> {
+        let named = broker_value("inter.broker.listener.name", &[&self.properties]).unwrap_or_default();
+        let name = if named.trim().is_empty() { "PLAINTEXT".to_owned() } else { named.trim().to_ascii_uppercase() };
+        let place = self.listeners.iter().position(|listener| listener.name == name);
+        place.or((!self.listeners.is_empty()).then_some(0))
+    }
+
     /// Reads a file, if one is named, and overrides in the form `name=value`. The error is one line for people.
     pub fn load(file: Option<&Path>, overrides: &[String]) -> Result<BrokerConfig, String> {
         let mut given = Properties::new();

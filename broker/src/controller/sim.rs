@@ -17,6 +17,7 @@ use millstream_storage::seeds::{self, Options};
 use super::*;
 use crate::node::{Formation, Formed};
 use crate::sim::disk::{Operation, SimDisk};
+use crate::sim::node::Place;
 use crate::sim::peer_network::{Arrival, Later, PeerNetwork, host_name};
 
 /// The last one is a broker only: it does not vote, and nobody dials it.
@@ -491,7 +492,7 @@ impl World {
     // ---- The network ----
 
     fn link(&mut self, node: usize, effect: links::Effect) {
-        let (process, mut later) = ((node, self.nodes[node].life), Vec::new());
+        let (process, mut later) = ((node, self.nodes[node].life, Place::Controller), Vec::new());
         self.network.execute(process, effect, self.now_us, &mut self.random, &mut later);
         self.later(later);
     }
@@ -514,7 +515,7 @@ impl World {
             self.push(
                 delay_us,
                 match later {
-                    Later::ToNode { node, life, event } => What::At { node, life, what: Happening::Link(event) },
+                    Later::ToNode { node, life, event, .. } => What::At { node, life, what: Happening::Link(event) },
                     Later::Arrival(arrival) => What::Arrives(arrival),
                 },
             );

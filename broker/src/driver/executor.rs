@@ -22,6 +22,7 @@ use super::controller::ControllerHandle;
 use super::disk::Pools;
 use super::limits::ConnectionLimits;
 use super::mailbox::Mailbox;
+use super::names::NameThreads;
 use super::net::NetOptions;
 use super::preflight;
 use super::ring::Ring;
@@ -71,6 +72,8 @@ pub struct ExecutorOptions {
     pub handles_max: usize,
     /// Threads for file operations that block.
     pub pools: Pools,
+    /// Threads that look up names.
+    pub names: NameThreads,
     /// What the configuration says of connections.
     pub net: NetOptions,
     /// Shared by all shards.

@@ -22,6 +22,7 @@ mod limits;
 pub mod mailbox;
 pub mod memory;
 pub mod meter;
+pub mod names;
 pub mod net;
 pub mod open_files;
 pub mod outbox;
@@ -34,15 +35,18 @@ pub mod process;
 pub mod put_off;
 pub mod ring;
 pub mod serve;
+pub mod streams;
 pub mod sys;
 pub mod turn;
 pub mod watchdog;
 
 use std::fs::File;
 use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
+use bytes::Bytes;
 use millstream_storage::FilePath;
 
 use crate::group::GroupRow;
@@ -90,6 +94,20 @@ pub enum Inbound {
     },
     /// Somebody wants to know whether the shard comes to a turn.
     Ping(SyncSender<()>),
+    /// A connection on which another node's shard has greeted this one.
+    Adopt {
+        /// The connection.
+        stream: TcpStream,
+        /// What was read of it: the greeting, without its length. Nothing follows it until it is answered.
+        hello: Bytes,
+    },
+    /// A name was looked up that the shard dials.
+    Named {
+        /// With its port.
+        name: names::Name,
+        /// Its address, if it has one.
+        address: Option<SocketAddr>,
+    },
     /// Begin to listen on the sockets.
     Listen,
     /// Stop accepting work, finish what is under way, and say so.

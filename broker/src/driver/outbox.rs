@@ -2,7 +2,9 @@
 //! so that a turn wakes each of them once.
 
 use std::mem;
+use std::net::TcpStream;
 
+use bytes::Bytes;
 use millstream_replication::ControllerRequest;
 
 use super::Inbound;
@@ -30,6 +32,11 @@ impl Outbox {
     /// Adds a message to a shard.
     pub fn message(&mut self, to: ShardIndex, message: Message) {
         self.messages[to].push(Inbound::Event(Event::Message(message)));
+    }
+
+    /// Gives a connection of another node to the shard that it means.
+    pub fn adopt(&mut self, to: ShardIndex, stream: TcpStream, hello: Bytes) {
+        self.messages[to].push(Inbound::Adopt { stream, hello });
     }
 
     /// Adds a request to the controller.

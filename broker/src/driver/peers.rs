@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, IoSlice, Read};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
@@ -18,14 +18,13 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use super::clock::Clock;
-use super::pool::Pool;
+use super::names::{Name, NameThreads, Names};
 use super::sys::{self, SocketBuffers};
-use crate::config;
 use crate::peer::frame::{FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX, cut};
 use crate::peer::links::{DialError, Effect, Event, LinkId};
 
 /// How long a connection may take to be made, the look-up of the name included.
-const DIAL_MAX: Duration = Duration::from_secs(1);
+pub(super) const DIAL_MAX: Duration = Duration::from_secs(1);
 /// A connection to which more bytes than this wait to be sent is closed instead of being given another message. What waits
 /// may be as much and one message.
 const QUEUED_BYTES_MAX: usize = 64 << 20;
@@ -39,8 +38,6 @@ const READ_BYTES: usize = 64 * 1024;
 const READS_AT_ONCE_MAX: usize = 16;
 /// Slices that are written at a time.
 const SLICES_MAX: usize = 16;
-/// Look-ups of names at a time: one that hangs does not keep the others waiting.
-const NAME_THREADS: usize = 2;
 
 /// All sockets of the node's thread.
 pub struct Peers {
@@ -53,6 +50,8 @@ pub struct Peers {
     dials: BTreeMap<LinkId, Dial>,
     connections: BTreeMap<LinkId, Connection>,
     names: Names,
+    name_threads: NameThreads,
+    found: Receiver<(Name, Option<SocketAddr>)>,
     /// To be given out by the next wait.
     happened: Vec<Event>,
     buffer: Vec<u8>,
@@ -109,15 +108,20 @@ impl Peers {
             listeners.push(listener);
         }
         let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let wake_up = Arc::new(WakeUp(event));
+        let name_threads = NameThreads::default();
+        let (names, found) = names(&name_threads, &wake_up);
         Ok(Peers {
             clock,
-            wake_up: Arc::new(WakeUp(event)),
+            wake_up,
             listeners,
             rests_until: None,
             accepted: 0,
             dials: BTreeMap::new(),
             connections: BTreeMap::new(),
-            names: Names::new(),
+            names,
+            name_threads,
+            found,
             happened: Vec::new(),
             buffer: vec![0; READ_BYTES],
         })
@@ -181,7 +185,7 @@ impl Peers {
         self.connections.clear();
         self.happened.clear();
         // Nobody waits for an address any more.
-        self.names = Names::new();
+        (self.names, self.found) = names(&self.name_threads, &self.wake_up);
     }
 
     /// What is ready, after waiting for it if need be.
@@ -252,7 +256,7 @@ impl Peers {
         match host.parse::<IpAddr>() {
             Ok(address) => self.connect(link, SocketAddr::new(address, port)),
             Err(_) => {
-                if self.names.look_up(link, host, port, &self.wake_up).is_err() {
+                if self.names.look_up(link, host, port).is_err() {
                     self.not_connected(link, DialError::Failed);
                 }
             }
@@ -261,8 +265,8 @@ impl Peers {
 
     /// Begins the connections of which the names were looked up.
     fn connect_to_names(&mut self) {
-        while let Some((links, result)) = self.names.found() {
-            for link in links {
+        while let Ok((name, result)) = self.found.try_recv() {
+            for link in self.names.found(&name) {
                 match result {
                     _ if !self.dials.contains_key(&link) => {}
                     Some(address) => self.connect(link, address),
@@ -291,15 +295,7 @@ impl Peers {
     /// A connection was made, or was not.
     fn connected(&mut self, link: LinkId) {
         let Some(socket) = self.dials.remove(&link).and_then(|dial| dial.socket) else { return };
-        let result = match socket.take_error() {
-            Ok(None) => match (socket.local_addr(), socket.peer_addr()) {
-                // Where nobody listens at a port of the range from which sockets take theirs, one may find itself.
-                (Ok(local), Ok(peer)) if local == peer => Err(DialError::Refused),
-                (Ok(_), Ok(_)) => Ok(()),
-                _ => Err(DialError::Failed),
-            },
-            Ok(Some(error)) | Err(error) => Err(dial_error(&error)),
-        };
+        let result = dialled(&socket);
         if result.is_ok() {
             self.connections.insert(link, Connection::new(socket));
         }
@@ -403,56 +399,35 @@ impl Connection {
     }
 }
 
-fn dial_error(error: &io::Error) -> DialError {
-    if error.kind() == ErrorKind::ConnectionRefused { DialError::Refused } else { DialError::Failed }
-}
-
-/// Looks up the addresses of names. Each name is looked up once at a time, whoever waits for it.
-struct Names {
-    /// None before the first name: most nodes that are alone need none.
-    threads: Option<Pool>,
-    waiting: BTreeMap<(String, u16), Vec<LinkId>>,
-    sender: Sender<FoundName>,
-    receiver: Receiver<FoundName>,
-}
-
-/// A name and a port, and its address if it has one.
-type FoundName = ((String, u16), Option<SocketAddr>);
-
-impl Names {
-    fn new() -> Names {
-        let (sender, receiver) = channel();
-        Names { threads: None, waiting: BTreeMap::new(), sender, receiver }
+/// Whether a socket that is ready is connected.
+pub(super) fn dialled(socket: &TcpStream) -> Result<(), DialError> {
+    match socket.take_error() {
+        Ok(None) => match (socket.local_addr(), socket.peer_addr()) {
+            // Where nobody listens at a port of the range from which sockets take theirs, one may find itself.
+            (Ok(local), Ok(peer)) if local == peer => Err(DialError::Refused),
+            (Ok(_), Ok(_)) => Ok(()),
+            _ => Err(DialError::Failed),
+        },
+        Ok(Some(error)) | Err(error) => Err(dial_error(&error)),
     }
+}
 
-    fn look_up(&mut self, link: LinkId, host: String, port: u16, wake_up: &Arc<WakeUp>) -> io::Result<()> {
-        let name = (host, port);
-        if let Some(waiting) = self.waiting.get_mut(&name) {
-            waiting.push(link);
-            return Ok(());
+/// Names that are looked up, and where they are told.
+fn names(threads: &NameThreads, wake_up: &Arc<WakeUp>) -> (Names, Receiver<(Name, Option<SocketAddr>)>) {
+    let (sender, found) = channel();
+    let wake_up = Arc::clone(wake_up);
+    let names = Names::new(threads.clone(), move |name, address| {
+        // The node may have stopped.
+        if sender.send((name, address)).is_ok() {
+            wake_up.wake_by_ref();
         }
-        let threads = match self.threads.take() {
-            Some(threads) => threads,
-            None => Pool::start("names", NAME_THREADS, 0)?,
-        };
-        let threads = self.threads.insert(threads);
-        self.waiting.insert(name.clone(), vec![link]);
-        let (sender, wake_up) = (self.sender.clone(), Arc::clone(wake_up));
-        threads.run(move || {
-            let address = config::resolve(&name.0, port).ok();
-            // The node may have stopped.
-            if sender.send((name, address)).is_ok() {
-                wake_up.wake();
-            }
-        });
-        Ok(())
-    }
+    });
+    (names, found)
+}
 
-    /// Who waited for a name that was found, or was not.
-    fn found(&mut self) -> Option<(Vec<LinkId>, Option<SocketAddr>)> {
-        let (name, address) = self.receiver.try_recv().ok()?;
-        Some((self.waiting.remove(&name).unwrap_or_default(), address))
-    }
+/// Why a connection was not made.
+pub(super) fn dial_error(error: &io::Error) -> DialError {
+    if error.kind() == ErrorKind::ConnectionRefused { DialError::Refused } else { DialError::Failed }
 }
 
 #[cfg(test)]

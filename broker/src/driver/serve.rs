@@ -18,13 +18,15 @@ use super::executor::{self, ExecutorOptions, Report, ShardHandle};
 use super::http::{self, About};
 use super::limits::ConnectionLimits;
 use super::memory::{self, MemoryBudget};
-use super::net::NetOptions;
+use super::names::NameThreads;
+use super::net::{NetOptions, PeerOptions};
 use super::sys::{self, SocketBuffers, Space};
 use super::watchdog::{self, Watched};
 use super::{Inbound, files, preflight};
 use crate::config::{BrokerConfig, ConnectionRules};
 use crate::node::registration::{REGISTER_AGAIN_AFTER, Registration, Step};
 use crate::node::{Formation, Node, NodeMemory, NodeOptions, RecoverError, RecoveryCounts};
+use crate::peer::stream::greeting::Addressee;
 use crate::rate::Window;
 
 /// How long a stop may take before the process ends anyway; nothing acknowledged is lost by that.
@@ -95,6 +97,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
 
     let handles: Vec<ShardHandle> = (0..shards).map(|_| ShardHandle::default()).collect();
     let pools = Pools::start().map_err(cannot_start_threads)?;
+    let names = NameThreads::default();
     let files_for_data = open_files_max / 4;
     let files_for_connections = open_files_max.saturating_sub(files_for_data + OTHER_FILES);
     let image = node.controller.image().clone();
@@ -113,6 +116,8 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
     }
     let endpoints = endpoints(&config, &addresses);
 
+    let addressee = Addressee { cluster_id: meta.cluster_id, node: config.node_id, shards: shards as u32 };
+    let peers = config.inter_broker_listener().map(|listener| PeerOptions { listener, addressee });
     let mut reports = Vec::new();
     for (index, (shard, sockets)) in node.shards.into_iter().zip(sockets).enumerate() {
         let options = ExecutorOptions {
@@ -123,6 +128,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
             poll: config.poll,
             handles_max: (files_for_data as usize / shards).clamp(1, SHARD_HANDLES_MAX),
             pools: pools.clone(),
+            names: names.clone(),
             net: NetOptions {
                 request_bytes_max: config.request_bytes_max,
                 idle_max: config.idle_max,
@@ -131,6 +137,7 @@ pub fn serve(mut config: BrokerConfig) -> Result<(), String> {
                     receive_bytes: config.receive_buffer_bytes,
                 },
                 memory: Arc::clone(&memory),
+                peers,
             },
             limits: Arc::clone(&limits),
             sockets,

@@ -23,6 +23,7 @@ use super::outbox::Outbox;
 use super::patience::Patience;
 use super::put_off::PutOff;
 use super::ring::{Completion, Ring};
+use super::streams::{self, Streams};
 use super::sys;
 use crate::metrics::{Kind, Sample, Scrape};
 use crate::shard::{Clock as ShardClock, Effect, Event, Shard, ShardIndex, Work};
@@ -39,6 +40,8 @@ const RECEIVE_TIME: Duration = Duration::from_micros(100);
 const TURN_TIME: Duration = Duration::from_micros(300);
 /// How long a round may send before the other connections wait for the next.
 const SEND_TIME: Duration = Duration::from_micros(200);
+/// What came from other nodes that a round handles before clients' requests, at most.
+const PEER_EVENTS_MAX: usize = 64;
 /// Deadlines are rounded up to this, so that many that lie together cost one turn.
 const DEADLINE_STEP: Duration = Duration::from_millis(1);
 
@@ -60,6 +63,7 @@ pub struct Turn {
     outbox: Outbox,
     disk: Disk,
     net: Net,
+    streams: Streams,
     memory: Arc<MemoryBudget>,
     /// Bound, to be listened on when we are told to, with their backlog.
     sockets: Vec<OwnedFd>,
@@ -96,6 +100,7 @@ impl Turn {
     pub fn new(options: ExecutorOptions, shard: Shard, ring: Ring, reports: Sender<Report>) -> Turn {
         let handle = options.shards[options.index].clone();
         let mailbox = Arc::clone(&handle.mailbox);
+        let streams = Streams::new(options.clock, options.net.buffers, options.names, Arc::clone(&handle.mailbox));
         Turn {
             index: options.index,
             shard,
@@ -107,6 +112,7 @@ impl Turn {
             outbox: Outbox::new(options.index, options.shards, options.controller),
             disk: Disk::new(&options.root, options.handles_max, options.pools, mailbox),
             memory: Arc::clone(&options.net.memory),
+            streams,
             net: Net::new(options.index, options.clock, options.net, options.limits),
             sockets: options.sockets,
             backlog: options.backlog,
@@ -157,7 +163,8 @@ impl Turn {
     /// When something is due though nothing happens.
     fn next_deadline(&self) -> Duration {
         let sweep = self.net.sweep_at();
-        self.shard.next_deadline().map_or(sweep, |deadline| deadline.min(sweep))
+        let of_streams = self.streams.due_at().unwrap_or(sweep);
+        self.shard.next_deadline().unwrap_or(sweep).min(sweep).min(of_streams)
     }
 
     /// Polls for something to do, if that has paid of late. Whether there is something.
@@ -189,22 +196,27 @@ impl Turn {
         self.handle.progress.begin(began, since);
         if self.net.sweep_at() <= began {
             self.net.sweep(began);
+            self.streams.give_up_idle();
         }
+        self.streams.tick(&mut self.ring, began);
         let mut rounds = 0;
         let mut is_busy = false;
         let has_more = loop {
             self.take_completions();
+            self.streams.receive(&mut self.ring);
             let until = self.clock.elapsed() + RECEIVE_TIME;
             self.net.receive(&mut self.ring, &mut self.inbox, until);
+            self.hand_over();
             self.meter.lap(Work::Receive);
             let now = self.clock.now();
             self.gather(now, &mut inbound);
             self.meter.lap(Work::Gather);
             let due = self.shard.next_deadline().is_some_and(|deadline| deadline <= now.elapsed);
-            if !self.events.is_empty() || !self.effects.is_empty() || due || self.net.has_unsent() {
+            let has_events = !self.events.is_empty() || self.streams.has_events();
+            if has_events || !self.effects.is_empty() || due || self.net.has_unsent() || self.streams.has_unsent() {
                 is_busy = true;
                 self.round(now);
-            } else if !self.net.has_readable() {
+            } else if !self.net.has_readable() && !self.streams.has_readable() {
                 break false;
             }
             rounds += 1;
@@ -213,6 +225,9 @@ impl Turn {
                     || !self.inbox.is_empty()
                     || self.net.has_unsent()
                     || self.net.has_readable()
+                    || self.streams.has_events()
+                    || self.streams.has_unsent()
+                    || self.streams.has_readable()
                     || !self.handle.mailbox.is_empty();
             }
             self.handle.mailbox.drain(&mut inbound);
@@ -238,12 +253,26 @@ impl Turn {
         }
         for completion in self.completions.drain(..) {
             match completion {
+                Completion::Ready { watch, key, has_ended, must_renew } if streams::is_key(key) => {
+                    self.streams.ready(&mut self.ring, watch, key, has_ended, must_renew);
+                }
                 Completion::Ready { watch, key, has_ended, must_renew } => {
                     self.net.ready(&mut self.ring, watch, key, has_ended, must_renew);
                 }
                 Completion::Disk { operation, result } => {
                     self.disk.completed(&mut self.ring, &mut self.inbox, operation, result);
                 }
+            }
+        }
+    }
+
+    /// Gives connections of other nodes to the shards that they mean.
+    fn hand_over(&mut self) {
+        for (shard, stream, hello) in self.net.take_greeted() {
+            if shard == self.index {
+                self.streams.adopt(&mut self.ring, stream, hello);
+            } else {
+                self.outbox.adopt(shard, stream, hello);
             }
         }
     }
@@ -270,6 +299,8 @@ impl Turn {
                 Inbound::Partitions { from, reply } => drop(reply.try_send(self.shard.list_partitions(from))),
                 Inbound::Groups { from, reply } => drop(reply.try_send(self.shard.list_groups(&from))),
                 Inbound::Ping(reply) => drop(reply.try_send(())),
+                Inbound::Adopt { stream, hello } => self.streams.adopt(&mut self.ring, stream, hello),
+                Inbound::Named { name, address } => self.streams.found(&mut self.ring, &name, address),
                 Inbound::Listen => {
                     self.shard.broker_registered();
                     self.listen();
@@ -289,6 +320,15 @@ impl Turn {
     /// Has the shard take what has happened, as much as there is time for, and executes what it wants done.
     fn round(&mut self, began: Now) {
         let mut laps = Laps { now: began, meter: &mut self.meter };
+        // Other nodes come before clients, with a share of the turn.
+        for _ in 0..PEER_EVENTS_MAX {
+            let Some(event) = self.streams.next_event() else { break };
+            let happened = laps.now.elapsed;
+            self.shard.handle_late(&mut laps, happened, Event::Peer(event), &mut self.effects);
+            if laps.meter.lasts() >= TURN_TIME / 2 {
+                break;
+            }
+        }
         while let Some(Happened { at, event }) = self.events.pop_front() {
             let requester = match &event {
                 Event::Request { connection, .. } => Some(*connection),
@@ -310,6 +350,7 @@ impl Turn {
         // The disk works while responses are sent.
         self.submit();
         self.meter.lap(Work::Effects);
+        self.streams.flush(&mut self.ring);
         self.net.flush(&mut self.ring, &mut self.inbox, now.elapsed + SEND_TIME);
         self.meter.lap(Work::Send);
     }
@@ -328,6 +369,11 @@ impl Turn {
                 Effect::Discard { path, position, bytes } => self.disk.discard(&path, position, bytes),
                 Effect::ToShard { shard, message } => self.outbox.message(shard, message),
                 Effect::ToController { token, request } => self.outbox.request(token, request),
+                Effect::Dial { link, host, port } => self.streams.dial(&mut self.ring, link, host, port),
+                Effect::SendToPeer { link, parts } => {
+                    self.streams.send(&mut self.ring, &mut self.disk, link, parts);
+                }
+                Effect::HangUp { link } => self.streams.hang_up(&mut self.ring, link),
                 Effect::ConnectionRules(rules) => self.net.change_rules(rules),
                 Effect::MetadataApplied { offset } => self.outbox.applied(offset),
                 Effect::Warn { message } => super::warn("shard", &format!("shard {}: {message}", self.index)),
@@ -360,6 +406,7 @@ impl Turn {
         self.handle.progress.samples(&mut scrape.samples);
         self.meter.samples(&mut scrape);
         self.net.samples(&mut scrape.samples);
+        self.streams.samples(&mut scrape.samples);
         self.disk.samples(&mut scrape.samples);
         self.ring.samples(&mut scrape.samples);
         self.patience.samples(&mut scrape.samples);

@@ -224,6 +224,8 @@ impl OpenShard {
             log_dir: options.log_dir.clone(),
             listeners: options.listeners.clone(),
             replica_lag_time_max: options.replica_lag_time_max,
+            inter_broker_listener: options.inter_broker_listener.clone(),
+            peer_window_bytes: options.peer_window_bytes,
             fetch_bytes_max: options.fetch_bytes_max,
             group_bytes_max: options.group_bytes_max,
             request_bytes_max: options.request_bytes_max,

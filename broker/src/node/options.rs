@@ -18,6 +18,9 @@ const JOURNAL_SLOTS: u32 = 8;
 /// 1 / 4. What is appended but not durable when a checkpoint starts must fit the half of the journal that is free then.
 const JOURNAL_REQUEST_SHARE: u64 = 4;
 
+/// What a stream of a leader may have under way to a shard, in bytes.
+const PEER_WINDOW_BYTES: u32 = 1 << 20;
+
 /// What a node is and how much it may use.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
@@ -45,6 +48,10 @@ pub struct NodeOptions {
     pub log_dir: String,
     /// The names of the listeners, in `listeners` order.
     pub listeners: Vec<String>,
+    /// The one at which brokers reach each other: `inter.broker.listener.name`.
+    pub inter_broker_listener: String,
+    /// What a stream of a leader may have under way to a shard, in bytes.
+    pub peer_window_bytes: u32,
     /// The metadata log is replaced by a snapshot when it is larger.
     pub metadata_log_bytes_max: u64,
     /// Slots of each shard's journal, at least 4.
@@ -100,6 +107,10 @@ impl NodeOptions {
             heartbeat_interval: config.quorum.heartbeat_interval,
             log_dir,
             listeners: config.listeners.iter().map(|listener| listener.name.clone()).collect(),
+            inter_broker_listener: config
+                .inter_broker_listener()
+                .map_or(String::new(), |at| config.listeners[at].name.clone()),
+            peer_window_bytes: PEER_WINDOW_BYTES,
             metadata_log_bytes_max: LOG_BYTES_MAX,
             journal_slots: JOURNAL_SLOTS,
             journal_slot_bytes: slot_bytes - slot_bytes % BLOCK_BYTES as u64,

@@ -28,6 +28,8 @@ fn options() -> NodeOptions {
         heartbeat_interval: Duration::from_millis(500),
         log_dir: "data".to_string(),
         listeners: Vec::new(),
+        inter_broker_listener: String::new(),
+        peer_window_bytes: 1 << 20,
         metadata_log_bytes_max: LOG_BYTES_MAX,
         journal_slots: 4,
         journal_slot_bytes: 8 << 10,

@@ -393,7 +393,7 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
 }
 
 /// The beginning of a text, at most so many bytes.
-fn cut_text(text: &str, bytes_max: usize) -> &str {
+pub(super) fn cut_text(text: &str, bytes_max: usize) -> &str {
     let end = (0..=text.len().min(bytes_max)).rev().find(|&end| text.is_char_boundary(end));
     &text[..end.unwrap_or(0)]
 }

@@ -2,8 +2,9 @@
 //!
 //! Pure: [`links`] decides whom to dial, what a greeting is worth and when a connection counts as dead; [`frame`] says
 //! which bytes go over it, [`wire`] which bytes requests to the controller and its answers are. The sockets are
-//! `driver/peers.rs`.
+//! `driver/peers.rs`. [`stream`] is what shards say to each other, over connections of their own.
 
 pub mod frame;
 pub mod links;
+pub mod stream;
 pub mod wire;

@@ -10,6 +10,7 @@ use millstream_storage::{DiskError, DiskOp, DiskReply, FilePath};
 
 use super::message::Message;
 use crate::config::ConnectionRules;
+use crate::peer::links::{self, LinkId};
 use crate::protocol::send::SendPart;
 
 /// Index of a shard in this process, from 0.
@@ -70,6 +71,9 @@ pub enum Event {
     Prefetched { token: PrefetchToken, result: Result<(), DiskError> },
     /// Another shard, or the controller, says something.
     Message(Message),
+    /// Something happened to a connection with a shard of another node: one that was accepted has greeted this shard, and
+    /// its greeting is the first that is received.
+    Peer(links::Event),
     /// Free space of the data directory's file system and its size, about once a second.
     FreeSpace { bytes: u64, total_bytes: u64 },
 }
@@ -94,6 +98,13 @@ pub enum Effect {
     ToShard { shard: ShardIndex, message: Message },
     /// Hand a request to the controller; the answer comes as [`Message::Controller`].
     ToController { token: u64, request: ControllerRequest },
+    /// Connect to another node: [`links::Effect::Dial`]. Answered with [`Event::Peer`].
+    Dial { link: LinkId, host: String, port: u16 },
+    /// Send these parts, whole frames with their lengths, to another node, after all that was sent before.
+    SendToPeer { link: LinkId, parts: Vec<SendPart> },
+    /// Close a connection with another node, after what was sent has left as far as that is possible at once. Nothing more
+    /// is said of it.
+    HangUp { link: LinkId },
     /// Other rules for client connections hold from now on. One shard of the process says so.
     ConnectionRules(Arc<ConnectionRules>),
     /// This shard has applied the metadata up to and including this offset.

@@ -27,6 +27,10 @@ pub struct ShardOptions {
     pub replica_lag_time_max: Duration,
     /// The names of the listeners, in `listeners` order.
     pub listeners: Vec<String>,
+    /// The listener at which brokers reach each other: `inter.broker.listener.name`.
+    pub inter_broker_listener: String,
+    /// What a stream of a leader may have under way to this shard, in bytes.
+    pub peer_window_bytes: u32,
     /// `fetch.max.bytes`: records in one Fetch response, but for its first batch.
     pub fetch_bytes_max: usize,
     /// Memory of all groups of the broker.

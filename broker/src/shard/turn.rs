@@ -77,6 +77,8 @@ pub enum EndStep {
     Survey,
     /// Groups: what has fallen due, what is still loading.
     Groups,
+    /// Streams with other nodes: what is due, what was taken, and what has something to send.
+    Peers,
     /// What was appended is put into a commit group.
     Commit,
     /// A piece of a checkpoint.
@@ -91,12 +93,13 @@ pub enum EndStep {
 
 impl EndStep {
     /// All of them, in their order.
-    pub const ALL: [EndStep; 10] = [
+    pub const ALL: [EndStep; 11] = [
         EndStep::Metadata,
         EndStep::Deadlines,
         EndStep::Quotas,
         EndStep::Survey,
         EndStep::Groups,
+        EndStep::Peers,
         EndStep::Commit,
         EndStep::Checkpoint,
         EndStep::WriteBack,
@@ -128,6 +131,8 @@ pub enum Work {
     Connection,
     /// Requests whose time is up.
     Deadlines,
+    /// Streams with other nodes.
+    Peers,
     /// Building commit groups.
     Commit,
     /// Checkpoints.
@@ -150,7 +155,7 @@ pub enum Work {
 
 impl Work {
     /// All kinds, in their order.
-    pub const ALL: [Work; 19] = [
+    pub const ALL: [Work; 20] = [
         Work::Produce,
         Work::Append,
         Work::Fetch,
@@ -161,6 +166,7 @@ impl Work {
         Work::Disk,
         Work::Connection,
         Work::Deadlines,
+        Work::Peers,
         Work::Commit,
         Work::Checkpoint,
         Work::WriteBack,
@@ -185,6 +191,7 @@ impl Work {
             Work::Disk => "disk",
             Work::Connection => "connection",
             Work::Deadlines => "deadlines",
+            Work::Peers => "peers",
             Work::Commit => "commit",
             Work::Checkpoint => "checkpoint",
             Work::WriteBack => "write-back",
@@ -224,6 +231,7 @@ impl From<EndStep> for Work {
             EndStep::Quotas => Work::Deadlines,
             EndStep::Survey => Work::Request,
             EndStep::Groups => Work::Groups,
+            EndStep::Peers => Work::Peers,
             EndStep::Commit => Work::Commit,
             EndStep::Checkpoint => Work::Checkpoint,
             EndStep::WriteBack => Work::WriteBack,

@@ -14,6 +14,7 @@ pub mod restart;
 pub mod scenario;
 pub mod schedule;
 pub mod snapshots;
+mod streams;
 pub mod swarm;
 pub mod timeline;
 pub mod witness;

@@ -14,11 +14,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::{Bytes, BytesMut};
 use millstream_storage::random::Random;
 
+use super::node::Place;
 use crate::peer::frame;
 use crate::peer::links::{DialError, Effect, Event, LinkId};
+use crate::peer::stream::FRAME_BYTES_MAX;
+use crate::peer::stream::greeting::{Addressee, Answer, Hello, Reject};
 
-/// Where nodes listen to each other.
+/// Where controllers listen to each other.
 pub const CONTROLLER_PORT: u16 = 9093;
+/// Where brokers listen, to each other as to clients.
+pub const BROKER_PORT: u16 = 9092;
 /// How long a connection may take to be made.
 const DIAL_US_MAX: u64 = 1_000_000;
 /// When the kernel tries again to send what waited for a cut to be mended, at the latest.
@@ -30,7 +35,7 @@ const RESET_ONE_IN: u64 = 4;
 #[derive(Debug)]
 pub enum Later {
     /// To a process.
-    ToNode { node: usize, life: u64, event: Event },
+    ToNode { node: usize, life: u64, place: Place, event: Event },
     /// To the network.
     Arrival(Arrival),
 }
@@ -50,6 +55,8 @@ struct Host {
     is_on: bool,
     /// The process that listens.
     life: Option<u64>,
+    /// The broker that listens: who it is to other brokers.
+    broker: Option<Addressee>,
     accepted: u64,
 }
 
@@ -58,6 +65,8 @@ struct Host {
 struct End {
     node: usize,
     life: u64,
+    /// What speaks there: none before the greeting of a connection between shards has said which is meant.
+    place: Option<Place>,
     link: LinkId,
 }
 
@@ -92,7 +101,7 @@ impl PeerNetwork {
     /// So many machines on which nothing runs.
     pub fn new(nodes: usize) -> PeerNetwork {
         PeerNetwork {
-            hosts: vec![Host { is_on: true, life: None, accepted: 0 }; nodes],
+            hosts: vec![Host { is_on: true, life: None, broker: None, accepted: 0 }; nodes],
             connections: BTreeMap::new(),
             next_connection: 0,
             cut: BTreeSet::new(),
@@ -107,9 +116,15 @@ impl PeerNetwork {
         self.hosts[node].life = Some(life);
     }
 
+    /// The broker of the process listens, or does not any more.
+    pub fn serves(&mut self, node: usize, broker: Option<Addressee>) {
+        self.hosts[node].broker = broker;
+    }
+
     /// The process is gone, or closes all that it has. Nobody listens any more.
     pub fn hang_up(&mut self, node: usize, now_us: u64, random: &mut Random, later: &mut Vec<(u64, Later)>) {
         self.hosts[node].life = None;
+        self.hosts[node].broker = None;
         for (number, side) in self.sides_of(node) {
             self.carry(number, 1 - side, None, now_us, random, later);
         }
@@ -119,6 +134,7 @@ impl PeerNetwork {
     pub fn lose_power(&mut self, node: usize) {
         self.hosts[node].is_on = false;
         self.hosts[node].life = None;
+        self.hosts[node].broker = None;
         for (number, side) in self.sides_of(node) {
             self.connections.get_mut(&number).expect("it is there").is_forgotten[side] = true;
         }
@@ -156,9 +172,10 @@ impl PeerNetwork {
         for number in numbers {
             if random.one_in(RESET_ONE_IN) {
                 let connection = self.connections.remove(&number).expect("it is there");
-                for End { node, life, link } in connection.ends {
+                for End { node, life, place, link } in connection.ends {
+                    let Some(place) = place else { continue };
                     let delay_us = random.between(50, RESEND_US_MAX);
-                    later.push((delay_us, Later::ToNode { node, life, event: Event::Closed { link } }));
+                    later.push((delay_us, Later::ToNode { node, life, place, event: Event::Closed { link } }));
                 }
                 continue;
             }
@@ -177,27 +194,28 @@ impl PeerNetwork {
     /// Does what a process wants done.
     pub fn execute(
         &mut self,
-        (node, life): (usize, u64),
+        (node, life, place): (usize, u64, Place),
         effect: Effect,
         now_us: u64,
         random: &mut Random,
         later: &mut Vec<(u64, Later)>,
     ) {
+        let place = Some(place);
         match effect {
             Effect::Dial { link, host, port } => {
                 let to = (0..self.hosts.len()).find(|to| host_name(*to) == host).expect("the name of a node");
-                self.dial(End { node, life, link }, (to, port), now_us, random, later);
+                self.dial(End { node, life, place, link }, (to, port), now_us, random, later);
             }
             Effect::Send { link, bytes } => {
-                let Some((number, side)) = self.find(End { node, life, link }) else { return };
+                let Some((number, side)) = self.find(End { node, life, place, link }) else { return };
                 let mut left = BytesMut::from(&bytes[..]);
-                while let Ok(Some(frame)) = frame::cut(&mut left, frame::FRAME_BYTES_MAX) {
+                while let Ok(Some(frame)) = frame::cut(&mut left, FRAME_BYTES_MAX) {
                     self.carry(number, 1 - side, Some(frame), now_us, random, later);
                 }
                 assert!(left.is_empty(), "whole frames are sent");
             }
             Effect::Close { link } => {
-                if let Some((number, side)) = self.find(End { node, life, link }) {
+                if let Some((number, side)) = self.find(End { node, life, place, link }) {
                     self.carry(number, 1 - side, None, now_us, random, later);
                 }
             }
@@ -212,24 +230,31 @@ impl PeerNetwork {
         random: &mut Random,
         later: &mut Vec<(u64, Later)>,
     ) {
-        let End { node, life, link } = from;
+        let End { node, life, place, link } = from;
+        let place = place.expect("who dials is known");
         let mut dialed = |delay_us, result| {
-            later.push((delay_us, Later::ToNode { node, life, event: Event::Dialed { link, result } }));
+            later.push((delay_us, Later::ToNode { node, life, place, event: Event::Dialed { link, result } }));
         };
         let is_cut = self.cut.contains(&(node, to)) || self.cut.contains(&(to, node));
-        let Host { is_on, life: listening, accepted } = self.hosts[to];
+        let Host { is_on, life: listening, broker, accepted } = self.hosts[to];
         let took_us = random.between(100, 400);
         match listening {
             _ if is_cut || !is_on => dialed(DIAL_US_MAX, Err(DialError::Failed)),
             None => dialed(took_us, Err(DialError::Refused)),
-            // Clients are listened to somewhere else, and nothing is said there.
-            Some(_) if port != CONTROLLER_PORT => dialed(took_us, Ok(())),
+            Some(_) if place != Place::Controller && broker.is_none() => dialed(took_us, Err(DialError::Refused)),
+            // Clients are listened to somewhere else, and controllers say nothing there.
+            Some(_) if place == Place::Controller && port != CONTROLLER_PORT => dialed(took_us, Ok(())),
             Some(listening) => {
                 dialed(took_us, Ok(()));
-                let accepted = End { node: to, life: listening, link: LinkId(accepted) };
+                let is_for_controller = port == CONTROLLER_PORT;
+                let place = is_for_controller.then_some(Place::Controller);
+                let accepted = End { node: to, life: listening, place, link: LinkId(accepted) };
                 self.hosts[to].accepted += 1;
-                let event = Event::Accepted { link: accepted.link };
-                later.push((took_us, Later::ToNode { node: to, life: listening, event }));
+                if is_for_controller {
+                    let event = Event::Accepted { link: accepted.link };
+                    let place = Place::Controller;
+                    later.push((took_us, Later::ToNode { node: to, life: listening, place, event }));
+                }
                 let connection = Connection {
                     ends: [from, accepted],
                     // Behind what says that there is one.
@@ -273,7 +298,7 @@ impl PeerNetwork {
         let Arrival { connection: number, at_dialler, frame } = arrival;
         let side = usize::from(!at_dialler);
         let Some(connection) = self.connections.get_mut(&number) else { return };
-        let End { node, life, link } = connection.ends[side];
+        let End { node, life, place, link } = connection.ends[side];
         let way = (connection.ends[1 - side].node, node);
         if self.cut.contains(&way) || !connection.held[side].is_empty() {
             connection.held[side].push_back(frame);
@@ -292,6 +317,7 @@ impl PeerNetwork {
             }
             return;
         }
+        let Some(place) = place else { return self.greets(number, side, frame, now_us, random, later) };
         let event = match frame {
             Some(bytes) => Event::Received { link, bytes },
             None => {
@@ -299,7 +325,45 @@ impl PeerNetwork {
                 Event::Closed { link }
             }
         };
-        later.push((0, Later::ToNode { node, life, event }));
+        later.push((0, Later::ToNode { node, life, place, event }));
+    }
+
+    /// The first frame has come where a broker listens: the connection is handed to the shard that it means.
+    fn greets(
+        &mut self,
+        number: u64,
+        side: usize,
+        frame: Option<Bytes>,
+        now_us: u64,
+        random: &mut Random,
+        later: &mut Vec<(u64, Later)>,
+    ) {
+        let connection = self.connections.get_mut(&number).expect("it is there");
+        let end = &mut connection.ends[side];
+        let Some(bytes) = frame else {
+            self.connections.remove(&number);
+            return;
+        };
+        let hello = Hello::decode(&bytes).expect("shards greet before anything else");
+        let Some(addressee) = self.hosts[end.node].broker else {
+            return self.carry(number, 1 - side, None, now_us, random, later);
+        };
+        match hello.shard_of(addressee) {
+            Ok(shard) => {
+                let place = Place::Shard(shard as usize);
+                end.place = Some(place);
+                let End { node, life, link, .. } = *end;
+                for event in [Event::Accepted { link }, Event::Received { link, bytes }] {
+                    later.push((0, Later::ToNode { node, life, place, event }));
+                }
+            }
+            Err((why, text)) => {
+                let reject =
+                    Answer::Reject(Reject { why, shards: addressee.shards, broker_epoch: -1, text }).to_bytes();
+                self.carry(number, 1 - side, Some(reject.slice(frame::LENGTH_BYTES..)), now_us, random, later);
+                self.carry(number, 1 - side, None, now_us, random, later);
+            }
+        }
     }
 }
 
@@ -337,7 +401,7 @@ mod tests {
         }
 
         fn execute(&mut self, node: usize, effect: Effect) {
-            self.network.execute((node, 1), effect, self.now_us, &mut self.random, &mut self.later);
+            self.network.execute((node, 1, Place::Controller), effect, self.now_us, &mut self.random, &mut self.later);
         }
 
         fn send(&mut self, node: usize, link: LinkId) {

@@ -45,6 +45,7 @@ pub enum NodeEvent {
     Applied { shard: usize, offset: u64 },
     ControllerTimer,
     Link(links::Event),
+    ShardLink { shard: usize, event: links::Event },
     Timer { shard: usize },
     Turn { shard: usize },
     Frame { connection: ConnectionId, frame: Bytes },

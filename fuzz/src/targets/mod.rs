@@ -14,12 +14,13 @@ pub mod quorum;
 pub mod records;
 pub mod requests;
 pub mod shard;
+pub mod stream;
 pub mod text;
 
 use crate::Target;
 
 /// All of them.
-pub const ALL: [Target; 14] = [
+pub const ALL: [Target; 15] = [
     api::TARGET,
     batch::TARGET,
     checkpoint::TARGET,
@@ -33,5 +34,6 @@ pub const ALL: [Target; 14] = [
     quorum::TARGET,
     records::TARGET,
     shard::TARGET,
+    stream::TARGET,
     text::TARGET,
 ];

@@ -201,6 +201,9 @@ impl Node {
                 unbounded(|| self.ask(Asker::Shard { shard: 0, token }, request));
             }
             Effect::ToShard { .. } => panic!("there is no other shard"),
+            effect @ (Effect::Dial { .. } | Effect::SendToPeer { .. } | Effect::HangUp { .. }) => {
+                panic!("a node that is alone speaks to another: {effect:?}")
+            }
             Effect::Fail { reason } => panic!("the log failed: {reason}"),
             Effect::MetadataApplied { offset } => {
                 unbounded(|| self.tell_controller(controller::Event::Applied { shard: 0, offset }));

@@ -321,11 +321,6 @@ impl ShardLog {
 
 /// Extends a checksum by a batch. A large one's was checked when it came, so it is not read once more.
 fn append_batch(crc: u32, header: &BatchHeader, batch: &[u8]) -> u32 {
-    if batch.len() < crc::COMBINE_BYTES_MIN {
-        return crc32c::crc32c_append(crc, batch);
-    }
-    let (front, covered) = batch.split_at(CRC_FROM);
-    debug_assert_eq!(header.crc(), crc32c::crc32c(covered), "the batch was checked when it came");
-    let covered_bytes = u32::try_from(covered.len()).expect("a batch is smaller than a segment");
-    crc::combine(crc32c::crc32c_append(crc, front), header.crc(), covered_bytes)
+    debug_assert_eq!(header.crc(), crc32c::crc32c(&batch[CRC_FROM..]), "the batch was checked when it came");
+    crc::append_batch(crc, header.crc(), batch)
 }

@@ -26,6 +26,10 @@ const TOO_FAST_KEPT_MAX: usize = 1024;
 /// The longest that one of them is kept.
 const TOO_FAST_TIME_MAX: Duration = Duration::from_secs(10);
 
+/// Connections of one shard that are taken beyond the limits of clients, at the listener of brokers: as long as they have not
+/// said whether they are of a node, and [`super::greet::GREETING_MAX`] at most.
+pub(super) const UNCOUNTED_MAX: usize = 16;
+
 /// A listening socket.
 struct Listener {
     socket: TcpListener,
@@ -43,6 +47,18 @@ pub(super) struct Accepted {
     pub listener: usize,
     pub stream: TcpStream,
     pub peer: SocketAddr,
+    /// It is one of those that the limits count. The others are taken only to see whether they are of a node.
+    pub is_counted: bool,
+}
+
+/// A connection that the kernel has handed out.
+struct Coming {
+    stream: TcpStream,
+    peer: SocketAddr,
+    /// There are as many as there may be already.
+    is_beyond: bool,
+    /// It may be let in all the same, to see whether it is of a node.
+    may_exceed: bool,
 }
 
 /// A shard's listening sockets.
@@ -96,6 +112,7 @@ impl Listeners {
         limits: &ConnectionLimits,
         options: &NetOptions,
         clock: Clock,
+        mut uncounted: usize,
         mut admitted: impl FnMut(Accepted),
     ) {
         for place in 0..self.listeners.len() {
@@ -106,35 +123,43 @@ impl Listeners {
             listener.rests_until = None;
             for _ in 0..ACCEPTED_AT_ONCE_MAX {
                 let listener = &mut self.listeners[place];
-                let Some((stream, peer)) = listener.next(limits, clock) else { break };
-                let listener = listener.number;
+                let is_for_peers = options.peers.is_some_and(|peers| peers.listener == listener.number);
+                let may_exceed = is_for_peers && uncounted < UNCOUNTED_MAX;
+                let Some(coming) = listener.next(limits, clock, may_exceed) else { break };
+                let (listener, peer) = (listener.number, coming.peer);
                 // After the stop the kernel may still hand out one that waited: dropping it closes it.
                 if !self.has_stopped
-                    && let Some(stream) = self.admit(limits, options, clock, stream, peer)
+                    && let Some((stream, is_counted)) = self.admit(limits, options, clock, coming)
                 {
-                    admitted(Accepted { listener, stream, peer });
+                    uncounted += usize::from(!is_counted);
+                    admitted(Accepted { listener, stream, peer, is_counted });
                 }
             }
         }
     }
 
+    /// Lets a connection in, counted or not.
     fn admit(
         &mut self,
         limits: &ConnectionLimits,
         options: &NetOptions,
         clock: Clock,
-        stream: TcpStream,
-        peer: SocketAddr,
-    ) -> Option<TcpStream> {
+        coming: Coming,
+    ) -> Option<(TcpStream, bool)> {
+        let Coming { stream, peer, is_beyond, may_exceed } = coming;
         // A peer that has gone already; dropping the stream closes it.
         sys::prepare_connection(&stream, options.buffers).ok()?;
         let admission = match options.memory.pressure() {
+            _ if is_beyond => Admission::TooMany,
             Pressure::Full => Admission::TooMany,
             _ => limits.admit(clock.elapsed(), peer.ip()),
         };
         if admission == Admission::Admitted {
             self.accepted += 1;
-            return Some(stream);
+            return Some((stream, true));
+        }
+        if may_exceed {
+            return Some((stream, false));
         }
         self.refused += 1;
         if let Admission::TooFast(wait) = admission
@@ -163,13 +188,16 @@ impl Listeners {
 
 impl Listener {
     /// The next connection that waits, if one may be accepted now.
-    fn next(&mut self, limits: &ConnectionLimits, clock: Clock) -> Option<(TcpStream, SocketAddr)> {
-        if let Some(wait) = limits.must_wait(clock.elapsed()) {
+    fn next(&mut self, limits: &ConnectionLimits, clock: Clock, may_exceed: bool) -> Option<Coming> {
+        let wait = limits.must_wait(clock.elapsed());
+        if let Some(wait) = wait
+            && !may_exceed
+        {
             self.rests_until = Some(Instant::now() + wait.clamp(ACCEPT_REST, ACCEPT_REST_MAX));
             return None;
         }
         match self.socket.accept() {
-            Ok(accepted) => Some(accepted),
+            Ok((stream, peer)) => Some(Coming { stream, peer, is_beyond: wait.is_some(), may_exceed }),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.is_ready = false;
                 None

@@ -26,6 +26,8 @@ pub(super) enum Phase {
 /// A connection as its shard holds it. Queues name it by its id: once it has left the table nothing comes of its place there.
 pub(super) struct Connection {
     pub id: ConnectionId,
+    /// The place of its listener in the configuration.
+    pub listener: usize,
     pub peer: SocketAddr,
     pub stream: TcpStream,
     pub output: Output,
@@ -35,6 +37,11 @@ pub(super) struct Connection {
     pub is_blocked: bool,
     /// It stands in the sender's line.
     pub is_dirty: bool,
+    /// The limits of clients count it. If not, it is another node's or is closed.
+    pub is_counted: bool,
+    pub came_at: Instant,
+    /// A frame has come: whether it is another node's is known.
+    pub has_begun: bool,
     /// The shard takes requests.
     pub is_reading: bool,
     /// It stands in the receiver's line.
@@ -59,9 +66,16 @@ pub(super) fn name(shard: ShardIndex, key: u64) -> ConnectionId {
 
 impl Connection {
     /// A connection that was just accepted; requests above `request_bytes_max` end it.
-    pub fn new(id: ConnectionId, peer: SocketAddr, stream: TcpStream, request_bytes_max: usize) -> Connection {
+    pub fn new(
+        id: ConnectionId,
+        listener: usize,
+        peer: SocketAddr,
+        stream: TcpStream,
+        request_bytes_max: usize,
+    ) -> Connection {
         Connection {
             id,
+            listener,
             peer,
             stream,
             output: Output::default(),
@@ -69,6 +83,9 @@ impl Connection {
             phase: Phase::Open,
             is_blocked: false,
             is_dirty: false,
+            is_counted: true,
+            came_at: Instant::now(),
+            has_begun: false,
             is_reading: true,
             is_readable: false,
             has_ended: false,

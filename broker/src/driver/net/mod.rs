@@ -6,18 +6,24 @@
 
 mod accept;
 mod connection;
+mod greet;
 mod receive;
 mod send;
 mod sweep;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use self::accept::{Accepted, Listeners};
 use self::connection::{Connection, Phase};
+pub use self::greet::PeerOptions;
+use self::greet::{Greeter, Greeting};
 use self::receive::{Reading, Receiver};
 use self::send::Sender;
 use self::sweep::Sweeper;
@@ -48,6 +54,8 @@ pub struct NetOptions {
     pub buffers: SocketBuffers,
     /// The process's memory.
     pub memory: Arc<MemoryBudget>,
+    /// Where other nodes come; none where this node is alone in tests.
+    pub peers: Option<PeerOptions>,
 }
 
 /// A shard's hand on the network.
@@ -62,6 +70,11 @@ pub struct Net {
     receiver: Receiver,
     sender: Sender,
     sweeper: Sweeper,
+    greeter: Greeter,
+    /// Connections that the limits do not count: at most [`accept::UNCOUNTED_MAX`].
+    uncounted: usize,
+    /// Connections of other nodes, and the shards that they mean.
+    greeted: Vec<(ShardIndex, TcpStream, Bytes)>,
     /// Connections whose last request took long.
     heavy: HashSet<ConnectionId>,
 }
@@ -91,6 +104,9 @@ impl Net {
             receiver: Receiver::new(memory),
             sender: Sender::default(),
             sweeper: Sweeper::new(clock.elapsed()),
+            greeter: Greeter::default(),
+            uncounted: 0,
+            greeted: Vec::new(),
             heavy: HashSet::new(),
         }
     }
@@ -150,6 +166,7 @@ impl Net {
                 Reading::GoesOn => self.receiver.queue(connection),
                 Reading::Drained | Reading::Held => {}
                 Reading::Ended => self.end(ring, inbox, id),
+                Reading::Greeted { hello, has_more } => self.hand_over(ring, inbox, id, hello, has_more),
             }
             self.receiver.give_memory(&mut self.connections);
             if self.clock.elapsed() >= until {
@@ -164,11 +181,15 @@ impl Net {
     }
 
     fn accept(&mut self, ring: &mut Ring, inbox: &mut Inbox) {
-        let Net { listeners, connections, receiver, options, clock, limits, next_connection, shard, .. } = self;
-        listeners.accept(limits, options, *clock, |Accepted { listener, stream, peer }| {
+        let Net { listeners, connections, receiver, options, clock, limits, next_connection, shard, uncounted, .. } =
+            self;
+        let before = *uncounted;
+        listeners.accept(limits, options, *clock, before, |Accepted { listener, stream, peer, is_counted }| {
             let id = connection::name(*shard, *next_connection);
             *next_connection += 1;
-            let mut connection = Connection::new(id, peer, stream, options.request_bytes_max);
+            let mut connection = Connection::new(id, listener, peer, stream, options.request_bytes_max);
+            connection.is_counted = is_counted;
+            *uncounted += usize::from(!is_counted);
             ring.watch(&connection.stream, Watch::Read, connection.key());
             inbox.push(Event::Connected { connection: id, listener, peer });
             // What came before the watch.
@@ -177,18 +198,43 @@ impl Net {
         });
     }
 
+    /// A connection is another node's: it is none of the clients' any more.
+    fn hand_over(&mut self, ring: &mut Ring, inbox: &mut Inbox, id: ConnectionId, hello: Bytes, has_more: bool) {
+        let Some(connection) = self.forget(ring, inbox, id) else { return };
+        let Connection { peer, listener, stream, .. } = connection;
+        let greeting = Greeting { peer, listener, stream, hello, has_more };
+        if let Some(shard) = self.greeter.address(self.clock.elapsed(), self.options.peers, &greeting) {
+            self.greeted.push((shard, greeting.stream, greeting.hello));
+        }
+    }
+
+    /// Takes the connections of other nodes, with the shards that they mean and their greetings.
+    pub fn take_greeted(&mut self) -> impl Iterator<Item = (ShardIndex, TcpStream, Bytes)> + '_ {
+        self.greeted.drain(..)
+    }
+
     /// Both sides of a connection have ended, or it is broken: it is forgotten.
     fn end(&mut self, ring: &mut Ring, inbox: &mut Inbox, id: ConnectionId) {
-        let Some(mut connection) = self.connections.remove(&id) else { return };
-        connection.end();
+        if let Some(mut connection) = self.forget(ring, inbox, id) {
+            connection.end();
+        }
+    }
+
+    /// A connection leaves the table, and all lines.
+    fn forget(&mut self, ring: &mut Ring, inbox: &mut Inbox, id: ConnectionId) -> Option<Connection> {
+        let mut connection = self.connections.remove(&id)?;
         ring.unwatch(Watch::Read, connection.key());
         if connection.is_blocked {
             ring.unwatch(Watch::Write, connection.key());
         }
         self.receiver.forget(&mut connection);
         self.heavy.remove(&id);
-        self.limits.leave(connection.peer.ip());
+        match connection.is_counted {
+            true => self.limits.leave(connection.peer.ip()),
+            false => self.uncounted -= 1,
+        }
         inbox.push(Event::Disconnected { connection: id });
+        Some(connection)
     }
 
     /// Whether something must be tried again soon that nobody will wake for: connections that are not read from, and
@@ -282,6 +328,7 @@ impl Net {
         self.sweeper.samples(samples);
         self.receiver.samples(self.options.memory.receiving_of_shard, samples);
         self.sender.samples(samples);
+        self.greeter.samples(samples);
     }
 }
 
@@ -299,18 +346,29 @@ mod tests {
     use super::super::sys::{self, PortUse};
     use super::accept::ACCEPT_REST;
     use super::*;
-    use bytes::Bytes;
+    use crate::peer::stream::greeting::{Addressee, Answer, Hello, Lane, RejectReason};
     use std::collections::VecDeque;
     use std::io::{ErrorKind, Read, Write};
-    use std::net::{SocketAddr, TcpStream};
+    use std::net::SocketAddr;
     use std::sync::mpsc::{Receiver, channel};
 
     const FILE_BYTES: usize = 5_000_000;
+    const LISTENER: usize = 7;
+    const ME: Addressee = Addressee { cluster_id: [1; 16], node: 2, shards: 4 };
 
     /// Serves connections on a thread of its own with an echo for a shard: `F` is answered with the file `big`
     /// between two words, `C` with `bye` and a close, `S` stops the reading until everything is sent;
     /// anything else comes back. Ends with the first connection that ends. Returns the address and what happened.
     fn serve(directory: &TestDirectory, limits: Arc<ConnectionLimits>) -> (SocketAddr, Receiver<String>) {
+        serve_at(directory, limits, LISTENER)
+    }
+
+    /// The same, of which another listener may be that of brokers.
+    fn serve_at(
+        directory: &TestDirectory,
+        limits: Arc<ConnectionLimits>,
+        for_brokers: usize,
+    ) -> (SocketAddr, Receiver<String>) {
         let any = "127.0.0.1:0".parse().expect("an address");
         let socket = sys::bind(any, PortUse::Shared).expect("bound");
         sys::listen(&socket, 10).expect("listens");
@@ -326,10 +384,12 @@ mod tests {
                 idle_max: None,
                 buffers: SocketBuffers::default(),
                 memory: Arc::new(MemoryBudget::for_tests()),
+                peers: Some(PeerOptions { listener: for_brokers, addressee: ME }),
             };
             let mut net = Net::new(3, Clock::start(), options, limits);
-            net.listen(&mut ring, 7, socket).expect("it listens");
+            net.listen(&mut ring, LISTENER, socket).expect("it listens");
             let (mut events, mut completions) = (VecDeque::new(), Vec::new());
+            let mut has_ended = false;
             loop {
                 ring.submit().expect("submitted");
                 ring.take(&mut completions).expect("taken");
@@ -342,6 +402,7 @@ mod tests {
                     }
                 }
                 net.receive(&mut ring, &mut inbox, Duration::MAX);
+                net.sweep(net.clock.elapsed());
                 inbox.take(&mut events);
                 for happened in events.drain(..) {
                     match happened.event {
@@ -352,10 +413,19 @@ mod tests {
                         Event::Drained { connection } => net.set_reading(connection, true),
                         Event::Disconnected { .. } => {
                             sender.send("disconnected".to_owned()).expect("the test waits");
-                            return;
+                            has_ended = true;
                         }
                         other => panic!("not of the network: {other:?}"),
                     }
+                }
+                for (shard, stream, hello) in net.take_greeted() {
+                    let bytes = hello.len();
+                    sender.send(format!("{bytes} bytes for shard {shard}")).expect("the test waits");
+                    // Whoever takes it over answers.
+                    (&stream).write_all(b"taken").expect("sent");
+                }
+                if has_ended {
+                    return;
                 }
                 net.flush(&mut ring, &mut inbox, Duration::MAX);
                 std::thread::yield_now();
@@ -395,6 +465,98 @@ mod tests {
         let mut received = vec![0; bytes];
         stream.read_exact(&mut received).expect("received");
         received
+    }
+
+    fn hello() -> Hello {
+        Hello {
+            version_min: 1,
+            version_max: 1,
+            cluster_id: ME.cluster_id,
+            node: 1,
+            shard: 0,
+            broker_epoch: 5,
+            incarnation: [3; 16],
+            to_node: ME.node,
+            to_shard: 3,
+            to_shards: ME.shards,
+            to_broker_epoch: 6,
+            lane: Lane::Live,
+            window_bytes: 1,
+            metadata_offset: 9,
+        }
+    }
+
+    /// What comes back of a connection before it is closed.
+    fn rest(stream: &mut TcpStream) -> Vec<u8> {
+        let mut rest = Vec::new();
+        // What was not read makes it a reset.
+        let _ = stream.read_to_end(&mut rest);
+        rest
+    }
+
+    #[test]
+    fn a_connection_that_greets_as_a_node_is_handed_to_the_shard_that_it_means() {
+        let directory = TestDirectory::new("net_greeting");
+        let (address, happened) = serve(&directory, Arc::new(limits(1, 1)));
+        let mut node = TcpStream::connect(address).expect("it listens");
+        node.write_all(&hello().to_bytes()).expect("sent");
+        assert_eq!(happened.recv().expect("served"), "connected to 7");
+        assert_eq!(happened.recv().expect("served"), "disconnected", "it is no client's");
+        let bytes = hello().to_bytes().len() - 4;
+        assert_eq!(happened.recv().expect("served"), format!("{bytes} bytes for shard 3"));
+        assert_eq!(rest(&mut node), b"taken");
+    }
+
+    #[test]
+    fn who_means_somebody_else_or_does_not_wait_is_closed() {
+        let stranger = Hello { cluster_id: [2; 16], ..hello() }.to_bytes();
+        let another = Hello { to_node: 9, ..hello() }.to_bytes();
+        let hasty = [hello().to_bytes(), hello().to_bytes()].concat().into();
+        let cut_short = [&10i32.to_be_bytes()[..], &hello().to_bytes()[4..14]].concat().into();
+        let (cluster, node) = (Some(RejectReason::Cluster), Some(RejectReason::Node));
+        for (bytes, why) in [(stranger, cluster), (another, node), (hasty, None), (cut_short, None)] {
+            let directory = TestDirectory::new("net_refusal");
+            let (address, happened) = serve(&directory, Arc::new(limits(1, 1)));
+            let mut node = TcpStream::connect(address).expect("it listens");
+            node.write_all(&bytes).expect("sent");
+            assert_eq!(happened.recv().expect("served"), "connected to 7");
+            assert_eq!(happened.recv().expect("served"), "disconnected");
+            let answer = rest(&mut node);
+            let told = answer.get(4..).map(|answer| match Answer::decode(answer) {
+                Ok(Answer::Reject(reject)) => reject.why,
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(told, why);
+        }
+    }
+
+    #[test]
+    fn nodes_come_in_where_clients_may_not_any_more() {
+        let directory = TestDirectory::new("net_beyond");
+        let (address, happened) = serve(&directory, Arc::new(limits(1, 9)));
+        let _first = TcpStream::connect(address).expect("it listens");
+        assert_eq!(happened.recv().expect("served"), "connected to 7");
+        let mut node = TcpStream::connect(address).expect("it listens");
+        node.write_all(&hello().to_bytes()).expect("sent");
+        assert_eq!(happened.recv().expect("served"), "connected to 7");
+        assert_eq!(happened.recv().expect("served"), "disconnected");
+        assert!(happened.recv().expect("served").ends_with("for shard 3"));
+        assert_eq!(rest(&mut node), b"taken");
+    }
+
+    #[test]
+    fn what_is_no_node_is_closed_beyond_the_limits() {
+        for bytes in [&b"\0\0\0\x01a"[..], b""] {
+            let directory = TestDirectory::new("net_no_node");
+            let (address, happened) = serve(&directory, Arc::new(limits(1, 9)));
+            let _first = TcpStream::connect(address).expect("it listens");
+            assert_eq!(happened.recv().expect("served"), "connected to 7");
+            let mut second = TcpStream::connect(address).expect("it listens");
+            second.write_all(bytes).expect("sent");
+            assert_eq!(happened.recv().expect("served"), "connected to 7");
+            assert_eq!(rest(&mut second), b"", "closed: at once, or for its silence");
+            assert_eq!(happened.recv().expect("served"), "disconnected");
+        }
     }
 
     fn big_file(directory: &TestDirectory) -> Vec<u8> {
@@ -437,7 +599,7 @@ mod tests {
     #[test]
     fn too_many_connections_of_an_address_are_closed_at_once() {
         let directory = TestDirectory::new("net_limit");
-        let (address, happened) = serve(&directory, Arc::new(limits(9, 1)));
+        let (address, happened) = serve_at(&directory, Arc::new(limits(9, 1)), LISTENER + 1);
         let first = TcpStream::connect(address).expect("it listens");
         assert_eq!(happened.recv().expect("served"), "connected to 7");
         let mut second = TcpStream::connect(address).expect("it listens");
@@ -450,7 +612,7 @@ mod tests {
     fn too_many_connections_in_all_wait_until_there_may_be_more() {
         let directory = TestDirectory::new("net_wait");
         let limits = Arc::new(limits(1, 9));
-        let (address, happened) = serve(&directory, Arc::clone(&limits));
+        let (address, happened) = serve_at(&directory, Arc::clone(&limits), LISTENER + 1);
         let _first = TcpStream::connect(address).expect("it listens");
         assert_eq!(happened.recv().expect("served"), "connected to 7");
         let mut second = TcpStream::connect(address).expect("the kernel takes it");

@@ -5,16 +5,19 @@ use std::io::{self, ErrorKind, Read};
 use std::mem;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::super::clock::Clock;
 use super::super::frames::{LINES, Line, ReadMemory};
 use super::super::inbox::Inbox;
 use super::READ_TURN_BYTES_MAX;
 use super::connection::{Connection, Phase};
 use crate::metrics::{Kind, Sample};
+use crate::peer::stream::greeting::is_hello;
 use crate::shard::{ConnectionId, Event};
 
 /// How far the reading of a connection has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reading {
     /// There may be more.
     GoesOn,
@@ -24,6 +27,13 @@ pub(super) enum Reading {
     Held,
     /// Both sides are done.
     Ended,
+    /// It is another node's, which its first frame says.
+    Greeted {
+        /// That frame, without its length.
+        hello: Bytes,
+        /// More has come.
+        has_more: bool,
+    },
 }
 
 /// Which connections are to be read from, and those that must wait before they are.
@@ -172,10 +182,30 @@ impl Receiver {
         connection.moved_at = now;
         self.read_bytes += bytes as u64;
         let requests = self.requests;
+        let (mut hello, mut has_more, mut is_stranger) = (None, false, false);
         let cut = connection.reader.received(bytes, &mut self.memory, |frame| {
+            if !mem::replace(&mut connection.has_begun, true) && is_hello(&frame) {
+                hello = Some(frame);
+                return;
+            }
+            if hello.is_some() {
+                has_more = true;
+                return;
+            }
+            if !connection.is_counted {
+                is_stranger = true;
+                return;
+            }
             self.requests += 1;
             inbox.push_at(clock.at(now), Event::Request { connection: connection.id, frame });
         });
+        if let Some(hello) = hello {
+            has_more |= cut.is_err() || connection.reader.is_partial();
+            return Ok(Reading::Greeted { hello, has_more });
+        }
+        if is_stranger {
+            return Ok(Reading::Ended);
+        }
         if !connection.reader.is_partial() {
             connection.receiving_since = None;
         } else if self.requests > requests || connection.receiving_since.is_none() {
@@ -198,6 +228,7 @@ impl Receiver {
             }
             return false;
         }
+        let must_stop = must_stop && connection.is_counted;
         if must_stop && !mem::replace(&mut connection.is_stopped, true) {
             self.stopped.push(connection.id);
         }

@@ -8,6 +8,7 @@ use super::super::memory::Pressure;
 use super::super::sys;
 use super::NetOptions;
 use super::connection::Connection;
+use super::greet::GREETING_MAX;
 use super::receive::Receiver;
 use crate::metrics::{Kind, Sample};
 use crate::shard::ConnectionId;
@@ -79,7 +80,7 @@ impl Sweeper {
             } else if !look.has_gone(connection) {
                 let is_idle = look.is_idle(connection);
                 self.idle_closed += u64::from(is_idle);
-                if !is_idle && !look.is_overdue(connection) {
+                if !is_idle && !look.is_overdue(connection) && !look.is_silent(connection) {
                     continue;
                 }
             }
@@ -148,6 +149,11 @@ impl Look<'_> {
         connection.closing_since.is_some_and(|since| self.since(since) >= LINGER) && self.quiet(connection) >= LINGER
     }
 
+    /// Whether it was let in to say that it is a node's, and does not.
+    fn is_silent(&self, connection: &Connection) -> bool {
+        !connection.is_counted && self.since(connection.came_at) >= GREETING_MAX
+    }
+
     fn is_idle(&self, connection: &Connection) -> bool {
         // While the shard holds back its requests, the peer cannot be blamed for silence, unless it does not take its
         // responses.
@@ -172,7 +178,7 @@ mod tests {
     fn connect(listener: &TcpListener, key: u64) -> (Connection, TcpStream) {
         let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
         let (stream, peer) = listener.accept().expect("connected");
-        (Connection::new(connection::name(0, key), peer, stream, 1000), client)
+        (Connection::new(connection::name(0, key), 0, peer, stream, 1000), client)
     }
 
     #[test]
@@ -182,6 +188,7 @@ mod tests {
             idle_max: Some(IDLE),
             buffers: SocketBuffers::default(),
             memory: Arc::new(MemoryBudget::for_tests()),
+            peers: None,
         };
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let mut receiver = Receiver::new(ReadMemory::new(1 << 20));

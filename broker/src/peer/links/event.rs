@@ -9,7 +9,8 @@ use crate::peer::frame::RejectReason;
 pub struct LinkId(pub u64);
 
 impl LinkId {
-    pub(super) const DIALLED: u64 = 1 << 63;
+    /// Connections that were dialled have this bit, others do not.
+    pub const DIALLED: u64 = 1 << 63;
 
     /// Whether it was dialled here.
     pub fn is_dialled(self) -> bool {

@@ -76,6 +76,8 @@ struct Broker {
     prefetched: BTreeSet<(String, u64, usize)>,
     discarded: Vec<(String, u64, usize)>,
     failure: Option<String>,
+    /// What shards wanted of other nodes.
+    to_peers: Vec<(ShardIndex, Effect)>,
     /// What the driver was told last.
     connection_rules: Option<Arc<ConnectionRules>>,
     /// What shards asked the controller for.
@@ -128,6 +130,8 @@ impl Broker {
             heartbeat_interval: Duration::from_millis(500),
             log_dir: "/data".to_string(),
             listeners: vec![LISTENER.to_string()],
+            inter_broker_listener: LISTENER.to_string(),
+            peer_window_bytes: 1 << 20,
             metadata_log_bytes_max: LOG_BYTES_MAX,
             journal_slots: 4,
             journal_slot_bytes: 1 << 20,
@@ -166,6 +170,7 @@ impl Broker {
             prefetched: BTreeSet::new(),
             discarded: Vec::new(),
             failure: None,
+            to_peers: Vec::new(),
             connection_rules: None,
             controller_requests: 0,
             next_connection: 0,
@@ -453,6 +458,9 @@ impl Broker {
             Effect::ToController { token, request } => {
                 self.controller_requests += 1;
                 self.ask_controller(Asker::Shard { shard, token }, request);
+            }
+            effect @ (Effect::Dial { .. } | Effect::SendToPeer { .. } | Effect::HangUp { .. }) => {
+                self.to_peers.push((shard, effect));
             }
             Effect::ConnectionRules(rules) => {
                 assert_eq!(shard, 0, "one shard says it");

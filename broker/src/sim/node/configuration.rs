@@ -14,6 +14,7 @@ use millstream_storage::{BLOCK_BYTES, Now, PartitionKey, ShardLog};
 use super::{Begins, LISTENER};
 use crate::controller::ControllerNode;
 use crate::node::{Formation, Node, NodeOptions, OpenShard, RecoveryCounts};
+use crate::shard::Shard;
 use crate::sim::clients::member;
 use crate::sim::disk::{DiskFaults, SimDisk};
 use crate::sim::peer_network::{CONTROLLER_PORT, host_name};
@@ -44,6 +45,11 @@ impl Opened {
         let Node { meta, controller, shards, counts } = node;
         let shards = shards.into_iter().map(|shard| shard.open()).collect();
         Opened { broker_incarnation, meta, controller, shards, counts, faults: DiskFaults::default() }
+    }
+
+    /// The process, and its shards, without its controller.
+    pub fn into_shards(self) -> ([u8; 16], Vec<Shard>) {
+        (self.broker_incarnation, self.shards.into_iter().map(OpenShard::start).collect())
     }
 
     /// Whether the topic is there.
@@ -199,6 +205,8 @@ impl Configuration {
             heartbeat_interval: self.heartbeat_interval,
             log_dir: "data".to_string(),
             listeners: vec![LISTENER.to_string()],
+            inter_broker_listener: LISTENER.to_string(),
+            peer_window_bytes: 1 << 20,
             metadata_log_bytes_max: random.between(2, 8) * BLOCK_BYTES as u64,
             journal_slots: 4 + random.below(4) as u32,
             journal_slot_bytes: 128 << 10,

@@ -19,6 +19,7 @@ use millstream_storage::{DiskError, DiskOp, FilePath, Now};
 use super::checkers::CleanStopMark;
 use super::disk::{Operation, SimDisk, brief, brief_op};
 use super::network::Link;
+use super::peer_network::{BROKER_PORT, host_name};
 use super::restart::until_recovered;
 use super::schedule::Clock;
 use super::snapshots::Snapshots;
@@ -27,6 +28,7 @@ use crate::controller::{Asker, ControllerNode, Effect as ControllerEffect, Event
 use crate::node::registration::{REGISTER_AGAIN_AFTER, Registration, Step};
 use crate::node::{Formation, Formed, OpenShard, RecoveryCounts};
 use crate::peer::links;
+use crate::peer::stream::greeting::Addressee;
 use crate::shard::{DiskToken, Effect, Event as ShardEvent, Message, PrefetchToken, Shard};
 
 pub use self::configuration::{Configuration, Opened, Opening};
@@ -208,6 +210,13 @@ impl SimNode {
         self.process().is_some_and(|process| process.is_listening)
     }
 
+    /// Who it is to other brokers, as long as it takes connections.
+    pub fn addressee(&self) -> Option<Addressee> {
+        let process = self.process().filter(|process| process.is_listening)?;
+        let Process { meta, shards, .. } = process;
+        Some(Addressee { cluster_id: meta.cluster_id, node: meta.node_id, shards: shards.len() as u32 })
+    }
+
     /// Shards of the process; 0 if none is running.
     pub fn shards(&self) -> usize {
         self.process().map_or(0, |process| process.shards.len())
@@ -303,7 +312,8 @@ impl SimNode {
         let shards: Vec<Shard> = shards.into_iter().map(OpenShard::start).collect();
         let count = shards.len();
         self.incarnation += 1;
-        let endpoints = vec![Endpoint { listener: LISTENER.to_string(), host: "localhost".to_string(), port: 9092 }];
+        let endpoints =
+            vec![Endpoint { listener: LISTENER.to_string(), host: host_name(self.number), port: BROKER_PORT }];
         let node_id = self.configuration.node_id;
         let request = ControllerRequest::RegisterBroker {
             node_id,

@@ -157,7 +157,7 @@ impl World {
     }
 
     /// The bytes that a node sends.
-    fn read_parts(&mut self, node: usize, parts: Vec<SendPart>) -> Result<Vec<u8>, String> {
+    pub fn read_parts(&mut self, node: usize, parts: Vec<SendPart>) -> Result<Vec<u8>, String> {
         let disk = &self.nodes[node].disk;
         let mut bytes: Vec<u8> = Vec::new();
         for part in parts {

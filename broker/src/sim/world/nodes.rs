@@ -65,6 +65,7 @@ impl World {
             NodeEvent::Applied { shard, offset } => {
                 return self.tell_controller(node, ControllerEvent::Applied { shard, offset });
             }
+            NodeEvent::ShardLink { shard, event } => at.give(shard, ShardEvent::Peer(event), timeline),
             NodeEvent::Link(event) => {
                 if at.is_up() {
                     return self.tell_controller(node, ControllerEvent::Link(event));
@@ -131,6 +132,7 @@ impl World {
     pub fn stop(&mut self, node: usize) -> Result<(), String> {
         self.timeline.line("the node is told to stop".to_string());
         self.nodes[node].stop();
+        self.peers.serves(node, None);
         for shard in 0..self.nodes[node].shards() {
             if !self.nodes[node].is_up() {
                 return Ok(());
@@ -223,12 +225,20 @@ impl World {
     }
 
     fn execute_for_peers(&mut self, node: usize, effects: impl IntoIterator<Item = links::Effect>) {
-        let process = (node, self.nodes[node].incarnation());
+        let process = (node, self.nodes[node].incarnation(), Place::Controller);
         let mut later = Vec::new();
         for effect in effects {
             let now_us = self.timeline.now_us();
             self.peers.execute(process, effect, now_us, &mut self.timeline.random, &mut later);
         }
+        self.happens_later(later);
+    }
+
+    /// A shard wants something done with its connections to others.
+    fn execute_for_streams(&mut self, node: usize, shard: usize, effect: links::Effect) {
+        let process = (node, self.nodes[node].incarnation(), Place::Shard(shard));
+        let mut later = Vec::new();
+        self.peers.execute(process, effect, self.timeline.now_us(), &mut self.timeline.random, &mut later);
         self.happens_later(later);
     }
 
@@ -241,8 +251,12 @@ impl World {
     pub fn happens_later(&mut self, later: Vec<(u64, Later)>) {
         for (delay_us, later) in later {
             let event = match later {
-                Later::ToNode { node, life, event } => {
-                    Event::Node { node, incarnation: life, event: NodeEvent::Link(event) }
+                Later::ToNode { node, life, place, event } => {
+                    let event = match place {
+                        Place::Controller => NodeEvent::Link(event),
+                        Place::Shard(shard) => NodeEvent::ShardLink { shard, event },
+                    };
+                    Event::Node { node, incarnation: life, event }
                 }
                 Later::Arrival(arrival) => Event::Peers(arrival),
             };
@@ -302,6 +316,14 @@ impl World {
                     at.after(delay, NodeEvent::ToController { asker, request }, timeline);
                 }
                 Effect::MetadataApplied { offset } => at.after(1, NodeEvent::Applied { shard, offset }, timeline),
+                Effect::Dial { link, host, port } => {
+                    self.execute_for_streams(node, shard, links::Effect::Dial { link, host, port });
+                }
+                Effect::SendToPeer { link, parts } => {
+                    let bytes = self.read_parts(node, parts)?.into();
+                    self.execute_for_streams(node, shard, links::Effect::Send { link, bytes });
+                }
+                Effect::HangUp { link } => self.execute_for_streams(node, shard, links::Effect::Close { link }),
                 Effect::Warn { message } => timeline.line(format!("shard {shard} warns: {message}")),
                 Effect::Fail { reason } => self.give_up(node, &reason)?,
             }
@@ -347,6 +369,9 @@ impl World {
                 ControllerEffect::Answer { asker: Asker::Node { .. }, response } => {
                     if let Err(why) = at.registration_answered(response, timeline) {
                         self.give_up(node, &why)?;
+                    } else {
+                        let broker = at.addressee();
+                        self.peers.serves(node, broker);
                     }
                 }
                 ControllerEffect::Answer {
