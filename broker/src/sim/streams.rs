@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_replication::{Broker, ClusterImage, Endpoint, MetadataRecord, Partition};
+use millstream_replication::{Broker, ClusterImage, Endpoint, METADATA_VERSIONS, MetadataRecord, Partition};
 use millstream_storage::random::Random;
 use millstream_storage::seeds::{self, Options};
 use millstream_storage::{Now, TopicId};
@@ -116,6 +116,7 @@ impl Streams {
             in_controlled_shutdown: false,
             endpoints: vec![Endpoint { listener: LISTENER.into(), host: host_name(node), port: BROKER_PORT }],
             rack: None,
+            metadata_versions: METADATA_VERSIONS,
         });
         self.image.replay(&registration);
         // The process itself is told all that is there, as a snapshot brings it.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use millstream_replication::{Broker, ClusterImage, Endpoint, MetadataRecord, Partition};
+use millstream_replication::{Broker, ClusterImage, Endpoint, METADATA_VERSIONS, MetadataRecord, Partition};
 use millstream_storage::batch::BatchBuilder;
 use millstream_storage::{PartitionKey, TopicId};
 
@@ -48,6 +48,7 @@ fn broker(node_id: i32, epoch: i64) -> Broker {
             Endpoint { listener: LISTENER.into(), host: format!("n{node_id}"), port: 9092 },
         ],
         rack: None,
+        metadata_versions: METADATA_VERSIONS,
     }
 }
 
@@ -566,6 +567,7 @@ fn options() -> ShardOptions {
         listeners: vec![LISTENER.into()],
         inter_broker_listener: LISTENER.into(),
         peer_window_bytes: WINDOW,
+        replica_lag_time_max: ms(30_000),
         fetch_bytes_max: 0,
         group_bytes_max: 0,
         request_bytes_max: 0,
