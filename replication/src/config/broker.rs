@@ -505,7 +505,7 @@ table! { BROKER_CONFIGS
         "Milliseconds a follower's fetch waits for data.";
     "replica.high.watermark.checkpoint.interval.ms" Long Some("5000"), Any, Accepted, FIXED, [],
         "Milliseconds between checkpoints of high watermarks. No effect: they are recovered from the journal.";
-    "replica.lag.time.max.ms" Long Some("30000"), Any, Accepted, FIXED, [],
+    "replica.lag.time.max.ms" Long Some("30000"), Any, Honoured, FIXED, [],
         "Milliseconds a follower may lag before it leaves the in-sync set.";
     "replica.selector.class" String None, Any, Accepted, FIXED, [],
         "How the replica that serves a consumer is chosen.";

@@ -8,8 +8,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use millstream_replication::replica::Replica;
 use millstream_replication::ErrorCode;
+use millstream_replication::replica::Replica;
 use millstream_storage::PartitionKey;
 use millstream_storage::shard_log::LogId;
 

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use millstream_replication::controller::{AlterPartition, AlteredPartition, PARTITIONS_PER_REQUEST_MAX};
 use millstream_replication::ErrorCode;
+use millstream_replication::controller::{AlterPartition, AlteredPartition, PARTITIONS_PER_REQUEST_MAX};
 use millstream_storage::PartitionKey;
 
 use crate::shard::message::{Altered, Message};

@@ -342,7 +342,7 @@ fn a_coordinator_resigns_with_its_leadership_and_begins_anew() {
 }
 
 /// Tells the shard of a record that the controller knows nothing of.
-fn tell(broker: &mut Broker, record: MetadataRecord) {
+pub fn tell(broker: &mut Broker, record: MetadataRecord) {
     let mut image = broker.image().clone();
     image.replay(&record);
     let offset = image.offset();

@@ -9,6 +9,7 @@ mod metadata;
 mod offsets;
 mod produce;
 mod quotas;
+mod replicas;
 mod survey;
 mod turn;
 
