@@ -104,8 +104,8 @@ impl Simulation {
         replica.log_start = log_start;
         replica.restart = Some(Asked { keep_below, begin_at });
         partition.is_start_moving = None;
-        node.waiting[shard].remove(&id);
         log.restart(id, keep_below, begin_at);
+        node.waiting[shard].remove(&id);
         self.restarts += 1;
         let line = format!("partition {at}: restart, {keep_below} of {log_start} to {log_end}, go on at {begin_at}");
         self.trace.line(self.schedule.now_us(), line);
