@@ -137,9 +137,10 @@ impl ShardLog {
         let keep_below = boundary.keep_below;
         // Where nothing of the segment stays that was searched, the one before it may stay, and as a whole.
         let (position, max_timestamp) = match partition.last_kept(keep_below) {
-            _ if boundary.position > 0 => (boundary.position, boundary.max_timestamp),
+            None => (0, -1),
+            Some(_) if boundary.position > 0 => (boundary.position, boundary.max_timestamp),
             Some(last) if boundary.segment != Some(last.base_offset) => (last.bytes(), last.max_timestamp()),
-            _ => (0, -1),
+            Some(_) => (0, -1),
         };
         let begin_at = if is_truncation { keep_below } else { restarting.begin_at };
         let history = partition.history() + 1;

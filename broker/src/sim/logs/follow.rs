@@ -2,6 +2,7 @@
 //! committed a while later, and a log may be cut off at any moment.
 
 use millstream_storage::batch::assign;
+use millstream_storage::random::Random;
 use millstream_storage::shard_log::{LogId, ReplicateError};
 
 use super::node::Waiting;
@@ -87,10 +88,19 @@ impl Simulation {
         };
         let node = self.node.as_mut().expect("the node is up");
         let (shard, log, id) = node.log_of(partition.key);
-        let (log_start, log_end, committed) = (log.log_start(id), log.log_end(id), log.committed(id));
+        let (log_start, log_end) = (log.log_start(id), log.log_end(id));
+        // A while after a start the log knows of less that is committed.
+        let committed = replica.committed.max(log_start);
         let random = &mut self.random;
-        let cut = |random: &mut millstream_storage::random::Random, from: i64, to: i64| {
-            let at = random.between(from as u64, to as u64) as i64;
+        // Within a batch that a compaction has removed nobody can tell which producers' batches are cut.
+        let known = &*replica;
+        let cut = |random: &mut Random, from: i64, to: i64| {
+            let ends = known.ends(from, to);
+            let at = if is_compacted {
+                ends[random.index(ends.len())]
+            } else {
+                random.between(from as u64, to as u64) as i64
+            };
             (at, at)
         };
         let (keep_below, begin_at) = match random.below(20) {
@@ -161,8 +171,7 @@ impl Simulation {
             return Err(format!("partition {at}: {committed} is committed, {} was", replica.committed));
         }
         replica.end_at(log_end);
-        replica.committed = committed;
-        (replica.durable_end, replica.was_durable) = (log_end, committed);
+        (replica.durable_end, replica.was_durable) = (log_end, replica.committed.max(log_start));
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! What a log should be that others replicate, or that replicates others: what was appended and not cut off, how far it is
 //! committed, and how often it was restarted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::sim::record::{Found, RecordId};
 
@@ -23,7 +23,7 @@ pub struct Replica {
     pub epoch: i32,
     /// How often the log was restarted, as far as that is durable.
     pub history: u64,
-    /// The log was told so.
+    /// What lies below is committed; the log was told so, and after a start knows a lower bound of it.
     pub committed: i64,
     /// Where it was durable when it was last asked: what is committed lags behind.
     pub was_durable: i64,
@@ -33,6 +33,8 @@ pub struct Replica {
     /// Every record of this history, compacted or deleted ones among them.
     records: BTreeMap<i64, (RecordId, i32)>,
     offsets: BTreeMap<RecordId, i64>,
+    /// Where batches end.
+    ends: BTreeSet<i64>,
     pub restart: Option<Asked>,
 }
 
@@ -46,7 +48,13 @@ impl Replica {
             }
             self.offsets.insert(*id, *offset);
         }
+        self.ends.extend(records.last().map(|last| last.offset + 1));
         Ok(())
+    }
+
+    /// The ends of batches from `from` to `to`, and both of these.
+    pub fn ends(&self, from: i64, to: i64) -> Vec<i64> {
+        [from].into_iter().chain(self.ends.range(from..=to).copied()).chain([to]).collect()
     }
 
     /// Where a record lies, if it was appended and not cut off.
@@ -58,6 +66,7 @@ impl Replica {
     pub fn end_at(&mut self, end: i64) {
         self.records.split_off(&end);
         self.offsets.retain(|_, offset| *offset < end);
+        self.ends.split_off(&(end + 1));
     }
 
     /// The restart that was asked for has happened, and the log ends here now. Returns what lies below which was kept.
