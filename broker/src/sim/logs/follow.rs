@@ -6,6 +6,7 @@ use millstream_storage::random::Random;
 use millstream_storage::shard_log::{LogId, ReplicateError};
 
 use super::node::Waiting;
+use super::partition::Partition;
 use super::producer::{Batch, Producer};
 use super::replica::Asked;
 use super::{Event, Simulation};
@@ -78,7 +79,8 @@ impl Simulation {
 
     /// A log is cut off: mostly what is not committed, sometimes all or nothing; rarely what is.
     pub(super) fn restart_log(&mut self, at: usize) -> Result<(), String> {
-        let delay = self.random.between(10_000, 300_000);
+        let delay = if self.random.one_in(3) { 1_000 } else { 150_000 };
+        let delay = self.random.between(1_000, 2 * delay);
         self.schedule.after(delay, Event::Restart { partition: at });
         let has_idempotent = self.producers.iter().any(|producer| producer.partition == at && producer.is_idempotent);
         let partition = &mut self.partitions[at];
@@ -125,6 +127,17 @@ impl Simulation {
             self.schedule.after(delay, Event::Crash);
         }
         self.with_log(shard, |_, _, _, _| Ok(()))
+    }
+
+    /// Whether the node goes down just when a checkpoint is there: when it must not say of a log that is being cut off what will
+    /// never be.
+    pub(super) fn may_crash_at_checkpoint(&mut self, shard: usize) -> bool {
+        let shards = self.node.as_ref().expect("the node is up").logs.len();
+        let is_cut = |partition: &Partition| {
+            partition.key.shard(shards) == shard
+                && partition.replica.as_ref().is_some_and(|replica| replica.restart.is_some())
+        };
+        self.partitions.iter().any(is_cut) && self.random.coin()
     }
 
     /// A restart is durable.

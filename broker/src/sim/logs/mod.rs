@@ -13,7 +13,7 @@ use millstream_storage::partition_log::partition_directory;
 use millstream_storage::random::Random;
 use millstream_storage::recovery::Recovered;
 use millstream_storage::shard_log::{AppendError, Fatal, LogId, Ops, Progress, Read, ReadPlan, TimeLookup, TimeQuery};
-use millstream_storage::{DiskError, DiskToken, Now, ShardLog};
+use millstream_storage::{DiskError, DiskOp, DiskToken, Now, ShardLog};
 
 use self::node::{Node, Reading, Waiting, open_logs, recover_logs};
 use self::partition::{FILE_DELETE_DELAY_MS, Partition};
@@ -85,19 +85,13 @@ enum ProcessEvent {
         shard: usize,
         token: DiskToken,
         operation: Operation,
+        /// It publishes a checkpoint.
+        is_checkpoint: bool,
     },
     /// A shard's deadline may have come.
-    Timer {
-        shard: usize,
-    },
+    Timer { shard: usize },
     /// A consumer gets the bytes that a read promised: of this history, of what was committed then.
-    Receive {
-        partition: usize,
-        offset: i64,
-        plan: ReadPlan,
-        history: u64,
-        committed: i64,
-    },
+    Receive { partition: usize, offset: i64, plan: ReadPlan, history: u64, committed: i64 },
 }
 
 /// One node, its disk and its clients.
@@ -283,7 +277,11 @@ impl Simulation {
 
     fn process_event(&mut self, event: ProcessEvent) -> Result<(), String> {
         match event {
-            ProcessEvent::Disk { shard, token, operation } => {
+            ProcessEvent::Disk { shard, token, operation, is_checkpoint } => {
+                if is_checkpoint && self.may_crash_at_checkpoint(shard) {
+                    drop(self.disk.complete(operation));
+                    return self.crash();
+                }
                 let result = self.disk.complete(operation);
                 let line = format!("shard {shard}: operation {} ends: {}", token.0, brief(&result));
                 self.trace.line(self.schedule.now_us(), line);
@@ -429,8 +427,10 @@ impl Simulation {
         let deadline = log.next_deadline();
         for (token, op) in ops {
             self.trace.line(self.schedule.now_us(), format!("shard {shard}: operation {}: {}", token.0, brief_op(&op)));
+            let is_checkpoint = matches!(&op, DiskOp::Replace { path, .. } if path.ends_with("/checkpoint"));
             let (operation, delay) = self.disk.submit(op);
-            self.schedule.after(delay, self.of_process(ProcessEvent::Disk { shard, token, operation }));
+            let event = ProcessEvent::Disk { shard, token, operation, is_checkpoint };
+            self.schedule.after(delay, self.of_process(event));
         }
         if let Some(deadline) = deadline {
             let at = started_us + deadline.as_micros() as u64;
