@@ -350,7 +350,8 @@ impl Tail {
     pub fn truncate(&mut self, end: Option<(i64, u64)>, pool: &mut BlockPool) -> usize {
         let before = self.capacity;
         let is_over = |block: &TailBlock| end.is_none_or(|end| (block.segment, block.position) >= end);
-        while let Some(last) = self.blocks.pop_back_if(|last| is_over(last)) {
+        while self.blocks.back().is_some_and(is_over) {
+            let last = self.blocks.pop_back().expect("just seen");
             self.capacity -= last.block.capacity();
             pool.give(last.block);
         }

@@ -588,7 +588,7 @@ fn whatever_is_cut_a_log_has_one_history() {
                         // Where a truncation leaves nothing it is a reset, and where it cuts nothing a skip.
                         node.log.restart(id, keep_below, begin_at);
                         model.restart = Some((keep_below.min(log_end), begin_at));
-                        if keep_below > log_end || keep_below == begin_at && keep_below <= log_end {
+                        if keep_below > log_end || keep_below == begin_at {
                             model.restart = Some((keep_below, begin_at));
                         }
                         restarts += 1;
