@@ -228,7 +228,8 @@ impl ProducerStates {
         assert!(self.producers.len() <= PRODUCERS_MAX, "the oldest producer was forgotten");
     }
 
-    /// The log ends at `offset` from now on: each producer is again as it was when its last batch below was appended. One of
+    /// The log ends at `offset` from now on: each producer is again as it was when its last batch below was appended. (A batch
+    /// that reaches above is gone even where a compaction has left nothing of it.) One of
     /// which nothing is left is forgotten: it began above, or the log was cut below what is committed and its earlier batches
     /// are not known any more.
     pub fn truncate(&mut self, offset: i64) {
@@ -236,7 +237,7 @@ impl ProducerStates {
             return;
         }
         self.producers.retain(|_, producer| {
-            let kept = producer.batches.partition_point(|batch| batch.base_offset < offset);
+            let kept = producer.batches.partition_point(|batch| batch.last_offset() < offset);
             producer.batches.truncate(kept);
             kept > 0
         });

@@ -224,16 +224,27 @@ impl Tail {
         parts
     }
 
-    /// The last known start of a batch in `from..=from + bytes_max` of a segment, other than `from`, and its offset.
+    /// The last known start of a batch in `from..=from + bytes_max` of a segment, other than `from`, and the offset at which the
+    /// batch before it ends.
     pub fn batch_boundary(&self, segment: i64, from: u64, bytes_max: u64) -> Option<(u64, i64)> {
         let limit = from + bytes_max;
         let end = self.blocks.partition_point(|block| (block.segment, block.position) <= (segment, limit));
         let block = &self.blocks[end.checked_sub(1)?];
         let mark =
             block.marks.partition_point(|&(_, mark)| block.position + u64::from(mark) <= limit).checked_sub(1)?;
-        let (offset, mark) = block.marks[mark];
-        let position = block.position + u64::from(mark);
-        (block.segment == segment && position > from).then_some((position, offset))
+        let position = block.position + u64::from(block.marks[mark].1);
+        (block.segment == segment && position > from).then(|| (position, self.end_before(end - 1, mark)))
+    }
+
+    /// Where the batch ends, in offsets, that lies before a mark of a block. There is one in the same segment.
+    fn end_before(&self, block: usize, mark: usize) -> i64 {
+        let (block, mark, to) = match mark.checked_sub(1) {
+            Some(before) => (&self.blocks[block], before, self.blocks[block].marks[mark].1 as usize),
+            None => (&self.blocks[block - 1], self.blocks[block - 1].marks.len() - 1, self.blocks[block - 1].len()),
+        };
+        let batches = &block.filled()[block.marks[mark].1 as usize..to];
+        let last = Batches::new(batches).last().expect("a mark is at a batch").expect("the tail holds whole batches");
+        last.0.last_offset() + 1
     }
 
     /// The length of the batch at `position` of a segment, which must be here.
@@ -339,7 +350,8 @@ impl Tail {
     pub fn truncate(&mut self, end: Option<(i64, u64)>, pool: &mut BlockPool) -> usize {
         let before = self.capacity;
         let is_over = |block: &TailBlock| end.is_none_or(|end| (block.segment, block.position) >= end);
-        while let Some(last) = self.blocks.pop_back_if(|last| is_over(last)) {
+        while self.blocks.back().is_some_and(is_over) {
+            let last = self.blocks.pop_back().expect("just seen");
             self.capacity -= last.block.capacity();
             pool.give(last.block);
         }

@@ -46,6 +46,8 @@ pub(crate) enum Reach {
 /// Where a log is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Boundary {
+    /// The base offset of the segment that was searched; none if none had to be.
+    pub segment: Option<i64>,
     /// What lies below stays: a batch begins here, or the log ends here.
     pub keep_below: i64,
     /// Where the segment ends then. 0: nothing of it stays.
@@ -59,8 +61,8 @@ pub(crate) struct Boundary {
 
 impl Boundary {
     /// No segment is cut.
-    pub fn at_segment(keep_below: i64) -> Boundary {
-        Boundary { keep_below, position: 0, max_timestamp: -1, is_damaged: false }
+    pub fn between_segments(keep_below: i64) -> Boundary {
+        Boundary { segment: None, keep_below, position: 0, max_timestamp: -1, is_damaged: false }
     }
 }
 
@@ -227,7 +229,7 @@ impl Walk {
 
     /// Where a log is cut whose segment cannot be read: before that.
     pub fn boundary_of_damaged(&self) -> Boundary {
-        Boundary { is_damaged: true, ..Boundary::at_segment(self.segment) }
+        Boundary { segment: Some(self.segment), is_damaged: true, ..Boundary::between_segments(self.segment) }
     }
 
     /// The walk cannot go on.
@@ -320,7 +322,8 @@ impl Walk {
 
     fn boundary(&self, position: u64, keep_below: i64) -> Step {
         let max_timestamp = if position == 0 { -1 } else { self.max_timestamp };
-        Step::Done(Outcome::Boundary(Boundary { keep_below, position, max_timestamp, is_damaged: false }))
+        let segment = Some(self.segment);
+        Step::Done(Outcome::Boundary(Boundary { segment, keep_below, position, max_timestamp, is_damaged: false }))
     }
 
     /// The walk is at the batch that is looked for, or behind it on the way to the end of what may be read. `None`: that lies

@@ -133,3 +133,32 @@ fn unfencing_who_has_not_caught_up_is_noticed() {
 fn leading_while_fenced_is_noticed() {
     several_nodes_notice(Bug::LeadWhileFenced);
 }
+
+fn logs_notice_among(seeds_max: u64, bug: Bug) {
+    is_noticed_among(seeds_max, bug, |seed| logs::Simulation::run(Options { seed, is_verbose: false }).map(drop));
+}
+
+#[test]
+fn appending_before_a_restart_is_durable_is_noticed() {
+    logs_notice(Bug::AppendBeforeRestart);
+}
+
+#[test]
+fn a_checkpoint_that_does_not_wait_for_a_restart_is_noticed() {
+    logs_notice_among(SEEDS_MAX_RARE, Bug::ClampWaits);
+}
+
+#[test]
+fn keeping_the_producers_of_what_was_cut_is_noticed() {
+    logs_notice(Bug::KeepCutProducers);
+}
+
+#[test]
+fn compacting_what_is_not_committed_is_noticed() {
+    logs_notice_among(SEEDS_MAX_RARE, Bug::CompactAboveCommitted);
+}
+
+#[test]
+fn serving_what_is_not_committed_is_noticed() {
+    logs_notice(Bug::ServeAboveCommitted);
+}

@@ -98,9 +98,10 @@ pub fn inspect(
     let mut see = |observation| checkers.see(idempotent, &observation).map_err(ReadFailure::Wrong);
     see(Observation::Whole { log_start, log_end, records })?;
     let timestamp = EPOCH_MS - random.below(600_000) as i64;
+    let committed = log.committed(id);
     for query in [Some(timestamp), None] {
-        let found = find_time(disk, (log, id), now, query, log_end)?;
-        see(Observation::Time { query, range: log_start..log_end, found })?;
+        let found = find_time(disk, (log, id), now, query, committed)?;
+        see(Observation::Time { query, range: log_start..committed, found })?;
     }
     Ok(whole)
 }
@@ -110,7 +111,7 @@ fn read_whole(
     log: &mut ShardLog,
     id: LogId,
     now: Now,
-    is_compacted: bool,
+    has_gaps: bool,
 ) -> Result<Whole, ReadFailure> {
     let (log_start, log_end) = (log.log_start(id), log.log_end(id));
     if log.durable_end(id) != log_end {
@@ -121,7 +122,7 @@ fn read_whole(
     let mut records = Vec::new();
     while offset < log_end {
         let mut ops = Ops::new();
-        let plan = match log.read(id, offset, log_end, 64 << 10, &mut ops) {
+        let plan = match log.read_for_catch_up(id, offset, 64 << 10, &mut ops) {
             Read::Ready(plan) => plan,
             Read::Pending(_) => match wait_for_disk(disk, log, now, ops)? {
                 Progress::ReadDone { result, .. } => {
@@ -130,7 +131,7 @@ fn read_whole(
                 other => return Err(ReadFailure::Wrong(format!("a read ends with {other:?}"))),
             },
         };
-        if is_compacted && plan.bytes == 0 {
+        if has_gaps && plan.bytes == 0 {
             // Nothing is left of what lay before the log's end.
             break;
         }

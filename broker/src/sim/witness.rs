@@ -149,7 +149,10 @@ impl Witness {
             return Err(ReadFailure::Wrong("the topic is gone".to_string()));
         }
         match opened.log_of(TOPIC, partition) {
-            Some(log) => inspect(disk, random, log, now, checkers, &self.idempotent),
+            Some((log, id)) => {
+                log.commit_alone(id);
+                inspect(disk, random, (log, id), now, checkers, &self.idempotent)
+            }
             None => {
                 let whole = Observation::Whole { log_start: 0, log_end: 0, records: &[] };
                 checkers.see(&self.idempotent, &whole).map_err(ReadFailure::Wrong)?;

@@ -81,6 +81,13 @@ fn check_producers(mut states: ProducerStates, rest: &[u8]) {
     if let Some(header) = BatchHeader::read(rest) {
         let _ = states.check(header);
     }
+    for end in [states.end_offset(), 5, 0] {
+        states.truncate(end);
+        assert!(states.end_offset() <= end);
+        let mut again = Vec::new();
+        states.encode(&mut again);
+        assert_eq!(ProducerStates::decode(&mut &again[..]).as_ref(), Some(&states));
+    }
     states.expire(0, 1);
 }
 
@@ -90,6 +97,12 @@ fn check_epochs(mut epochs: LeaderEpochs) {
     assert_eq!(LeaderEpochs::decode(&mut &again[..]).as_ref(), Some(&epochs));
     for epoch in [-1, 0, 3, i32::MAX] {
         let _ = (epochs.end_offset(epoch, i64::MAX), epochs.epoch_of(i64::from(epoch)));
+    }
+    if epochs.latest() < i32::MAX {
+        let led = epochs.latest().max(0) + 1;
+        assert_eq!(epochs.lead(led, 1 << 40), 1 << 40);
+        assert_eq!(epochs.end_offset(led, 1 << 40), (led, 1 << 40));
+        let _ = epochs.end_offset(led - 1, 1 << 40);
     }
     epochs.truncate_start(5);
     epochs.truncate_end(9);
@@ -109,6 +122,9 @@ pub(super) fn sample(partitions: Vec<PartitionState>) -> Checkpoint {
     Checkpoint { shard: 1, salt: [9; 16], sequence: 40, slots: 4, slot_bytes: 1 << 16, partitions }
 }
 
+/// What the version before wrote: producers without an epoch for each batch.
+const PRODUCERS_BEFORE: &[u8] = include_bytes!("../../../storage/testdata/producer-states-v1.bin");
+
 /// The state of a partition that holds one batch, and its segment's bytes.
 pub(super) fn partition(key: PartitionKey) -> PartitionState {
     let batch = BatchBuilder::new().producer(7, 0, 0).record(5, None, Some(b"value"), &[]).build();
@@ -119,7 +135,7 @@ pub(super) fn partition(key: PartitionKey) -> PartitionState {
     segment.bytes = batch.len() as u64;
     segment.first_timestamp = 5;
     segment.max_timestamp = 5;
-    state.producers.record(header, 5);
+    state.producers.record(header, 5, 0);
     state.epochs.assign(0, 0);
     state.log_end = 1;
     state
@@ -141,7 +157,9 @@ fn seeds() -> Vec<Vec<u8>> {
     vec![
         [&[0], &index[..index.len() - 4]].concat(),
         producers,
+        [&[1], PRODUCERS_BEFORE].concat(),
         epochs,
+        [&[3], &include_bytes!("../../../storage/testdata/checkpoint-v2.bin")[..]].concat(),
         [&[3], &sample(vec![state]).encode()[..]].concat(),
         [&[3], &sample(Vec::new()).encode()[..]].concat(),
     ]

@@ -8,7 +8,7 @@ use millstream_replication::config::{Properties, topic_settings};
 use millstream_storage::checkpoint::{
     Checkpoint, checkpoint_path, generation_directory, journal_path, shard_directory,
 };
-use millstream_storage::journal::{Entry, GroupBuilder, GroupPlace, Salt, claimed_bytes, first, scan};
+use millstream_storage::journal::{Entry, GroupBuilder, GroupPlace, Restart, Salt, claimed_bytes, first, scan};
 use millstream_storage::partition_log::partition_directory;
 use millstream_storage::partition_state::PartitionState;
 use millstream_storage::recovery::{KnownPartition, Recovered, RecoveryError, RecoveryOptions, recover};
@@ -59,7 +59,7 @@ fn key(partition: i32) -> PartitionKey {
 fn seal(body: &[u8], entries: u32, sequence: u64, slot: u32, position: u64) -> Vec<u8> {
     let mut group = Vec::new();
     group.extend(0x474a_534du32.to_le_bytes());
-    group.extend(1u16.to_le_bytes());
+    group.extend(2u16.to_le_bytes());
     group.extend(SHARD.to_le_bytes());
     group.extend([0; 4]);
     group.extend((64 + body.len() as u32).to_le_bytes());
@@ -231,12 +231,23 @@ fn seeds() -> Vec<Vec<u8>> {
         builder.extent(key(0), 0, position, 2, length as u32, crc, &second[..61]);
     });
     let journal = [&[3 << 3], &piece(&append)[..], &[(1 << 3) | 1], &piece(&extent)[..]].concat();
+    // One log is cut behind its first batch, one keeps nothing, and both go on.
+    let restarts = body(&|builder| {
+        let cut = Restart { history: 1, keep_below: 1, begin_at: 1, position: bytes, max_timestamp: 5 };
+        builder.restart(key(0), &cut);
+        builder.append(key(0), 1, 0, 1, vec![batch(1)]);
+        builder.restart(key(1), &Restart { keep_below: 0, begin_at: 2, position: 0, ..cut });
+        builder.append(key(1), 2, 0, 2, vec![batch(2)]);
+    });
+    let restarted = [&journal[..], &[4 << 3], &piece(&restarts)[..]].concat();
     let checkpoint = sound_checkpoint(vec![checkpoint::partition(key(0))]);
     vec![
         [&[0, 3], &append[..]].concat(),
         [&[0, 1], &extent[..]].concat(),
         [&[1], &journal[..]].concat(),
         [&[1], &journal[..], &[4, 0, 2, 7, 7]].concat(),
+        [&[0, 4], &restarts[..]].concat(),
+        [&[1], &restarted[..]].concat(),
         [&[2], &piece(&checkpoint)[..], &journal[..]].concat(),
     ]
 }

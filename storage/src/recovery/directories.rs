@@ -253,7 +253,8 @@ impl<'a> Directories<'a> {
         replayed: &mut ReplayedPartition,
     ) -> Result<Option<String>, RecoveryError> {
         let place = self.places.get(&key);
-        if is_planted(Bug::DeleteStrays) || !replayed.is_whole || place.is_none() && replayed.state.log_end == 0 {
+        let is_nothing = replayed.state.log_end == 0 && replayed.state.history == 0;
+        if is_planted(Bug::DeleteStrays) || !replayed.is_whole || place.is_none() && is_nothing {
             return Ok(None);
         }
         let directory = place.map_or_else(|| stray_directory(NO_TOPIC, key), |place| place.directory.clone());

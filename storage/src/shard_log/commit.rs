@@ -302,6 +302,8 @@ impl ShardLog {
         if wants_write_back {
             self.logs.enqueue(log);
         }
+        // It may have waited for just this.
+        self.note_restart(log);
     }
 
     /// The log of a group that has just ended is about to change.

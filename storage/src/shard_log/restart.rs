@@ -113,7 +113,7 @@ impl ShardLog {
             let keep_below = restarting.keep_below;
             let keep_below = partition.end_kept(keep_below);
             let Some(segment) = partition.last_kept(keep_below) else {
-                self.cut(log, Boundary::at_segment(keep_below), progress);
+                self.cut(log, Boundary::between_segments(keep_below), progress);
                 continue;
             };
             let goal = Goal::Boundary { segment: segment.base_offset, keep_below };
@@ -134,7 +134,14 @@ impl ShardLog {
         let was_draining = partition.is_draining();
         let restarting = partition.restarting.as_ref().expect("it is being cut");
         let is_truncation = restarting.keep_below == restarting.begin_at;
-        let Boundary { keep_below, position, max_timestamp, .. } = boundary;
+        let keep_below = boundary.keep_below;
+        // Where nothing of the segment stays that was searched, the one before it may stay, and as a whole.
+        let (position, max_timestamp) = match partition.last_kept(keep_below) {
+            None => (0, -1),
+            Some(_) if boundary.position > 0 => (boundary.position, boundary.max_timestamp),
+            Some(last) if boundary.segment != Some(last.base_offset) => (last.bytes(), last.max_timestamp()),
+            Some(_) => (0, -1),
+        };
         let begin_at = if is_truncation { keep_below } else { restarting.begin_at };
         let history = partition.history() + 1;
         let restart = Restart { history, keep_below, begin_at, position, max_timestamp };

@@ -96,10 +96,12 @@ impl Removals {
         if self.under_way >= REMOVALS_MAX {
             return None;
         }
-        let due = || self.files.pop_front_if(|(at, _)| *at <= now).map(|(_, removal)| removal);
-        let hastened = self.hastened.pop_front();
-        let directory = || self.directories.pop_front().map(|path| Removal { path, log: None });
-        let removal = hastened.or_else(due).or_else(directory)?;
+        let is_due = self.files.front().is_some_and(|(at, _)| *at <= now);
+        let removal = match self.hastened.pop_front() {
+            Some(hastened) => hastened,
+            None if is_due => self.files.pop_front()?.1,
+            None => Removal { path: self.directories.pop_front()?, log: None },
+        };
         self.under_way += 1;
         Some(removal)
     }

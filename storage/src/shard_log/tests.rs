@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 mod compaction;
+mod following;
 mod recovery;
 mod restart;
 mod strays;
@@ -270,17 +271,22 @@ impl Node {
         let until = self.log.durable_end(id);
         match self.log.read(id, offset, until, bytes_max, &mut self.ops) {
             Read::Ready(plan) => Ok(plan),
-            Read::Pending(token) => loop {
-                self.execute(self.ops.len() - 1);
-                let done = self
-                    .progress
-                    .iter()
-                    .position(|progress| matches!(progress, Progress::ReadDone { token: done, .. } if *done == token));
-                if let Some(index) = done {
-                    let Progress::ReadDone { result, .. } = self.progress.remove(index) else { unreachable!() };
-                    return result;
-                }
-            },
+            Read::Pending(token) => self.read_done(token),
+        }
+    }
+
+    /// Executes operations until a read is done.
+    fn read_done(&mut self, token: ReadToken) -> Result<ReadPlan, DiskError> {
+        loop {
+            self.execute(self.ops.len() - 1);
+            let done = self
+                .progress
+                .iter()
+                .position(|progress| matches!(progress, Progress::ReadDone { token: done, .. } if *done == token));
+            if let Some(index) = done {
+                let Progress::ReadDone { result, .. } = self.progress.remove(index) else { unreachable!() };
+                return result;
+            }
         }
     }
 

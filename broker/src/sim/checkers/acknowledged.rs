@@ -43,6 +43,9 @@ impl NothingAcknowledgedIsLost {
                     }
                 }
             }
+            Observation::Restarted { kept, .. } => {
+                self.acknowledged.split_off(kept);
+            }
             _ => {}
         }
         Ok(())

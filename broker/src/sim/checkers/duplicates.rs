@@ -14,6 +14,9 @@ pub struct NoDuplicates {
 
 impl NoDuplicates {
     pub fn see(&mut self, idempotent: &BTreeSet<u32>, observation: &Observation<'_>) -> Result<(), String> {
+        if let Observation::Restarted { kept, .. } = observation {
+            self.offsets.retain(|_, offset| *offset < *kept);
+        }
         let (Observation::Acknowledged(records)
         | Observation::Read { records, .. }
         | Observation::Whole { records, .. }) = observation

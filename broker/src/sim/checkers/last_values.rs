@@ -30,6 +30,11 @@ impl LastValuesStay {
                 }
             }
             Observation::Acknowledged(records) | Observation::Read { records, .. } => self.learn(records),
+            Observation::Restarted { is_clean: false, .. } => *self = LastValuesStay::default(),
+            Observation::Restarted { kept, .. } => {
+                self.appended.split_off(kept);
+                self.known.split_off(kept);
+            }
             Observation::Whole { log_start, log_end, records } => {
                 self.learn(records);
                 self.appended.retain(|offset, _| offset < log_end);

@@ -16,6 +16,9 @@ impl LogStart {
     }
 
     pub fn see(&mut self, observation: &Observation<'_>) -> Result<(), String> {
+        if let Observation::Restarted { log_start, .. } = observation {
+            self.log_start = *log_start;
+        }
         if let Observation::Promised(log_start) = observation {
             self.log_start = self.log_start.max(*log_start);
         }

@@ -55,6 +55,8 @@ pub enum Observation<'a> {
     Read { offset: i64, records: &'a [Found] },
     /// The log starts here now.
     LogStart(i64),
+    /// The log was cut off: records below `kept` stay, and it starts here. `is_clean`: nothing was committed above.
+    Restarted { kept: i64, log_start: i64, is_clean: bool },
     /// The broker promised that the log starts here or later.
     Promised(i64),
     /// Everything was read from the log's start to its end, after a restart or at the end.

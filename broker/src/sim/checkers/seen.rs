@@ -20,6 +20,9 @@ impl NothingSeenChanges {
     }
 
     pub fn see(&mut self, observation: &Observation<'_>) -> Result<(), String> {
+        if let Observation::Restarted { kept, .. } = observation {
+            self.seen.split_off(kept);
+        }
         let (Observation::Read { records, .. } | Observation::Whole { records, .. }) = observation else {
             return Ok(());
         };

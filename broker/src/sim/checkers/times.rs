@@ -50,6 +50,9 @@ impl Times {
                     return Err(format!("asked for time {query:?}, found offset {offset} with time {time}"));
                 }
             }
+            Observation::Restarted { kept, .. } => {
+                self.seen.split_off(kept);
+            }
             Observation::Appended(_) | Observation::LogStart(_) | Observation::Promised(_) => {}
         }
         Ok(())

@@ -1,9 +1,11 @@
 //! The shipped shard logs and their recovery, without sessions: clients call [`ShardLog`] as the shard does. Finds what
 //! is wrong in the storage engine with less in the way than [`super::world`] has.
 
+mod follow;
 mod node;
 mod partition;
 mod producer;
+mod replica;
 
 use std::collections::BTreeSet;
 
@@ -11,7 +13,7 @@ use millstream_storage::partition_log::partition_directory;
 use millstream_storage::random::Random;
 use millstream_storage::recovery::Recovered;
 use millstream_storage::shard_log::{AppendError, Fatal, LogId, Ops, Progress, Read, ReadPlan, TimeLookup, TimeQuery};
-use millstream_storage::{DiskError, DiskToken, Now, ShardLog};
+use millstream_storage::{DiskError, DiskOp, DiskToken, Now, ShardLog};
 
 use self::node::{Node, Reading, Waiting, open_logs, recover_logs};
 use self::partition::{FILE_DELETE_DELAY_MS, Partition};
@@ -36,6 +38,8 @@ pub struct Outcome {
     pub acknowledged: usize,
     /// Times the node went down.
     pub crashes: u64,
+    /// Times a log was cut off.
+    pub restarts: u64,
     /// What starts on damaged disks came to.
     pub verdicts: Verdicts,
 }
@@ -58,6 +62,12 @@ enum Event {
     DeleteRecords { partition: usize },
     /// Somebody asks for a time.
     FindTime { partition: usize },
+    /// More of a partition with replicas is committed.
+    Commit { partition: usize },
+    /// A partition with replicas is led anew.
+    Lead { partition: usize },
+    /// The log of a partition with replicas is cut off.
+    Restart { partition: usize },
     /// The disk fills up, or is emptied.
     Capacity,
     /// The disk becomes slow, or quick again.
@@ -75,17 +85,13 @@ enum ProcessEvent {
         shard: usize,
         token: DiskToken,
         operation: Operation,
+        /// It publishes a checkpoint.
+        is_checkpoint: bool,
     },
     /// A shard's deadline may have come.
-    Timer {
-        shard: usize,
-    },
-    /// A consumer gets the bytes that a read promised.
-    Receive {
-        partition: usize,
-        offset: i64,
-        plan: ReadPlan,
-    },
+    Timer { shard: usize },
+    /// A consumer gets the bytes that a read promised: of this history, of what was committed then.
+    Receive { partition: usize, offset: i64, plan: ReadPlan, history: u64, committed: i64 },
 }
 
 /// One node, its disk and its clients.
@@ -101,6 +107,7 @@ pub struct Simulation {
     idempotent: BTreeSet<u32>,
     starts: u32,
     crashes: u64,
+    restarts: u64,
     is_damaged_at_rest: bool,
     verdicts: Verdicts,
     end_us: u64,
@@ -115,6 +122,7 @@ impl Simulation {
             trace: simulation.trace.finish(),
             acknowledged: simulation.partitions.iter().map(|partition| partition.checkers.acknowledged()).sum(),
             crashes: simulation.crashes,
+            restarts: simulation.restarts,
             verdicts: simulation.verdicts,
         })
     }
@@ -130,12 +138,15 @@ impl Simulation {
         }
         let count = random.between(1, 6) as usize;
         let is_damaged_at_rest = random.one_in(4);
-        let partitions = (0..count)
+        let partitions: Vec<Partition> = (0..count)
             // What damage does to offsets with gaps cannot always be told.
             .map(|index| Partition::new(index, !is_damaged_at_rest, &mut random))
             .collect();
         let producers: Vec<Producer> = (0..random.between(1, 8) as u32)
-            .map(|client| Producer::new(client, random.index(count), !random.one_in(3)))
+            .map(|client| {
+                let partition = random.index(count);
+                Producer::new(client, partition, !random.one_in(3), partitions[partition].replica.is_some())
+            })
             .collect();
         Simulation {
             trace: Trace::new(options.is_verbose),
@@ -151,6 +162,7 @@ impl Simulation {
             producers,
             starts: 0,
             crashes: 0,
+            restarts: 0,
             verdicts: Verdicts::default(),
         }
     }
@@ -181,6 +193,11 @@ impl Simulation {
             self.schedule.after(5_000, Event::Consume { partition });
             self.schedule.after(50_000, Event::DeleteRecords { partition });
             self.schedule.after(20_000, Event::FindTime { partition });
+            if self.partitions[partition].replica.is_some() {
+                self.schedule.after(10_000, Event::Commit { partition });
+                self.schedule.after(30_000, Event::Lead { partition });
+                self.schedule.after(40_000, Event::Restart { partition });
+            }
         }
         while let Some(event) = self.next() {
             if self.schedule.now_us() > self.end_us {
@@ -224,6 +241,13 @@ impl Simulation {
                 let delay = self.random.between(1_000, 100_000);
                 self.schedule.after(delay, Event::FindTime { partition });
             }
+            Event::Commit { partition } => self.commit(partition)?,
+            Event::Lead { partition } => {
+                self.begin_epoch(partition)?;
+                let delay = self.random.between(10_000, 200_000);
+                self.schedule.after(delay, Event::Lead { partition });
+            }
+            Event::Restart { partition } => self.restart_log(partition)?,
             Event::Capacity => {
                 let faults = &mut self.disk.faults;
                 faults.capacity_bytes = match faults.capacity_bytes {
@@ -253,14 +277,20 @@ impl Simulation {
 
     fn process_event(&mut self, event: ProcessEvent) -> Result<(), String> {
         match event {
-            ProcessEvent::Disk { shard, token, operation } => {
+            ProcessEvent::Disk { shard, token, operation, is_checkpoint } => {
+                if is_checkpoint && self.may_crash_at_checkpoint(shard) {
+                    drop(self.disk.complete(operation));
+                    return self.crash();
+                }
                 let result = self.disk.complete(operation);
                 let line = format!("shard {shard}: operation {} ends: {}", token.0, brief(&result));
                 self.trace.line(self.schedule.now_us(), line);
                 self.with_log(shard, |log, now, ops, progress| log.on_disk(now, token, result, ops, progress))
             }
             ProcessEvent::Timer { shard } => self.with_log(shard, |_, _, _, _| Ok(())),
-            ProcessEvent::Receive { partition, offset, plan } => self.receive(partition, offset, plan),
+            ProcessEvent::Receive { partition, offset, plan, history, committed } => {
+                self.receive(partition, offset, plan, (history, committed))
+            }
         }
     }
 
@@ -315,14 +345,18 @@ impl Simulation {
         for partition in &mut self.partitions {
             let log = &mut logs[partition.key.shard(shards)];
             let id = log.create_partition(partition.key, TOPIC, partition.config.clone());
-            log.commit_alone(id);
-            log.lead(id, self.starts as i32);
+            if partition.replica.is_none() {
+                log.commit_alone(id);
+                log.lead(id, self.starts as i32);
+            }
             partition.is_start_moving = None;
         }
         self.producers.iter_mut().for_each(Producer::restarted);
         self.node = Some(Node::new(self.schedule.now_us(), logs));
         for partition in 0..self.partitions.len() {
+            self.replica_recovered(partition)?;
             self.inspect(partition)?;
+            self.begin_epoch(partition)?;
         }
         for shard in 0..shards {
             self.with_log(shard, |_, _, _, _| Ok(()))?;
@@ -333,12 +367,17 @@ impl Simulation {
     /// Reads all of a partition just recovered and shows it to the checkers.
     fn inspect(&mut self, partition: usize) -> Result<(), String> {
         let node = self.node.as_mut().expect("it was just started");
-        let Partition { key, checkers, .. } = &mut self.partitions[partition];
+        let Partition { key, checkers, replica, .. } = &mut self.partitions[partition];
         let now = self.schedule.now(self.clock, node.started_us);
         let (shard, log, id) = node.log_of(*key);
-        let Whole { log_start, log_end, .. } =
+        let Whole { log_start, log_end, records } =
             inspect(&mut self.disk, &mut self.random, (log, id), now, checkers, &self.idempotent)
                 .map_err(|error| format!("partition {partition}: {error}"))?;
+        if let Some(replica) = replica {
+            replica
+                .check_whole((log_start, log_end), &records, checkers.is_compacted())
+                .map_err(|error| format!("partition {partition}: {error}"))?;
+        }
         let line = format!("partition {partition}: offsets {log_start} to {log_end}, shard {shard}");
         self.trace.line(self.schedule.now_us(), line);
         Ok(())
@@ -388,8 +427,10 @@ impl Simulation {
         let deadline = log.next_deadline();
         for (token, op) in ops {
             self.trace.line(self.schedule.now_us(), format!("shard {shard}: operation {}: {}", token.0, brief_op(&op)));
+            let is_checkpoint = matches!(&op, DiskOp::Replace { path, .. } if path.ends_with("/checkpoint"));
             let (operation, delay) = self.disk.submit(op);
-            self.schedule.after(delay, self.of_process(ProcessEvent::Disk { shard, token, operation }));
+            let event = ProcessEvent::Disk { shard, token, operation, is_checkpoint };
+            self.schedule.after(delay, self.of_process(event));
         }
         if let Some(deadline) = deadline {
             let at = started_us + deadline.as_micros() as u64;
@@ -406,6 +447,13 @@ impl Simulation {
         let node = self.node.as_mut().expect("the node is up");
         match progress {
             Progress::Durable { log, offset } => {
+                let at = self.partition_of(shard, log);
+                if let Some(replica) = &mut self.partitions[at].replica {
+                    // What is committed is told apart.
+                    replica.durable_end = replica.durable_end.max(offset);
+                    return Ok(());
+                }
+                let node = self.node.as_mut().expect("the node is up");
                 let waiting = node.waiting[shard].entry(log).or_default();
                 let done: Vec<Waiting> = waiting.extract_if(.., |each| each.end <= offset).collect();
                 for append in done {
@@ -417,7 +465,7 @@ impl Simulation {
                 self.partitions[at].is_start_moving.take_if(|promised| *promised <= offset);
                 self.observe(at, &Observation::LogStart(offset))?;
             }
-            Progress::Restarted { .. } => return Err("nobody asked for a restart".to_string()),
+            Progress::Restarted { log, end } => self.restarted(shard, log, end)?,
             Progress::CompactionFailed { why, .. } => {
                 if self.disk.faults.fail_one_in == 0 {
                     return Err(format!("a compaction failed on a good disk: {why}"));
@@ -484,6 +532,11 @@ impl Simulation {
     fn produce(&mut self, index: usize) -> Result<(), String> {
         let producer = &mut self.producers[index];
         let partition = &mut self.partitions[producer.partition];
+        match &partition.replica {
+            Some(replica) if replica.restart.is_some() => return Ok(()),
+            Some(replica) if !replica.is_led => return self.replicate(index),
+            _ => {}
+        }
         let Some(batch) = producer.next(partition.checkers.is_compacted(), &mut self.random) else { return Ok(()) };
         let Batch { first, count, sequence, bytes } = batch;
         let node = self.node.as_mut().expect("the node is up");
@@ -499,12 +552,21 @@ impl Simulation {
                 }
                 let base_offset = appended.base_offset;
                 let records = producer.records(first, count, base_offset);
+                if let Some(replica) = &mut partition.replica {
+                    let known = replica.offset_of(records[0].id);
+                    if known != appended.duplicate.then_some(base_offset) {
+                        return Err(format!("{:?} lies at {known:?}, and the log says {appended:?}", records[0].id));
+                    }
+                    if known.is_none() {
+                        replica.appended(&records)?;
+                    }
+                }
                 partition.checkers.see(&self.idempotent, &Observation::Appended(&records))?;
                 let end = appended.last_offset + 1;
                 let append = Waiting { end, base_offset, producer: index, first, count };
-                if log.durable_end(id) >= end {
+                if log.committed(id) >= end {
                     if !appended.duplicate {
-                        return Err(format!("{appended:?} was durable before it was written"));
+                        return Err(format!("{appended:?} was committed before it was written"));
                     }
                     self.acknowledge(append)?;
                 } else {
@@ -527,11 +589,12 @@ impl Simulation {
         let partition = &mut self.partitions[at];
         let node = self.node.as_mut().expect("the node is up");
         let (shard, log, id) = node.log_of(partition.key);
-        let (log_start, end) = (log.log_start(id), log.durable_end(id));
+        let (log_start, end) = (log.log_start(id), log.committed(id));
         let offset = match self.random.below(4) {
             0 => self.random.between(log_start as u64, end as u64) as i64,
             1 => log_start,
-            _ => partition.position.max(log_start),
+            // What was committed is known to be so a while after a restart of the node.
+            _ => partition.position.clamp(log_start, end),
         };
         let bytes_max = self.random.between(1, 100_000) as usize;
         let mut ops = Ops::new();
@@ -550,15 +613,37 @@ impl Simulation {
     /// What was read from memory is there; what lies in a file is read from it a little later.
     fn will_receive(&mut self, partition: usize, offset: i64, plan: ReadPlan) {
         let delay = self.random.below(FILE_DELETE_DELAY_MS as u64 * 1_000 / 2);
-        self.schedule.after(delay, self.of_process(ProcessEvent::Receive { partition, offset, plan }));
+        let node = self.node.as_mut().expect("the node is up");
+        let (_, log, id) = node.log_of(self.partitions[partition].key);
+        let (history, committed) = (log.history(id), log.committed(id));
+        let event = ProcessEvent::Receive { partition, offset, plan, history, committed };
+        self.schedule.after(delay, self.of_process(event));
     }
 
-    fn receive(&mut self, partition: usize, offset: i64, plan: ReadPlan) -> Result<(), String> {
+    fn receive(
+        &mut self,
+        partition: usize,
+        offset: i64,
+        plan: ReadPlan,
+        (history, committed): (u64, i64),
+    ) -> Result<(), String> {
+        let node = self.node.as_mut().expect("the node is up");
+        let (_, log, id) = node.log_of(self.partitions[partition].key);
+        if log.history(id) != history {
+            // Its files may be gone: the consumer is told by the leader's epoch.
+            return Ok(());
+        }
         let bytes = fetch(&self.disk, &plan)?;
         let (records, next) = records_in(&bytes, offset)?;
         self.trace.line(self.schedule.now_us(), format!("partition {partition}: read {offset} to {next}"));
         if next == offset && plan.bytes > 0 {
             return Err(format!("partition {partition}: not one whole batch in {} bytes", plan.bytes));
+        }
+        if let Some(replica) = &self.partitions[partition].replica {
+            replica.check(&records).map_err(|error| format!("partition {partition}: {error}"))?;
+            if next > offset.max(committed) {
+                return Err(format!("partition {partition}: read {offset} to {next}, {committed} was committed"));
+            }
         }
         self.observe(partition, &Observation::Read { offset, records: &records })?;
         let position = &mut self.partitions[partition].position;
@@ -568,9 +653,12 @@ impl Simulation {
 
     fn delete_records(&mut self, at: usize) -> Result<(), String> {
         let partition = &mut self.partitions[at];
+        if partition.replica.as_ref().is_some_and(|replica| replica.restart.is_some()) {
+            return Ok(());
+        }
         let node = self.node.as_mut().expect("the node is up");
         let (shard, log, id) = node.log_of(partition.key);
-        let (log_start, end) = (log.log_start(id), log.durable_end(id));
+        let (log_start, end) = (log.log_start(id), log.committed(id));
         let offset = log_start + self.random.below((end - log_start) as u64 / 2 + 1) as i64;
         self.trace.line(self.schedule.now_us(), format!("partition {at}: delete records before {offset}"));
         if log.delete_records(id, offset) {
@@ -585,7 +673,7 @@ impl Simulation {
         let partition = &mut self.partitions[at];
         let node = self.node.as_mut().expect("the node is up");
         let (shard, log, id) = node.log_of(partition.key);
-        let until = log.durable_end(id);
+        let until = log.committed(id);
         let timestamp = self.random.coin().then(|| EPOCH_MS - self.random.below(600_000) as i64);
         let query = timestamp.map_or(TimeQuery::Max, TimeQuery::AtOrAfter);
         let mut ops = Ops::new();
@@ -636,6 +724,7 @@ mod tests {
         outcomes.iter().for_each(|outcome| verdicts.add_all(outcome.verdicts));
         let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();
         let (acknowledged, crashes) = (sum(|outcome| outcome.acknowledged as u64), sum(|outcome| outcome.crashes));
-        println!("{acknowledged} records acknowledged, {crashes} crashes, {verdicts:?}");
+        let restarts = sum(|outcome| outcome.restarts);
+        println!("{acknowledged} records acknowledged, {crashes} crashes, {restarts} restarts of logs, {verdicts:?}");
     }
 }

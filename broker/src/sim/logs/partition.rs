@@ -5,6 +5,7 @@ use millstream_storage::random::Random;
 use millstream_storage::shard_log::{CompactionConfig, LogConfig};
 use millstream_storage::{PartitionKey, TopicId};
 
+use super::replica::Replica;
 use crate::sim::checkers::Checkers;
 
 /// How long a removed file stays: who was promised bytes of it reads them meanwhile.
@@ -17,18 +18,22 @@ pub struct Partition {
     /// Where the consumer at the tail is.
     pub position: i64,
     pub is_start_moving: Option<i64>,
+    /// What the log should be, if it has replicas on other nodes.
+    pub replica: Option<Replica>,
 }
 
 impl Partition {
     /// The partition with this number; of three topics.
-    pub fn new(index: usize, may_be_compacted: bool, random: &mut Random) -> Partition {
-        let is_compacted = may_be_compacted && random.one_in(3);
+    pub fn new(index: usize, may_have_gaps: bool, random: &mut Random) -> Partition {
+        let is_compacted = may_have_gaps && random.one_in(3);
+        let has_replicas = may_have_gaps && random.coin();
         Partition {
             key: PartitionKey { topic_id: TopicId([index as u8 % 3; 16]), partition: index as i32 },
             config: if is_compacted { compacted_config(random) } else { config(random) },
             checkers: if is_compacted { Checkers::of_compacted() } else { Checkers::default() },
             position: 0,
             is_start_moving: None,
+            replica: has_replicas.then(Replica::default),
         }
     }
 }

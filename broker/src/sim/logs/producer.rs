@@ -7,8 +7,10 @@ use millstream_storage::random::Random;
 
 use crate::sim::record::{Found, RecordId, batch_of, keyed_batch_of};
 
-/// Batches that an idempotent producer may have on their way.
+/// Batches that a producer may have on their way; an idempotent one never has more.
 const IN_FLIGHT_MAX: usize = 5;
+/// Batches that one which is not may have on their way to a log with replicas: what is not committed is to fill segments.
+const UNCOMMITTED_MAX: usize = 60;
 
 #[derive(Clone)]
 pub struct Batch {
@@ -25,6 +27,7 @@ pub struct Producer {
     pub client: u32,
     pub partition: usize,
     pub is_idempotent: bool,
+    in_flight_max: usize,
     next_number: u32,
     next_sequence: i32,
     /// Not acknowledged, in order; of those the first `sent` were given to this process.
@@ -33,11 +36,12 @@ pub struct Producer {
 }
 
 impl Producer {
-    pub fn new(client: u32, partition: usize, is_idempotent: bool) -> Producer {
+    pub fn new(client: u32, partition: usize, is_idempotent: bool, has_replicas: bool) -> Producer {
         Producer {
             client,
             partition,
             is_idempotent,
+            in_flight_max: if has_replicas && !is_idempotent { UNCOMMITTED_MAX } else { IN_FLIGHT_MAX },
             next_number: 0,
             next_sequence: 0,
             in_flight: VecDeque::new(),
@@ -48,7 +52,7 @@ impl Producer {
     /// The next batch to give to the log, a new one if it has all others; none if too many are on their way.
     pub fn next(&mut self, is_compacted: bool, random: &mut Random) -> Option<Batch> {
         if self.sent == self.in_flight.len() {
-            if self.in_flight.len() == IN_FLIGHT_MAX {
+            if self.in_flight.len() == self.in_flight_max {
                 return None;
             }
             let count = match random.below(8) {
@@ -71,6 +75,11 @@ impl Producer {
         self.sent += 1;
     }
 
+    /// The last so many batches that the log took it did not take after all.
+    pub fn not_taken(&mut self, batches: usize) {
+        self.sent -= batches;
+    }
+
     /// The batch that begins with record number `first` is durable.
     pub fn acknowledged(&mut self, first: u32) {
         if let Some(at) = self.in_flight.iter().position(|batch| batch.first == first) {
@@ -79,7 +88,7 @@ impl Producer {
         }
     }
 
-    /// The node started again. A producer that is not idempotent does not try again: that would write twice.
+    /// The node started again, or the log was cut off. A producer that is not idempotent does not try again: that would write twice.
     pub fn restarted(&mut self) {
         self.sent = 0;
         if !self.is_idempotent {
