@@ -75,10 +75,10 @@ fn append(bytes: &[u8], was_opened: bool) {
         assert_eq!(records.expect("each was read before").len() as i32, header.record_count());
     }
     let mut producers = ProducerStates::new();
+    producers.record(header, 0, 0);
+    let _ = producers.check(header);
     let mut index = SparseIndex::new(0, 1);
     for position in [0, batch.len() as u64] {
-        let _ = producers.check(header);
-        producers.record(header, 0);
         index.note(header, position);
     }
     let mut encoded = Vec::new();
