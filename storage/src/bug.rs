@@ -62,8 +62,6 @@ pub enum Bug {
     DeleteStrays,
     /// Says that a log was cut when it is so in memory, not when the journal says so.
     AppendBeforeRestart,
-    /// Publishes a checkpoint that says of a log what was cut meanwhile, without waiting until the journal says so.
-    ClampWaits,
     /// Keeps what is known of producers from batches that were cut.
     KeepCutProducers,
     /// Compacts records that are not committed.

@@ -144,11 +144,6 @@ fn appending_before_a_restart_is_durable_is_noticed() {
 }
 
 #[test]
-fn a_checkpoint_that_does_not_wait_for_a_restart_is_noticed() {
-    logs_notice_among(SEEDS_MAX_RARE, Bug::ClampWaits);
-}
-
-#[test]
 fn keeping_the_producers_of_what_was_cut_is_noticed() {
     logs_notice(Bug::KeepCutProducers);
 }

@@ -6,7 +6,6 @@ use bytes::Bytes;
 
 use super::operations::Purpose;
 use super::{LogId, Ops, ShardLog};
-use crate::bug::{Bug, is_planted};
 use crate::checkpoint::{CheckpointBuilder, checkpoint_path};
 use crate::disk::DiskOp;
 use crate::partition_log::PartitionLog;
@@ -140,7 +139,7 @@ impl Checkpoints {
         let Some(checkpoint) = &mut self.pending else { return };
         let waits = checkpoint.waits.len();
         checkpoint.waits.retain(|&(of, _)| of != log);
-        if (checkpoint.waits.len() < waits || was_draining) && !is_planted(Bug::ClampWaits) {
+        if checkpoint.waits.len() < waits || was_draining {
             checkpoint.waits.push((log, Wait::Restart(history)));
         }
     }

@@ -235,9 +235,9 @@ impl ShardLog {
         // Another log may be in its place by now: of that it is no file.
         let Some(log) = log.filter(|log| self.logs.is_live(*log)) else { return };
         let partition = self.logs.get_mut(log);
-        let doomed = partition.doomed.len();
-        partition.doomed.retain(|doomed| *doomed != path);
-        if partition.doomed.len() < doomed {
+        // A file of one name may have to go more than once: each removal that is under way is waited for.
+        if let Some(at) = partition.doomed.iter().position(|doomed| *doomed == path) {
+            partition.doomed.swap_remove(at);
             self.logs.enqueue(log);
         }
     }

@@ -344,7 +344,8 @@ fn a_coordinator_resigns_with_its_leadership_and_begins_anew() {
 /// Tells the shard of a record that the controller knows nothing of.
 pub fn tell(broker: &mut Broker, record: MetadataRecord) {
     let mut image = broker.image().clone();
-    image.replay(&record);
+    broker.told.push(record.clone());
+    broker.told.iter().for_each(|told| image.replay(told));
     let offset = image.offset();
     broker.is_controller_by_itself = true;
     let message = Message::Metadata { offset, records: Arc::new(vec![record]), image: Arc::new(image) };

@@ -24,7 +24,9 @@ use kafka_wire_core::{ApiVersion, DecodeLimits, Decoder, KafkaDecode, StrBytes};
 use millstream_replication::config::Properties;
 use millstream_replication::controller::NewTopic;
 use millstream_replication::quorum::LOG_BYTES_MAX;
-use millstream_replication::{ClusterImage, ControllerRequest, ControllerResponse, Endpoint, METADATA_VERSIONS};
+use millstream_replication::{
+    ClusterImage, ControllerRequest, ControllerResponse, Endpoint, METADATA_VERSIONS, MetadataRecord,
+};
 use millstream_storage::batch::BatchBuilder;
 use millstream_storage::random::Random;
 use millstream_storage::shard_log::{CleanerOptions, ShardLogOptions};
@@ -62,6 +64,8 @@ struct Broker {
     controller: ControllerNode,
     /// The shards are told of records that the controller knows nothing of.
     is_controller_by_itself: bool,
+    /// Those records.
+    told: Vec<MetadataRecord>,
     /// What the controller was asked for otherwise than by a shard, and what it answered.
     own_requests: u64,
     own_answers: BTreeMap<u64, ControllerResponse>,
@@ -160,6 +164,7 @@ impl Broker {
             disk,
             controller: node.controller,
             is_controller_by_itself: false,
+            told: Vec::new(),
             own_requests: 0,
             own_answers: BTreeMap::new(),
             now,
