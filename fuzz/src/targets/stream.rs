@@ -16,7 +16,7 @@ use millstream::peer::stream::section::Section;
 use millstream::shard::peers::stream::StreamKey;
 use millstream::shard::peers::table::{ACCEPTED_MAX, Around, Filled, Me, Table, Told};
 use millstream::shard::{Effect, SendPart};
-use millstream_replication::{Broker, ClusterImage, Endpoint, MetadataRecord};
+use millstream_replication::{Broker, ClusterImage, Endpoint, METADATA_VERSIONS, MetadataRecord};
 use millstream_storage::TopicId;
 use millstream_storage::batch::BatchBuilder;
 
@@ -112,6 +112,7 @@ fn broker(node_id: i32, epoch: i64) -> MetadataRecord {
         in_controlled_shutdown: false,
         endpoints: vec![Endpoint { listener: LISTENER.into(), host: "h".into(), port: 1 }],
         rack: None,
+        metadata_versions: METADATA_VERSIONS,
     })
 }
 
