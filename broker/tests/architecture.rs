@@ -72,7 +72,7 @@ fn shipped_lines(path: &str) -> Vec<(String, usize, String)> {
     while let Some(path) = left.pop() {
         let name = path.file_name().expect("it has a name").to_string_lossy().into_owned();
         if path.is_dir() {
-            if !["tests", "sim"].contains(&name.as_str()) {
+            if !["tests", "sim", "model"].contains(&name.as_str()) {
                 left.extend(std::fs::read_dir(&path).expect("a folder of sources").map(|entry| entry.unwrap().path()));
             }
         } else if name.ends_with(".rs") && !ONLY_FOR_TESTS.contains(&name.as_str()) {
