@@ -172,6 +172,23 @@ struct Node {
 
 const SLOTS: u32 = 8;
 
+/// Takes the records of whole batches from an offset on, with their offsets. Returns the offset behind the last batch.
+fn take_records(bytes: &[u8], mut offset: i64, records: &mut Vec<(i64, Vec<u8>)>) -> i64 {
+    for batch in Batches::new(bytes) {
+        let Ok((header, batch)) = batch else { break };
+        crate::batch::verify_crc(batch).expect("whole");
+        let open = crate::records::OpenBatch::new(batch).expect("opens");
+        for record in open.records() {
+            let record = record.expect("parses");
+            if open.offset(&record) >= offset {
+                records.push((open.offset(&record), record.value.expect("has one").to_vec()));
+            }
+        }
+        offset = header.last_offset() + 1;
+    }
+    offset
+}
+
 impl Node {
     fn start(disk: MemoryDisk, partitions: i32, slot_bytes: u64, salt: u8) -> Node {
         Node::start_with(disk, partitions, slot_bytes, salt, config())
@@ -330,18 +347,7 @@ impl Node {
             assert!(plan.bytes > 0 && plan.first_batch_bytes <= plan.bytes, "{plan:?} at {offset}");
             let bytes = self.fetch(plan);
             let before = offset;
-            for batch in Batches::new(&bytes) {
-                let Ok((header, batch)) = batch else { break };
-                crate::batch::verify_crc(batch).expect("whole");
-                let open = crate::records::OpenBatch::new(batch).expect("opens");
-                for record in open.records() {
-                    let record = record.expect("parses");
-                    if open.offset(&record) >= offset {
-                        records.push((open.offset(&record), record.value.expect("has one").to_vec()));
-                    }
-                }
-                offset = header.last_offset() + 1;
-            }
+            offset = take_records(&bytes, offset, &mut records);
             assert!(offset > before, "progress");
         }
         records

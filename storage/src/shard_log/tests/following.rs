@@ -1,6 +1,7 @@
 //! Logs that follow others: replicated appends, what is committed, and restarts.
 
 use super::*;
+use crate::disk::FilePath;
 use crate::epochs::UNKNOWN;
 
 /// A batch with one record, as a leader has appended it.
@@ -58,18 +59,7 @@ impl Node {
             }
             let bytes = self.fetch(plan);
             let before = offset;
-            for batch in Batches::new(&bytes) {
-                let Ok((header, batch)) = batch else { break };
-                crate::batch::verify_crc(batch).expect("whole");
-                let open = crate::records::OpenBatch::new(batch).expect("opens");
-                for record in open.records() {
-                    let record = record.expect("parses");
-                    if open.offset(&record) >= offset {
-                        records.push((open.offset(&record), record.value.expect("has one").to_vec()));
-                    }
-                }
-                offset = header.last_offset() + 1;
-            }
+            offset = take_records(&bytes, offset, &mut records);
             assert!(offset > before, "progress");
         }
         records
@@ -343,6 +333,44 @@ fn a_file_of_the_same_name_waits_until_the_old_one_is_removed() {
         node.settle();
     }
     let expected: Vec<_> = (0..30).map(|offset| (offset, vec![1; 1000])).collect();
+    assert_eq!(node.catch_up(0), expected);
+    let mut node = follower(node.disk, 1, 2, config());
+    assert_eq!(node.catch_up(0), expected);
+}
+
+#[test]
+fn a_file_that_goes_twice_is_waited_for_twice() {
+    let mut node = follower(MemoryDisk::default(), 1, 1, config());
+    let id = node.id(0);
+    node.replicate(0, &batch(0, 1, b"stays")).expect("appends");
+    node.settle();
+    assert_eq!(node.restart(0, 1, 1), 1);
+    // What is cut from now on begins where the log goes on.
+    let is_file = |path: &FilePath| path.ends_with("00000000000000000001.log");
+    let is_removal = |(_, op): &(DiskToken, DiskOp)| matches!(op, DiskOp::Remove { path } if is_file(path));
+    node.log.restart(id, 1, 1);
+    while !node.ops.iter().any(is_removal) {
+        node.end_turn();
+        if let Some(at) = node.ops.iter().position(|op| !is_removal(op)) {
+            node.execute(at);
+        }
+    }
+    let at = node.ops.iter().position(is_removal).expect("it is under way");
+    let late = node.ops.remove(at);
+    assert_eq!(node.restart(0, 1, 1), 1, "its removal of the same name ends before the other");
+    node.replicate(0, &batch(1, 2, &[7; 100_000])).expect("appends");
+    for _ in 0..1_000 {
+        node.end_turn();
+        let makes =
+            |op: &DiskOp| matches!(op, DiskOp::Write { path, .. } | DiskOp::Allocate { path, .. } if is_file(path));
+        assert!(!node.ops.iter().any(|(_, op)| makes(op)), "the late removal would take it away");
+        if !node.ops.is_empty() {
+            node.execute(0);
+        }
+    }
+    node.ops.push(late);
+    node.settle();
+    let expected = vec![(0, b"stays".to_vec()), (1, vec![7; 100_000])];
     assert_eq!(node.catch_up(0), expected);
     let mut node = follower(node.disk, 1, 2, config());
     assert_eq!(node.catch_up(0), expected);
