@@ -42,7 +42,7 @@ struct Uncommitted {
     /// `Partition::appended_bytes` when they were appended.
     appended_bytes: u64,
     until: Until,
-    /// `None`: it was told, or waits for nothing.
+    /// `None`: it was told.
     waiter: Option<Waiter>,
 }
 
@@ -126,7 +126,7 @@ impl Partition {
         end_offset: i64,
         bytes: usize,
         durable_end: i64,
-        (until, waiter): (Until, Option<Waiter>),
+        (until, waiter): (Until, Waiter),
     ) -> bool {
         self.appended_bytes += bytes as u64;
         if end_offset <= self.high_watermark {
@@ -142,7 +142,7 @@ impl Partition {
             assert!(bytes == 0 || end_offset > last.end_offset, "what is appended follows what was appended");
         }
         let appended_bytes = self.appended_bytes;
-        self.uncommitted.push_back(Uncommitted { end_offset, appended_bytes, until, waiter });
+        self.uncommitted.push_back(Uncommitted { end_offset, appended_bytes, until, waiter: Some(waiter) });
         false
     }
 

@@ -129,7 +129,7 @@ impl Replicas {
     ) -> bool {
         let durable_end = self.log.durable_end(log);
         let partition = self.partitions.get_mut(log).expect("what is appended to is here");
-        let is_done = partition.appended(end_offset, bytes, durable_end, (until, Some(waiter)));
+        let is_done = partition.appended(end_offset, bytes, durable_end, (until, waiter));
         if bytes > 0 {
             self.tell(now, log, Event::Appended { log_end: end_offset });
         }
