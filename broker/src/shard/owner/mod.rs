@@ -402,6 +402,12 @@ impl Owners {
         self.coordinators.samples(samples);
         let partitions = self.replicas.partitions.len() as u64;
         samples.push(Sample::gauge("millstream_partitions", "Partitions owned.", partitions));
+        let proposals = self.proposals.len() as u64;
+        samples.push(Sample::gauge(
+            "millstream_in_sync_proposals",
+            "Changes of in-sync sets that the controller has not answered; at most one a partition led.",
+            proposals,
+        ));
         samples::log_samples(&self.replicas.log, samples);
     }
 }

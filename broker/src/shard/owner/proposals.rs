@@ -39,6 +39,11 @@ impl Proposals {
         turn.tell(turn.options.index, Message::Propose(request));
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.waiting.len() + self.asked.len()
+    }
+
     /// The request under way is answered: what each of its proposals has come to, with the partition epoch that it rested on.
     pub fn answered(&mut self, outcomes: Altered) -> Vec<(PartitionKey, i32, Result<AlteredPartition, ErrorCode>)> {
         let asked = std::mem::take(&mut self.asked);
