@@ -70,10 +70,10 @@ impl RememberedBatch {
         self.base_offset + i64::from(self.last_offset_delta)
     }
 
-    /// Whether its offsets are possible, and its sequence numbers.
+    /// Whether its offsets are possible, the one after its last among them, and its sequence numbers.
     fn is_sound(&self) -> bool {
-        let overflows = self.base_offset.checked_add(i64::from(self.last_offset_delta)).is_none();
-        !overflows && self.base_offset >= 0 && self.base_sequence >= 0 && self.last_offset_delta >= 0
+        let end = self.base_offset.checked_add(i64::from(self.last_offset_delta) + 1);
+        end.is_some() && self.base_offset >= 0 && self.base_sequence >= 0 && self.last_offset_delta >= 0
     }
 }
 
@@ -563,6 +563,20 @@ mod tests {
         let mut rest = &bytes[..];
         assert_eq!(ProducerStates::decode(&mut rest), Some(some_states()));
         assert!(rest.is_empty());
+    }
+
+    #[test]
+    fn a_state_whose_end_is_no_offset_is_refused() {
+        let mut states = ProducerStates::new();
+        states.record(header(&batch(1, 0, 0, 2, 5)), 1, 0);
+        let mut bytes = Vec::new();
+        states.encode(&mut bytes);
+        let at = bytes.windows(8).position(|window| window == 5i64.to_le_bytes()).expect("the base offset");
+        for (base_offset, read) in [(i64::MAX - 2, true), (i64::MAX - 1, false), (i64::MAX, false)] {
+            bytes[at..at + 8].copy_from_slice(&base_offset.to_le_bytes());
+            let decoded = ProducerStates::decode(&mut &bytes[..]);
+            assert_eq!(decoded.map(|states| states.end_offset()), read.then_some(i64::MAX), "{base_offset}");
+        }
     }
 
     #[test]
