@@ -54,6 +54,20 @@ impl LeaderEpochs {
         }
     }
 
+    /// This node follows from now on: an epoch in which it led and appended nothing is not its log's, and others may come
+    /// before it.
+    pub fn follow(&mut self) {
+        self.led = None;
+    }
+
+    /// Offsets from `start_offset` on, where the log ends, are left out: they were `epoch`'s. Does nothing if that is known, or
+    /// is -1.
+    pub fn skip(&mut self, epoch: i32, start_offset: i64) {
+        if epoch > self.latest() {
+            self.assign(epoch, start_offset);
+        }
+    }
+
     /// A leader of `epoch` appends from `start_offset` on. Does nothing if the epoch is the latest already; an entry that
     /// contradicts it (a higher epoch, or one that begins at or after the offset) is dropped.
     pub fn assign(&mut self, epoch: i32, start_offset: i64) {

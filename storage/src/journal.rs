@@ -34,7 +34,7 @@ const LOG_START_BYTES: usize = 1 + 20 + 8;
 /// Bytes of an entry of a compacted segment.
 const REPLACEMENT_BYTES: usize = 1 + 20 + 8 + 8 + 8 + 4 + 8 + 8 + 8;
 /// Bytes of an entry of a log that begins anew.
-const RESTART_BYTES: usize = 1 + 20 + 8 + 8 + 8 + 8 + 8;
+const RESTART_BYTES: usize = 1 + 20 + 8 + 8 + 8 + 8 + 8 + 4;
 /// Where the checksum lies in the header; everything behind it is covered.
 const CRC_POSITION: usize = 8;
 const CRC_END: usize = CRC_POSITION + 4;
@@ -123,13 +123,18 @@ pub struct Restart {
     pub position: u64,
     /// The largest timestamp in that segment from now on, or -1.
     pub max_timestamp: i64,
+    /// The leader epoch of what is left out between the two offsets: it starts at the first of them, unless the log knows it
+    /// already. -1: none.
+    pub skipped_epoch: i32,
 }
 
 impl Restart {
     /// What is true of every restart that is written.
     pub fn is_sound(&self) -> bool {
         let is_in_order = 0 <= self.keep_below && self.keep_below <= self.begin_at;
-        is_in_order && self.history > 0 && self.begin_at <= NUMBER_MAX as i64 && self.position <= SEGMENT_BYTES_MAX
+        let is_epoch = self.skipped_epoch == -1 || (self.skipped_epoch >= 0 && self.keep_below < self.begin_at);
+        let is_possible = self.begin_at <= NUMBER_MAX as i64 && self.position <= SEGMENT_BYTES_MAX;
+        is_in_order && is_epoch && self.history > 0 && is_possible
     }
 }
 
@@ -330,6 +335,7 @@ impl GroupBuilder {
         rest.put_i64_le(restart.begin_at);
         rest.put_u64_le(restart.position);
         rest.put_i64_le(restart.max_timestamp);
+        rest.put_i32_le(restart.skipped_epoch);
         assert!(rest.is_empty());
         self.copy(&fields);
         self.entries += 1;
@@ -534,6 +540,7 @@ fn read_entry(body: &mut Bytes, version: u16) -> Option<Entry> {
                 begin_at: body.try_get_i64_le().ok()?,
                 position: body.try_get_u64_le().ok()?,
                 max_timestamp: body.try_get_i64_le().ok()?,
+                skipped_epoch: body.try_get_i32_le().ok()?,
             };
             restart.is_sound().then_some(Entry::Restart { key, restart })
         }
@@ -643,8 +650,14 @@ mod tests {
         }
     }
 
-    const RESTART: Restart =
-        Restart { history: 3, keep_below: 90, begin_at: 120, position: 70_000, max_timestamp: 1_700_000_000_000 };
+    const RESTART: Restart = Restart {
+        history: 3,
+        keep_below: 90,
+        begin_at: 120,
+        position: 70_000,
+        max_timestamp: 1_700_000_000_000,
+        skipped_epoch: 6,
+    };
 
     #[test]
     fn a_restart_comes_back_and_is_frozen() {
@@ -669,6 +682,7 @@ mod tests {
             body.extend_from_slice(&restart.begin_at.to_le_bytes());
             body.extend_from_slice(&restart.position.to_le_bytes());
             body.extend_from_slice(&restart.max_timestamp.to_le_bytes());
+            body.extend_from_slice(&restart.skipped_epoch.to_le_bytes());
             read_entry(&mut body.into(), version)
         };
         assert_eq!(read(RESTART, GROUP_VERSION), Some(Entry::Restart { key: key(4), restart: RESTART }));
@@ -679,6 +693,8 @@ mod tests {
             Restart { begin_at: RESTART.keep_below - 1, ..RESTART },
             Restart { begin_at: i64::MAX, ..RESTART },
             Restart { position: u64::MAX, ..RESTART },
+            Restart { skipped_epoch: -2, ..RESTART },
+            Restart { begin_at: RESTART.keep_below, ..RESTART },
         ] {
             assert_eq!(read(refused, GROUP_VERSION), None, "{refused:?}");
         }

@@ -65,7 +65,7 @@ impl PartitionLog {
     /// Cuts the log's end off and begins a new segment, in memory. Returns the segments that are gone, and the capacity that
     /// the tail has freed.
     pub fn restart(&mut self, restart: &Restart, pool: &mut BlockPool) -> (Vec<Segment>, usize) {
-        let &Restart { history, keep_below, begin_at, position, max_timestamp } = restart;
+        let &Restart { history, keep_below, begin_at, position, max_timestamp, skipped_epoch } = restart;
         assert!(self.is_idle() && self.durable_end == self.gathered_end, "{}: nothing is under way", self.directory);
         assert!(restart.is_sound() && history == self.history + 1, "{}: {restart:?}", self.directory);
         assert!(keep_below <= self.durable_end, "{}: what stays is durable", self.directory);
@@ -83,6 +83,8 @@ impl PartitionLog {
         let committed = if keeps_any { self.committed().min(keep_below) } else { begin_at };
         if keeps_any {
             self.epochs.truncate_end(keep_below);
+            self.epochs.skip(skipped_epoch, keep_below);
+            self.leader_epoch = self.leader_epoch.max(skipped_epoch);
             self.producers.truncate(keep_below);
             self.log_start_wanted = self.log_start_wanted.min(committed);
         } else {

@@ -78,7 +78,7 @@ impl ReplayedPartition {
     /// The end of the log is cut off, and it goes on in a new segment. `false`: the restart does not fit the log.
     fn restart(&mut self, restart: &Restart, index_interval_bytes: u32) -> bool {
         let ReplayedPartition { state, bytes, .. } = self;
-        let &Restart { history, keep_below, begin_at, position, max_timestamp } = restart;
+        let &Restart { history, keep_below, begin_at, position, max_timestamp, skipped_epoch } = restart;
         if !restart.is_sound() || history != state.history + 1 || keep_below > state.log_end {
             return false;
         }
@@ -111,6 +111,7 @@ impl ReplayedPartition {
         state.segments.push(SegmentState::empty(begin_at, index_interval_bytes));
         if keeps_any {
             state.epochs.truncate_end(keep_below);
+            state.epochs.skip(skipped_epoch, keep_below);
             state.producers.truncate(keep_below);
             state.committed = state.committed.min(keep_below);
         } else {

@@ -321,6 +321,11 @@ impl ShardLog {
         self.logs.get_mut(log).lead(leader_epoch)
     }
 
+    /// Another node leads the partition from now on: an epoch in which this one led and appended nothing is forgotten.
+    pub fn follow(&mut self, log: LogId) {
+        self.logs.get_mut(log).epochs.follow();
+    }
+
     /// What lies below is committed, as far as this log knows: the least that it was told, or is durable where nobody else has
     /// the log ([`ShardLog::commit_alone`]).
     pub fn committed(&self, log: LogId) -> i64 {

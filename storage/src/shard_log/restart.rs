@@ -23,6 +23,8 @@ pub(crate) struct Restarting {
     keep_below: i64,
     /// Where the log goes on; where it was cut, if that is where it is to be cut.
     begin_at: i64,
+    /// The epoch of what is left out between the two, or -1.
+    skipped_epoch: i32,
     pub stage: Stage,
     /// Segments that are gone in memory.
     dropped: Vec<Segment>,
@@ -58,21 +60,35 @@ impl ShardLog {
     ///   not on its way to the disk yet is dropped as well, and to be fetched again. [`Progress::Restarted`] has the end.
     /// * `keep_below` at or below the log start: a reset. Nothing stays, and the log starts at `begin_at`, which may lie
     ///   anywhere.
-    /// * `keep_below` at the log end or above: a skip. Everything stays, once it is durable, and offsets are left out.
+    /// * `keep_below` at the log end or above: a skip. Everything stays, once it is durable, and offsets are left out. If
+    ///   `skipped_epoch` says in which leader epoch they were, that epoch starts where the log ends, unless the log knows it
+    ///   or has no records.
     ///
     /// What is committed is cut only after an unclean election: the producers' batches below what was committed are forgotten
     /// then as far as they are not among the last of their producer. Files of segments that are gone are removed at once when
     /// the restart is durable.
     ///
     /// # Panics
-    /// If `keep_below` is negative or above `begin_at`, if `begin_at` is 2^62 or more, or if a restart is under way.
-    pub fn restart(&mut self, log: LogId, keep_below: i64, begin_at: i64) {
+    /// If `keep_below` is negative or above `begin_at`, if `begin_at` is 2^62 or more, if an epoch is given of something else
+    /// than a skip, or if a restart is under way.
+    pub fn restart(&mut self, log: LogId, keep_below: i64, begin_at: i64, skipped_epoch: Option<i32>) {
         assert!(0 <= keep_below && keep_below <= begin_at && begin_at < NUMBER_MAX as i64, "{keep_below}, {begin_at}");
         self.leave_uncompacted(log);
         let partition = self.logs.get_mut(log);
         let keep_below = keep_below.min(partition.log_end());
-        let restarting =
-            Restarting { keep_below, begin_at, stage: Stage::Waiting, dropped: Vec::new(), is_told: false };
+        let is_skip = keep_below == partition.log_end() && keep_below < begin_at;
+        assert!(
+            skipped_epoch.is_none_or(|epoch| epoch >= 0 && is_skip),
+            "an epoch of what is skipped: {skipped_epoch:?}"
+        );
+        let restarting = Restarting {
+            keep_below,
+            begin_at,
+            skipped_epoch: skipped_epoch.unwrap_or(-1),
+            stage: Stage::Waiting,
+            dropped: Vec::new(),
+            is_told: false,
+        };
         if let Some(replacement) = partition.begin_restart(restarting) {
             self.give_up_compacted(log, &replacement);
         }
@@ -144,7 +160,8 @@ impl ShardLog {
         };
         let begin_at = if is_truncation { keep_below } else { restarting.begin_at };
         let history = partition.history() + 1;
-        let restart = Restart { history, keep_below, begin_at, position, max_timestamp };
+        let skipped_epoch = restarting.skipped_epoch;
+        let restart = Restart { history, keep_below, begin_at, position, max_timestamp, skipped_epoch };
         let (dropped, freed) = partition.restart(&restart, &mut self.pool);
         let restarting = partition.restarting.as_mut().expect("as above");
         (restarting.dropped, restarting.stage) = (dropped, Stage::Ready(restart));

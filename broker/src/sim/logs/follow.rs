@@ -116,7 +116,8 @@ impl Simulation {
         replica.log_start = log_start;
         replica.restart = Some(Asked { keep_below, begin_at });
         partition.is_start_moving = None;
-        log.restart(id, keep_below, begin_at);
+        let skipped_epoch = (keep_below == log_end && log_end < begin_at).then(|| log.last_epoch(id).max(0));
+        log.restart(id, keep_below, begin_at, skipped_epoch);
         node.waiting[shard].remove(&id);
         self.restarts += 1;
         let line = format!("partition {at}: restart, {keep_below} of {log_start} to {log_end}, go on at {begin_at}");

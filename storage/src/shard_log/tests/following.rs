@@ -35,7 +35,8 @@ impl Node {
     /// Restarts a log, and goes on until that is durable. Returns where it ends.
     fn restart(&mut self, partition: i32, keep_below: i64, begin_at: i64) -> i64 {
         let id = self.id(partition);
-        self.log.restart(id, keep_below, begin_at);
+        let is_skip = keep_below == self.log.log_end(id) && keep_below < begin_at;
+        self.log.restart(id, keep_below, begin_at, is_skip.then_some(2));
         self.settle();
         let is_done = |progress: &Progress| matches!(progress, Progress::Restarted { log, .. } if *log == id);
         let at = self.progress.iter().position(is_done).expect("it is done");
@@ -238,6 +239,23 @@ fn clients_leave_room_for_what_is_replicated() {
 }
 
 #[test]
+fn the_epoch_of_what_is_skipped_is_known_after_a_crash() {
+    let mut node = follower(MemoryDisk::default(), 1, 1, config());
+    node.replicate(0, &batch(0, 1, b"first")).expect("appends");
+    let id = node.id(0);
+    node.log.restart(id, 1, 5, Some(3));
+    node.settle();
+    node.replicate(0, &batch(7, 4, b"behind")).expect("appends");
+    node.settle();
+    for generation in 2..4 {
+        let id = node.id(0);
+        let ends = [1, 2, 3, 4].map(|epoch| node.log.end_offset_for_epoch(id, epoch));
+        assert_eq!(ends, [(1, 1), (1, 1), (3, 7), (4, 8)]);
+        node = follower(node.disk, 1, generation, config());
+    }
+}
+
+#[test]
 fn a_truncation_a_reset_and_a_skip_survive_a_crash() {
     let small = LogConfig { segment_bytes: 10_000, ..config() };
     for is_settled in [false, true] {
@@ -348,7 +366,7 @@ fn a_file_that_goes_twice_is_waited_for_twice() {
     // What is cut from now on begins where the log goes on.
     let is_file = |path: &FilePath| path.ends_with("00000000000000000001.log");
     let is_removal = |(_, op): &(DiskToken, DiskOp)| matches!(op, DiskOp::Remove { path } if is_file(path));
-    node.log.restart(id, 1, 1);
+    node.log.restart(id, 1, 1, None);
     while !node.ops.iter().any(is_removal) {
         node.end_turn();
         if let Some(at) = node.ops.iter().position(|op| !is_removal(op)) {
@@ -438,7 +456,7 @@ fn a_checkpoint_waits_for_the_restart_of_what_it_holds() {
     }
     assert!(node.log.durable_end(id) < node.log.log_end(id));
     let end = node.log.durable_end(id);
-    node.log.restart(id, end, end);
+    node.log.restart(id, end, end, None);
     let is_group = |(_, op): &(DiskToken, DiskOp)| matches!(op, DiskOp::Write { durable: true, path, .. } if path.ends_with("journal"));
     let is_checkpoint =
         |(_, op): &(DiskToken, DiskOp)| matches!(op, DiskOp::Replace { path, .. } if path.ends_with("checkpoint"));
@@ -474,7 +492,7 @@ fn a_restart_waits_for_what_is_under_way_and_keeps_reads_off() {
     }
     node.log.set_committed(id, 200);
     let Read::Pending(before) = node.log.read(id, 0, 200, 100, &mut node.ops) else { panic!("it is in a file only") };
-    node.log.restart(id, 150, 150);
+    node.log.restart(id, 150, 150, None);
     assert!(node.log.is_restarting(id));
     assert_eq!(node.replicate(0, &batch(200, 0, b"no")), Err(ReplicateError::Order));
     assert_eq!(node.try_append(0, b"no", 1), Err(AppendError::Restarting));
@@ -498,7 +516,7 @@ fn a_partition_that_is_removed_while_it_is_restarted_is_gone() {
             node.replicate(0, &batch(offset, 0, &[7; 1000])).expect("appends");
         }
         node.end_turn();
-        node.log.restart(id, 20, 20);
+        node.log.restart(id, 20, 20, None);
         for _ in 0..turns {
             node.end_turn();
             if !node.ops.is_empty() {
@@ -615,7 +633,8 @@ fn whatever_is_cut_a_log_has_one_history() {
                             _ => (at, at),
                         };
                         // Where a truncation leaves nothing it is a reset, and where it cuts nothing a skip.
-                        node.log.restart(id, keep_below, begin_at);
+                        let is_skip = keep_below >= log_end && log_end < begin_at;
+                        node.log.restart(id, keep_below, begin_at, is_skip.then_some(model.epoch));
                         model.restart = Some((keep_below.min(log_end), begin_at));
                         if keep_below > log_end || keep_below == begin_at {
                             model.restart = Some((keep_below, begin_at));
