@@ -233,7 +233,8 @@ fn seeds() -> Vec<Vec<u8>> {
     let journal = [&[3 << 3], &piece(&append)[..], &[(1 << 3) | 1], &piece(&extent)[..]].concat();
     // One log is cut behind its first batch, one keeps nothing, and both go on.
     let restarts = body(&|builder| {
-        let cut = Restart { history: 1, keep_below: 1, begin_at: 1, position: bytes, max_timestamp: 5 };
+        let cut =
+            Restart { history: 1, keep_below: 1, begin_at: 1, position: bytes, max_timestamp: 5, skipped_epoch: -1 };
         builder.restart(key(0), &cut);
         builder.append(key(0), 1, 0, 1, vec![batch(1)]);
         builder.restart(key(1), &Restart { keep_below: 0, begin_at: 2, position: 0, ..cut });

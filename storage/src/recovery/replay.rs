@@ -75,7 +75,8 @@ impl ReplayedPartition {
         self.bytes.clear();
     }
 
-    /// The end of the log is cut off, and it goes on in a new segment. `false`: the restart does not fit the log.
+    /// The end of the log is cut off, and it goes on in a new segment. `false`: the restart does not fit the log, which stays
+    /// as it is.
     fn restart(&mut self, restart: &Restart, index_interval_bytes: u32) -> bool {
         let ReplayedPartition { state, bytes, .. } = self;
         let &Restart { history, keep_below, begin_at, position, max_timestamp, skipped_epoch } = restart;
@@ -85,21 +86,23 @@ impl ReplayedPartition {
         let keeps_any = keep_below > state.log_start;
         let begun = state.segments.partition_point(|segment| keeps_any && segment.base_offset < keep_below);
         let kept = if position == 0 { begun.saturating_sub(1) } else { begun };
-        state.segments.truncate(kept);
-        let last = state.segments.last_mut().filter(|_| position > 0);
+        let last = kept.checked_sub(1).and_then(|last| state.segments.get_mut(last)).filter(|_| position > 0);
         if position > 0 && last.as_ref().is_none_or(|last| position > last.bytes) {
             return false;
         }
         if let Some(last) = last.filter(|last| position < last.bytes) {
+            let mut index = last.index.clone();
+            if index.as_mut().is_some_and(|index| !index.cut(position, keep_below - 1, max_timestamp)) {
+                return false;
+            }
+            last.index = index;
             last.bytes = position;
             last.synced = last.synced.min(position);
             last.max_timestamp = max_timestamp;
             // One whose index is in its file gets it from there when all is replayed.
             last.closed = false;
-            if last.index.as_mut().is_some_and(|index| !index.cut(position, keep_below - 1, max_timestamp)) {
-                return false;
-            }
         }
+        state.segments.truncate(kept);
         let end = state.segments.last().map(|last| (last.base_offset, last.bytes));
         bytes.retain_mut(|(segment, from, data)| {
             let Some((base, end)) = end.filter(|(base, _)| *segment <= *base) else { return false };
@@ -379,4 +382,29 @@ fn malformed(key: PartitionKey) -> RecoveryError {
         key.partition,
         key.topic_id.to_base64()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TopicId;
+
+    #[test]
+    fn a_restart_that_does_not_fit_changes_nothing() {
+        let key = PartitionKey { topic_id: TopicId([3; 16]), partition: 0 };
+        let fits = Restart { history: 1, keep_below: 0, begin_at: 2, position: 0, max_timestamp: 5, skipped_epoch: -1 };
+        let mut partition = ReplayedPartition::new(PartitionState::empty(key, INDEX_INTERVAL_BYTES));
+        let before = partition.state.clone();
+        for refused in [
+            Restart { position: 52_992, ..fits },
+            Restart { history: 2, ..fits },
+            Restart { keep_below: 1, ..fits },
+            Restart { keep_below: 0, begin_at: -1, ..fits },
+        ] {
+            assert!(!partition.restart(&refused, INDEX_INTERVAL_BYTES), "{refused:?}");
+            assert_eq!(partition.state, before, "{refused:?}");
+        }
+        assert!(partition.restart(&fits, INDEX_INTERVAL_BYTES));
+        assert_eq!((partition.state.log_end, partition.state.segments.len()), (2, 1));
+    }
 }
