@@ -127,6 +127,17 @@ impl LeaderEpochs {
         after.checked_sub(1).and_then(|index| self.entries.get(index)).map_or(UNKNOWN.0, |entry| entry.epoch)
     }
 
+    /// The epoch that wrote `offset`, or -1, and the offsets from which on and before which it wrote, where the log ends at
+    /// `log_end`. The caller knows that the offset lies in the log.
+    pub fn range_of(&self, offset: i64, log_end: i64) -> (i32, i64, i64) {
+        let after = self.entries.partition_point(|entry| entry.start_offset <= offset);
+        let end = self.entries.get(after).map_or(log_end, |next| next.start_offset);
+        match after.checked_sub(1).and_then(|index| self.entries.get(index)) {
+            Some(entry) => (entry.epoch, entry.start_offset, end),
+            None => (UNKNOWN.0, 0, end),
+        }
+    }
+
     /// The log now ends at `offset`: epochs that began there or later are gone, and nothing is led.
     pub fn truncate_end(&mut self, offset: i64) {
         self.led = None;
@@ -210,6 +221,10 @@ mod tests {
         assert_eq!(epochs.end_offset(1, 99), (1, 10), "older than all");
         assert_eq!(epochs.end_offset(8, 99), UNKNOWN, "newer than all");
         assert_eq!(epochs.end_offset(-1, 99), UNKNOWN);
+        assert_eq!(epochs.range_of(9, 99), (-1, 0, 10));
+        assert_eq!(epochs.range_of(10, 99), (2, 10, 30));
+        assert_eq!(epochs.range_of(49, 99), (4, 30, 50));
+        assert_eq!(epochs.range_of(98, 99), (7, 50, 99));
         assert_eq!(LeaderEpochs::new().end_offset(0, 99), UNKNOWN);
         assert_eq!(LeaderEpochs::new().latest(), -1);
     }

@@ -568,6 +568,11 @@ impl PartitionLog {
         offset >= self.tail.first_offset().unwrap_or(self.log_end)
     }
 
+    /// Whether the log ends in a segment of which nothing is there yet.
+    pub fn ends_in_gap(&self) -> bool {
+        self.active().bytes() == 0
+    }
+
     /// The slices of the tail from the batch containing `offset` up to the one containing `until_offset`.
     pub fn read(&self, offset: i64, until_offset: i64, bytes_max: usize) -> ReadPlan {
         if offset >= until_offset.min(self.log_end) {

@@ -36,14 +36,17 @@ pub enum DiskToken {
     Log(millstream_storage::DiskToken),
     /// Groups that are being loaded: the number of a read of a file.
     Groups(u64),
+    /// Followers of what has left memory: the number of a read of a file.
+    Followers(u64),
 }
 
-/// As traces show it: one number, the log's counted from 0 and the groups' from 2^63.
+/// As traces show it: one number, the log's counted from 0, the followers' from 2^62 and the groups' from 2^63.
 impl Display for DiskToken {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         match self {
             DiskToken::Log(token) => write!(formatter, "{}", token.0),
             DiskToken::Groups(number) => write!(formatter, "{}", (1 << 63) + number),
+            DiskToken::Followers(number) => write!(formatter, "{}", (1 << 62) + number),
         }
     }
 }

@@ -46,7 +46,6 @@ use crate::group::GroupRow;
 use crate::metrics::Scrape;
 use metadata::{Changes, Consequence, Metadata};
 use owner::Owners;
-use peers::Peers;
 use session::{Kind, Sessions};
 use turn::{EndStep, Turn};
 
@@ -64,7 +63,6 @@ pub struct Shard {
     changes: Changes,
     sessions: Sessions,
     owners: Owners,
-    peers: Peers,
     /// Messages of this shard to itself: handled in the same turn.
     to_self: VecDeque<Message>,
     is_shutting_down: bool,
@@ -81,7 +79,6 @@ impl Shard {
             changes: Changes::default(),
             sessions: Sessions::new(&options),
             owners: Owners::new(&options, &metadata, log),
-            peers: Peers::new(&options, metadata.image()),
             to_self: VecDeque::new(),
             is_shutting_down: false,
             has_failed: false,
@@ -135,10 +132,7 @@ impl Shard {
     /// When `end_turn` is to be called though nothing happens; in [`Now::elapsed`]'s time.
     pub fn next_deadline(&self) -> Option<Duration> {
         let at_once = self.changes.is_pending().then_some(Duration::ZERO);
-        [at_once, self.sessions.next_deadline(), self.owners.next_deadline(), self.peers.next_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [at_once, self.sessions.next_deadline(), self.owners.next_deadline()].into_iter().flatten().min()
     }
 
     /// The controller has committed this process's registration, and this shard has applied it. So what its image does not
@@ -166,7 +160,6 @@ impl Shard {
     pub fn samples(&self, scrape: &mut Scrape) {
         self.sessions.samples(scrape);
         self.owners.samples(&mut scrape.samples);
-        self.peers.samples(&mut scrape.samples);
     }
 
     /// Lists partitions from a place on; 0 is the first.
@@ -189,12 +182,6 @@ impl Shard {
         (&mut self.sessions, &mut self.owners, turn)
     }
 
-    /// The streams, and what they are given while they work.
-    fn peers<'a>(&'a mut self, now: Now, effects: &'a mut Vec<Effect>) -> (&'a mut Peers, Turn<'a>) {
-        let turn = Turn { now, options: &self.options, metadata: &self.metadata, effects, to_self: &mut self.to_self };
-        (&mut self.peers, turn)
-    }
-
     /// Hands an event to the half that it is for. Returns what kind of work that was, and what kind it is to handle the
     /// messages that follow from it.
     fn take(&mut self, now: Now, happened: Duration, event: Event, effects: &mut Vec<Effect>) -> (Work, Work) {
@@ -204,8 +191,8 @@ impl Shard {
             return (work, work);
         }
         if let Event::Peer(event) = event {
-            let (peers, mut turn) = self.peers(now, effects);
-            peers.handle(&mut turn, event);
+            let (_, owners, mut turn) = self.halves(now, effects);
+            owners.peer(&mut turn, event);
             return (Work::Peers, Work::Peers);
         }
         let (sessions, owners, mut turn) = self.halves(now, effects);
@@ -296,14 +283,10 @@ impl Shard {
 
     /// A part of the end of a turn. Returns whether there was anything to do.
     fn end_turn_step(&mut self, now: Now, step: EndStep, effects: &mut Vec<Effect>) -> bool {
-        if step == EndStep::Peers {
-            let (peers, mut turn) = self.peers(now, effects);
-            return peers.advance(&mut turn);
-        }
         let (sessions, owners, mut turn) = self.halves(now, effects);
         let turn = &mut turn;
         match step {
-            EndStep::Peers => unreachable!("it was done above"),
+            EndStep::Peers => owners.advance_peers(turn),
             EndStep::Metadata => self.changes.is_pending() && self.apply_metadata(now, effects),
             EndStep::Deadlines => {
                 let has_ticked = owners.tick_replicas(turn);
@@ -345,18 +328,13 @@ impl Shard {
         self.changes.begin_turn();
         while let Some(consequence) = self.changes.advance(&mut self.metadata) {
             has_worked = true;
-            let (peers, mut turn) = self.peers(now, effects);
-            match consequence {
-                Consequence::Open(key) | Consequence::Close(key) => peers.update(&turn, key),
-                Consequence::Adopted { .. } => peers.image_changed(&mut turn),
-                Consequence::TopicGone(_) | Consequence::Applied { .. } => {}
-            }
             let (sessions, owners, mut turn) = self.halves(now, effects);
             match consequence {
                 Consequence::Open(key) => owners.update(&mut turn, key),
                 Consequence::Close(key) => owners.close(&mut turn, key, ErrorCode::UnknownTopicOrPartition),
                 Consequence::TopicGone(name) => owners.topic_gone(&mut turn, &name),
                 Consequence::Adopted { quotas, broker_config, address_quotas } => {
+                    owners.image_changed(&mut turn);
                     if quotas {
                         sessions.quotas_changed(turn.metadata.image());
                     }

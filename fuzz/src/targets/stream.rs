@@ -317,7 +317,7 @@ fn from_leader() -> Vec<FromLeader> {
         FromLeader::Diverged(Diverged { follow_id: 1, epoch: 0, end_offset: 1 }),
         FromLeader::Refused(Refused { follow_id: 1, why, leader: 2, leader_epoch: 3, log_start: 0, log_end: 9 }),
         FromLeader::Data(vec![section(1), section(2)]),
-        FromLeader::Skip(Skip { handle: 1, to_offset: 5, high_watermark: 5 }),
+        FromLeader::Skip(Skip { handle: 1, to_offset: 5, epoch: 1, high_watermark: 5 }),
         FromLeader::Marks(vec![Mark { handle: 1, high_watermark: 2, log_start: 1 }]),
     ]
 }

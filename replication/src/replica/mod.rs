@@ -420,6 +420,11 @@ impl Replica {
         self.own.log
     }
 
+    /// The newest epoch of a leader that it knows; -1: none.
+    pub fn leader_epoch(&self) -> i32 {
+        self.leader_epoch
+    }
+
     /// The epoch in which it leads, if it does.
     pub fn leads(&self) -> Option<i32> {
         matches!(self.role, Role::Leader(_)).then_some(self.leader_epoch)

@@ -447,6 +447,17 @@ impl ShardLog {
         partition.epochs.end_offset(leader_epoch, partition.log_end())
     }
 
+    /// Whether nothing was appended since offsets were left out at the log's end ([`ShardLog::restart`]), or since it began.
+    pub fn ends_in_gap(&self, log: LogId) -> bool {
+        self.logs.get(log).ends_in_gap()
+    }
+
+    /// The leader epoch that wrote an offset below the log end, or -1, and the offsets from which on and before which it wrote.
+    pub fn epoch_range(&self, log: LogId, offset: i64) -> (i32, i64, i64) {
+        let partition = self.logs.get(log);
+        partition.epochs.range_of(offset, partition.log_end())
+    }
+
     /// The leader epoch of the last batch, or -1.
     pub fn last_epoch(&self, log: LogId) -> i32 {
         self.logs.get(log).epochs.latest()

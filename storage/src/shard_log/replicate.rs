@@ -19,7 +19,7 @@ pub struct Replicated {
 pub enum ReplicateError {
     /// They are not whole batches, or a checksum is wrong: something is broken on the way from the leader.
     Crc,
-    /// They do not follow what is here: an offset lies below the log's end, an epoch before its last. Or the log is being
+    /// They do not follow what is here: an offset lies below the log's end, an epoch before its last or above the leader's. Or the log is being
     /// restarted. The follower asks its leader anew where to go on.
     Order,
     /// Free space is below the floor, or more waits for the disk than the journal can take.
@@ -28,10 +28,16 @@ pub enum ReplicateError {
 
 impl ShardLog {
     /// Appends the whole batches of a leader as they are: with its offsets, which may leave some out where it has compacted,
-    /// and its epochs. No producer is asked whether it may: the leader has done that. At most what may be pending
+    /// and its epochs, none above that in which it leads. No producer is asked whether it may: the leader has done that. At most what may be pending
     /// (a quarter of the journal) fits, unless it is a single batch; clients' appends leave a reserve of that free
     /// ([`ShardLog::replica_reserve`]).
-    pub fn append_replicated(&mut self, now: Now, log: LogId, batches: &[u8]) -> Result<Replicated, ReplicateError> {
+    pub fn append_replicated(
+        &mut self,
+        now: Now,
+        log: LogId,
+        batches: &[u8],
+        leader_epoch: i32,
+    ) -> Result<Replicated, ReplicateError> {
         let partition = self.logs.get(log);
         if partition.refuses_appends() {
             return Err(ReplicateError::Order);
@@ -42,7 +48,7 @@ impl ShardLog {
             if verify_crc(batch).is_err() || !is_possible(header) {
                 return Err(ReplicateError::Crc);
             }
-            if header.base_offset() < end || header.leader_epoch() < epoch {
+            if header.base_offset() < end || !(epoch..=leader_epoch).contains(&header.leader_epoch()) {
                 return Err(ReplicateError::Order);
             }
             (end, epoch) = (header.last_offset() + 1, header.leader_epoch());

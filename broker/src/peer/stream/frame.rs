@@ -165,6 +165,8 @@ pub struct Skip {
     pub handle: u32,
     /// What follows begins there.
     pub to_offset: i64,
+    /// The leader epoch of what was there; -1: it is not known any more.
+    pub epoch: i32,
     /// The leader's high watermark.
     pub high_watermark: i64,
 }
@@ -304,6 +306,7 @@ impl FromLeader {
                 out = begin(SKIP);
                 out.extend(skip.handle.to_le_bytes());
                 out.extend(skip.to_offset.to_le_bytes());
+                out.extend(skip.epoch.to_le_bytes());
                 out.extend(skip.high_watermark.to_le_bytes());
             }
             FromLeader::Marks(marks) => {
@@ -355,6 +358,7 @@ impl FromLeader {
             SKIP => FromLeader::Skip(Skip {
                 handle: reader.u32()?,
                 to_offset: offset(reader.i64()?)?,
+                epoch: reader.i32()?,
                 high_watermark: offset(reader.i64()?)?,
             }),
             MARKS => FromLeader::Marks(list(&mut reader, 20, mark)?),

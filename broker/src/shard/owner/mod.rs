@@ -4,6 +4,8 @@
 //! question, with what is under way of it; [`replicas`] is what all of them ask. No file here knows the sessions.
 
 mod append;
+mod catch_up;
+mod from_leaders;
 mod group_config;
 mod groups;
 mod listing;
@@ -16,6 +18,7 @@ mod reader;
 mod replicas;
 mod samples;
 mod survey;
+mod to_followers;
 
 use std::time::Duration;
 
@@ -29,11 +32,17 @@ use super::event::{DiskToken, Effect, RequestId, ShardIndex};
 use super::message::{Altered, Append, GroupCall, Query, ReadRequest, SurveyCall, Watch};
 use super::metadata::Metadata;
 use super::options::ShardOptions;
+use super::peers::Peers;
+use super::peers::following::Leader;
+use super::peers::table::Told;
 use super::turn::Turn;
 use crate::config::LogRules;
 use crate::group::GroupRow;
 use crate::metrics::Sample;
+use crate::peer::links;
+use crate::peer::stream::frame::{Follow, FromFollower};
 use append::Appends;
+use from_leaders::FromLeaders;
 use groups::Coordinators;
 use partition::Waiter;
 use proposals::Proposals;
@@ -41,6 +50,7 @@ use query::Queries;
 use read::Reads;
 use reader::Reader;
 use replicas::Replicas;
+use to_followers::ToFollowers;
 
 pub use listing::{GroupCursor, PIECE_PLACES_MAX, PartitionRow, Piece};
 
@@ -52,6 +62,11 @@ pub struct Owners {
     queries: Queries,
     coordinators: Coordinators,
     proposals: Proposals,
+    /// The streams over which partitions are replicated.
+    peers: Peers,
+    /// What is sent by them, and what is asked and comes.
+    to_followers: ToFollowers,
+    from_leaders: FromLeaders,
 }
 
 impl Owners {
@@ -64,6 +79,9 @@ impl Owners {
             queries: Queries::default(),
             coordinators: Coordinators::new(options),
             proposals: Proposals::default(),
+            peers: Peers::new(options, metadata.image()),
+            to_followers: ToFollowers::default(),
+            from_leaders: FromLeaders::default(),
         };
         for (key, _) in owners.replicas.log.partitions() {
             let is_held = held(options, metadata, key).is_some();
@@ -87,6 +105,7 @@ impl Owners {
     /// Something is known anew of a partition. If this shard is to hold it, it is opened unless it is open, and takes over
     /// its role and settings; else it is closed.
     pub fn update(&mut self, turn: &mut Turn<'_>, key: PartitionKey) {
+        self.peers.update(turn, key);
         // The decision that has it may remove it too.
         let image = turn.metadata.image();
         let Some(topic) = image.topic_by_id(key.topic_id) else { return };
@@ -96,7 +115,7 @@ impl Owners {
         };
         if self.replicas.is_outdated(turn.options, log, image) {
             self.dismiss(turn, log, ErrorCode::NotLeaderOrFollower);
-            self.replicas.drop_replica(log);
+            self.drop_replica(log);
         }
         let min_insync = turn.metadata.settings(key.topic_id).min_insync_replicas;
         self.replicas.assign(turn.now.elapsed, turn.options, log, (image, state), min_insync);
@@ -109,7 +128,10 @@ impl Owners {
         while let Some((log, effect)) = self.replicas.next_decided() {
             match effect {
                 Decided::BecomeLeader { epoch, epoch_start } => self.lead(turn, log, epoch, epoch_start),
-                Decided::LoseLeadership { .. } => self.dismiss(turn, log, ErrorCode::NotLeaderOrFollower),
+                Decided::LoseLeadership { .. } => {
+                    self.dismiss(turn, log, ErrorCode::NotLeaderOrFollower);
+                    self.to_followers.resign(&mut self.replicas, log);
+                }
                 Decided::DurableEnd(end) => {
                     if let Some(partition) = self.replicas.partitions.get_mut(log) {
                         partition.durable(end, &mut released);
@@ -122,22 +144,52 @@ impl Owners {
                         partition.advance(offset, &mut released, &mut self.reads.woken);
                     }
                     self.coordinators.log_committed(log);
+                    self.to_followers.moved(turn.now.elapsed, log);
                 }
                 Decided::Propose(asked) => {
                     if let Some(partition) = self.replicas.partitions.get_mut(log) {
                         self.proposals.add(partition.key, asked);
                     }
                 }
-                // Whoever leads it is asked when there is a stream to that broker.
-                Decided::BecomeFollower { .. } | Decided::Follow { .. } => {}
-                Decided::FollowOk { .. }
-                | Decided::Diverged { .. }
-                | Decided::Refused { .. }
-                | Decided::Send { .. }
-                | Decided::Ack { .. }
-                | Decided::Restart { .. }
-                | Decided::LogStart(_)
-                | Decided::Lost { .. } => unreachable!("nobody has told a replica of another: {effect:?}"),
+                Decided::BecomeFollower { .. } => {
+                    self.from_leaders.unfollow(log);
+                    self.replicas.log.follow(log);
+                }
+                Decided::Follow { follow_id, leader_epoch, offset, last_epoch, .. } => {
+                    let Some(partition) = self.replicas.partitions.get_mut(log) else { continue };
+                    let PartitionKey { topic_id, partition } = partition.key;
+                    let log_start = self.replicas.log.log_start(log);
+                    let fetch_offset = offset;
+                    let follow =
+                        Follow { follow_id, topic_id, partition, leader_epoch, fetch_offset, last_epoch, log_start };
+                    self.from_leaders.ask(&self.peers, log, follow);
+                }
+                Decided::Ack { follow_id, durable_end, .. } => self.from_leaders.durable(log, follow_id, durable_end),
+                Decided::Restart { keep_below, begin_at, skipped_epoch } => {
+                    self.from_leaders.restarted();
+                    if let Some(partition) = self.replicas.partitions.get_mut(log) {
+                        partition.cut(keep_below);
+                    }
+                    let skipped_epoch = skipped_epoch.filter(|epoch| *epoch >= 0);
+                    self.replicas.log.restart(log, keep_below, begin_at, skipped_epoch);
+                }
+                Decided::LogStart(offset) => {
+                    self.replicas.log.delete_records(log, offset);
+                }
+                Decided::Lost { from, to } => self.lost(turn, log, from, to),
+                Decided::FollowOk { node_id, follow_id, offset } => {
+                    let Owners { replicas, peers, to_followers, .. } = self;
+                    to_followers.accept(turn, replicas, peers, (log, node_id), (follow_id, offset));
+                }
+                Decided::Diverged { node_id, follow_id, epoch_end } => {
+                    let Owners { replicas, peers, to_followers, .. } = self;
+                    to_followers.diverged(turn, replicas, peers, (log, node_id), (follow_id, epoch_end));
+                }
+                Decided::Refused { node_id, follow_id, error } => {
+                    let Owners { replicas, peers, to_followers, .. } = self;
+                    to_followers.refuse(turn, replicas, peers, (log, node_id), (follow_id, error));
+                }
+                Decided::Send { node_id } => self.to_followers.mark(&mut self.peers, log, node_id),
             }
         }
         self.release(turn, released, ErrorCode::None);
@@ -163,6 +215,7 @@ impl Owners {
 
     /// A partition is led here from now on: its epoch starts where its log ends.
     fn lead(&mut self, turn: &Turn<'_>, log: LogId, epoch: i32, epoch_start: i64) {
+        self.from_leaders.unfollow(log);
         let Replicas { log: logs, partitions, .. } = &mut self.replicas;
         let noted = logs.lead(log, epoch);
         assert_eq!(noted, epoch_start, "an epoch starts where the log ends");
@@ -186,9 +239,104 @@ impl Owners {
 
     /// Closes a partition, if it is here, and removes its log: who waits for it is told so.
     pub fn close(&mut self, turn: &mut Turn<'_>, key: PartitionKey, error: ErrorCode) {
+        self.peers.update(turn, key);
         let Some(log) = self.replicas.partitions.find(key) else { return };
         self.dismiss(turn, log, error);
+        self.to_followers.resign(&mut self.replicas, log);
+        self.from_leaders.unfollow(log);
         self.replicas.close(log);
+    }
+
+    /// The replica of a log decides nothing any more: another is going to.
+    fn drop_replica(&mut self, log: LogId) {
+        self.to_followers.resign(&mut self.replicas, log);
+        self.from_leaders.unfollow(log);
+        self.replicas.drop_replica(log);
+    }
+
+    /// What was committed is cut, as the leader of an unclean election does not have it.
+    fn lost(&mut self, turn: &mut Turn<'_>, log: LogId, from: i64, to: i64) {
+        self.from_leaders.lost();
+        let key = self.replicas.partitions.get_mut(log).map(|partition| partition.key);
+        let message = format!("{key:?}: an unclean election gives up what was committed from {from} to {to}");
+        turn.effects.push(Effect::Warn { message });
+    }
+
+    // ---- Streams ----
+
+    /// Another image is known.
+    pub fn image_changed(&mut self, turn: &mut Turn<'_>) {
+        self.peers.image_changed(turn);
+        self.told(turn);
+    }
+
+    /// Something has happened to a connection with another node.
+    pub fn peer(&mut self, turn: &mut Turn<'_>, event: links::Event) {
+        self.peers.handle(turn, event);
+        self.told(turn);
+    }
+
+    /// Takes what has come by streams.
+    fn told(&mut self, turn: &mut Turn<'_>) {
+        loop {
+            let told = self.peers.take_told();
+            if told.is_empty() {
+                return;
+            }
+            for told in told {
+                self.take_told(turn, told);
+                self.carry_out(turn);
+            }
+            self.from_leaders.take(turn, &mut self.replicas, &mut self.peers);
+            self.carry_out(turn);
+        }
+    }
+
+    fn take_told(&mut self, turn: &mut Turn<'_>, told: Told) {
+        let Owners { replicas, peers, to_followers, from_leaders, .. } = self;
+        match told {
+            Told::FollowerOpen { link, leader } => {
+                let leader = Leader { node: leader.key.node, shard: leader.key.shard };
+                from_leaders.opened(link, leader);
+                for key in peers.followed_at(leader) {
+                    if let Some(log) = replicas.partitions.find(key) {
+                        replicas.tell(turn.now.elapsed, log, Event::StreamOpen { node_id: leader.node });
+                    }
+                }
+            }
+            Told::FollowerClosed { link, .. } => from_leaders.closed(turn, replicas, link),
+            Told::FromLeader { link, frame, bytes } => from_leaders.received(turn, peers, link, frame, bytes),
+            Told::LeaderOpen { link, follower } => to_followers.opened(link, follower),
+            Told::LeaderClosed { link, .. } => to_followers.closed(turn, replicas, link),
+            Told::FromFollower { link, follower, frame } => match frame {
+                FromFollower::Ping => {}
+                FromFollower::Follow(follows) => {
+                    for follow in follows {
+                        let Owners { replicas, peers, to_followers, .. } = self;
+                        to_followers.follow(turn, replicas, peers, (link, follower), follow);
+                        self.carry_out(turn);
+                    }
+                }
+                FromFollower::Unfollow(follow_ids) => to_followers.unfollow(turn, replicas, link, &follow_ids),
+                FromFollower::Ack { ends, .. } => to_followers.acknowledged(turn, replicas, link, &ends),
+                FromFollower::Stalled { why, handles } => to_followers.stalled(turn, replicas, link, (why, &handles)),
+            },
+        }
+    }
+
+    /// Streams at the end of a turn: dials, takes what waited for the disk, sends what there is to send. Returns whether there
+    /// was anything to do.
+    pub fn advance_peers(&mut self, turn: &mut Turn<'_>) -> bool {
+        let effects = turn.effects.len();
+        self.peers.tick(turn);
+        self.told(turn);
+        self.from_leaders.take(turn, &mut self.replicas, &mut self.peers);
+        self.carry_out(turn);
+        self.to_followers.send(turn, &mut self.replicas, &mut self.peers);
+        self.carry_out(turn);
+        self.from_leaders.end_turn(turn, &mut self.peers);
+        self.peers.end_turn(turn);
+        turn.effects.len() > effects
     }
 
     /// A partition is led here no more, or anew, or is gone: who waits for something is told so, and its coordinator of
@@ -271,6 +419,12 @@ impl Owners {
                 self.coordinators.file_read(turn, &mut self.replicas, number, result);
                 return Ok(());
             }
+            DiskToken::Followers(number) => {
+                let Owners { replicas, peers, to_followers, .. } = self;
+                to_followers.file_read(turn, replicas, peers, number, result);
+                self.carry_out(turn);
+                return Ok(());
+            }
         };
         let mut progress = Vec::new();
         let Replicas { log, ops, .. } = &mut self.replicas;
@@ -293,14 +447,17 @@ impl Owners {
     fn progress(&mut self, turn: &mut Turn<'_>, progress: Vec<Progress>) {
         for progress in progress {
             match progress {
+                // A replica whose log is being cut is told when it is.
+                Progress::Durable { log, .. } if self.replicas.log.is_restarting(log) => {}
                 Progress::Durable { log, offset } => {
                     self.replicas.tell(turn.now.elapsed, log, Event::Durable { end: offset });
                 }
                 Progress::LogStart { log, offset } => {
                     self.replicas.log_start_moved(log, offset, &mut self.reads.woken);
                     self.queries.log_start_moved(turn, log, offset);
+                    self.to_followers.moved(turn.now.elapsed, log);
                 }
-                Progress::Restarted { .. } => unreachable!("no log here follows another"),
+                Progress::Restarted { log, end } => self.restarted(turn, log, end),
                 Progress::CompactionFailed { why, .. } => {
                     let message = format!("compaction leaves a partition alone until the next start: {why}");
                     turn.effects.push(Effect::Warn { message });
@@ -308,6 +465,10 @@ impl Owners {
                 Progress::ReadDone { token, result } => match self.replicas.readers.remove(token) {
                     Some(Reader::Fetch(read)) => self.reads.read_done(turn, &mut self.replicas, read, result),
                     Some(Reader::Groups(id)) => self.coordinators.read_done(turn, &mut self.replicas, id, result),
+                    Some(Reader::CatchUp(of)) => {
+                        let Owners { replicas, peers, to_followers, .. } = self;
+                        to_followers.read_done(turn, replicas, peers, of, result);
+                    }
                     // Its partition is gone.
                     None => {}
                 },
@@ -315,6 +476,19 @@ impl Owners {
             }
         }
         self.carry_out(turn);
+    }
+
+    /// A log was cut, durably.
+    fn restarted(&mut self, turn: &mut Turn<'_>, log: LogId, log_end: i64) {
+        let Some(partition) = self.replicas.partitions.get_mut(log) else { return };
+        partition.cut(log_end);
+        let key = partition.key;
+        if partition.replica.is_none() {
+            // That which had it cut is gone, and none is there while a log is being cut.
+            return self.update(turn, key);
+        }
+        let last_epoch = self.replicas.log.last_epoch(log);
+        self.replicas.tell(turn.now.elapsed, log, Event::Restarted { log_end, last_epoch });
     }
 
     /// Tells who waits that what was appended is committed, or that it never will be.
@@ -380,8 +554,14 @@ impl Owners {
     pub fn next_deadline(&self) -> Option<Duration> {
         // Watches that were set after this turn's wakes, and had something to wake for already.
         let at_once = self.reads.has_woken().then_some(Duration::ZERO);
-        let deadlines =
-            [self.replicas.log.next_deadline(), self.replicas.next_deadline(), self.coordinators.next_deadline()];
+        let at_once = at_once.or(self.from_leaders.is_due().then_some(Duration::ZERO));
+        let deadlines = [
+            self.replicas.log.next_deadline(),
+            self.replicas.next_deadline(),
+            self.coordinators.next_deadline(),
+            self.peers.next_deadline(),
+            self.to_followers.next_deadline(),
+        ];
         deadlines.into_iter().chain([at_once]).flatten().min()
     }
 
@@ -408,6 +588,9 @@ impl Owners {
             "Changes of in-sync sets that the controller has not answered; at most one a partition led.",
             proposals,
         ));
+        self.peers.samples(samples);
+        self.to_followers.samples(samples);
+        self.from_leaders.samples(samples);
         samples::log_samples(&self.replicas.log, samples);
     }
 }

@@ -177,6 +177,14 @@ impl Partition {
         self.wake(woken, |watcher| committed_bytes >= watcher.committed_bytes);
     }
 
+    /// The log is cut: what lies at or above an offset is not there any more. Nobody waits for it.
+    pub fn cut(&mut self, offset: i64) {
+        let kept = self.uncommitted.partition_point(|uncommitted| uncommitted.end_offset <= offset);
+        assert!(self.uncommitted.range(kept..).all(|cut| cut.waiter.is_none()), "a follower has nobody who waits");
+        self.uncommitted.truncate(kept);
+        self.durable = self.durable.min(kept);
+    }
+
     /// The log start offset moved.
     pub fn log_start_moved(&mut self, log_start_offset: i64, woken: &mut Vec<Watcher>) {
         self.wake(woken, |watcher| watcher.log_start_offset != log_start_offset);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use millstream_storage::shard_log::{LogId, ReadToken};
 
+use super::to_followers::Subscription;
 use crate::shard::message::ReadItem;
 
 /// How much one partition may add to a response (KIP-74).
@@ -49,6 +50,8 @@ pub enum Reader {
     Fetch(FetchRead),
     /// For groups that are being loaded.
     Groups(LoadId),
+    /// For a follower of what has left memory.
+    CatchUp(Subscription),
 }
 
 /// The reads under way.

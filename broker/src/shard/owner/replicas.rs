@@ -81,6 +81,10 @@ impl Replicas {
     ) {
         let Some(partition) = self.partitions.get_mut(log) else { return };
         if partition.replica.is_none() {
+            // Where it ends is known when it was cut.
+            if self.log.is_restarting(log) {
+                return;
+            }
             let Some(epoch) = own_epoch(options, image) else { return };
             let logs = &self.log;
             let (end, durable_end) = (logs.log_end(log), logs.durable_end(log));
@@ -171,8 +175,17 @@ impl Replicas {
 
     /// Reads a file for groups that are being loaded.
     pub fn read_for_groups(&mut self, number: u64, read: DiskOp) {
+        self.read_file(DiskToken::Groups(number), read);
+    }
+
+    /// Reads a file for a follower of what has left memory.
+    pub fn read_for_follower(&mut self, number: u64, read: DiskOp) {
+        self.read_file(DiskToken::Followers(number), read);
+    }
+
+    fn read_file(&mut self, token: DiskToken, read: DiskOp) {
         self.operations.extend(self.ops.drain(..).map(|(token, op)| (DiskToken::Log(token), op)));
-        self.operations.push((DiskToken::Groups(number), read));
+        self.operations.push((token, read));
     }
 
     /// Takes what is wanted of the disk, in its order.

@@ -84,6 +84,19 @@ impl Following {
         has_changed
     }
 
+    /// Whom this shard follows for a partition.
+    pub fn leader_of(&self, key: PartitionKey) -> Option<Leader> {
+        self.partitions.get(&key).copied()
+    }
+
+    /// What is followed at a leader, in order.
+    pub fn partitions_of(&self, leader: Leader) -> Vec<PartitionKey> {
+        let of_leader = self.partitions.iter().filter(|(_, of)| **of == leader);
+        let mut keys: Vec<PartitionKey> = of_leader.map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        keys
+    }
+
     /// Whom this shard follows.
     pub fn leaders(&self) -> impl Iterator<Item = Leader> + '_ {
         self.leaders.keys().copied()

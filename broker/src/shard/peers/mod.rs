@@ -1,9 +1,7 @@
 //! This shard's streams to and from shards of other nodes, over which partitions are replicated: the bytes are
 //! [`crate::peer::stream`], the rules of connections [`table`], whom it follows [`following`].
 //!
-//! What comes by them is for whoever hosts the replicas of this shard. No partition of a broker is replicated yet, as the
-//! controller places one replica of each: so nothing is followed, no stream is dialled, and whoever wants to follow is told
-//! that it may not.
+//! What comes by them is for the owners' half of the shard, which hosts the replicas ([`crate::shard::owner`]).
 
 pub mod credit;
 pub mod following;
@@ -22,11 +20,12 @@ use super::options::ShardOptions;
 use super::turn::Turn;
 use crate::metrics::Sample;
 use crate::peer::links::Event;
-use crate::peer::stream::frame::{Follow, FromFollower, FromLeader, RefuseReason, Refused};
+use crate::peer::links::LinkId;
+use crate::peer::stream::frame::{DurableEnd, FromFollower, FromLeader};
 use crate::peer::stream::greeting::Lane;
 use following::{Following, Leader};
 use stream::StreamKey;
-use table::{Around, Filled, Me, Table, Told};
+use table::{Around, Fill, Filled, Me, Room, Table, Told};
 
 /// The streams of a shard.
 pub struct Peers {
@@ -75,81 +74,97 @@ impl Peers {
             self.brokers = image.brokers().map(registration).collect();
             self.has_changed |= self.following.update_all(turn.options, image);
             self.table.image_changed(&mut around(turn, &mut self.told));
-            self.answer(turn);
         }
     }
 
     /// Something has happened to a connection with another node.
     pub fn handle(&mut self, turn: &mut Turn<'_>, event: Event) {
         self.table.handle(&mut around(turn, &mut self.told), event);
-        self.answer(turn);
     }
 
-    /// Ends a turn: dials, asks whether others are there, and says what is to be said. Returns whether there was anything to
-    /// do.
-    pub fn advance(&mut self, turn: &mut Turn<'_>) -> bool {
-        let effects = turn.effects.len();
+    /// Dials, asks whether others are there, and closes what is silent.
+    pub fn tick(&mut self, turn: &mut Turn<'_>) {
         if std::mem::take(&mut self.has_changed) {
-            let live = |Leader { node, shard }| StreamKey { node, shard, lane: Lane::Live };
             let wanted: BTreeSet<StreamKey> = self.following.leaders().map(live).collect();
             self.table.want(&mut around(turn, &mut self.told), &wanted);
         }
-        let mut around = around(turn, &mut self.told);
-        self.table.tick(&mut around);
-        // Nobody follows by a stream, so there is no partition that has something to send.
-        self.table.fill(&mut around, |_, _, _| Filled::default());
-        self.table.end_turn(&mut around);
-        self.answer(turn);
-        turn.effects.len() > effects
+        self.table.tick(&mut around(turn, &mut self.told));
+    }
+
+    /// Says to each leader what was taken and has become durable in this turn.
+    pub fn end_turn(&mut self, turn: &mut Turn<'_>) {
+        self.table.end_turn(&mut around(turn, &mut self.told));
     }
 
     /// When something is due though nothing happens.
     pub fn next_deadline(&self) -> Option<Duration> {
-        let at_once = self.has_changed.then_some(Duration::ZERO);
+        let at_once = (self.has_changed || !self.told.is_empty()).then_some(Duration::ZERO);
         at_once.or(self.table.next_deadline())
+    }
+
+    /// Takes what the streams have told since the last time.
+    pub fn take_told(&mut self) -> Vec<Told> {
+        std::mem::take(&mut self.told)
+    }
+
+    /// Whose shard leads a partition that is followed here.
+    pub fn leader_of(&self, key: PartitionKey) -> Option<Leader> {
+        self.following.leader_of(key)
+    }
+
+    /// The partitions that are followed at a shard of another node.
+    pub fn followed_at(&self, leader: Leader) -> Vec<PartitionKey> {
+        self.following.partitions_of(leader)
+    }
+
+    /// The open stream to a leader, if there is one.
+    pub fn to_leader(&self, leader: Leader) -> Option<LinkId> {
+        self.table.to_leader(live(leader))
+    }
+
+    /// Says something to a leader at once.
+    pub fn say_to_leader(&mut self, turn: &mut Turn<'_>, link: LinkId, frame: &FromFollower) {
+        self.table.say_to_leader(&mut around(turn, &mut self.told), link, frame);
+    }
+
+    /// Says something to a follower that is no data.
+    pub fn say_to_follower(&mut self, turn: &mut Turn<'_>, link: LinkId, frame: &FromLeader) {
+        self.table.say_to_follower(&mut around(turn, &mut self.told), link, frame);
+    }
+
+    /// Closes the stream to a leader for what came by it.
+    pub fn break_off(&mut self, turn: &mut Turn<'_>, link: LinkId, why: &str) {
+        self.table.break_off(&mut around(turn, &mut self.told), link, why);
+    }
+
+    /// So many bytes that came by a stream are taken.
+    pub fn consumed(&mut self, link: LinkId, bytes: u64) {
+        self.table.consumed(link, bytes);
+    }
+
+    /// A partition is durable here up to an offset: said at the end of the turn.
+    pub fn durable(&mut self, link: LinkId, end: DurableEnd) {
+        self.table.durable(link, end);
+    }
+
+    /// A partition that is followed on a stream has something to send.
+    pub fn mark(&mut self, link: LinkId, handle: u32) {
+        self.table.mark(link, handle);
+    }
+
+    /// Sends what marked partitions have: [`Table::fill`].
+    pub fn fill(&mut self, turn: &mut Turn<'_>, source: impl FnMut(LinkId, u32, Room) -> Filled) -> Fill {
+        self.table.fill(&mut around(turn, &mut self.told), source)
     }
 
     /// What is counted, for a scrape.
     pub fn samples(&self, samples: &mut Vec<Sample>) {
         self.table.samples(samples);
     }
-
-    /// What came by streams of which no replica here knows.
-    fn answer(&mut self, turn: &mut Turn<'_>) {
-        for told in std::mem::take(&mut self.told) {
-            match told {
-                Told::FromFollower { link, frame: FromFollower::Follow(follows), .. } => {
-                    for follow in follows {
-                        let refused = FromLeader::Refused(refusal(turn, follow));
-                        self.table.say_to_follower(&mut around(turn, &mut self.told), link, &refused);
-                    }
-                }
-                // Of a handle that was never given.
-                Told::FromLeader { link, bytes, .. } => self.table.consumed(link, bytes),
-                Told::FromFollower { .. }
-                | Told::FollowerOpen { .. }
-                | Told::FollowerClosed { .. }
-                | Told::LeaderOpen { .. }
-                | Told::LeaderClosed { .. } => {}
-            }
-        }
-    }
 }
 
-/// Why a partition cannot be followed here.
-fn refusal(turn: &Turn<'_>, follow: Follow) -> Refused {
-    let key = PartitionKey { topic_id: follow.topic_id, partition: follow.partition };
-    let image = turn.metadata.image();
-    let state = image.topic_by_id(key.topic_id).and_then(|topic| topic.partition(key.partition));
-    let why = if state.is_some() { RefuseReason::NotLeader } else { RefuseReason::UnknownPartition };
-    Refused {
-        follow_id: follow.follow_id,
-        why,
-        leader: state.map_or(-1, |state| state.leader),
-        leader_epoch: state.map_or(-1, |state| state.leader_epoch),
-        log_start: -1,
-        log_end: -1,
-    }
+fn live(leader: Leader) -> StreamKey {
+    StreamKey { node: leader.node, shard: leader.shard, lane: Lane::Live }
 }
 
 fn registration(broker: &millstream_replication::Broker) -> (i32, i64, u32) {

@@ -513,6 +513,14 @@ impl Table {
         Ok(())
     }
 
+    /// What came by a stream from a leader is not what it should be: closes it.
+    pub fn break_off(&mut self, around: &mut Around<'_>, link: LinkId, why: &str) {
+        if let Some(key) = self.by_link.get(&link).copied() {
+            self.broken(around, key.node, key.shard, why);
+            self.failed_and_close(around, key);
+        }
+    }
+
     fn failed_and_close(&mut self, around: &mut Around<'_>, key: StreamKey) {
         if let Some(link) = self.dialled[&key].link() {
             around.effects.push(Effect::HangUp { link });

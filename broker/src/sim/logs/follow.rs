@@ -220,7 +220,7 @@ impl Simulation {
             taken.push(Waiting { end: base_offset + i64::from(count), base_offset, producer: index, first, count });
             producer.was_taken();
         }
-        let result = log.append_replicated(now, id, &section);
+        let result = log.append_replicated(now, id, &section, i32::MAX);
         let line = format!("client {index}: {} batches from elsewhere: {result:?}", taken.len());
         self.trace.line(self.schedule.now_us(), line);
         match result {

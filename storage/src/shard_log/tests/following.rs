@@ -29,7 +29,7 @@ fn follower(disk: MemoryDisk, partitions: i32, salt: u8, config: LogConfig) -> N
 impl Node {
     fn replicate(&mut self, partition: i32, batches: &[u8]) -> Result<Replicated, ReplicateError> {
         let id = self.id(partition);
-        self.log.append_replicated(now(self.time), id, batches)
+        self.log.append_replicated(now(self.time), id, batches, i32::MAX)
     }
 
     /// Restarts a log, and goes on until that is durable. Returns where it ends.

@@ -1,0 +1,378 @@
+//! What the partitions followed here ask of those who lead them, and what comes from them: one stream to each shard that leads
+//! some of them.
+//!
+//! What comes by a stream is taken in its order. When the log has no room for batches, because the disk does not keep up,
+//! the stream waits, and its leader with it, as it has no more under way than the window has room for.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::mem;
+
+use millstream_replication::ErrorCode;
+use millstream_replication::replica::{EpochEnd, Event};
+use millstream_storage::PartitionKey;
+use millstream_storage::shard_log::{LogId, ReplicateError, Replicated};
+
+use super::replicas::Replicas;
+use crate::metrics::Sample;
+use crate::peer::links::LinkId;
+use crate::peer::stream::frame::{
+    Diverged, DurableEnd, Follow, FollowOk, FromFollower, FromLeader, ITEMS_MAX, Mark, RefuseReason, Refused, Skip,
+    StallReason,
+};
+use crate::peer::stream::section::Section;
+use crate::shard::peers::Peers;
+use crate::shard::peers::following::Leader;
+use crate::shard::turn::Turn;
+
+/// Frames of one stream that wait for the disk, at most: beyond that the stream is closed. A leader has no more data under
+/// way than the window, but says on what else there is.
+const FRAMES_WAITING_MAX: usize = 4096;
+
+/// What a partition asks, and has been answered.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    link: LinkId,
+    /// As the stream has it.
+    follow_id: u32,
+    /// As the replica has it.
+    own_id: u32,
+    /// The leader's name for the partition, once it lets it follow.
+    handle: Option<u32>,
+}
+
+/// A stream from a leader.
+#[derive(Debug)]
+struct Inbox {
+    leader: Leader,
+    /// What the leader's names mean.
+    names: HashMap<u32, LogId>,
+    /// What has come and is not taken yet.
+    frames: VecDeque<Frame>,
+    /// To be asked at the end of the turn.
+    follows: Vec<Follow>,
+    /// Not followed any more.
+    unfollows: Vec<u32>,
+}
+
+#[derive(Debug)]
+enum Frame {
+    /// What is left of a data frame, and its bytes.
+    Data(VecDeque<Section>, u64),
+    Other(FromLeader),
+}
+
+/// What is followed here.
+#[derive(Debug, Default)]
+pub struct FromLeaders {
+    links: BTreeMap<LinkId, Inbox>,
+    by_log: HashMap<LogId, Asked>,
+    by_follow_id: HashMap<u32, LogId>,
+    last_follow_id: u32,
+    /// What has become durable of which logs, to be said at the end of the turn.
+    durable: BTreeMap<LogId, i64>,
+    bytes: u64,
+    stalled: u64,
+    restarts: u64,
+    lost: u64,
+}
+
+/// What became of a section.
+enum Outcome {
+    Taken,
+    /// The log has no room for now.
+    Waits,
+    /// The leader has sent what it must not.
+    Broken(String),
+}
+
+impl FromLeaders {
+    /// A stream is open to a leader: whoever follows it may ask.
+    pub fn opened(&mut self, link: LinkId, leader: Leader) {
+        let inbox = Inbox {
+            leader,
+            names: HashMap::new(),
+            frames: VecDeque::new(),
+            follows: Vec::new(),
+            unfollows: Vec::new(),
+        };
+        self.links.insert(link, inbox);
+    }
+
+    /// A stream is gone, with all that has come by it and was not taken.
+    pub fn closed(&mut self, turn: &Turn<'_>, replicas: &mut Replicas, link: LinkId) {
+        let Some(inbox) = self.links.remove(&link) else { return };
+        let mut logs: Vec<LogId> =
+            self.by_log.iter().filter(|(_, asked)| asked.link == link).map(|(log, _)| *log).collect();
+        logs.sort_unstable();
+        for log in logs {
+            self.forget(log);
+            replicas.tell(turn.now.elapsed, log, Event::StreamClosed { node_id: inbox.leader.node });
+        }
+    }
+
+    /// A replica asks its leader. Without a stream nothing happens until there is one.
+    pub fn ask(&mut self, peers: &Peers, log: LogId, mut follow: Follow) {
+        self.forget(log);
+        let own_id = follow.follow_id;
+        let key = PartitionKey { topic_id: follow.topic_id, partition: follow.partition };
+        let link = peers.leader_of(key).and_then(|leader| peers.to_leader(leader));
+        let Some((link, inbox)) = link.and_then(|link| Some((link, self.links.get_mut(&link)?))) else { return };
+        while {
+            self.last_follow_id = self.last_follow_id.wrapping_add(1);
+            self.by_follow_id.contains_key(&self.last_follow_id)
+        } {}
+        follow.follow_id = self.last_follow_id;
+        inbox.follows.push(follow);
+        self.by_follow_id.insert(follow.follow_id, log);
+        self.by_log.insert(log, Asked { link, follow_id: follow.follow_id, own_id, handle: None });
+    }
+
+    /// What a log was sent means nothing to it any more.
+    fn forget(&mut self, log: LogId) -> Option<Asked> {
+        let asked = self.by_log.remove(&log)?;
+        self.by_follow_id.remove(&asked.follow_id);
+        self.durable.remove(&log);
+        if let Some(inbox) = self.links.get_mut(&asked.link) {
+            if let Some(handle) = asked.handle {
+                inbox.names.remove(&handle);
+            }
+            inbox.follows.retain(|follow| follow.follow_id != asked.follow_id);
+        }
+        Some(asked)
+    }
+
+    /// A log does not follow any more.
+    pub fn unfollow(&mut self, log: LogId) {
+        if let Some(asked) = self.forget(log)
+            && let Some(inbox) = self.links.get_mut(&asked.link)
+        {
+            inbox.unfollows.push(asked.follow_id);
+        }
+    }
+
+    /// What is durable of a log by now, which the leader is told at the end of the turn.
+    pub fn durable(&mut self, log: LogId, own_id: u32, end: i64) {
+        if self.by_log.get(&log).is_some_and(|asked| asked.own_id == own_id) {
+            self.durable.insert(log, end);
+        }
+    }
+
+    /// A log is to be cut.
+    pub fn restarted(&mut self) {
+        self.restarts += 1;
+    }
+
+    /// Committed records are cut.
+    pub fn lost(&mut self) {
+        self.lost += 1;
+    }
+
+    /// Something has come from a leader: it is taken at the end of the turn, or now, which is the same to it.
+    pub fn received(&mut self, turn: &mut Turn<'_>, peers: &mut Peers, link: LinkId, frame: FromLeader, bytes: u64) {
+        let Some(inbox) = self.links.get_mut(&link) else { return peers.consumed(link, bytes) };
+        if inbox.frames.len() >= FRAMES_WAITING_MAX {
+            return peers.break_off(turn, link, "more is said than is taken while the disk does not keep up");
+        }
+        inbox.frames.push_back(match frame {
+            FromLeader::Data(sections) => Frame::Data(sections.into(), bytes),
+            other => Frame::Other(other),
+        });
+    }
+
+    /// Takes what has come, as far as the log has room for it. Returns whether there was anything to do.
+    pub fn take(&mut self, turn: &mut Turn<'_>, replicas: &mut Replicas, peers: &mut Peers) -> bool {
+        let mut any = false;
+        for link in self.links.keys().copied().collect::<Vec<_>>() {
+            while let Some(frame) = self.links.get_mut(&link).and_then(|inbox| inbox.frames.pop_front()) {
+                match frame {
+                    Frame::Other(said) => self.said(turn, replicas, link, said),
+                    Frame::Data(mut sections, bytes) => {
+                        match self.take_sections(turn, replicas, peers, link, &mut sections) {
+                            Outcome::Taken => peers.consumed(link, bytes),
+                            Outcome::Waits => {
+                                let inbox = self.links.get_mut(&link).expect("its frame was taken");
+                                inbox.frames.push_front(Frame::Data(sections, bytes));
+                                break;
+                            }
+                            Outcome::Broken(why) => {
+                                self.links.get_mut(&link).expect("its frame was taken").frames.clear();
+                                peers.break_off(turn, link, &why);
+                                break;
+                            }
+                        }
+                    }
+                }
+                any = true;
+            }
+        }
+        any
+    }
+
+    fn take_sections(
+        &mut self,
+        turn: &mut Turn<'_>,
+        replicas: &mut Replicas,
+        peers: &mut Peers,
+        link: LinkId,
+        sections: &mut VecDeque<Section>,
+    ) -> Outcome {
+        while let Some(section) = sections.front() {
+            match self.take_section(turn, replicas, peers, link, section) {
+                Outcome::Taken => {}
+                other => return other,
+            }
+            sections.pop_front();
+        }
+        Outcome::Taken
+    }
+
+    fn take_section(
+        &mut self,
+        turn: &mut Turn<'_>,
+        replicas: &mut Replicas,
+        peers: &mut Peers,
+        link: LinkId,
+        section: &Section,
+    ) -> Outcome {
+        let &Section { handle, leader_epoch, base_offset, next_offset, high_watermark, .. } = section;
+        let Some(log) = self.links.get(&link).and_then(|inbox| inbox.names.get(&handle)).copied() else {
+            // Of an answer before the newest.
+            return Outcome::Taken;
+        };
+        let Replicas { log: logs, partitions, .. } = replicas;
+        let replica = partitions.get_mut(log).and_then(|partition| partition.replica.as_ref());
+        let Some(replica) = replica.filter(|replica| replica.accepts(handle, base_offset)) else {
+            return Outcome::Taken;
+        };
+        if replica.leader_epoch() != leader_epoch {
+            return Outcome::Broken(format!("batches of epoch {leader_epoch} in epoch {}", replica.leader_epoch()));
+        }
+        let batches = section.batches.first().expect("a section that was received has its batches in one slice");
+        match logs.append_replicated(turn.now, log, batches, leader_epoch) {
+            Ok(Replicated { end, bytes }) if end == next_offset => {
+                self.bytes += bytes;
+                let last_epoch = logs.last_epoch(log);
+                replicas.tell(turn.now.elapsed, log, Event::Accepted { log_end: end, last_epoch, high_watermark });
+                Outcome::Taken
+            }
+            Ok(Replicated { end, .. }) => {
+                // What is here is not what the leader has said: it is asked anew, and cuts what is not its own.
+                Outcome::Broken(format!("batches that end at {end} and are said to end at {next_offset}"))
+            }
+            Err(ReplicateError::Space) if logs.is_out_of_space() => {
+                self.stalled += 1;
+                self.refused(turn, replicas, log, ErrorCode::KafkaStorageError, -1);
+                let stalled = FromFollower::Stalled { why: StallReason::NoSpace, handles: vec![handle] };
+                peers.say_to_leader(turn, link, &stalled);
+                Outcome::Taken
+            }
+            Err(ReplicateError::Space) => Outcome::Waits,
+            Err(why @ (ReplicateError::Crc | ReplicateError::Order)) => {
+                Outcome::Broken(format!("batches from {base_offset} to {next_offset} are not taken: {why:?}"))
+            }
+        }
+    }
+
+    fn said(&mut self, turn: &mut Turn<'_>, replicas: &mut Replicas, link: LinkId, frame: FromLeader) {
+        let now = turn.now.elapsed;
+        match frame {
+            FromLeader::Pong | FromLeader::Data(_) => {}
+            FromLeader::FollowOk(FollowOk { follow_id, handle, high_watermark, log_start, .. }) => {
+                let Some((log, asked)) = self.of(link, follow_id) else { return };
+                asked.handle = Some(handle);
+                let own_id = asked.own_id;
+                let inbox = self.links.get_mut(&link).expect("something came by it");
+                inbox.names.insert(handle, log);
+                let follow_id = own_id;
+                replicas.tell(now, log, Event::FollowOk { follow_id, handle, high_watermark, log_start });
+            }
+            FromLeader::Diverged(Diverged { follow_id, epoch, end_offset }) => {
+                let Some((log, asked)) = self.of(link, follow_id) else { return };
+                let follow_id = asked.own_id;
+                let (own_epoch, own_end) = replicas.log.end_offset_for_epoch(log, epoch);
+                let event = Event::Diverged {
+                    follow_id,
+                    epoch_end: EpochEnd { epoch, end: end_offset },
+                    own: EpochEnd { epoch: own_epoch, end: own_end },
+                };
+                replicas.tell(now, log, event);
+            }
+            FromLeader::Refused(Refused { follow_id, why, log_start, .. }) => {
+                let Some((log, _)) = self.of(link, follow_id) else { return };
+                let error = match why {
+                    RefuseReason::NotLeader | RefuseReason::NotReplica => ErrorCode::NotLeaderOrFollower,
+                    RefuseReason::FencedEpoch => ErrorCode::FencedLeaderEpoch,
+                    RefuseReason::UnknownEpoch => ErrorCode::UnknownLeaderEpoch,
+                    RefuseReason::UnknownPartition => ErrorCode::UnknownTopicId,
+                    RefuseReason::OutOfRange if log_start >= 0 => ErrorCode::OffsetOutOfRange,
+                    RefuseReason::OutOfRange | RefuseReason::NotInMemory => ErrorCode::KafkaStorageError,
+                };
+                self.refused(turn, replicas, log, error, log_start);
+            }
+            FromLeader::Skip(Skip { handle, to_offset, epoch, high_watermark }) => {
+                let Some(log) = self.named(link, handle) else { return };
+                replicas.tell(now, log, Event::Skip { handle, to: to_offset, epoch, high_watermark });
+            }
+            FromLeader::Marks(marks) => {
+                for Mark { handle, high_watermark, log_start } in marks {
+                    let Some(log) = self.named(link, handle) else { continue };
+                    replicas.tell(now, log, Event::Marks { handle, high_watermark, log_start });
+                }
+            }
+        }
+    }
+
+    fn refused(&mut self, turn: &Turn<'_>, replicas: &mut Replicas, log: LogId, error: ErrorCode, log_start: i64) {
+        let Some(asked) = self.forget(log) else { return };
+        replicas.tell(turn.now.elapsed, log, Event::Refused { follow_id: asked.own_id, error, log_start });
+    }
+
+    /// What a follow id of a stream means.
+    fn of(&mut self, link: LinkId, follow_id: u32) -> Option<(LogId, &mut Asked)> {
+        let log = *self.by_follow_id.get(&follow_id)?;
+        let asked = self.by_log.get_mut(&log).filter(|asked| asked.link == link)?;
+        Some((log, asked))
+    }
+
+    /// What a leader's name on a stream means.
+    fn named(&self, link: LinkId, handle: u32) -> Option<LogId> {
+        self.links.get(&link)?.names.get(&handle).copied()
+    }
+
+    /// Ends a turn: asks, and says what has become durable.
+    pub fn end_turn(&mut self, turn: &mut Turn<'_>, peers: &mut Peers) {
+        for (link, inbox) in &mut self.links {
+            for unfollowed in mem::take(&mut inbox.unfollows).chunks(ITEMS_MAX) {
+                peers.say_to_leader(turn, *link, &FromFollower::Unfollow(unfollowed.to_vec()));
+            }
+            for follows in mem::take(&mut inbox.follows).chunks(ITEMS_MAX) {
+                peers.say_to_leader(turn, *link, &FromFollower::Follow(follows.to_vec()));
+            }
+        }
+        for (log, offset) in mem::take(&mut self.durable) {
+            if let Some(Asked { link, handle: Some(handle), .. }) = self.by_log.get(&log).copied() {
+                peers.durable(link, DurableEnd { handle, offset });
+            }
+        }
+    }
+
+    /// Whether something is to be said at the end of a turn.
+    pub fn is_due(&self) -> bool {
+        let asks = |inbox: &Inbox| !inbox.follows.is_empty() || !inbox.unfollows.is_empty();
+        !self.durable.is_empty() || self.links.values().any(asks)
+    }
+
+    /// What is counted, for a scrape.
+    pub fn samples(&self, samples: &mut Vec<Sample>) {
+        let waiting = self.links.values().map(|inbox| inbox.frames.len() as u64).sum();
+        let help = "Partitions that follow a leader, or have asked it.";
+        samples.push(Sample::gauge("millstream_replica_following", help, self.by_log.len() as u64));
+        let help = "Frames of leaders that wait for the disk, over all streams; each has 4096 at most.";
+        samples.push(Sample::gauge("millstream_replica_frames_waiting", help, waiting));
+        let mut counter = |name, help, value| samples.push(Sample::counter(name, help, value));
+        counter("millstream_replica_bytes_in_total", "Bytes of batches appended that leaders have sent.", self.bytes);
+        counter("millstream_replica_stalled_total", "Sections not taken as the disk is full.", self.stalled);
+        counter("millstream_replica_restarts_total", "Logs cut to what their leaders have.", self.restarts);
+        counter("millstream_replica_lost_total", "Cuts of committed records, after unclean elections.", self.lost);
+    }
+}
