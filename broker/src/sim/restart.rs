@@ -106,7 +106,8 @@ pub fn inspect(
     Ok(whole)
 }
 
-fn read_whole(
+/// Reads a log just recovered from its start to its end.
+pub fn read_whole(
     disk: &mut SimDisk,
     log: &mut ShardLog,
     id: LogId,

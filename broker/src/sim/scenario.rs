@@ -143,7 +143,7 @@ fn draw_clients(partitions: usize, has_retention: bool, random: &mut Random) -> 
     if has_retention {
         configs.push(("retention.bytes", "200000".to_string()));
     }
-    let mut clients = vec![Client::admin(0, configs)];
+    let mut clients = vec![Client::admin(0, 1, configs)];
     for number in 1..=random.between(1, 7) as u32 {
         clients.push(Client::producer(number, random.index(partitions), random));
     }

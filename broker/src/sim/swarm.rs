@@ -80,6 +80,8 @@ pub struct Swarm {
     kinds: Vec<Kind>,
     every_us: u64,
     session_us: u64,
+    /// Replicas of each partition of the topic.
+    pub replicas: usize,
 }
 
 impl Swarm {
@@ -142,19 +144,27 @@ pub fn draw(random: &mut Random) -> (Scenario, Swarm, Vec<SimNode>, Vec<Client>)
     });
     let nodes: Vec<SimNode> = nodes.collect();
     let partitions = random.between(count as u64, 2 * count as u64) as usize;
-    let clients = draw_clients(partitions, count, random);
+    let replicas = if random.coin() { count.min(3) } else { 1 };
+    let clients = draw_clients(partitions, replicas, count, random);
     // Since the first record was acknowledged.
     let end_us = random.between(1_000_000, 4_000_000);
     let scenario = Scenario::of_several(partitions, end_us);
-    (scenario, Swarm { kinds, every_us, session_us }, nodes, clients)
+    (scenario, Swarm { kinds, every_us, session_us, replicas }, nodes, clients)
 }
 
-fn draw_clients(partitions: usize, nodes: usize, random: &mut Random) -> Vec<Client> {
-    let mut clients = vec![Client::admin(0, vec![("file.delete.delay.ms", "200".to_string())])];
+fn draw_clients(partitions: usize, replicas: usize, nodes: usize, random: &mut Random) -> Vec<Client> {
+    let mut configs = vec![("file.delete.delay.ms", "200".to_string())];
+    if replicas > 1 && !random.one_in(4) {
+        configs.push(("min.insync.replicas", "2".to_string()));
+    }
+    let mut clients = vec![Client::admin(0, replicas as i16, configs)];
     // Somebody waits for acknowledgements of every partition: a producer with `acks` 0 has a companion.
     for partition in 0..partitions {
         loop {
-            let producer = Client::producer(clients.len() as u32, partition, random);
+            let producer = match replicas {
+                1 => Client::producer(clients.len() as u32, partition, random),
+                _ => Client::producer_of_all(clients.len() as u32, partition, random),
+            };
             let waits = producer.writes_to().is_some();
             clients.push(producer);
             if waits {

@@ -12,7 +12,7 @@ use super::clients::{Client, Finding, Knowledge};
 use super::damage::Inspected;
 use super::disk::SimDisk;
 use super::node::Opened;
-use super::restart::{ReadFailure, Whole, inspect};
+use super::restart::{ReadFailure, Whole, inspect, read_whole};
 use super::scenario::Scenario;
 use super::timeline::Timeline;
 
@@ -122,6 +122,30 @@ impl Witness {
             let Whole { log_start, log_end, .. } = whole.map_err(|error| format!("partition {partition}: {error}"))?;
             timeline.line(format!("partition {partition}: offsets {log_start} to {log_end}"));
             self.now_known(partition);
+        }
+        Ok(())
+    }
+
+    /// Reads a replica that was just recovered.
+    pub fn read(&self, opened: &mut Opened, disk: &mut SimDisk, now: Now, partition: usize) -> Result<Whole, String> {
+        match opened.log_of(TOPIC, partition) {
+            Some((log, id)) => read_whole(disk, log, id, now, false).map_err(|failure| failure.to_string()),
+            None => Ok(Whole::default()),
+        }
+    }
+
+    /// Shows a replica in sync to the checkers: that of the leader has everything, and each has what was acknowledged or seen.
+    pub fn see_replica(&mut self, partition: usize, whole: &Whole, is_led: bool) -> Result<(), String> {
+        let Whole { log_start, log_end, ref records } = *whole;
+        let known_end = self.partitions[partition].known_end();
+        if log_end < known_end {
+            return Err(format!(
+                "partition {partition}: a replica in sync ends at {log_end}, and {known_end} was known"
+            ));
+        }
+        if is_led {
+            self.observe(partition, &Observation::Whole { log_start, log_end, records })?;
+            self.shown += 1;
         }
         Ok(())
     }

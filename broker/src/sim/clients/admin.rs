@@ -8,13 +8,14 @@ use super::{Finding, Knowledge, Outgoing, Reaction, Role, requests, wire};
 
 #[derive(Debug)]
 pub struct Admin {
+    replication_factor: i16,
     configs: Vec<(&'static str, String)>,
     is_done: bool,
 }
 
 impl Admin {
-    pub fn new(configs: Vec<(&'static str, String)>) -> Admin {
-        Admin { configs, is_done: false }
+    pub fn new(replication_factor: i16, configs: Vec<(&'static str, String)>) -> Admin {
+        Admin { replication_factor, configs, is_done: false }
     }
 }
 
@@ -24,7 +25,8 @@ impl Role for Admin {
     }
 
     fn next(&mut self, _: &mut Random, knowledge: &mut Knowledge) -> Option<Outgoing> {
-        let request = requests::create_topic(wire::topic(), knowledge.partitions.len(), &self.configs);
+        let partitions = knowledge.partitions.len();
+        let request = requests::create_topic(wire::topic(), partitions, self.replication_factor, &self.configs);
         (!self.is_done).then_some(Outgoing::Answered(request))
     }
 

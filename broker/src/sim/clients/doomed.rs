@@ -67,7 +67,7 @@ impl Role for Recreator {
             return None;
         }
         let request = match self.step {
-            Step::Create => requests::create_topic(self.topic(), 1, &[]),
+            Step::Create => requests::create_topic(self.topic(), 1, 1, &[]),
             Step::Write => {
                 let request = write(self.topic(), self.client, self.next_number);
                 self.next_number += 1;

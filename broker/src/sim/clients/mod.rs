@@ -212,14 +212,19 @@ impl Client {
         self
     }
 
-    /// Creates the topic with these configurations.
-    pub fn admin(number: u32, configs: Vec<(&'static str, String)>) -> Client {
-        Client::new(number, Admin::new(configs))
+    /// Creates the topic with so many replicas and these configurations.
+    pub fn admin(number: u32, replication_factor: i16, configs: Vec<(&'static str, String)>) -> Client {
+        Client::new(number, Admin::new(replication_factor, configs))
     }
 
     /// Writes to a partition.
     pub fn producer(number: u32, partition: usize, random: &mut Random) -> Client {
         Client::new(number, Producer::new(number, partition, random))
+    }
+
+    /// Writes to a partition, and waits until all replicas in sync have it.
+    pub fn producer_of_all(number: u32, partition: usize, random: &mut Random) -> Client {
+        Client::new(number, Producer::new(number, partition, random).with_acks_all())
     }
 
     /// Reads all partitions.

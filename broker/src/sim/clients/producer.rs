@@ -70,6 +70,11 @@ impl Producer {
         }
     }
 
+    /// With `acks` all: what a leader alone has acknowledged may be lost with it.
+    pub fn with_acks_all(self) -> Producer {
+        Producer { acks: -1, ..self }
+    }
+
     /// The next batch to send, a new one if all were sent.
     fn next_batch(&mut self, random: &mut Random, is_ending: bool) -> Option<&Batch> {
         if self.sent == self.in_flight.len() {

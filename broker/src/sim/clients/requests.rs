@@ -18,12 +18,17 @@ use super::wire::{self, Request};
 /// The earliest offset of a partition, as ListOffsets names it.
 pub const EARLIEST: i64 = -2;
 
-/// Creates a topic with these configurations.
-pub fn create_topic(name: StrBytes, partitions: usize, configs: &[(&'static str, String)]) -> Request {
+/// Creates a topic with so many replicas of each partition and these configurations.
+pub fn create_topic(
+    name: StrBytes,
+    partitions: usize,
+    replication_factor: i16,
+    configs: &[(&'static str, String)],
+) -> Request {
     let mut topic = CreatableTopic::default();
     topic.name = name;
     topic.num_partitions = partitions as i32;
-    topic.replication_factor = 1;
+    topic.replication_factor = replication_factor;
     topic.configs = configs
         .iter()
         .map(|(name, value)| {

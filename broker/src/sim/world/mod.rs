@@ -188,10 +188,13 @@ impl World {
                 });
             }
         }
+        self.witness.shown = 0;
+        if self.is_replicated() {
+            return self.compare_replicas();
+        }
         for node in 0..self.nodes.len() {
             self.go_down(node, true);
         }
-        self.witness.shown = 0;
         (0..self.nodes.len()).try_for_each(|node| self.start(node))
     }
 
@@ -280,6 +283,7 @@ mod tests {
             ("terms", sum(|outcome| outcome.several.terms as u64)),
             ("partitions", sum(|outcome| outcome.several.partitions as u64)),
             ("shown at the end", sum(|outcome| outcome.several.shown as u64)),
+            ("replicated worlds", sum(|outcome| u64::from(outcome.several.replicas > 1))),
         ];
         let slowest_us = outcomes.iter().map(|outcome| outcome.several.settled_us).max();
         println!(

@@ -183,7 +183,10 @@ impl World {
             }
             Opening::Member(mut opened) => {
                 let may_lack = several.is_some();
-                witness.see_everything(&mut opened, &mut at.disk, now, may_lack, timeline)?;
+                // Of several replicas one shows nothing alone.
+                if several.as_ref().is_none_or(|several| several.swarm.replicas == 1) {
+                    witness.see_everything(&mut opened, &mut at.disk, now, may_lack, timeline)?;
+                }
                 at.run(*opened, timeline);
             }
         }

@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 
-use millstream_replication::{ClusterImage, ControllerResponse, NO_LEADER};
+use millstream_replication::{ClusterImage, ControllerResponse, NO_LEADER, Partition};
 
 use super::{ENDING_US_MAX, World};
 use crate::sim::checkers::caught_up::is_caught_up;
 use crate::sim::checkers::{BlocksAreDisjoint, OneControllerATerm, OneLeaderAnEpoch, OneStream};
 use crate::sim::clients::Finding;
 use crate::sim::clients::wire::TOPIC;
-use crate::sim::node::SimNode;
+use crate::sim::node::{Opening, SimNode};
+use crate::sim::record::Found;
+use crate::sim::restart::Whole;
 use crate::sim::swarm::{Kind, Swarm};
 use crate::sim::timeline::Event;
 
@@ -57,6 +59,8 @@ pub struct Counts {
     /// Partitions of the topic, and how many of them the last starts had to show.
     pub partitions: usize,
     pub shown: usize,
+    /// Replicas of each of them.
+    pub replicas: usize,
 }
 
 impl Counts {
@@ -86,7 +90,8 @@ impl Several {
     pub fn counts(&self, nodes: usize, shown: usize) -> Counts {
         let settled_us = self.settled.as_ref().map_or(0, |(at_us, _)| at_us - self.healed_us.unwrap_or(0));
         let (terms, partitions) = (self.controllers.terms(), self.acknowledged.len());
-        Counts { nodes, overlaps: self.overlaps, terms, settled_us, partitions, shown }
+        let replicas = self.swarm.replicas;
+        Counts { nodes, overlaps: self.overlaps, terms, settled_us, partitions, shown, replicas }
     }
 
     /// Something goes wrong, perhaps while clients ask.
@@ -202,7 +207,7 @@ impl World {
         Ok(())
     }
 
-    /// One node decides, every broker is there, and every partition is led (R10).
+    /// One node decides, every broker is there, every partition is led (R10), and all its replicas are in sync.
     fn has_settled(&self) -> bool {
         let is_active = |node: &&SimNode| node.standing().is_some_and(|standing| standing.is_active);
         let mut active = self.nodes.iter().filter(is_active);
@@ -213,8 +218,9 @@ impl World {
             let process = node.broker().map(|(incarnation, _)| incarnation);
             node.is_listening() && broker.is_some_and(|broker| Some(broker.incarnation) == process)
         };
-        let is_led = image.topics().flat_map(|topic| &topic.partitions).all(|each| each.leader != NO_LEADER);
-        self.nodes.iter().all(is_there) && is_led
+        let is_whole = |each: &Partition| each.leader != NO_LEADER && each.isr.len() == each.replicas.len();
+        let is_replicated = image.topics().flat_map(|topic| &topic.partitions).all(is_whole);
+        self.nodes.iter().all(is_there) && is_replicated
     }
 
     /// Every partition that somebody writes to was acknowledged since everything works again.
@@ -223,6 +229,56 @@ impl World {
         let Some((_, before)) = &several.settled else { return false };
         let mut written = self.clients.iter().filter_map(|each| each.client.writes_to());
         written.all(|partition| several.acknowledged[partition] > before[partition])
+    }
+
+    /// Whether partitions of the topic have several replicas: what one of them lacks, another may have.
+    pub fn is_replicated(&self) -> bool {
+        self.several.as_ref().is_some_and(|several| several.swarm.replicas > 1)
+    }
+
+    /// All power is lost, and the replicas are read: the leader's shows everything, and the others have the same.
+    pub fn compare_replicas(&mut self) -> Result<(), String> {
+        let active = self.active().ok_or("nobody decides")?;
+        let image = self.nodes[active].told().cloned().ok_or("nothing is known")?;
+        let topic = image.topic(TOPIC).into_iter().flat_map(|topic| &topic.partitions);
+        let states: Vec<Partition> = topic.cloned().collect();
+        let mut replicas = Vec::new();
+        for number in 0..self.nodes.len() {
+            self.go_down(number, true);
+            let World { nodes, timeline, witness, .. } = self;
+            let at = &mut nodes[number];
+            let now = at.now(timeline);
+            let Opening::Member(mut opened) = at.open(None, timeline)? else {
+                return Err(format!("node {} does not know its cluster any more", number + 1));
+            };
+            for (partition, state) in states.iter().enumerate() {
+                if state.replicas.contains(&at.configuration.node_id) {
+                    let whole = witness.read(&mut opened, &mut at.disk, now, partition)?;
+                    replicas.push((partition, at.configuration.node_id, whole));
+                }
+            }
+        }
+        for (partition, node_id, whole) in &replicas {
+            let state = &states[*partition];
+            let Whole { log_start, log_end, .. } = whole;
+            let line = format!("partition {partition} at node {node_id}: offsets {log_start} to {log_end}");
+            self.timeline.line(line.clone());
+            if !state.isr.contains(node_id) {
+                continue;
+            }
+            let leads = |other: &&(usize, i32, Whole)| other.0 == *partition && other.1 == state.leader;
+            let (_, _, led) = replicas.iter().find(leads).ok_or_else(|| format!("partition {partition} is not led"))?;
+            let from = led.log_start.max(*log_start);
+            let until = led.log_end.min(*log_end);
+            let common = |whole: &Whole| -> Vec<Found> {
+                whole.records.iter().filter(|record| (from..until).contains(&record.offset)).copied().collect()
+            };
+            if common(led) != common(whole) {
+                return Err(format!("{line}: not what its leader has, node {}", state.leader));
+            }
+            self.witness.see_replica(*partition, whole, state.leader == *node_id)?;
+        }
+        Ok(())
     }
 
     /// All nodes know the same.
