@@ -52,13 +52,21 @@ pub fn change(partition: &Partition, usable: &[i32], leaving: Option<Leaving>) -
     Some(state)
 }
 
-/// The records that give every partition the leader that it has when only these brokers are usable.
-pub(super) fn elect(image: &ClusterImage, usable: &[i32]) -> Vec<MetadataRecord> {
+/// The records that give every partition the leader and the in-sync set that it has when only these brokers are usable, and
+/// `leaving` does not stay in sync.
+///
+/// Who has lost its disk stays in sync where it is the only replica: nobody else could have more. What was there is lost,
+/// and the partition begins anew, as in Kafka.
+pub(super) fn elect(image: &ClusterImage, usable: &[i32], leaving: Option<Leaving>) -> Vec<MetadataRecord> {
     let mut records = Vec::new();
     for topic in image.topics() {
         let topic_id = topic.id;
         for (partition, known) in (0..).zip(&topic.partitions) {
-            let state = change(known, usable, None);
+            let leaving = match leaving {
+                Some(Leaving::Unclean(node)) if known.replicas == [node] => Some(Leaving::Fenced(node)),
+                leaving => leaving,
+            };
+            let state = change(known, usable, leaving);
             records.extend(state.map(|state| MetadataRecord::Partition { topic_id, partition, state }));
         }
     }

@@ -56,8 +56,17 @@ impl Cluster {
     }
 
     fn register_as(&mut self, node_id: i32, incarnation: [u8; 16]) -> Result<i64, ErrorCode> {
+        self.register_with(node_id, incarnation, [node_id as u8; 16])
+    }
+
+    /// A new process of a broker registers, whose disk was lost.
+    fn register_wiped(&mut self, node_id: i32) -> Result<i64, ErrorCode> {
+        let random = [self.requests + 1; 16];
+        self.register_with(node_id, random, random)
+    }
+
+    fn register_with(&mut self, node_id: i32, incarnation: [u8; 16], directory_id: [u8; 16]) -> Result<i64, ErrorCode> {
         let endpoints = vec![Endpoint { listener: "PLAINTEXT".into(), host: "127.0.0.1".into(), port: 9092 }];
-        let directory_id = [node_id as u8; 16];
         let request = ControllerRequest::RegisterBroker {
             node_id,
             incarnation,
