@@ -433,6 +433,14 @@ fn brokers_and_the_whole_cluster_are_configured_while_they_run() {
     assert_eq!(cluster.image.broker_configs(1)["log.retention.ms"], "8");
     assert_eq!(cluster.alter(ConfigResource::Broker(1), &[(Delete, "log.retention.ms", None)]), Ok(()));
     assert!(cluster.image.broker_configs(1).is_empty());
+    let least = [(Set, "min.insync.replicas", Some("2"))];
+    assert_eq!(
+        cluster.alter(ConfigResource::Broker(1), &least),
+        Err(ErrorCode::InvalidConfig),
+        "who leads would decide"
+    );
+    assert_eq!(cluster.alter(ConfigResource::Cluster, &least), Ok(()));
+    assert_eq!(cluster.alter(ConfigResource::Cluster, &[(Delete, "min.insync.replicas", None)]), Ok(()));
     assert_eq!(cluster.alter(ConfigResource::Broker(9), &retention), Err(ErrorCode::BrokerIdNotRegistered));
     assert_eq!(
         cluster.alter(ConfigResource::Cluster, &[(Set, "listeners", Some("PLAINTEXT://:1"))]),
