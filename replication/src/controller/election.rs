@@ -3,9 +3,14 @@
 use millstream_storage::bug::{Bug, is_planted};
 
 use crate::broker_ids::BrokerIds;
-use crate::image::ClusterImage;
+use crate::image::{ClusterImage, PARTITIONS_PER_CLUSTER_MAX};
+use crate::log::codec::PARTITION_BYTES_MAX;
+use crate::quorum::ENTRY_PAYLOAD_BYTES_MAX;
 use crate::record::{Broker, MetadataRecord, NO_LEADER, Partition};
 use crate::rule::{Rule, holds};
+
+// A change of one broker may change every partition of the cluster, and is one decision: it fits one entry of the log.
+const _: () = assert!(PARTITIONS_PER_CLUSTER_MAX * PARTITION_BYTES_MAX <= ENTRY_PAYLOAD_BYTES_MAX / 2);
 
 /// The brokers that may lead: registered, not fenced, and not about to stop.
 pub(super) fn usable_brokers(image: &ClusterImage) -> Vec<i32> {

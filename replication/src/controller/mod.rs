@@ -12,6 +12,7 @@
 mod brokers;
 mod configs;
 mod election;
+mod invariants;
 pub(crate) mod isr;
 mod members;
 mod placement;
@@ -31,9 +32,10 @@ use crate::quota::QuotaEntity;
 use crate::record::{Broker, Endpoint, LevelRange, MetadataRecord};
 
 pub use election::{Leaving, change as change_partition};
+pub use invariants::check_decision;
 pub use isr::{AlterOutcome, AlterPartition, AlteredPartition, TopicPartition, UNKNOWN_BROKER_EPOCH};
 pub use members::{QuorumInfo, QuorumReplica, View as QuorumView, change as change_members};
-pub use placement::REPLICATION_FACTOR_MAX;
+pub use placement::REPLICAS_PER_PARTITION_MAX;
 pub use quotas::QuotaChange;
 pub use sessions::{FENCED_LONGER, FENCINGS_MAX, FENCINGS_WINDOW, Sessions};
 

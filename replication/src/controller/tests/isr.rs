@@ -8,12 +8,7 @@ impl Cluster {
     /// Four brokers; the first three hold the only partition of `a`, which the first leads.
     fn of_replicas() -> Cluster {
         let mut cluster = Cluster::new(&[], 4);
-        // Nobody is let create a topic with several replicas yet.
-        let topic_id = TopicId([7; 16]);
-        let (replicas, isr) = ([1, 2, 3].into(), [1, 2, 3].into());
-        let state = Partition { replicas, isr, leader: 1, leader_epoch: 0, partition_epoch: 0 };
-        cluster.image.replay(&MetadataRecord::Topic { topic_id, name: "a".into() });
-        cluster.image.replay(&MetadataRecord::Partition { topic_id, partition: 0, state });
+        cluster.create_one(assigned("a", &[(0, &[1, 2, 3])])).unwrap();
         cluster
     }
 
