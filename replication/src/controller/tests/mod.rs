@@ -1,4 +1,5 @@
 mod brokers;
+mod internal_topics;
 mod isr;
 mod replay;
 

@@ -6,6 +6,7 @@ use millstream_storage::seeds;
 
 use super::*;
 use crate::record::NO_LEADER;
+use crate::topic_name::CONSUMER_OFFSETS;
 
 /// Brokers that come and go.
 const NODES: u64 = 4;
@@ -23,6 +24,8 @@ struct Outcome {
     emptied: usize,
     /// AlterPartition that was refused.
     refused: usize,
+    /// Partitions that have got more replicas.
+    widened: usize,
 }
 
 impl seeds::Outcome for Outcome {
@@ -103,7 +106,10 @@ impl Run {
     }
 
     fn name(&mut self) -> String {
-        format!("topic{}", self.random.below(8))
+        match self.random.below(9) {
+            8 => CONSUMER_OFFSETS.to_owned(),
+            number => format!("topic{number}"),
+        }
     }
 
     fn request(&mut self) -> ControllerRequest {
@@ -176,6 +182,7 @@ impl Run {
                 self.outcome.elected += usize::from(is_other);
                 self.outcome.left += usize::from(state.isr.len() < known.isr.len());
                 self.outcome.joined += usize::from(state.isr.len() > known.isr.len());
+                self.outcome.widened += usize::from(state.replicas.len() > known.replicas.len());
                 self.outcome.emptied += usize::from(state.isr.is_empty() && !known.isr.is_empty());
             }
         }
@@ -228,6 +235,7 @@ fn random_requests_make_equal_images_and_keep_who_is_in_sync() {
         ("joined", sum(|outcome| outcome.joined)),
         ("emptied", sum(|outcome| outcome.emptied)),
         ("refused", sum(|outcome| outcome.refused)),
+        ("widened", sum(|outcome| outcome.widened)),
     ];
     println!("{all:?}");
     if outcomes.len() >= 40 {
