@@ -1,15 +1,19 @@
 //! The controllers of three nodes and a broker beside them as they are shipped, with their connections and disks, on virtual
 //! time: from empty directories to a cluster that decides while its nodes crash, pause, lose each other and their disks. What must hold: everybody is told the same
-//! at the same offsets; what was answered is true for ever; and when everything works again, one decides, every
-//! broker is there, and all know the same. Everything follows from the seed.
+//! at the same offsets; what was answered is true for ever; each decision leaves those in sync who may be, and lets nobody else
+//! lead; and when everything works again, one decides, every broker is there, in sync with all, and all know the same.
+//! Everything follows from the seed.
+//!
+//! Shards hold nothing here: leaders propose whom they like, by what their shards have applied.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use millstream_replication::config::Properties;
-use millstream_replication::controller::NewTopic;
+use millstream_replication::controller::{AlterPartition, NewTopic, TopicPartition, check_decision};
 use millstream_replication::identity::{self, Candidate, Found, OpenedDirectory};
-use millstream_replication::{Controller, Endpoint, METADATA_VERSIONS};
+use millstream_replication::topic_name::CONSUMER_OFFSETS;
+use millstream_replication::{Controller, Endpoint, METADATA_VERSIONS, Partition};
 use millstream_storage::bug;
 use millstream_storage::random::Random;
 use millstream_storage::seeds::{self, Options};
@@ -26,6 +30,8 @@ const VOTERS: usize = 3;
 const PORT: u16 = 9093;
 /// Where clients find a node.
 const CLIENT_PORT: u16 = 9092;
+/// Replicas of `__consumer_offsets`: `offsets.topic.replication.factor` where it is not configured.
+const OFFSETS_REPLICAS: usize = 3;
 /// How long things go wrong, in microseconds.
 const TROUBLE_US: u64 = 15_000_000;
 /// How long everything may take to come to rest afterwards.
@@ -44,6 +50,38 @@ struct Outcome {
     wiped: u64,
     /// Leases that were looked at, of whatever node.
     leases: u64,
+    /// Changes of partitions.
+    partitions: PartitionChanges,
+}
+
+/// What has happened to partitions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct PartitionChanges {
+    /// Another replica in sync leads than before.
+    elected: u64,
+    /// Somebody has left the in-sync set, or joined it.
+    left: u64,
+    joined: u64,
+    /// The last one in sync has lost its disk.
+    emptied: u64,
+    /// There are more replicas.
+    widened: u64,
+}
+
+impl PartitionChanges {
+    fn count(&mut self, before: &ClusterImage, after: &ClusterImage) {
+        for topic in after.topics() {
+            let Some(known) = before.topic_by_id(topic.id) else { continue };
+            for (known, state) in known.partitions.iter().zip(&topic.partitions) {
+                let is_other = known.leader >= 0 && state.leader >= 0 && known.leader != state.leader;
+                self.elected += u64::from(is_other);
+                self.left += u64::from(state.isr.len() < known.isr.len());
+                self.joined += u64::from(state.isr.len() > known.isr.len());
+                self.emptied += u64::from(state.isr.is_empty() && !known.isr.is_empty());
+                self.widened += u64::from(state.replicas.len() > known.replicas.len());
+            }
+        }
+    }
 }
 
 impl seeds::Outcome for Outcome {
@@ -68,6 +106,7 @@ enum What {
     At { node: usize, life: u64, what: Happening },
     Arrives(Arrival),
     Ask,
+    Propose,
     Fault,
 }
 
@@ -89,6 +128,8 @@ struct SimNode {
     /// The last record that its shard has applied.
     applied: u64,
     applied_us: u64,
+    /// The identity of its directory: another one when its disk was lost.
+    directory_id: [u8; 16],
 }
 
 struct World {
@@ -103,6 +144,8 @@ struct World {
     history: BTreeMap<u64, Arc<ClusterImage>>,
     /// Topics that were asked for, by token, and those that were said to be there.
     asked: BTreeMap<u64, String>,
+    /// What leaders have proposed, by token.
+    proposed: BTreeSet<u64>,
     created: BTreeSet<String>,
     terms: BTreeMap<u64, usize>,
     next_token: u64,
@@ -120,6 +163,11 @@ fn address(node_id: i32) -> Option<(String, u16)> {
     (node_id <= VOTERS as i32).then(|| (host_name(node_id as usize - 1), PORT))
 }
 
+/// Whether a partition has replicas that are not in sync and may be again: not where nobody is known to have everything.
+fn is_behind(partition: &&Partition) -> bool {
+    !partition.isr.is_empty() && partition.isr.len() < partition.replicas.len()
+}
+
 impl World {
     fn new(options: &Options) -> World {
         let mut random = Random::new(options.seed);
@@ -135,6 +183,7 @@ impl World {
                 told: 0,
                 applied: 0,
                 applied_us: 0,
+                directory_id: [0; 16],
             })
             .collect();
         let mut world = World {
@@ -146,6 +195,7 @@ impl World {
             network: PeerNetwork::new(NODES),
             history: BTreeMap::new(),
             asked: BTreeMap::new(),
+            proposed: BTreeSet::new(),
             created: BTreeSet::new(),
             terms: BTreeMap::new(),
             next_token: 0,
@@ -159,6 +209,7 @@ impl World {
             world.after(delay, node, Happening::Start);
         }
         world.push(400_000, What::Ask);
+        world.push(450_000, What::Propose);
         world.push(500_000, What::Fault);
         world
     }
@@ -189,7 +240,7 @@ impl World {
             if !self.is_ending && self.now_us > TROUBLE_US {
                 self.heal();
             }
-            if self.is_ending && self.has_settled() {
+            if self.is_ending && self.has_settled() && self.all_are_in_sync() {
                 self.outcome.created = self.created.len();
                 self.outcome.terms = self.terms.len();
                 return self.check();
@@ -207,7 +258,12 @@ impl World {
             Some(Process::Forming(formation, _)) => formation.waits_for(),
             Some(Process::Running(controller)) => {
                 let fenced = controller.image().brokers().filter(|broker| broker.is_fenced).count();
-                format!("{:?}, {fenced} fenced, idle {}", controller.standing(), controller.is_idle())
+                let behind = controller.image().topics().flat_map(|topic| &topic.partitions).filter(is_behind).count();
+                format!(
+                    "{:?}, {fenced} fenced, {behind} partitions not in sync, idle {}",
+                    controller.standing(),
+                    controller.is_idle()
+                )
             }
         });
         nodes.collect::<Vec<_>>().join("; ")
@@ -232,6 +288,7 @@ impl World {
                 Ok(())
             }
             What::Ask => self.ask(),
+            What::Propose => self.propose(),
             What::Fault => {
                 self.fault();
                 Ok(())
@@ -320,6 +377,7 @@ impl World {
             shards: 1,
             seed: self.random.next(),
         };
+        self.nodes[node].directory_id = opened.meta.directory_id;
         let log_bytes_max = self.random.between(3, 12) * millstream_storage::BLOCK_BYTES as u64;
         let quorum = opened.quorum.with_log_bytes_max(log_bytes_max);
         self.nodes[node].told = quorum.image().offset();
@@ -337,7 +395,7 @@ impl World {
         let request = ControllerRequest::RegisterBroker {
             node_id,
             incarnation: self.incarnation(node),
-            directory_id: [node_id as u8; 16],
+            directory_id: self.nodes[node].directory_id,
             shards: 1,
             endpoints: vec![Endpoint {
                 listener: "PLAINTEXT".to_owned(),
@@ -444,8 +502,16 @@ impl World {
                 if image.offset() != offset {
                     return Err(format!("an image of offset {} with {offset}", image.offset()));
                 }
-                self.outcome.installed += u64::from(self.nodes[node].told + (records.len() as u64) < offset);
-                self.nodes[node].told = offset;
+                let told = std::mem::replace(&mut self.nodes[node].told, offset);
+                self.outcome.installed += u64::from(told + (records.len() as u64) < offset);
+                // Who is told of it first is told of one decision.
+                if told < offset
+                    && self.history.range(told + 1..).next().is_none()
+                    && let Some(before) = self.history.get(&told)
+                {
+                    check_decision(before, &image)?;
+                    self.outcome.partitions.count(before, &image);
+                }
                 if **self.history.entry(offset).or_insert_with(|| Arc::clone(&image)) != *image {
                     return Err(format!("at node {} something else is true at offset {offset}", node + 1));
                 }
@@ -461,6 +527,24 @@ impl World {
                 ControllerResponse::RegisterBroker(Err(_)) => self.after(100_000, node, Happening::Register),
                 other => return Err(format!("a registration is answered with {other:?}")),
             },
+            Effect::Answer { asker: Asker::Node { token }, response } if self.proposed.remove(&token) => {
+                let outcomes = match response {
+                    ControllerResponse::AlterPartition(Ok(outcomes)) => outcomes,
+                    ControllerResponse::AlterPartition(Err(_)) => return Ok(()),
+                    other => return Err(format!("a proposal is answered with {other:?}")),
+                };
+                let known = self.known(node).ok_or("a leader knows something")?;
+                for ((topic_id, index), altered) in outcomes {
+                    let Ok(altered) = altered else { continue };
+                    let partition = known.topic_by_id(topic_id).and_then(|topic| topic.partition(index));
+                    if partition.is_none_or(|partition| partition.partition_epoch < altered.partition_epoch) {
+                        return Err(format!(
+                            "R7: {altered:?}, is node {} told, and its shard does not know it",
+                            node + 1
+                        ));
+                    }
+                }
+            }
             Effect::Answer { asker: Asker::Node { token }, response } => {
                 let name = self.asked.remove(&token).ok_or("an answer that nobody waits for")?;
                 let ControllerResponse::CreateTopics(topics) = response else { return Err(format!("{response:?}")) };
@@ -533,11 +617,13 @@ impl World {
         }
         self.next_token += 1;
         let token = self.next_token;
-        let name = format!("t{token}");
+        let is_offsets = self.random.below(8) == 0;
+        let name = if is_offsets { CONSUMER_OFFSETS.to_owned() } else { format!("t{token}") };
         let topic = NewTopic {
             name: name.clone(),
-            partitions: self.random.between(1, 4) as i32,
-            replication_factor: 1,
+            partitions: self.random.between(1, if is_offsets { 100 } else { 4 }) as i32,
+            // Whoever asks for the groups' topic may be configured otherwise: it gets its replicas from the controller.
+            replication_factor: self.random.between(1, 3) as i16,
             assignments: Vec::new(),
             configs: Vec::new(),
         };
@@ -545,6 +631,59 @@ impl World {
         let request = ControllerRequest::CreateTopics { topics: vec![topic], validate_only: false };
         let random_id = self.random.bytes();
         self.give(node, Event::Asked { asker: Asker::Node { token }, request, random_id })
+    }
+
+    /// What the shard of a node has applied.
+    fn known(&self, node: usize) -> Option<Arc<ClusterImage>> {
+        self.history.range(..=self.nodes[node].applied).next_back().map(|(_, image)| Arc::clone(image))
+    }
+
+    /// A node proposes who is in sync where it leads, as far as its shard knows: anybody, and in the end everybody.
+    fn propose(&mut self) -> Result<(), String> {
+        let pause = if self.is_ending { 100_000 } else { self.random.between(5_000, 200_000) };
+        self.push(pause, What::Propose);
+        let node = self.random.index(NODES);
+        let node_id = node as i32 + 1;
+        if self.nodes[node].is_paused || !matches!(self.nodes[node].process, Some(Process::Running(_))) {
+            return Ok(());
+        }
+        let Some(image) = self.known(node) else { return Ok(()) };
+        let Some(me) = image.broker(node_id).filter(|me| me.incarnation == self.incarnation(node)) else {
+            return Ok(());
+        };
+        let mut partitions: Vec<(TopicPartition, AlterPartition)> = Vec::new();
+        for topic in image.topics() {
+            let led = (0..).zip(&topic.partitions).filter(|(_, partition)| partition.leader == node_id);
+            for (index, partition) in led {
+                if self.is_ending && !is_behind(&partition) || !self.is_ending && self.random.below(4) > 0 {
+                    continue;
+                }
+                let others = partition.replicas.iter().filter_map(|replica| image.broker(*replica));
+                let mut isr: Vec<(i32, i64)> = others.map(|broker| (broker.node_id, broker.epoch)).collect();
+                isr.retain(|(other, _)| *other == node_id || self.is_ending || self.random.below(4) > 0);
+                let Partition { leader_epoch, partition_epoch, .. } = *partition;
+                partitions.push(((topic.id, index), AlterPartition { leader_epoch, partition_epoch, isr }));
+            }
+        }
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        self.next_token += 1;
+        let token = self.next_token;
+        self.proposed.insert(token);
+        let request = ControllerRequest::AlterPartition { node_id, epoch: me.epoch, partitions };
+        let random_id = self.random.bytes();
+        self.give(node, Event::Asked { asker: Asker::Node { token }, request, random_id })
+    }
+
+    /// Whether everybody is in sync who may be, and the groups' topic has all of its replicas.
+    fn all_are_in_sync(&self) -> bool {
+        let Some(controllers) = self.running() else { return false };
+        let image = controllers[0].image();
+        let offsets = image.topic(CONSUMER_OFFSETS);
+        let is_narrow = |partition: &Partition| partition.replicas.len() < OFFSETS_REPLICAS;
+        !image.topics().flat_map(|topic| &topic.partitions).any(|partition| is_behind(&partition))
+            && !offsets.is_some_and(|topic| topic.partitions.iter().any(is_narrow))
     }
 
     fn active(&self) -> Option<usize> {
@@ -674,6 +813,11 @@ fn three_controllers_agree() {
         ("snapshots installed", sum(|outcome| outcome.installed)),
         ("disks lost", sum(|outcome| outcome.wiped)),
         ("leases", sum(|outcome| outcome.leases)),
+        ("elected", sum(|outcome| outcome.partitions.elected)),
+        ("left in-sync sets", sum(|outcome| outcome.partitions.left)),
+        ("joined in-sync sets", sum(|outcome| outcome.partitions.joined)),
+        ("last in sync and lost", sum(|outcome| outcome.partitions.emptied)),
+        ("more replicas", sum(|outcome| outcome.partitions.widened)),
     ];
     println!("{all:?}");
     if outcomes.len() >= 30 {

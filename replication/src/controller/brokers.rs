@@ -1,19 +1,24 @@
 //! Brokers that come and go (KIP-631; in Kafka `ClusterControlManager` and `BrokerHeartbeatManager`). A broker registers
 //! and is fenced, catches up with its own registration, and leads from then on, until it wants to stop or is not heard of.
-//! Whatever happens to it, [`election`] says who leads its partitions then.
+//! Whatever happens to it, [`election`] says who is in sync in its partitions then, and who leads them: in the decision that
+//! says what happens to the broker, so that nobody ever sees a fenced one in sync beside others.
 
 use std::time::Duration;
 
 use millstream_storage::bug::{Bug, is_planted};
 
+use super::election::{self, Leaving};
 use super::sessions::Sessions;
-use super::{ControllerResponse, Decision, HeartbeatReply, election};
+use super::{ControllerResponse, Decision, HeartbeatReply};
 use crate::error::{ApiError, ErrorCode};
 use crate::image::ClusterImage;
 use crate::record::{Broker, MetadataRecord};
 
 /// A process has started: `broker` as it describes itself, without an epoch. What it led as another process it leads no
 /// more: clients and followers can tell by the leader epochs that what they learnt before the restart is old (KIP-320).
+///
+/// It leaves the in-sync sets as who is fenced does: whatever it had acknowledged is in its directory still. With another
+/// directory it has nothing of that. Nor is anything known of the directory of a broker that was forgotten meanwhile.
 pub(super) fn register(image: &ClusterImage, sessions: &Sessions, now: Duration, broker: Broker) -> Decision {
     let node_id = broker.node_id;
     let decide = |records, outcome| Decision { records, response: ControllerResponse::RegisterBroker(outcome) };
@@ -48,9 +53,17 @@ pub(super) fn register(image: &ClusterImage, sessions: &Sessions, now: Duration,
     }
     // The offset of the record itself: it grows, whatever happened before.
     let epoch = i64::try_from(image.offset() + 1).expect("fewer records than 2^63");
+    let has_its_directory = image.broker(node_id).is_some_and(|known| is_one_directory(known, &broker));
+    let leaving = if has_its_directory { Leaving::Fenced(node_id) } else { Leaving::Unclean(node_id) };
     let mut records = vec![MetadataRecord::Broker(Broker { epoch, is_fenced: true, ..broker })];
-    records.extend(election::elect(image, &usable_brokers_but(image, node_id)));
+    records.extend(election::elect(image, &usable_brokers_but(image, node_id), Some(leaving)));
     decide(records, Ok(epoch))
+}
+
+/// Whether two processes of a broker have one directory, as far as is known: of processes that registered before directories
+/// were told it is not, and they are taken at their word.
+fn is_one_directory(before: &Broker, after: &Broker) -> bool {
+    before.directory_id == after.directory_id || before.directory_id == [0; 16]
 }
 
 /// A broker is there. It is unfenced when it has applied its own registration, unless it does not want to or has been
@@ -108,23 +121,26 @@ pub(super) fn unregister(image: &ClusterImage, node_id: i32) -> Decision {
             response: ControllerResponse::UnregisterBroker(Err(not_registered(node_id))),
         };
     };
-    let mut records = election::elect(image, &usable_brokers_but(image, node_id));
+    let mut records = election::elect(image, &usable_brokers_but(image, node_id), Some(Leaving::Fenced(node_id)));
     records.push(MetadataRecord::UnregisterBroker { node_id, epoch: broker.epoch });
     Decision { records, response: ControllerResponse::UnregisterBroker(Ok(())) }
 }
 
-/// The records that make a broker this, and give its partitions the leaders that follow; none when it is this already.
+/// The records that make a broker this, and give its partitions the leaders that follow; none when it is this already. Who
+/// may not lead does not stay in sync either.
 fn change(image: &ClusterImage, broker: &Broker, is_fenced: bool, in_controlled_shutdown: bool) -> Vec<MetadataRecord> {
     let Broker { node_id, epoch, .. } = *broker;
     if (broker.is_fenced, broker.in_controlled_shutdown) == (is_fenced, in_controlled_shutdown) {
         return Vec::new();
     }
     let mut usable = usable_brokers_but(image, node_id);
-    if !is_fenced && !in_controlled_shutdown {
+    let is_usable = !is_fenced && !in_controlled_shutdown;
+    if is_usable {
         usable.push(node_id);
     }
+    let leaving = (!is_usable).then_some(Leaving::Fenced(node_id));
     let mut records = vec![MetadataRecord::BrokerChange { node_id, epoch, is_fenced, in_controlled_shutdown }];
-    records.extend(election::elect(image, &usable));
+    records.extend(election::elect(image, &usable, leaving));
     records
 }
 

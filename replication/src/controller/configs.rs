@@ -60,6 +60,13 @@ impl<'a> Target<'a> {
             return topic_config(name).ok_or_else(|| unknown_config("topic", name, topic_configs()));
         }
         match broker_config(name) {
+            // It says what an acknowledgement means, and is not to change with who leads (KAFKA-16540).
+            Some(_) if name == "min.insync.replicas" && matches!(self.owner, ConfigOwner::Broker(_)) => {
+                Err(ApiError::new(
+                    ErrorCode::InvalidConfig,
+                    "Broker-level min.insync.replicas cannot be altered: alter that of the topic or of all brokers.",
+                ))
+            }
             Some(definition) if definition.dynamic => Ok(definition),
             Some(_) => Err(ApiError::new(
                 ErrorCode::InvalidRequest,

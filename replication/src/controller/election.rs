@@ -3,9 +3,14 @@
 use millstream_storage::bug::{Bug, is_planted};
 
 use crate::broker_ids::BrokerIds;
-use crate::image::ClusterImage;
+use crate::image::{ClusterImage, PARTITIONS_PER_CLUSTER_MAX};
+use crate::log::codec::PARTITION_BYTES_MAX;
+use crate::quorum::ENTRY_PAYLOAD_BYTES_MAX;
 use crate::record::{Broker, MetadataRecord, NO_LEADER, Partition};
 use crate::rule::{Rule, holds};
+
+// A change of one broker may change every partition of the cluster, and is one decision: it fits one entry of the log.
+const _: () = assert!(PARTITIONS_PER_CLUSTER_MAX * PARTITION_BYTES_MAX <= ENTRY_PAYLOAD_BYTES_MAX / 2);
 
 /// The brokers that may lead: registered, not fenced, and not about to stop.
 pub(super) fn usable_brokers(image: &ClusterImage) -> Vec<i32> {
@@ -52,13 +57,21 @@ pub fn change(partition: &Partition, usable: &[i32], leaving: Option<Leaving>) -
     Some(state)
 }
 
-/// The records that give every partition the leader that it has when only these brokers are usable.
-pub(super) fn elect(image: &ClusterImage, usable: &[i32]) -> Vec<MetadataRecord> {
+/// The records that give every partition the leader and the in-sync set that it has when only these brokers are usable, and
+/// `leaving` does not stay in sync.
+///
+/// Who has lost its disk stays in sync where it is the only replica: nobody else could have more. What was there is lost,
+/// and the partition begins anew, as in Kafka.
+pub(super) fn elect(image: &ClusterImage, usable: &[i32], leaving: Option<Leaving>) -> Vec<MetadataRecord> {
     let mut records = Vec::new();
     for topic in image.topics() {
         let topic_id = topic.id;
         for (partition, known) in (0..).zip(&topic.partitions) {
-            let state = change(known, usable, None);
+            let leaving = match leaving {
+                Some(Leaving::Unclean(node)) if known.replicas == [node] => Some(Leaving::Fenced(node)),
+                leaving => leaving,
+            };
+            let state = change(known, usable, leaving);
             records.extend(state.map(|state| MetadataRecord::Partition { topic_id, partition, state }));
         }
     }

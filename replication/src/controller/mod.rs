@@ -12,6 +12,8 @@
 mod brokers;
 mod configs;
 mod election;
+mod internal_topics;
+mod invariants;
 pub(crate) mod isr;
 mod members;
 mod placement;
@@ -31,9 +33,11 @@ use crate::quota::QuotaEntity;
 use crate::record::{Broker, Endpoint, LevelRange, MetadataRecord};
 
 pub use election::{Leaving, change as change_partition};
+pub use internal_topics::WIDENED_PER_DECISION_MAX;
+pub use invariants::check_decision;
 pub use isr::{AlterOutcome, AlterPartition, AlteredPartition, TopicPartition, UNKNOWN_BROKER_EPOCH};
 pub use members::{QuorumInfo, QuorumReplica, View as QuorumView, change as change_members};
-pub use placement::REPLICATION_FACTOR_MAX;
+pub use placement::REPLICAS_PER_PARTITION_MAX;
 pub use quotas::QuotaChange;
 pub use sessions::{FENCED_LONGER, FENCINGS_MAX, FENCINGS_WINDOW, Sessions};
 
@@ -534,7 +538,11 @@ impl Controller {
             }
             ControllerRequest::BrokerHeartbeat { node_id, epoch, applied_offset, want_fence, want_shutdown } => {
                 let wants = brokers::Wants { fence: want_fence, shutdown: want_shutdown };
-                brokers::heartbeat(image, sessions, now.elapsed, (node_id, epoch), applied_offset, wants)
+                let mut decision =
+                    brokers::heartbeat(image, sessions, now.elapsed, (node_id, epoch), applied_offset, wants);
+                let widened = self.widen(image, &decision);
+                decision.records.extend(widened);
+                decision
             }
             ControllerRequest::FenceBroker { node_id, epoch } => brokers::fence(image, node_id, epoch),
             ControllerRequest::UnregisterBroker { node_id } => brokers::unregister(image, node_id),
@@ -570,6 +578,22 @@ impl Controller {
                 Decision { records: Vec::new(), response }
             }
         }
+    }
+
+    /// The records that give internal topics the replicas that they are to have, on what a heartbeat was answered with: whenever
+    /// a broker is there again, and one after the other where there are many.
+    fn widen(&self, image: &ClusterImage, heartbeat: &Decision) -> Vec<MetadataRecord> {
+        if !matches!(heartbeat.response, ControllerResponse::BrokerHeartbeat(Ok(_))) {
+            return Vec::new();
+        }
+        let factor = self.number(image, "offsets.topic.replication.factor");
+        let factor = usize::try_from(factor).unwrap_or(1).min(REPLICAS_PER_PARTITION_MAX);
+        if heartbeat.records.is_empty() {
+            return internal_topics::widen(image, factor);
+        }
+        let mut image = image.clone();
+        heartbeat.records.iter().for_each(|record| image.replay(record));
+        internal_topics::widen(&image, factor)
     }
 
     /// A numeric broker configuration that holds for the whole cluster.

@@ -6,30 +6,28 @@ use super::duplicates;
 use super::election::usable_brokers;
 use crate::error::{ApiError, ErrorCode};
 use crate::image::ClusterImage;
+use crate::quorum::MEMBERS_MAX;
 use crate::record::Broker;
 
-/// Most replicas of a partition. Records are not replicated yet.
-pub const REPLICATION_FACTOR_MAX: i32 = 1;
+/// Most replicas of a partition: as many as a cluster has nodes.
+pub const REPLICAS_PER_PARTITION_MAX: usize = MEMBERS_MAX;
 
-/// How many replicas that is, if partitions can have so many now.
+/// How many replicas that is, if partitions can have so many now (in Kafka `StripedReplicaPlacer`, whose words these are).
 pub(super) fn check_replication_factor(image: &ClusterImage, factor: i32) -> Result<usize, ApiError> {
     let invalid = |why: String| Err(ApiError::new(ErrorCode::InvalidReplicationFactor, why));
-    if factor > REPLICATION_FACTOR_MAX {
-        return invalid(format!(
-            "records are not replicated yet: the replication factor must be {REPLICATION_FACTOR_MAX}, not {factor}"
-        ));
-    }
-    let Some(factor) = usize::try_from(factor).ok().filter(|factor| *factor > 0) else {
-        return invalid(format!("the replication factor must be at least 1, not {factor}"));
+    let Some(count) = usize::try_from(factor).ok().filter(|count| *count > 0) else {
+        return invalid("Replication factor must be larger than 0, or -1 to use the default value.".to_string());
     };
+    let unable = |why: &str| invalid(format!("Unable to replicate the partition {factor} time(s): {why}"));
     match image.brokers().count() {
-        brokers if brokers < factor => {
-            invalid(format!("{factor} replicas of each partition need as many brokers, and {brokers} are registered"))
+        brokers if brokers < count => unable(&format!(
+            "The target replication factor of {factor} cannot be reached because only {brokers} broker(s) are registered."
+        )),
+        _ if count > REPLICAS_PER_PARTITION_MAX => {
+            unable(&format!("A partition can have at most {REPLICAS_PER_PARTITION_MAX} replicas."))
         }
-        _ if usable_brokers(image).is_empty() => {
-            invalid("no broker can lead: all that are registered are fenced or stopping".to_string())
-        }
-        _ => Ok(factor),
+        _ if usable_brokers(image).is_empty() => unable("All brokers are currently fenced or in controlled shutdown."),
+        _ => Ok(count),
     }
 }
 
@@ -127,31 +125,47 @@ impl Places {
     }
 }
 
-/// Whether a partition, one of a topic with `factor` replicas each, can be given to these brokers.
-pub(super) fn check_assignment(image: &ClusterImage, brokers: &[i32], factor: usize) -> Result<(), ApiError> {
+/// Whether a partition, one of a topic with `factor` replicas each, can be given to these brokers (in Kafka
+/// `ReplicationControlManager.validateManualPartitionAssignment`, whose words these are).
+pub(super) fn check_assignment(
+    image: &ClusterImage,
+    partition: i32,
+    brokers: &[i32],
+    factor: usize,
+) -> Result<(), ApiError> {
     let invalid = |message: String| Err(ApiError::new(ErrorCode::InvalidReplicaAssignment, message));
     if brokers.is_empty() {
-        return invalid("a partition needs at least one replica".into());
+        return invalid("The manual partition assignment includes an empty replica list.".into());
     }
-    if brokers.len() != factor {
-        return invalid(format!("every partition needs as many replicas, {factor}, not {}", brokers.len()));
+    if let Some(unknown) = brokers.iter().find(|id| image.broker(**id).is_none()) {
+        return invalid(format!(
+            "The manual partition assignment includes broker {unknown}, but no such broker is registered."
+        ));
     }
     if let Some(twice) = duplicates(brokers.iter()).first() {
-        return invalid(format!("broker {twice} is given twice for one partition"));
+        return invalid(format!("The manual partition assignment includes the broker {twice} more than once."));
     }
-    if brokers.len() > REPLICATION_FACTOR_MAX as usize {
+    if brokers.len() != factor {
         return invalid(format!(
-            "records are not replicated yet: a partition has {REPLICATION_FACTOR_MAX} replica, not {}",
+            "The manual partition assignment includes a partition with {} replica(s), but this is not consistent with \
+             previous partitions, which have {factor} replica(s).",
             brokers.len()
         ));
     }
-    if let Some(unknown) = brokers.iter().find(|id| image.broker(**id).is_none()) {
-        return invalid(format!("there is no broker {unknown}"));
+    if brokers.len() > REPLICAS_PER_PARTITION_MAX {
+        return invalid(format!(
+            "The manual partition assignment includes a partition with {} replica(s), and a partition can have at most \
+             {REPLICAS_PER_PARTITION_MAX}.",
+            brokers.len()
+        ));
     }
     if brokers.iter().any(|id| image.broker(*id).is_some_and(Broker::is_usable)) {
         Ok(())
     } else {
-        invalid(format!("all brokers that a partition is given to are fenced or stopping: {brokers:?}"))
+        invalid(format!(
+            "All brokers specified in the manual partition assignment for partition {partition} are fenced or in \
+             controlled shutdown."
+        ))
     }
 }
 

@@ -6,7 +6,7 @@ use millstream_storage::TopicId;
 
 use super::configs::check_topic_config;
 use super::election::usable_brokers;
-use super::placement::{Places, REPLICATION_FACTOR_MAX, check_assignment, check_replication_factor};
+use super::placement::{Places, check_assignment, check_replication_factor};
 use super::{
     Assignment, Controller, ControllerResponse, CreatedTopic, Decision, DeletedTopic, MorePartitions, NewTopic,
     PARTITIONS_PER_REQUEST_MAX, Records, TopicReference, duplicates,
@@ -121,11 +121,15 @@ impl Controller {
             let [_, random] = random_id::halves(u128::from_be_bytes(topic_id.0));
             self.chosen_replicas(pending, name, topic.partitions, topic.replication_factor, random)?
         } else {
-            if topic.partitions != -1 || topic.replication_factor != -1 {
-                return Err(ApiError::new(
-                    ErrorCode::InvalidRequest,
-                    "with an assignment of replicas, the number of partitions and the replication factor must be -1",
-                ));
+            let invalid = |what: &str| {
+                let why = format!("A manual partition assignment was specified, but {what} was not set to -1.");
+                Err(ApiError::new(ErrorCode::InvalidRequest, why))
+            };
+            if topic.replication_factor != -1 {
+                return invalid("replication factor");
+            }
+            if topic.partitions != -1 {
+                return invalid("numPartitions");
             }
             pending.check_room(topic.assignments.len())?;
             assigned_replicas(image, topic.assignments)?
@@ -178,8 +182,8 @@ impl Controller {
             factor => i32::from(factor),
         };
         if topic_name::is_internal(name) {
-            // Their default is 3, which must not keep a cluster from having consumer groups.
-            factor = factor.min(REPLICATION_FACTOR_MAX);
+            // Their default is 3, which must not keep a cluster of fewer brokers from having consumer groups.
+            factor = factor.min(image.brokers().len().max(1) as i32);
         }
         let factor = check_replication_factor(image, factor)?;
         pending.check_room(count)?;
@@ -288,11 +292,15 @@ fn grow(pending: &mut Pending<'_>, more: MorePartitions) -> Result<(), ApiError>
             if assignments.len() != count - held {
                 return Err(ApiError::new(
                     ErrorCode::InvalidReplicaAssignment,
-                    format!("{} new partitions need as many assignments, not {}", count - held, assignments.len()),
+                    format!(
+                        "Attempted to add {} additional partition(s), but only {} assignment(s) were specified.",
+                        count - held,
+                        assignments.len()
+                    ),
                 ));
             }
-            for brokers in &assignments {
-                check_assignment(image, brokers, factor)?;
+            for (partition, brokers) in (held as i32..).zip(&assignments) {
+                check_assignment(image, partition, brokers, factor)?;
             }
             assignments
         }
@@ -310,17 +318,15 @@ fn assigned_replicas(image: &ClusterImage, assignments: Vec<Assignment>) -> Resu
     let factor = assignments[0].brokers.len();
     for assignment in assignments {
         let partition = assignment.partition;
-        check_assignment(image, &assignment.brokers, factor)?;
+        check_assignment(image, partition, &assignment.brokers, factor)?;
         if replicas.insert(partition, assignment.brokers).is_some() {
-            return Err(invalid(format!("partition {partition} is assigned twice")));
+            return Err(invalid(format!("Found multiple manual partition assignments for partition {partition}")));
         }
     }
-    match (0..).zip(replicas.keys()).find(|(index, key)| index != *key) {
-        Some((missing, _)) => {
-            Err(invalid(format!("partitions must be numbered from 0 without gaps: {missing} is missing")))
-        }
-        None => Ok(replicas.into_values().collect()),
+    if (0..).zip(replicas.keys()).any(|(index, key)| index != *key) {
+        return Err(invalid("partitions should be a consecutive 0-based integer sequence".to_string()));
     }
+    Ok(replicas.into_values().collect())
 }
 
 /// New partitions: who holds one and is usable is in sync, and the first of these leads.

@@ -5,6 +5,7 @@
 
 use millstream_storage::TopicId;
 
+use crate::controller::REPLICAS_PER_PARTITION_MAX;
 use crate::quota::{EntityName, QuotaEntity, QuotaValue};
 use crate::reader::Reader;
 use crate::record::{Broker, ConfigOwner, Endpoint, LevelRange, MetadataRecord, Partition};
@@ -141,6 +142,9 @@ impl MetadataRecord {
         }
     }
 }
+
+/// Most bytes of the record of a partition: its type, version, topic and index; two lists of brokers; the leader and two epochs.
+pub(crate) const PARTITION_BYTES_MAX: usize = 2 + 16 + 4 + 2 * (4 + 4 * REPLICAS_PER_PARTITION_MAX) + 3 * 4;
 
 fn put_count(out: &mut Vec<u8>, count: usize) {
     let count = u32::try_from(count).expect("requests are bounded far below 2^32");

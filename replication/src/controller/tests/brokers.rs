@@ -25,6 +25,16 @@ impl Cluster {
         cluster
     }
 
+    /// Partition 0 of `a` has these replicas from now on, of which these are in sync.
+    fn hold(&mut self, replicas: &[i32], isr: &[i32], leader: i32) {
+        let topic = self.image.topic("a").expect("it is there");
+        let (topic_id, known) = (topic.id, &topic.partitions[0]);
+        let partition_epoch = known.partition_epoch + 1;
+        let (replicas, isr) = (replicas.into(), isr.into());
+        let state = Partition { replicas, isr, leader, partition_epoch, ..known.clone() };
+        self.image.replay(&MetadataRecord::Partition { topic_id, partition: 0, state });
+    }
+
     fn epoch(&self, node_id: i32) -> i64 {
         self.image.broker(node_id).expect("it is registered").epoch
     }
@@ -220,20 +230,98 @@ fn a_broker_that_is_unregistered_is_unknown_and_may_come_back() {
 #[test]
 fn leadership_moves_to_a_replica_in_sync() {
     let mut cluster = Cluster::of_three();
-    // Records are not replicated yet, but what is decided of a partition with several replicas is.
-    let topic_id = cluster.image.topic("a").unwrap().id;
-    let state =
-        Partition { replicas: [1, 2, 3].into(), isr: [3, 1].into(), leader: 1, leader_epoch: 0, partition_epoch: 1 };
-    cluster.image.replay(&MetadataRecord::Partition { topic_id, partition: 0, state });
+    cluster.hold(&[1, 2, 3], &[3, 1], 1);
     cluster.fence(1, cluster.epoch(1)).unwrap();
     assert_eq!(cluster.leaders()[0], (3, 1, 2));
     let wants = Beat { want_shutdown: true, ..Beat::default() };
     cluster.beat(3, cluster.epoch(3), wants).unwrap();
     assert_eq!(cluster.leaders()[0], (NO_LEADER, 2, 3));
     assert_eq!(cluster.beat_as_usual(1), Ok((true, false, false)));
-    assert_eq!(cluster.leaders()[0], (1, 3, 4));
+    assert_eq!(cluster.leaders()[0], (NO_LEADER, 2, 3), "it may lack what was acknowledged since");
     cluster.start(3);
-    assert_eq!(cluster.leaders()[0], (1, 3, 4), "who leads goes on leading");
+    assert_eq!(cluster.leaders()[0], (3, 3, 4), "the last that was in sync has everything");
+    assert_eq!(cluster.image.topic("a").unwrap().partitions[0].isr, [3]);
+}
+
+/// In sync | leader | what happens to a broker | in sync then | who leads then; of replicas 1, 2 and 3.
+const LEAVING: &str = "
+    1 2 3 | 1 | fence 1      | 2 3   | 2
+    1 2 3 | 1 | fence 3      | 1 2   | 1
+    1 3   | 1 | fence 2      | 1 3   | 1     it was not in sync
+    1     | 1 | fence 1      | 1     | none  the last has everything
+    1 2 3 | 1 | stop 1       | 2 3   | 2
+    1 2 3 | 2 | stop 1       | 2 3   | 2
+    2     | 2 | stop 2       | 2     | none
+    1 2 3 | 1 | restart 1    | 2 3   | 2
+    1     | 1 | restart 1    | 1     | none
+    1 2 3 | 1 | wipe 1       | 2 3   | 2
+    1 2   | 2 | wipe 1       | 2     | 2
+    1     | 1 | wipe 1       |       | none  nobody is known to have everything
+    1 2 3 | 1 | unregister 1 | 2 3   | 2
+    1     | 1 | unregister 1 | 1     | none
+    1     | - | register 1   |       | none  nobody remembers what directory it had
+    2 3   | 2 | register 1   | 2 3   | 2
+";
+
+#[test]
+fn who_is_fenced_or_has_lost_its_disk_leaves_in_sync_sets_in_the_same_decision() {
+    for row in LEAVING.lines().map(str::trim).filter(|row| !row.is_empty()) {
+        let columns: Vec<&str> = row.split('|').map(str::trim).collect();
+        let numbers = |text: &str| -> Vec<i32> { text.split_whitespace().map_while(|n| n.parse().ok()).collect() };
+        let leader = |text: &str| numbers(text).first().copied().unwrap_or(NO_LEADER);
+        let mut cluster = Cluster::of_three();
+        let (what, node_id) = columns[2].split_once(' ').expect("what, and to whom");
+        let node_id: i32 = node_id.parse().expect("a broker");
+        if what == "register" {
+            cluster.unregister(node_id).unwrap();
+        }
+        cluster.hold(&[1, 2, 3], &numbers(columns[0]), leader(columns[1]));
+        let before = cluster.image.clone();
+        cluster.elapsed = TIMEOUT;
+        let epoch = before.broker(node_id).map(|broker| broker.epoch);
+        match what {
+            "fence" => cluster.fence(node_id, epoch.unwrap()).unwrap(),
+            "unregister" => cluster.unregister(node_id).unwrap(),
+            "restart" | "register" => assert!(cluster.register(node_id).unwrap() > epoch.unwrap_or(-1)),
+            "wipe" => assert!(cluster.register_wiped(node_id).unwrap() > epoch.unwrap()),
+            "stop" => {
+                let wants = Beat { want_shutdown: true, ..Beat::default() };
+                assert_eq!(cluster.beat(node_id, epoch.unwrap(), wants), Ok((false, true, true)));
+            }
+            other => panic!("{other}"),
+        }
+        let partition = |image: &ClusterImage| image.topic("a").unwrap().partitions[0].clone();
+        let (known, state) = (partition(&before), partition(&cluster.image));
+        assert_eq!((&state.isr[..], state.leader), (&numbers(columns[3])[..], leader(columns[4])), "{row}");
+        let is_changed = (&state.isr, state.leader) != (&known.isr, known.leader);
+        assert_eq!(state.partition_epoch, known.partition_epoch + i32::from(is_changed), "{row}");
+        assert_eq!(state.leader_epoch, known.leader_epoch + i32::from(state.leader != known.leader), "{row}");
+    }
+}
+
+#[test]
+fn who_was_the_only_replica_and_has_lost_its_disk_begins_anew() {
+    let mut cluster = Cluster::of_three();
+    cluster.elapsed = TIMEOUT;
+    let epoch = cluster.register_wiped(3).unwrap();
+    assert_eq!(cluster.leaders()[2], (NO_LEADER, 1, 1));
+    assert_eq!(
+        cluster.beat(3, epoch, Beat { applied_offset: epoch as u64, ..Beat::default() }),
+        Ok((true, false, false))
+    );
+    assert_eq!(cluster.leaders()[2], (3, 2, 2), "nobody else could have more");
+}
+
+#[test]
+fn a_broker_of_before_directories_is_taken_at_its_word() {
+    let mut cluster = Cluster::of_three();
+    cluster.hold(&[1, 2, 3], &[1], 1);
+    let broker = Broker { directory_id: [0; 16], ..cluster.image.broker(1).unwrap().clone() };
+    let epoch = cluster.image.offset() as i64 + 1;
+    cluster.image.replay(&MetadataRecord::Broker(Broker { epoch, ..broker }));
+    cluster.elapsed = TIMEOUT;
+    cluster.start(1);
+    assert_eq!(cluster.leaders()[0].0, 1);
 }
 
 #[test]

@@ -8,12 +8,7 @@ impl Cluster {
     /// Four brokers; the first three hold the only partition of `a`, which the first leads.
     fn of_replicas() -> Cluster {
         let mut cluster = Cluster::new(&[], 4);
-        // Nobody is let create a topic with several replicas yet.
-        let topic_id = TopicId([7; 16]);
-        let (replicas, isr) = ([1, 2, 3].into(), [1, 2, 3].into());
-        let state = Partition { replicas, isr, leader: 1, leader_epoch: 0, partition_epoch: 0 };
-        cluster.image.replay(&MetadataRecord::Topic { topic_id, name: "a".into() });
-        cluster.image.replay(&MetadataRecord::Partition { topic_id, partition: 0, state });
+        cluster.create_one(assigned("a", &[(0, &[1, 2, 3])])).unwrap();
         cluster
     }
 
@@ -76,14 +71,16 @@ fn what_rests_on_something_old_or_wrong_is_refused() {
     let before = two.1;
     let restarted = cluster.start(2);
     assert!(restarted > before);
-    assert_eq!(cluster.propose(0, 0, &[one, two]), Err(ErrorCode::IneligibleReplica));
+    // It has left the set, and the partition epoch has grown.
+    assert_eq!(cluster.propose(0, 0, &[one, two]), Err(ErrorCode::InvalidUpdateVersion));
+    assert_eq!(cluster.propose(0, 1, &[one, two]), Err(ErrorCode::IneligibleReplica));
     for (is_fenced, in_controlled_shutdown) in [(true, false), (false, true)] {
         let epoch = cluster.broker_epoch(3);
         cluster.image.replay(&MetadataRecord::BrokerChange { node_id: 3, epoch, is_fenced, in_controlled_shutdown });
-        assert_eq!(cluster.propose(0, 0, &[one, three]), Err(ErrorCode::IneligibleReplica));
+        assert_eq!(cluster.propose(0, 1, &[one, three]), Err(ErrorCode::IneligibleReplica));
     }
     let topic_id = cluster.topic_id();
-    let alter = |leader_epoch| AlterPartition { leader_epoch, partition_epoch: 0, isr: vec![one] };
+    let alter = |leader_epoch| AlterPartition { leader_epoch, partition_epoch: 1, isr: vec![one] };
     let several = vec![
         ((TopicId([9; 16]), 0), alter(0)),
         ((topic_id, 1), alter(0)),
@@ -95,15 +92,38 @@ fn what_rests_on_something_old_or_wrong_is_refused() {
     let outcomes = [
         Err(ErrorCode::UnknownTopicId),
         Err(ErrorCode::UnknownTopicOrPartition),
-        Ok((vec![1], 1)),
+        Ok((vec![1], 2)),
         Err(ErrorCode::InvalidUpdateVersion),
     ];
     assert_eq!(cluster.alter_all((1, one.1), several), Ok(outcomes.to_vec()));
     // Another leader, in another epoch.
     let state =
-        Partition { leader_epoch: 1, partition_epoch: 2, ..cluster.image.topic("a").unwrap().partitions[0].clone() };
+        Partition { leader_epoch: 1, partition_epoch: 3, ..cluster.image.topic("a").unwrap().partitions[0].clone() };
     cluster.image.replay(&MetadataRecord::Partition { topic_id, partition: 0, state });
-    assert_eq!(cluster.propose(0, 2, &[one]), Err(ErrorCode::FencedLeaderEpoch));
+    assert_eq!(cluster.propose(0, 3, &[one]), Err(ErrorCode::FencedLeaderEpoch));
+}
+
+/// Away, back as the same process or as another one, and in sync again when the leader says so of who is there now.
+#[test]
+fn who_was_fenced_joins_again_as_who_it_is_then() {
+    let mut cluster = Cluster::of_replicas();
+    let [one, two, three] = [1, 2, 3].map(|node_id| (node_id, cluster.broker_epoch(node_id)));
+    let fence = ControllerRequest::FenceBroker { node_id: 3, epoch: three.1 };
+    assert_eq!(cluster.request(fence), ControllerResponse::FenceBroker(Ok(())));
+    let partition = |cluster: &Cluster| cluster.image.topic("a").unwrap().partitions[0].clone();
+    assert_eq!((partition(&cluster).isr.to_vec(), partition(&cluster).partition_epoch), (vec![1, 2], 1));
+    // What the leader had proposed before it heard of that comes too late, and what it proposes after is refused.
+    assert_eq!(cluster.propose(0, 0, &[one, two, three]), Err(ErrorCode::InvalidUpdateVersion));
+    assert_eq!(cluster.propose(0, 1, &[one, two, three]), Err(ErrorCode::IneligibleReplica));
+    assert_eq!(cluster.propose(0, 1, &[one, two, (3, UNKNOWN_BROKER_EPOCH)]), Err(ErrorCode::IneligibleReplica));
+
+    let registered = (3, cluster.register(3).unwrap());
+    assert_eq!(cluster.propose(0, 1, &[one, two, registered]), Err(ErrorCode::IneligibleReplica), "it is fenced still");
+    let restarted = (3, cluster.start(3));
+    assert_eq!(partition(&cluster).isr, [1, 2], "it is there, and has to catch up");
+    assert_eq!(cluster.propose(0, 1, &[one, two, three]), Err(ErrorCode::IneligibleReplica), "a process before");
+    assert_eq!(cluster.propose(0, 1, &[one, two, restarted]), Ok((vec![1, 2, 3], 2)));
+    assert_eq!((partition(&cluster).leader, partition(&cluster).leader_epoch), (1, 0), "who led has led all the time");
 }
 
 #[test]

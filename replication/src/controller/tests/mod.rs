@@ -1,4 +1,5 @@
 mod brokers;
+mod internal_topics;
 mod isr;
 mod replay;
 
@@ -56,8 +57,17 @@ impl Cluster {
     }
 
     fn register_as(&mut self, node_id: i32, incarnation: [u8; 16]) -> Result<i64, ErrorCode> {
+        self.register_with(node_id, incarnation, [node_id as u8; 16])
+    }
+
+    /// A new process of a broker registers, whose disk was lost.
+    fn register_wiped(&mut self, node_id: i32) -> Result<i64, ErrorCode> {
+        let random = [self.requests + 1; 16];
+        self.register_with(node_id, random, random)
+    }
+
+    fn register_with(&mut self, node_id: i32, incarnation: [u8; 16], directory_id: [u8; 16]) -> Result<i64, ErrorCode> {
         let endpoints = vec![Endpoint { listener: "PLAINTEXT".into(), host: "127.0.0.1".into(), port: 9092 }];
-        let directory_id = [node_id as u8; 16];
         let request = ControllerRequest::RegisterBroker {
             node_id,
             incarnation,
@@ -308,18 +318,103 @@ fn partitions_are_dealt_out_to_the_brokers_in_turn_and_topics_begin_at_different
 }
 
 #[test]
-fn there_is_one_replica_of_each_partition_so_far() {
-    let mut cluster = Cluster::new(&[("default.replication.factor", "3")], 3);
-    for factor in [-1, 2, 3] {
-        let outcome = cluster.create(vec![topic("a", 1, factor)]).remove(0).1.unwrap_err();
-        assert_eq!(outcome.code, ErrorCode::InvalidReplicationFactor);
-        assert!(outcome.message.contains("not replicated yet"), "{outcome}");
+fn partitions_have_as_many_replicas_as_was_asked_or_configured() {
+    let mut cluster = Cluster::new(&[("default.replication.factor", "2")], 4);
+    for (name, factor, count) in [("a", -1, 2), ("b", 1, 1), ("c", 3, 3), ("d", 4, 4)] {
+        let created = cluster.create_one(topic(name, 12, factor)).unwrap();
+        assert_eq!(created.replication_factor, count);
+        cluster.grow(name, 13, None).unwrap();
+        for partition in &cluster.image.topic(name).unwrap().partitions {
+            assert_eq!(partition.replicas.len(), count as usize, "{partition:?}");
+            assert_eq!((&partition.isr, partition.leader), (&partition.replicas, partition.replicas[0]));
+        }
     }
-    let several = assigned("a", &[(0, &[1, 2])]);
-    assert_eq!(cluster.create_one(several), Err(ErrorCode::InvalidReplicaAssignment));
-    let offsets = cluster.create_one(topic("__consumer_offsets", 50, 3)).unwrap();
-    assert_eq!(offsets.replication_factor, 1);
-    assert!(cluster.image.topic("__consumer_offsets").unwrap().internal);
+    let created = cluster.create_one(assigned("e", &[(0, &[3, 1]), (1, &[1, 4])])).unwrap();
+    assert_eq!((created.partitions, created.replication_factor), (2, 2));
+    cluster.grow("e", 3, Some(vec![vec![4, 2]])).unwrap();
+    let replicas: Vec<Vec<i32>> =
+        cluster.image.topic("e").unwrap().partitions.iter().map(|partition| partition.replicas.to_vec()).collect();
+    assert_eq!(replicas, [[3, 1], [1, 4], [4, 2]]);
+}
+
+#[test]
+fn who_is_away_is_a_replica_and_neither_in_sync_nor_leads() {
+    let mut cluster = Cluster::new(&[], 3);
+    let epoch = cluster.image.broker(2).unwrap().epoch;
+    cluster.request(ControllerRequest::FenceBroker { node_id: 2, epoch });
+    cluster.create_one(topic("a", 6, 3)).unwrap();
+    cluster.create_one(assigned("b", &[(0, &[2, 3])])).unwrap();
+    cluster.grow("b", 2, Some(vec![vec![2, 1]])).unwrap();
+    for name in ["a", "b"] {
+        for partition in &cluster.image.topic(name).unwrap().partitions {
+            assert!(partition.replicas.contains(&2) && !partition.isr.contains(&2) && partition.leader != 2);
+            assert_eq!(partition.isr.len(), partition.replicas.len() - 1, "{partition:?}");
+        }
+    }
+}
+
+/// The words are Kafka's.
+#[test]
+fn why_a_topic_cannot_have_such_replicas_is_said() {
+    let mut cluster = Cluster::new(&[("default.replication.factor", "4")], 3);
+    let factor = ErrorCode::InvalidReplicationFactor;
+    let assignment = ErrorCode::InvalidReplicaAssignment;
+    let too_few = "Unable to replicate the partition 4 time(s): The target replication factor of 4 cannot be reached because \
+                   only 3 broker(s) are registered.";
+    for (refused, code, why) in [
+        (topic("a", 1, 4), factor, too_few),
+        (topic("a", 1, -1), factor, too_few),
+        (topic("a", 1, 0), factor, "Replication factor must be larger than 0, or -1 to use the default value."),
+        (topic("a", 1, -2), factor, "Replication factor must be larger than 0, or -1 to use the default value."),
+        (assigned("a", &[(0, &[])]), assignment, "The manual partition assignment includes an empty replica list."),
+        (
+            assigned("a", &[(0, &[1, 2, 1])]),
+            assignment,
+            "The manual partition assignment includes the broker 1 more than once.",
+        ),
+        (
+            assigned("a", &[(0, &[1, 9])]),
+            assignment,
+            "The manual partition assignment includes broker 9, but no such broker is registered.",
+        ),
+        (
+            assigned("a", &[(0, &[1, 2]), (1, &[3])]),
+            assignment,
+            "The manual partition assignment includes a partition with 1 replica(s), but this is not consistent with \
+             previous partitions, which have 2 replica(s).",
+        ),
+        (
+            assigned("a", &[(0, &[1]), (2, &[1])]),
+            assignment,
+            "partitions should be a consecutive 0-based integer sequence",
+        ),
+        (
+            NewTopic { replication_factor: 1, ..assigned("a", &[(0, &[1])]) },
+            ErrorCode::InvalidRequest,
+            "A manual partition assignment was specified, but replication factor was not set to -1.",
+        ),
+    ] {
+        let error = cluster.create(vec![refused.clone()]).remove(0).1.unwrap_err();
+        assert_eq!((error.code, error.message.as_str()), (code, why), "{refused:?}");
+    }
+    for node_id in 4..=40 {
+        cluster.start(node_id);
+    }
+    let most = REPLICAS_PER_PARTITION_MAX as i16;
+    assert!(cluster.create_one(topic("most", 1, most)).is_ok());
+    assert_eq!(cluster.create_one(topic("more", 1, most + 1)), Err(factor));
+    let all: Vec<i32> = (1..=40).collect();
+    assert_eq!(cluster.create_one(assigned("more", &[(0, &all)])), Err(assignment));
+}
+
+#[test]
+fn internal_topics_have_no_more_replicas_than_there_are_brokers() {
+    for (brokers, replicas) in [(1, 1), (2, 2), (3, 3), (5, 3)] {
+        let mut cluster = Cluster::new(&[("default.replication.factor", "7")], brokers);
+        let offsets = cluster.create_one(topic("__consumer_offsets", 50, 3)).unwrap();
+        assert_eq!(offsets.replication_factor, replicas);
+        assert!(cluster.image.topic("__consumer_offsets").unwrap().internal);
+    }
 }
 
 #[test]
@@ -424,6 +519,14 @@ fn brokers_and_the_whole_cluster_are_configured_while_they_run() {
     assert_eq!(cluster.image.broker_configs(1)["log.retention.ms"], "8");
     assert_eq!(cluster.alter(ConfigResource::Broker(1), &[(Delete, "log.retention.ms", None)]), Ok(()));
     assert!(cluster.image.broker_configs(1).is_empty());
+    let least = [(Set, "min.insync.replicas", Some("2"))];
+    assert_eq!(
+        cluster.alter(ConfigResource::Broker(1), &least),
+        Err(ErrorCode::InvalidConfig),
+        "who leads would decide"
+    );
+    assert_eq!(cluster.alter(ConfigResource::Cluster, &least), Ok(()));
+    assert_eq!(cluster.alter(ConfigResource::Cluster, &[(Delete, "min.insync.replicas", None)]), Ok(()));
     assert_eq!(cluster.alter(ConfigResource::Broker(9), &retention), Err(ErrorCode::BrokerIdNotRegistered));
     assert_eq!(
         cluster.alter(ConfigResource::Cluster, &[(Set, "listeners", Some("PLAINTEXT://:1"))]),
