@@ -74,18 +74,7 @@ impl Leader {
     pub(super) fn new(now: Duration, own: &Own, assigned: &Assignment) -> Leader {
         let partition = &assigned.partition;
         let followers = partition.replicas.iter().filter(|node_id| **node_id != own.node_id);
-        let follower = |node_id: &i32| Progress {
-            node_id: *node_id,
-            registered: assigned.broker(*node_id).copied(),
-            broker_epoch: UNKNOWN_BROKER_EPOCH,
-            follow_id: None,
-            durable_end: UNKNOWN,
-            behind_since: Some(now),
-            mark: (own.log.end, now),
-            has_no_space: false,
-            has_left: false,
-            caught_up: None,
-        };
+        let follower = |node_id: &i32| Progress::new(now, own, assigned.broker(*node_id).copied(), *node_id);
         assert!(partition.isr.contains(&own.node_id), "who leads is in sync: {partition:?}");
         Leader {
             epoch: partition.leader_epoch,
@@ -109,8 +98,18 @@ impl Leader {
     }
 
     /// An image says this, of a partition as it is known, or later; or as it was before, and only of the brokers something new.
-    pub(super) fn assigned(&mut self, now: Duration, assigned: &Assignment, is_older: bool) {
+    pub(super) fn assigned(&mut self, now: Duration, own: &Own, assigned: &Assignment, is_older: bool) {
         self.min_insync = assigned.min_insync;
+        if !is_older {
+            // The replicas of a partition may change while its leader stays.
+            let replicas = &assigned.partition.replicas;
+            self.followers.retain(|follower| replicas.contains(&follower.node_id));
+            for node_id in replicas.iter().filter(|node_id| **node_id != own.node_id) {
+                if self.follower(*node_id).is_none() {
+                    self.followers.push(Progress::new(now, own, assigned.broker(*node_id).copied(), *node_id));
+                }
+            }
+        }
         for follower in &mut self.followers {
             follower.registered = assigned.broker(follower.node_id).copied();
             let registered = follower.registered.map_or(0, |registered| registered.epoch);
@@ -378,6 +377,22 @@ impl Leader {
 }
 
 impl Progress {
+    /// Nothing was heard of it yet.
+    fn new(now: Duration, own: &Own, registered: Option<Registered>, node_id: i32) -> Progress {
+        Progress {
+            node_id,
+            registered,
+            broker_epoch: UNKNOWN_BROKER_EPOCH,
+            follow_id: None,
+            durable_end: UNKNOWN,
+            behind_since: Some(now),
+            mark: (own.log.end, now),
+            has_no_space: false,
+            has_left: false,
+            caught_up: None,
+        }
+    }
+
     /// What it has said counts no more: it is another process now, or asks anew.
     fn forget(&mut self, now: Duration) {
         (self.follow_id, self.durable_end) = (None, UNKNOWN);

@@ -569,7 +569,7 @@ impl Replica {
         }
         match &mut self.role {
             Role::Leader(leader) => {
-                leader.assigned(now, &assigned, is_older);
+                leader.assigned(now, &self.own, &assigned, is_older);
                 leader.consider(now, &mut self.own, out);
             }
             Role::Follower(follower) => {

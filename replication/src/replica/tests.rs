@@ -289,3 +289,26 @@ fn a_leader_that_is_followed_by_another_says_so_and_follows() {
     // An older image changes nothing.
     assert_eq!(case.assign((1, 5, 7), &[1, 2, 3], 1), []);
 }
+
+#[test]
+fn replicas_that_are_added_while_it_leads_may_follow_and_join() {
+    let mut case = Case::new((0, 0, -1), 0);
+    let brokers = (1..=3).map(|node_id| Registered { node_id, epoch: 10 + i64::from(node_id), is_usable: true });
+    let partition = Partition {
+        replicas: [1, 2].into(),
+        isr: [1, 2].into(),
+        leader: 1,
+        leader_epoch: 5,
+        partition_epoch: 7,
+    };
+    let narrow = Assignment { partition, brokers: brokers.take(2).collect(), min_insync: 1 };
+    case.tell(Event::Assigned(narrow.clone()));
+    let refused = Effect::Refused { node_id: 3, follow_id: 1, error: ErrorCode::NotLeaderOrFollower };
+    assert_eq!(case.follow(3, 1, 0, -1), [refused]);
+    case.assign((1, 5, 8), &[1, 2], 1);
+    assert_eq!(case.follow(3, 2, 0, -1), [Effect::FollowOk { node_id: 3, follow_id: 2, offset: 0 }]);
+    assert_eq!(case.ack(3, 2, 0), [proposal(8, &[(1, 11), (2, -1), (3, 13)])]);
+    // What is known already changes nothing.
+    assert_eq!(case.tell(Event::Assigned(narrow)), []);
+    assert_eq!(case.tell(altered(9, &[1, 2, 3])), []);
+}

@@ -218,7 +218,6 @@ impl World {
             let process = node.broker().map(|(incarnation, _)| incarnation);
             node.is_listening() && broker.is_some_and(|broker| Some(broker.incarnation) == process)
         };
-        let is_whole = |each: &Partition| each.leader != NO_LEADER && each.isr.len() == each.replicas.len();
         let is_replicated = image.topics().flat_map(|topic| &topic.partitions).all(is_whole);
         self.nodes.iter().all(is_there) && is_replicated
     }
@@ -296,6 +295,16 @@ impl World {
         let nodes = self.nodes.iter().map(|node| format!("node {}: {}", node.number + 1, node.describe()));
         let nodes = nodes.collect::<Vec<_>>().join("; ");
         let settled = self.several.as_ref().and_then(|several| several.settled.as_ref());
-        format!("settled: {settled:?}, written to: {}, {nodes}", self.is_written())
+        let image = self.active().and_then(|active| self.nodes[active].told());
+        let topics = image.into_iter().flat_map(ClusterImage::topics);
+        let partitions = topics.flat_map(|topic| (0..).zip(&topic.partitions).map(move |(at, each)| (topic, at, each)));
+        let lacking = partitions.filter(|(.., each)| !is_whole(each));
+        let lacking: Vec<_> = lacking.map(|(topic, at, each)| format!("{}-{at}: {each:?}", topic.name)).collect();
+        format!("settled: {settled:?}, written to: {}, not whole: {lacking:?}, {nodes}", self.is_written())
     }
+}
+
+/// Somebody leads, and everybody is in sync.
+fn is_whole(partition: &Partition) -> bool {
+    partition.leader != NO_LEADER && partition.isr.len() == partition.replicas.len()
 }
