@@ -294,13 +294,8 @@ fn a_leader_that_is_followed_by_another_says_so_and_follows() {
 fn replicas_that_are_added_while_it_leads_may_follow_and_join() {
     let mut case = Case::new((0, 0, -1), 0);
     let brokers = (1..=3).map(|node_id| Registered { node_id, epoch: 10 + i64::from(node_id), is_usable: true });
-    let partition = Partition {
-        replicas: [1, 2].into(),
-        isr: [1, 2].into(),
-        leader: 1,
-        leader_epoch: 5,
-        partition_epoch: 7,
-    };
+    let partition =
+        Partition { replicas: [1, 2].into(), isr: [1, 2].into(), leader: 1, leader_epoch: 5, partition_epoch: 7 };
     let narrow = Assignment { partition, brokers: brokers.take(2).collect(), min_insync: 1 };
     case.tell(Event::Assigned(narrow.clone()));
     let refused = Effect::Refused { node_id: 3, follow_id: 1, error: ErrorCode::NotLeaderOrFollower };

@@ -396,7 +396,7 @@ impl ShardLog {
 
     /// What may be appended but not durable: it has to fit the half of the journal that is free when a checkpoint
     /// starts, with room for its entries' headers, because that checkpoint waits for it.
-    fn pending_bytes_max(&self) -> u64 {
+    pub fn pending_bytes_max(&self) -> u64 {
         self.journal.bytes() / PENDING_SHARE
     }
 

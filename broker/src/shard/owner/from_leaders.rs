@@ -10,6 +10,7 @@ use std::mem;
 use millstream_replication::ErrorCode;
 use millstream_replication::replica::{EpochEnd, Event};
 use millstream_storage::PartitionKey;
+use millstream_storage::batch::Batches;
 use millstream_storage::shard_log::{LogId, ReplicateError, Replicated};
 
 use super::replicas::Replicas;
@@ -79,6 +80,8 @@ pub struct FromLeaders {
 /// What became of a section.
 enum Outcome {
     Taken,
+    /// What the log takes at once is, and the rest is left.
+    Begun,
     /// The log has no room for now.
     Waits,
     /// The leader has sent what it must not.
@@ -188,7 +191,7 @@ impl FromLeaders {
                     Frame::Other(said) => self.said(turn, replicas, link, said),
                     Frame::Data(mut sections, bytes) => {
                         match self.take_sections(turn, replicas, peers, link, &mut sections) {
-                            Outcome::Taken => peers.consumed(link, bytes),
+                            Outcome::Taken | Outcome::Begun => peers.consumed(link, bytes),
                             Outcome::Waits => {
                                 let inbox = self.links.get_mut(&link).expect("its frame was taken");
                                 inbox.frames.push_front(Frame::Data(sections, bytes));
@@ -216,12 +219,12 @@ impl FromLeaders {
         link: LinkId,
         sections: &mut VecDeque<Section>,
     ) -> Outcome {
-        while let Some(section) = sections.front() {
+        while let Some(section) = sections.front_mut() {
             match self.take_section(turn, replicas, peers, link, section) {
-                Outcome::Taken => {}
+                Outcome::Taken => drop(sections.pop_front()),
+                Outcome::Begun => {}
                 other => return other,
             }
-            sections.pop_front();
         }
         Outcome::Taken
     }
@@ -232,9 +235,9 @@ impl FromLeaders {
         replicas: &mut Replicas,
         peers: &mut Peers,
         link: LinkId,
-        section: &Section,
+        section: &mut Section,
     ) -> Outcome {
-        let &Section { handle, leader_epoch, base_offset, next_offset, high_watermark, .. } = section;
+        let &mut Section { handle, leader_epoch, base_offset, next_offset, high_watermark, .. } = section;
         let Some(log) = self.links.get(&link).and_then(|inbox| inbox.names.get(&handle)).copied() else {
             // Of an answer before the newest.
             return Outcome::Taken;
@@ -247,13 +250,19 @@ impl FromLeaders {
         if replica.leader_epoch() != leader_epoch {
             return Outcome::Broken(format!("batches of epoch {leader_epoch} in epoch {}", replica.leader_epoch()));
         }
-        let batches = section.batches.first().expect("a section that was received has its batches in one slice");
-        match logs.append_replicated(turn.now, log, batches, leader_epoch) {
-            Ok(Replicated { end, bytes }) if end == next_offset => {
+        let batches = section.batches.first_mut().expect("a section that was received has its batches in one slice");
+        let piece = batches.slice(..piece_bytes(batches, logs.pending_bytes_max()));
+        match logs.append_replicated(turn.now, log, &piece, leader_epoch) {
+            Ok(Replicated { end, bytes }) if (end == next_offset) == (piece.len() == batches.len()) => {
                 self.bytes += bytes;
                 let last_epoch = logs.last_epoch(log);
                 replicas.tell(turn.now.elapsed, log, Event::Accepted { log_end: end, last_epoch, high_watermark });
-                Outcome::Taken
+                if end == next_offset {
+                    return Outcome::Taken;
+                }
+                let _ = batches.split_to(piece.len());
+                section.base_offset = end;
+                Outcome::Begun
             }
             Ok(Replicated { end, .. }) => {
                 // What is here is not what the leader has said: it is asked anew, and cuts what is not its own.
@@ -374,5 +383,41 @@ impl FromLeaders {
         counter("millstream_replica_stalled_total", "Sections not taken as the disk is full.", self.stalled);
         counter("millstream_replica_restarts_total", "Logs cut to what their leaders have.", self.restarts);
         counter("millstream_replica_lost_total", "Cuts of committed records, after unclean elections.", self.lost);
+    }
+}
+
+/// How many bytes of these batches a log takes at once: all, or as many whole ones as fit, but one at least.
+fn piece_bytes(batches: &[u8], bytes_max: u64) -> usize {
+    if batches.len() as u64 <= bytes_max {
+        return batches.len();
+    }
+    let mut bytes = 0;
+    for batch in Batches::new(batches) {
+        match batch {
+            Ok((_, batch)) if bytes == 0 || (bytes + batch.len()) as u64 <= bytes_max => bytes += batch.len(),
+            Ok(_) => break,
+            // Whoever appends says what is wrong with them.
+            Err(_) => return batches.len(),
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_storage::batch::BatchBuilder;
+
+    use super::*;
+
+    #[test]
+    fn a_log_is_given_what_it_takes_at_once() {
+        let batch = BatchBuilder::new().record(1, None, Some(&[7; 100]), &[]).build();
+        let (one, three) = (batch.len(), batch.repeat(3));
+        let table = [(3 * one, 3 * one), (3 * one - 1, 2 * one), (2 * one, 2 * one), (one, one), (1, one)];
+        for (bytes_max, expected) in table {
+            assert_eq!(piece_bytes(&three, bytes_max as u64), expected, "{bytes_max}");
+        }
+        assert_eq!(piece_bytes(&three[..3 * one - 1], one as u64), one, "the rest is looked at later");
+        assert_eq!(piece_bytes(&three[1..], one as u64), 3 * one - 1, "no batch");
     }
 }
