@@ -47,7 +47,8 @@ func pointer(s string) *string { return &s }
 
 func createTopic(bootstrap, topic string, partitions int, configs map[string]*string) *kadm.Client {
 	admin := kadm.NewClient(must(kgo.NewClient(kgo.SeedBrokers(strings.Split(bootstrap, ",")...))))
-	created := must(admin.CreateTopic(within(timeout), int32(partitions), 1, configs, topic))
+	// -1: as many replicas as the brokers' default.replication.factor says.
+	created := must(admin.CreateTopic(within(timeout), int32(partitions), -1, configs, topic))
 	check(created.Err == nil, "%v", created.Err)
 	waitForLeaders(admin, topic, partitions)
 	return admin
