@@ -1,4 +1,4 @@
-// franz-go. Arguments of produce, consume, group and admin: README.md beside this folder; `kill` is what scripts/kill.sh runs,
+// franz-go. Arguments of produce, consume, group and admin: README.md beside this folder; `kill` is what scripts/kill.sh runs, `load` scripts/cluster-replicas.sh,
 // `member` what scripts/groups.sh runs.
 package main
 
@@ -210,7 +210,7 @@ func group(bootstrap, topic string, partitions, count int, style, name string) {
 func main() {
 	arguments := os.Args[1:]
 	if len(arguments) == 0 {
-		fail("produce, consume, group, admin, member, kill")
+		fail("produce, consume, group, admin, member, kill, load")
 	}
 	number := func(i int) int { return must(strconv.Atoi(arguments[i])) }
 	optional := func(i, otherwise int) int {
@@ -232,6 +232,8 @@ func main() {
 		check(member(arguments[1:]) == nil, "member: wrong arguments: %v", arguments)
 	case arguments[0] == "kill":
 		kill(arguments[1:])
+	case arguments[0] == "load":
+		load(arguments[1:])
 	default:
 		fail("wrong arguments: %v", arguments)
 	}
