@@ -3,22 +3,24 @@
 # three replicas each, two of which have to be in sync, while nodes are killed, paused, cut off and stopped in turn, and the leader
 # of partition 0 again and again. Then every record is read, once and in order; a node loses its disk; and what the replicas hold is
 # compared byte by byte.
-#   scripts/cluster-replicas.sh [--quick] [--seconds 60] [--pace 4000] [--keep]
-# --quick: 20 s, franz-go only. --pace: records a second of franz-go; each of the others writes a quarter of that. --keep: leaves the
-# directory with the data of the nodes and what they have said, and says where it is; it is left, too, when something does not hold.
+#   scripts/cluster-replicas.sh [--quick] [--seconds 60] [--pace 4000] [--set key=value]... [--keep]
+# --quick: 20 s, franz-go only. --pace: records a second of franz-go; each of the others writes a quarter of that. --set: of all
+# nodes, such as millstream.memory.bytes=268435456. --keep: leaves the directory with the data of the nodes and what they have said,
+# and says where it is; it is left, too, when something does not hold.
 set -euo pipefail
 source "$(dirname "$0")/lib/common.sh"
 source "$SCRIPTS/lib/install.sh"
 source "$SCRIPTS/lib/scenarios.sh"
 
-SECONDS_WRITTEN=60 PACE=4000 CLIENTS=(franz-go confluent-kafka java) KEEP=
+SECONDS_WRITTEN=60 PACE=4000 CLIENTS=(franz-go confluent-kafka java) KEEP= SETTINGS=()
 while (($#)); do
   case "$1" in
     --quick) SECONDS_WRITTEN=20 CLIENTS=(franz-go) ;;
     --seconds) SECONDS_WRITTEN="$2" && shift ;;
     --pace) PACE="$2" && shift ;;
+    --set) SETTINGS+=(--set "$2") && shift ;;
     --keep) KEEP=1 ;;
-    *) sed -n '2,9s/^# \{0,1\}//p' "$0" && exit 2 ;;
+    *) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 2 ;;
   esac
   shift
 done
@@ -69,27 +71,25 @@ pid_of() { cat "$MILLSTREAM_CLUSTER/$1/pid" 2>/dev/null; }
 # A node that should run does: nobody but this script ends one.
 must_run() { kill -0 "$(pid_of "$1")" 2>/dev/null || { tail -20 "$MILLSTREAM_CLUSTER/$1/output" | shown && die "node $1 has ended by itself"; }; }
 
-# metric N NAME: of all its shards.
-metric() {
+# Node $1's page of metrics.
+metrics() {
   {
-    exec 3<>"/dev/tcp/${NODES[$1 - 1]%:*}/9644"
+    exec 3<>"/dev/tcp/${NODES[$1 - 1]%:*}/9644" || return 0
     printf 'GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n' >&3
     timeout 5 cat <&3
-  } 2>/dev/null | awk -v name="$2" '{ split($1, of, "{") } of[1] == name { sum += $2 } END { printf "%d\n", sum }'
+  } 2>/dev/null
 }
-
-COUNTED=(millstream_replica_bytes_out_total millstream_replica_catch_up_bytes_out_total millstream_replica_restarts_total millstream_replica_lost_total)
-declare -A COUNT_OF=()
-# Adds up what node $1 has counted: before its process ends, for its counters end with it.
-count_node() {
-  local name
-  for name in "${COUNTED[@]}"; do COUNT_OF[$name]=$((${COUNT_OF[$name]:-0} + $(metric "$1" "$name"))); done
-}
-# What all nodes have counted until now, of the processes that have ended, too.
-counted() {
-  local node sum="${COUNT_OF[$1]:-0}"
-  for node in 1 2 3; do sum=$((sum + $(metric "$node" "$1"))); done
-  echo "$sum"
+# What nodes have counted until now, those too that have ended: bytes sent to followers, those of them that were read from files,
+# logs that were cut, and followers whose log was cut below what was committed. Counters end with a process: pages of metrics are
+# kept from the moment before. What it sends after that, tens of milliseconds long, is missing.
+count() {
+  local node
+  { for node in 1 2 3; do metrics "$node"; done && cat "$WORK"/metrics-of-* 2>/dev/null; } | awk '
+    { split($1, of, "{"); sum[of[1]] += $2 }
+    END {
+      printf "%d %d %d %d\n", sum["millstream_replica_bytes_out_total"], sum["millstream_replica_catch_up_bytes_out_total"],
+        sum["millstream_replica_restarts_total"], sum["millstream_replica_lost_total"]
+    }'
 }
 
 topics() { "$BROKER" topic describe --bootstrap-server "$BOOTSTRAP" --timeout 2 "${TOPICS[@]}" 2>/dev/null; }
@@ -121,10 +121,24 @@ in_sync_again() {
 keep_said() { cat "$MILLSTREAM_CLUSTER/$1/output" >>"$WORK/said-$1"; }
 end_node() {
   must_run "$2"
-  count_node "$2"
+  local pid signal=KILL
+  [[ $1 == kill ]] || signal=TERM
+  pid="$(pid_of "$2")"
+  metrics "$2" >"$WORK/metrics-of-$2-until-$(now_ms)"
+  kill "-$signal" "$pid"
   cluster "$1" "$2"
   echo "-- $1 at $(date +%T.%3N)" >>"$MILLSTREAM_CLUSTER/$2/output"
   keep_said "$2"
+}
+
+# for_all COMMAND...: with each node, at once.
+for_all() {
+  local node pid pids=()
+  for node in 1 2 3; do
+    "$@" "$node" &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || die "$*: not with every node"; done
 }
 
 # --- faults
@@ -151,24 +165,36 @@ fault() {
       sleep $((2 + ROUND % 3))
       cluster heal
       ;;
+    cut)
+      # From the node behind it, in one direction every other time: it may be one that it leads, or follows.
+      local way=()
+      ((ROUND % 2)) || way=(--one-way)
+      cluster cut "$2" $(($2 % 3 + 1)) "${way[@]}"
+      sleep $((2 + ROUND % 4))
+      cluster heal
+      ;;
+    all)
+      for_all end_node kill
+      for_all cluster start
+      ;;
   esac
 }
 
 declare -A HAPPENED=()
-KINDS=(kill pause leader isolate stop leader)
+KINDS=(kill leader isolate all pause cut leader stop)
 # Faults in turn, each of another node. After two of three the replicas get the time to be in sync again.
 faults() {
   local until node kind worst=0 started
   started="$(now_ms)"
   until=$((started + SECONDS_WRITTEN * 1000))
-  for ((ROUND = 1; $(now_ms) < until; ROUND++)); do
+  for ((ROUND = 0; $(now_ms) < until; ROUND++)); do
     kind="${KINDS[ROUND % ${#KINDS[@]}]}"
     node=$(((ROUND + ROUND / ${#KINDS[@]}) % 3 + 1))
     if [[ $kind == leader ]]; then
       # While nobody leads it, one node is as good as the other.
       node="$(cluster leader "${TOPICS[ROUND % ${#TOPICS[@]}]}" 0 2>/dev/null)" || node=1
       fault kill "$node"
-    elif [[ $kind != isolate || -n $CAN_CUT ]]; then
+    elif [[ ($kind != isolate && $kind != cut) || -n $CAN_CUT ]]; then
       fault "$kind" "$node"
     else
       continue
@@ -182,7 +208,8 @@ faults() {
   in_sync_again "the last fault" || return 1
   ((TOOK <= worst)) || worst="$TOOK"
   holds "all $((${#TOPICS[@]} * PARTITIONS)) partitions have three replicas in sync again within $worst ms after each fault: ${HAPPENED[kill]:-0} nodes killed," \
-    "${HAPPENED[leader]:-0} leaders of partition 0 killed, ${HAPPENED[pause]:-0} paused, ${HAPPENED[isolate]:-0} cut off, ${HAPPENED[stop]:-0} stopped"
+    "${HAPPENED[leader]:-0} leaders of partition 0 killed, ${HAPPENED[pause]:-0} paused, ${HAPPENED[isolate]:-0} cut off, ${HAPPENED[stop]:-0} stopped," \
+    "${HAPPENED[cut]:-0} times two cut from each other, ${HAPPENED[all]:-0} times all killed"
 }
 
 # --- producers and what they have written
@@ -209,7 +236,7 @@ written() {
 read_all() {
   local reader index
   for reader in "$@"; do
-    for index in "${!TOPICS[@]}"; do
+    for index in "${!COUNTS[@]}"; do
       client "$reader" consume "$BOOTSTRAP" "${TOPICS[index]}" "$PARTITIONS" "${COUNTS[index]}" full || { echo "$reader reads ${TOPICS[index]}: exit code $?" && return 1; }
     done
   done
@@ -218,7 +245,7 @@ read_all() {
 check_all() {
   local what="$1" index sum=0
   shift
-  for index in "${!TOPICS[@]}"; do sum=$((sum + COUNTS[index])); done
+  for index in "${!COUNTS[@]}"; do sum=$((sum + COUNTS[index])); done
   if read_all "$@" >"$WORK/read" 2>&1; then
     holds "$what: each of $sum acknowledged records is there once, at its offset, as it was written; read by $*"
   else
@@ -250,7 +277,7 @@ lose_disk() {
   local active node other before first
   active="$(cluster controller)"
   node=$((active % 3 + 1)) other=$(((active + 1) % 3 + 1))
-  TOPICS+=(disk-lost) COUNTS+=($((PACE * 10)))
+  TOPICS=("${TOPICS[@]:0:${#COUNTS[@]}}" disk-lost "${TOPICS[@]:${#COUNTS[@]}}") COUNTS+=($((PACE * 10)))
   write franz-go disk-lost $((PACE * 10)) "$PACE"
   until_so "there is a topic more" all_in_sync
   end_node stop "$node"
@@ -262,29 +289,19 @@ lose_disk() {
   first=$(($(now_ms) - before))
   [[ -z $CAN_CUT ]] || cluster heal
   in_sync_again "node $node, which has lost its disk, was started" || return 0
-  holds "node $node has lost its disk: for what it may catch up with it is in sync $first ms after its start, for nothing else" \
-    "before it can reach node $other, and for all $TOOK ms later"
-}
-
-# --- what is on the disks
-
-stop_all() { local node && for node in 1 2 3; do end_node stop "$node"; done; }
-start_all() {
-  local node pids=()
-  for node in 1 2 3; do
-    cluster start "$node" &
-    pids+=($!)
-  done
-  for node in "${pids[@]}"; do wait "$node" || die "not all nodes start"; done
+  read -r _ from_files_by_now _ _ <<<"$(count)"
+  holds "node $node has lost its disk: what node $active leads it is in sync for $first ms after its start, what node $other leads not before" \
+    "it can reach that, and $TOOK ms later for all; it was sent $((from_files_by_now - from_files)) bytes from files"
 }
 
 # ---
 
-BOOTSTRAP="$(cluster up --set default.replication.factor=3 --set min.insync.replicas=2)"
+BOOTSTRAP="$(cluster up --set default.replication.factor=3 --set min.insync.replicas=2 --set replica.lag.time.max.ms=4000 "${SETTINGS[@]}")"
 IFS=, read -ra NODES <<<"$BOOTSTRAP"
 say "== nodes at $BOOTSTRAP"
 if cluster status | grep -q '^nothing can be cut'; then skip "no node is cut off: $(cluster status | sed -n 's/^nothing can be cut: //p')"; else CAN_CUT=1; fi
 
+# The topics, and how many records those have that clients read: the first of them.
 TOPICS=() COUNTS=()
 for name in "${CLIENTS[@]}"; do
   pace="$PACE"
@@ -292,19 +309,27 @@ for name in "${CLIENTS[@]}"; do
   TOPICS+=("by-$name") COUNTS+=($((pace * SECONDS_WRITTEN)))
   write "$name" "by-$name" $((pace * SECONDS_WRITTEN)) "$pace"
 done
+# Several producers to each partition, and with little patience; what this program has written it verifies itself.
+NAMES=("${CLIENTS[@]}" load)
+TOPICS+=(killed)
+set -m
+"$FRANZ" load --bootstrap "$BOOTSTRAP" --partitions "$PARTITIONS" --seconds "$SECONDS_WRITTEN" --pace "$PACE" >"$WORK/by-load.said" 2>&1 </dev/null &
+WRITERS+=($!)
+set +m
 until_so "there are all topics" all_in_sync
 faults || true
 if written; then
-  holds "no client had an error: $(for name in "${CLIENTS[@]}"; do sed "s/^/$name: /" "$WORK/by-$name.said"; done | paste -sd';' | sed 's/;/; /g')"
+  # Beside these lines the clients tell of what they have tried again.
+  holds "four producers to each partition: $(tail -1 "$WORK/by-load.said"), each there once, at its offset, in the order of its producer"
+  holds "no client had an error but those that it tries again; longest pauses of acknowledgements in ms: $(for name in "${CLIENTS[@]}"; do
+    sed -n "s/^longest pause.*of all \([0-9]*\), of a partition .* to /$name \1, of a partition /p" "$WORK/by-$name.said"
+  done | paste -sd';' | sed 's/;/; /g')"
 else
-  broken "a client had an error"
-  for name in "${CLIENTS[@]}"; do sed "s/^/$name: /" "$WORK/by-$name.said"; done | shown
+  broken "a client had an error, or has not read what it has written"
+  for name in "${NAMES[@]}"; do tail -10 "$WORK/by-$name.said" | sed "s/^/$name: /"; done | shown
 fi
 check_all "after the faults" "${CLIENTS[@]}"
-sent="$(counted millstream_replica_bytes_out_total)"
-caught_up="$(counted millstream_replica_catch_up_bytes_out_total)"
-restarts="$(counted millstream_replica_restarts_total)"
-lost="$(counted millstream_replica_lost_total)"
+read -r sent from_files cut lost <<<"$(count)"
 before=("${TOPICS[@]}")
 
 lose_disk
@@ -313,23 +338,23 @@ if ! written; then
   shown <"$WORK/disk-lost.said"
 fi
 
-stop_all
-start_all
+for_all end_node stop
+for_all cluster start
 in_sync_again "all nodes were stopped and started" || true
 check_all "after all nodes were stopped and started" franz-go
 # What was in a journal only is in the segments since that start.
-stop_all
+for_all end_node stop
 if "$(command -v python3)" "$SCRIPTS/lib/compare_replicas.py" "$MILLSTREAM_CLUSTER"/{1,2,3}/data -- "${TOPICS[@]}" >"$WORK/compared"; then
   holds "the replicas hold the same: $(paste -sd';' "$WORK/compared" | sed 's/;/; /g')"
 else
   broken "the replicas differ"
   shown <"$WORK/compared"
 fi
-awk -v sent="$sent" -v caught_up="$caught_up" -v restarts="$restarts" -v lost="$lost" -v topics=" ${before[*]} " '
+awk -v sent="$sent" -v from_files="$from_files" -v cut="$cut" -v lost="$lost" -v topics=" ${before[*]} " '
   { topic = $1; sub(/:$/, "", topic) } index(topics, " " topic " ") { written += $(NF - 1) }
   END {
-    printf "     before the disk was lost %d bytes were written, twice that is %d; %d were sent to followers (%.1f %% more), %d of them to catch up; %d logs were cut, %d followers lost\n",
-      written, 2 * written, sent, written ? (sent / written / 2 - 1) * 100 : 0, caught_up, restarts, lost
+    printf "     before the disk was lost %d bytes were written, twice that is %d; %d were sent to followers (%+.1f %%), %d of them from files; %d logs were cut, %d below what was committed\n",
+      written, 2 * written, sent, written ? (sent / written / 2 - 1) * 100 : 0, from_files, cut, lost
   }' "$WORK/compared"
 if grep -n panicked "$WORK"/said-* >"$WORK/panics"; then
   broken "a node has panicked"
