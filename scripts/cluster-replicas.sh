@@ -274,7 +274,7 @@ caught_up_from() {
 # A node that is no controller's leader loses its disk while records are written. It may talk to the node that leads the quorum only,
 # so it cannot have caught up with what the third one leads.
 lose_disk() {
-  local active node other before first
+  local active node other before first failed="$FAILED" not_before=
   active="$(cluster controller)"
   node=$((active % 3 + 1)) other=$(((active + 1) % 3 + 1))
   TOPICS=("${TOPICS[@]:0:${#COUNTS[@]}}" disk-lost "${TOPICS[@]:${#COUNTS[@]}}") COUNTS+=($((PACE * 10)))
@@ -290,8 +290,10 @@ lose_disk() {
   [[ -z $CAN_CUT ]] || cluster heal
   in_sync_again "node $node, which has lost its disk, was started" || return 0
   read -r _ from_files_by_now _ _ <<<"$(count)"
-  holds "node $node has lost its disk: what node $active leads it is in sync for $first ms after its start, what node $other leads not before" \
-    "it can reach that, and $TOOK ms later for all; it was sent $((from_files_by_now - from_files)) bytes from files"
+  ((FAILED == failed)) || return 0
+  [[ -z $CAN_CUT ]] || not_before=", what node $other leads not before it can reach that"
+  holds "node $node has lost its disk: what node $active leads it is in sync for $first ms after its start$not_before," \
+    "and $TOOK ms later for all; it was sent $((from_files_by_now - from_files)) bytes from files"
 }
 
 # ---
@@ -356,6 +358,7 @@ awk -v sent="$sent" -v from_files="$from_files" -v cut="$cut" -v lost="$lost" -v
     printf "     before the disk was lost %d bytes were written, twice that is %d; %d were sent to followers (%+.1f %%), %d of them from files; %d logs were cut, %d below what was committed\n",
       written, 2 * written, sent, written ? (sent / written / 2 - 1) * 100 : 0, from_files, cut, lost
   }' "$WORK/compared"
+if ((lost > 0)); then broken "$lost logs were cut below what was committed"; fi
 if grep -n panicked "$WORK"/said-* >"$WORK/panics"; then
   broken "a node has panicked"
   shown <"$WORK/panics"
