@@ -64,6 +64,7 @@ type killRun struct {
 	load                           sync.RWMutex // held for reading by each produce; taken for writing to pause the load
 	stop                           atomic.Bool
 	pool                           []byte
+	pace                           int // records a second of a producer; 0: as fast as it goes
 	filled                         []int64
 	verifiedTo                     []int64
 }
@@ -122,6 +123,9 @@ func (k *killRun) give(format string, arguments ...any) {
 	if k.process != nil && k.process.Process != nil {
 		k.process.Process.Kill()
 	}
+	if k.output == nil {
+		fail(format, arguments...)
+	}
 	k.output.Seek(-min(4000, must(k.output.Seek(0, io.SeekEnd))), io.SeekEnd)
 	tail, _ := io.ReadAll(k.output)
 	fmt.Fprintf(os.Stderr, "the end of the broker's output:\n%s\n", tail)
@@ -152,7 +156,7 @@ func (k *killRun) value(producer, partition int, sequence int64) []byte {
 
 func (k *killRun) killClient(extra ...kgo.Opt) *kgo.Client {
 	return must(kgo.NewClient(append([]kgo.Opt{
-		kgo.SeedBrokers(k.bootstrap),
+		kgo.SeedBrokers(strings.Split(k.bootstrap, ",")...),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerLinger(time.Millisecond),
 		kgo.MaxBufferedRecords(5000),
@@ -165,7 +169,11 @@ func (k *killRun) killClient(extra ...kgo.Opt) *kgo.Client {
 
 func (k *killRun) produceForever(producer int) {
 	client, journal := k.clients[producer], k.journals[producer]
+	started := time.Now()
 	for n := 0; !k.stop.Load(); n++ {
+		if k.pace > 0 {
+			time.Sleep(time.Until(started.Add(time.Duration(n) * time.Second / time.Duration(k.pace))))
+		}
 		partition := (n / 16) % k.partitions
 		k.load.RLock()
 		journal.Lock()
@@ -553,4 +561,45 @@ func kill(arguments []string) {
 		fmt.Printf("%d kills in %.0f s; %d records acknowledged, each there once at its offset (%d acknowledged without an offset); ready again after %s on average, %s at most\n",
 			*times, took.Seconds(), k.acknowledged.Load(), k.unknown.Load(), (sum / time.Duration(*times)).Round(time.Millisecond), slowest.Round(time.Millisecond))
 	}
+}
+
+// load writes as kill does, for so many seconds to brokers that somebody else kills, and verifies then.
+func load(arguments []string) {
+	flags := flag.NewFlagSet("load", flag.ExitOnError)
+	bootstrap := flags.String("bootstrap", "", "host:port,...")
+	partitions := flags.Int("partitions", 6, "")
+	producers := flags.Int("producers", 4, "each writes to every partition")
+	pace := flags.Int("pace", 0, "records a second of all producers; 0: as fast as it goes")
+	size := flags.Int("record-bytes", 1200, "the largest record")
+	seconds := flags.Int("seconds", 60, "")
+	flags.Parse(arguments)
+	check(flags.NArg() == 0 && *bootstrap != "", "no --bootstrap, or too much")
+	k := &killRun{
+		bootstrap: *bootstrap, partitions: *partitions, producers: *producers, bytes: *size, pace: *pace / *producers,
+		pool: newContent("", "full").pool, verifiedTo: make([]int64, *partitions),
+	}
+	createTopic(k.bootstrap, killTopic, k.partitions, map[string]*string{"retention.ms": pointer("-1")}).Close()
+	var producing sync.WaitGroup
+	for producer := range k.producers {
+		k.journals = append(k.journals, &journalOfProducer{offsets: make([][]int64, k.partitions)})
+		k.clients = append(k.clients, k.killClient())
+		producing.Add(1)
+		go func() { defer producing.Done(); k.produceForever(producer) }()
+	}
+	time.Sleep(time.Duration(*seconds) * time.Second)
+	k.pause()
+	k.stop.Store(true)
+	k.load.Unlock()
+	producing.Wait()
+	for producer, client := range k.clients {
+		if err := client.Flush(within(killPatience)); err != nil {
+			k.give("producer %d: %v", producer, err)
+		}
+		client.Close()
+	}
+	if k.acknowledged.Load() != k.written.Load() {
+		k.give("%d records written, %d acknowledged", k.written.Load(), k.acknowledged.Load())
+	}
+	k.verifyFrom(make([]int64, k.partitions), "at the end, everything")
+	fmt.Printf("%d records of %d producers acknowledged, %d of them without an offset\n", k.acknowledged.Load(), k.producers, k.unknown.Load())
 }

@@ -1,4 +1,4 @@
-// franz-go. Arguments of produce, consume, group and admin: README.md beside this folder; `kill` is what scripts/kill.sh runs,
+// franz-go. Arguments of produce, consume, group and admin: README.md beside this folder; `kill` is what scripts/kill.sh runs, `load` scripts/cluster-replicas.sh,
 // `member` what scripts/groups.sh runs.
 package main
 
@@ -47,7 +47,8 @@ func pointer(s string) *string { return &s }
 
 func createTopic(bootstrap, topic string, partitions int, configs map[string]*string) *kadm.Client {
 	admin := kadm.NewClient(must(kgo.NewClient(kgo.SeedBrokers(strings.Split(bootstrap, ",")...))))
-	created := must(admin.CreateTopic(within(timeout), int32(partitions), 1, configs, topic))
+	// -1: as many replicas as the brokers' default.replication.factor says.
+	created := must(admin.CreateTopic(within(timeout), int32(partitions), -1, configs, topic))
 	check(created.Err == nil, "%v", created.Err)
 	waitForLeaders(admin, topic, partitions)
 	return admin
@@ -209,7 +210,7 @@ func group(bootstrap, topic string, partitions, count int, style, name string) {
 func main() {
 	arguments := os.Args[1:]
 	if len(arguments) == 0 {
-		fail("produce, consume, group, admin, member, kill")
+		fail("produce, consume, group, admin, member, kill, load")
 	}
 	number := func(i int) int { return must(strconv.Atoi(arguments[i])) }
 	optional := func(i, otherwise int) int {
@@ -231,6 +232,8 @@ func main() {
 		check(member(arguments[1:]) == nil, "member: wrong arguments: %v", arguments)
 	case arguments[0] == "kill":
 		kill(arguments[1:])
+	case arguments[0] == "load":
+		load(arguments[1:])
 	default:
 		fail("wrong arguments: %v", arguments)
 	}

@@ -3,6 +3,7 @@ import java.util.Arrays;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.Properties;
 import java.util.Set;
 import java.util.concurrent.ExecutionException;
@@ -92,7 +93,8 @@ public final class Client {
 
     private static Admin createTopic(String bootstrap, String topic, int partitions, Map<String, String> configs) throws Exception {
         Admin admin = admin(bootstrap);
-        get(admin.createTopics(List.of(new NewTopic(topic, partitions, (short) 1).configs(configs))).all());
+        // As many replicas as the brokers' default.replication.factor says.
+        get(admin.createTopics(List.of(new NewTopic(topic, Optional.of(partitions), Optional.empty()).configs(configs))).all());
         waitForLeaders(admin, topic, partitions);
         return admin;
     }

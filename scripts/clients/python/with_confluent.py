@@ -22,7 +22,8 @@ def create_topic(bootstrap, topic, partitions, config, node=None):
     """With all partitions on one node, where one is named."""
     client = admin_client(bootstrap)
     if node is None:
-        new = cka.NewTopic(topic, partitions, 1, config=config)
+        # As many replicas as the brokers' default.replication.factor says.
+        new = cka.NewTopic(topic, partitions, -1, config=config)
     else:
         new = cka.NewTopic(topic, partitions, replica_assignment=[[node]] * partitions, config=config)
     results(client.create_topics([new], operation_timeout=TIMEOUT))
