@@ -84,8 +84,10 @@ fn topics_are_made_shown_changed_and_deleted() {
     let list = run(port, "topic list").ok();
     assert_eq!(
         list,
-        "TOPIC  PARTITIONS  REPLICAS\na               2         1\nb               2         1\n\
-                      c               2         1\n"
+        "TOPIC  PARTITIONS  REPLICAS  UNDER-REPLICATED  OFFLINE\n\
+         a               2         1                 0        0\n\
+         b               2         1                 0        0\n\
+         c               2         1                 0        0\n"
     );
     assert_eq!(run(port, "topic list b --json").ok().matches("\"topic\"").count(), 1);
 
@@ -99,7 +101,16 @@ fn topics_are_made_shown_changed_and_deleted() {
     assert_eq!(described.lines().count(), 2 + 3 + 1, "{described}");
     let json = run(port, "topic describe a --json").ok();
     assert!(json.contains("\"configs\":{\"retention.bytes\":\"1000\",\"segment.ms\":\"60000\"}"), "{json}");
-    assert!(json.contains("{\"partition\":2,\"leader\":1,\"replicas\":[1],\"in_sync\":[1],\"first\":0,\"next\":0}"));
+    assert!(
+        json.contains(
+            "{\"partition\":2,\"leader\":1,\"replicas\":[1],\"in_sync\":[1],\
+         \"under_replicated\":false,\"offline\":false,\"first\":0,\"next\":0}"
+        ),
+        "{json}"
+    );
+    assert_eq!(run(port, "topic list --under-replicated").ok(), "no partition is under-replicated\n");
+    assert_eq!(run(port, "topic describe --offline").ok(), "no partition is offline\n");
+    assert_eq!(run(port, "topic describe a --under-replicated --offline --json").ok(), "[]\n");
     let error = run(port, "topic alter a --partitions 1").failed(1);
     assert!(error.contains("INVALID_PARTITIONS"), "{error}");
     let error = run(port, "topic describe missing").failed(1);

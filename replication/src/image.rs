@@ -21,7 +21,9 @@ use place_index::PlaceIndex;
 use crate::config::{Properties, TopicSettings, topic_settings};
 use crate::quota::{ClientQuotas, QUOTA_VALUES_PER_CLUSTER_MAX, check_key};
 use crate::random_id;
-use crate::record::{Broker, ConfigOwner, METADATA_VERSION_FIRST, METADATA_VERSIONS, MetadataRecord, Partition};
+use crate::record::{
+    Broker, ConfigOwner, METADATA_VERSION_FIRST, METADATA_VERSIONS, MetadataRecord, NO_LEADER, Partition,
+};
 use crate::topic_name;
 
 pub use shared_vec::{Iter, SharedVec};
@@ -90,6 +92,8 @@ pub struct ClusterImage {
     /// Only of names that contain `.` or `_`.
     places_by_collision: PlaceIndex,
     partition_count: usize,
+    /// Those of them that nobody leads.
+    offline_count: usize,
     broker_configs: Arc<BTreeMap<i32, Properties>>,
     cluster_configs: Arc<Properties>,
     quotas: Arc<ClientQuotas>,
@@ -122,6 +126,7 @@ impl Default for ClusterImage {
             places_by_id: PlaceIndex::default(),
             places_by_collision: PlaceIndex::default(),
             partition_count: 0,
+            offline_count: 0,
             broker_configs: Arc::default(),
             cluster_configs: Arc::default(),
             quotas: Arc::default(),
@@ -211,6 +216,11 @@ impl ClusterImage {
     /// Partitions of all topics together; at most [`PARTITIONS_PER_CLUSTER_MAX`].
     pub fn partition_count(&self) -> usize {
         self.partition_count
+    }
+
+    /// How many of them nobody leads.
+    pub fn offline_count(&self) -> usize {
+        self.offline_count
     }
 
     /// What was configured at run time for one broker.
@@ -387,20 +397,25 @@ impl ClusterImage {
     fn set_partition(&mut self, topic_id: TopicId, index: i32, state: &Partition) {
         let partitions = &mut self.topic_mut(topic_id).partitions;
         let index = index as usize;
-        match partitions.get_mut(index) {
+        let was_offline = match partitions.get_mut(index) {
             Some(known) => {
+                let was_offline = known.leader == NO_LEADER;
                 let before = (known.leader_epoch, known.partition_epoch);
                 known.clone_from(state);
                 let after = (known.leader_epoch, known.partition_epoch);
                 assert!(before.0 <= after.0 && before.1 < after.1, "epochs grow: {before:?} to {after:?}");
+                was_offline
             }
             None => {
                 partitions.push(state.clone());
                 assert_eq!(partitions.len(), index + 1, "partitions are created in order");
                 self.partition_count += 1;
                 assert!(self.partition_count <= PARTITIONS_PER_CLUSTER_MAX, "a cluster of bounded size");
+                false
             }
-        }
+        };
+        self.offline_count -= usize::from(was_offline);
+        self.offline_count += usize::from(state.leader == NO_LEADER);
         assert_eq!(state.check(), Ok(()), "what every partition is");
     }
 
@@ -456,6 +471,8 @@ impl ClusterImage {
             self.places_by_collision.remove(hash_of_name(&colliding), place);
         }
         self.partition_count -= topic.partitions.len();
+        let offline = topic.partitions.iter().filter(|partition| partition.leader == NO_LEADER);
+        self.offline_count -= offline.count();
     }
 
     fn set_config(&mut self, owner: ConfigOwner, name: &str, value: Option<&str>) {

@@ -72,7 +72,7 @@ async function main() {
     const held = `${(largest.bytes / 1024).toFixed(largest.bytes < 102400 ? 1 : 0)} KiB`;
     await until('the partitions', async () => {
       const [first] = await rows('partitions');
-      return JSON.stringify(first) === JSON.stringify(['page-07', '42', held, '4,000', '0', '4,000']) || first;
+      return JSON.stringify(first) === JSON.stringify(['page-07', '42', held, '4,000', '0', '4,000', '1', '1']) || first;
     });
     await until('the group', async () => {
       const shown = await rows('groups');

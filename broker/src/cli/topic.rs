@@ -7,7 +7,7 @@ use kafka_wire::DeleteTopicsRequest;
 use kafka_wire::create_partitions_request::{CreatePartitionsRequest, CreatePartitionsTopic};
 use kafka_wire::create_topics_request::{CreatableTopic, CreatableTopicConfig, CreateTopicsRequest};
 use kafka_wire::delete_records_request::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic};
-use kafka_wire::metadata_response::MetadataResponseTopic;
+use kafka_wire::metadata_response::{MetadataResponsePartition, MetadataResponseTopic};
 use millstream_storage::TopicId;
 
 use super::client::{Client, EARLIEST, LATEST, TopicPartition, by_topic};
@@ -21,6 +21,7 @@ pub const EXAMPLES: &str = "Examples:
   millstream topic create orders --partitions 12 --config retention.ms=86400000
   millstream topic list
   millstream topic describe orders
+  millstream topic describe --under-replicated --offline
   millstream topic alter orders --partitions 24 --set retention.bytes=1000000000
   millstream topic delete-records orders --partition 0 --before 5000
   millstream topic delete orders";
@@ -58,11 +59,15 @@ pub enum Command {
         /// Also those that brokers keep for themselves
         #[arg(long)]
         internal: bool,
+        #[command(flatten)]
+        wanted: Wanted,
     },
-    /// Show partitions with their leaders and offsets, and what was configured
+    /// Show partitions with their leaders, replicas and offsets, and what was configured
     Describe {
         /// Their names; without any all topics
         topics: Vec<String>,
+        #[command(flatten)]
+        wanted: Wanted,
     },
     /// Add partitions, or change configurations
     Alter {
@@ -103,6 +108,65 @@ pub enum Command {
     },
 }
 
+/// Which partitions are wanted; with both those that are either.
+#[derive(clap::Args, Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// Only partitions of which replicas are not in sync, and topics that have some
+    #[arg(long)]
+    under_replicated: bool,
+    /// Only partitions that nobody leads, and topics that have some
+    #[arg(long)]
+    offline: bool,
+}
+
+impl Wanted {
+    fn are_all(self) -> bool {
+        !self.under_replicated && !self.offline
+    }
+
+    fn is_wanted(self, partition: &MetadataResponsePartition) -> bool {
+        self.are_all()
+            || (self.under_replicated && is_under_replicated(partition))
+            || (self.offline && is_offline(partition))
+    }
+
+    /// Leaves the topics that have something which is wanted.
+    fn select(self, topics: &mut Vec<MetadataResponseTopic>) {
+        let has_wanted = |topic: &MetadataResponseTopic| topic.partitions.iter().any(|of| self.is_wanted(of));
+        topics.retain(|topic| self.are_all() || has_wanted(topic));
+    }
+
+    /// What is said when there is nothing.
+    fn none(self) -> &'static str {
+        match (self.under_replicated, self.offline) {
+            (false, false) => "no topics; `millstream topic create NAME` makes one",
+            (true, false) => "no partition is under-replicated",
+            (false, true) => "no partition is offline",
+            (true, true) => "no partition is under-replicated or offline",
+        }
+    }
+}
+
+/// Whether replicas are not in sync: what Kafka's `kafka-topics --under-replicated-partitions` shows.
+fn is_under_replicated(partition: &MetadataResponsePartition) -> bool {
+    partition.isr_nodes.len() < partition.replica_nodes.len()
+}
+
+/// Whether nobody leads it: what Kafka's `kafka-topics --unavailable-partitions` shows.
+fn is_offline(partition: &MetadataResponsePartition) -> bool {
+    partition.leader_id < 0
+}
+
+/// What is wrong with a partition, for people.
+fn trouble(partition: &MetadataResponsePartition) -> &'static str {
+    match (is_offline(partition), is_under_replicated(partition)) {
+        (true, true) => "offline, under-replicated",
+        (true, false) => "offline",
+        (false, true) => "under-replicated",
+        (false, false) => "",
+    }
+}
+
 fn before_offset(text: &str) -> Result<i64, String> {
     if text == "latest" {
         return Ok(-1);
@@ -132,8 +196,8 @@ pub fn run(common: &Common, command: Command) -> Result<(), CliError> {
             };
             create(common, &mut client, &topics, form, if_not_exists, dry_run)
         }
-        Command::List { search, internal } => list(common, &mut client, search.as_deref(), internal),
-        Command::Describe { topics } => describe(common, &mut client, &topics),
+        Command::List { search, internal, wanted } => list(common, &mut client, search.as_deref(), internal, wanted),
+        Command::Describe { topics, wanted } => describe(common, &mut client, &topics, wanted),
         Command::Alter { topic, partitions, set, unset } => alter(common, &mut client, &topic, partitions, set, unset),
         Command::Delete { topics, if_exists } => delete(common, &mut client, &topics, if_exists),
         Command::DeleteRecords { topic, partition, all_partitions: _, before } => {
@@ -234,16 +298,33 @@ fn delete(common: &Common, client: &mut Client, topics: &[String], if_exists: bo
     Outcomes { done: "deleted", results, accepted: if_exists.then_some(3) }.report(common)
 }
 
-fn list(common: &Common, client: &mut Client, search: Option<&str>, internal: bool) -> Result<(), CliError> {
+fn list(
+    common: &Common,
+    client: &mut Client,
+    search: Option<&str>,
+    internal: bool,
+    wanted: Wanted,
+) -> Result<(), CliError> {
     let mut topics = client.metadata(None)?.topics;
     let name = |topic: &MetadataResponseTopic| topic.name.as_deref().unwrap_or_default().to_owned();
     topics.retain(|topic| (internal || !topic.is_internal) && search.is_none_or(|search| name(topic).contains(search)));
+    // The numbers are those of the whole topic.
+    wanted.select(&mut topics);
     topics.sort_by_key(name);
+    let count = |topic: &MetadataResponseTopic, counts: fn(&MetadataResponsePartition) -> bool| {
+        topic.partitions.iter().filter(|partition| counts(partition)).count()
+    };
     let replicas =
         |topic: &MetadataResponseTopic| topic.partitions.first().map_or(0, |first| first.replica_nodes.len());
-    let mut table = Table::new(&["TOPIC", "PARTITIONS", "REPLICAS"]);
+    let mut table = Table::new(&["TOPIC", "PARTITIONS", "REPLICAS", "UNDER-REPLICATED", "OFFLINE"]);
     for topic in &topics {
-        table.row([name(topic).into(), topic.partitions.len().into(), replicas(topic).into()]);
+        table.row([
+            name(topic).into(),
+            topic.partitions.len().into(),
+            replicas(topic).into(),
+            count(topic, is_under_replicated).into(),
+            count(topic, is_offline).into(),
+        ]);
     }
     let json = || {
         Json::array(topics.iter().map(|topic| {
@@ -251,16 +332,23 @@ fn list(common: &Common, client: &mut Client, search: Option<&str>, internal: bo
                 ("topic", name(topic).into()),
                 ("partitions", topic.partitions.len().into()),
                 ("replicas", replicas(topic).into()),
+                ("under_replicated", count(topic, is_under_replicated).into()),
+                ("offline", count(topic, is_offline).into()),
                 ("internal", topic.is_internal.into()),
             ])
         }))
     };
-    common.output().table(json, &table, "no topics; `millstream topic create NAME` makes one")
+    common.output().table(json, &table, wanted.none())
 }
 
-fn describe(common: &Common, client: &mut Client, names: &[String]) -> Result<(), CliError> {
+fn describe(common: &Common, client: &mut Client, names: &[String], wanted: Wanted) -> Result<(), CliError> {
     let mut topics = if names.is_empty() { client.metadata(None)?.topics } else { client.topics(names)? };
     topics.sort_by(|a, b| a.name.as_deref().cmp(&b.name.as_deref()));
+    wanted.select(&mut topics);
+    let sizes: Vec<usize> = topics.iter().map(|topic| topic.partitions.len()).collect();
+    for topic in &mut topics {
+        topic.partitions.retain(|partition| wanted.is_wanted(partition));
+    }
     let name = |topic: &MetadataResponseTopic| topic.name.as_deref().unwrap_or_default().to_owned();
     let led: Vec<TopicPartition> = topics
         .iter()
@@ -279,7 +367,7 @@ fn describe(common: &Common, client: &mut Client, names: &[String]) -> Result<()
     let nodes = |nodes: &[i32]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let text = || {
         let mut text = String::new();
-        for topic in &topics {
+        for (topic, size) in topics.iter().zip(&sizes) {
             let own: Vec<String> = configs[&Owner::Topic(name(topic))]
                 .iter()
                 .map(|entry| format!("{}={}", entry.name, entry.shown()))
@@ -290,12 +378,12 @@ fn describe(common: &Common, client: &mut Client, names: &[String]) -> Result<()
             } else {
                 format!(", id {}", TopicId(topic.topic_id.to_bytes()).to_base64())
             };
-            text.push_str(&format!(
-                "{}: {} partitions{id}, own configurations: {own}\n",
-                name(topic),
-                topic.partitions.len()
-            ));
-            let mut table = Table::new(&["PARTITION", "LEADER", "REPLICAS", "IN SYNC", "FIRST", "NEXT", "RECORDS"]);
+            let shown = match topic.partitions.len() {
+                all if all == *size => size.to_string(),
+                some => format!("{some} of {size}"),
+            };
+            text.push_str(&format!("{}: {shown} partitions{id}, own configurations: {own}\n", name(topic),));
+            let mut table = Table::new(&["PARTITION", "LEADER", "REPLICAS", "IN SYNC", "FIRST", "NEXT", "RECORDS", ""]);
             let mut partitions: Vec<_> = topic.partitions.iter().collect();
             partitions.sort_by_key(|partition| partition.partition_index);
             for partition in partitions {
@@ -309,11 +397,12 @@ fn describe(common: &Common, client: &mut Client, names: &[String]) -> Result<()
                     first.into(),
                     next.into(),
                     next.zip(first).map(|(next, first)| next - first).into(),
+                    trouble(partition).into(),
                 ]);
             }
             text.push_str(&format!("{table}\n"));
         }
-        if topics.is_empty() { "no topics; `millstream topic create NAME` makes one\n".to_owned() } else { text }
+        if topics.is_empty() { format!("{}\n", wanted.none()) } else { text }
     };
     let json = || {
         Json::array(topics.iter().map(|topic| {
@@ -324,6 +413,8 @@ fn describe(common: &Common, client: &mut Client, names: &[String]) -> Result<()
                     ("leader", partition.leader_id.into()),
                     ("replicas", Json::array(partition.replica_nodes.iter().copied())),
                     ("in_sync", Json::array(partition.isr_nodes.iter().copied())),
+                    ("under_replicated", is_under_replicated(partition).into()),
+                    ("offline", is_offline(partition).into()),
                     ("first", first.get(&key).map(|at| at.offset).into()),
                     ("next", next.get(&key).map(|at| at.offset).into()),
                 ])
@@ -435,5 +526,44 @@ fn delete_records(
     match results.iter().find_map(|(partition, result)| Some((partition, result.as_ref().err()?))) {
         Some((partition, error)) => Err(CliError::refused(format!("partition {partition} of topic {topic}"), error)),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partition(leader: i32, replicas: &[i32], in_sync: &[i32]) -> MetadataResponsePartition {
+        let mut partition = MetadataResponsePartition::default();
+        (partition.leader_id, partition.replica_nodes) = (leader, replicas.to_vec());
+        partition.isr_nodes = in_sync.to_vec();
+        partition
+    }
+
+    #[test]
+    fn partitions_are_under_replicated_offline_or_both() {
+        for (leader, replicas, in_sync, expected, is_under_replicated, is_offline) in [
+            (1, &[1, 2][..], &[1, 2][..], "", false, false),
+            (1, &[1, 2], &[1], "under-replicated", true, false),
+            (-1, &[2], &[2], "offline", false, true),
+            (-1, &[1, 2], &[2], "offline, under-replicated", true, true),
+        ] {
+            let partition = partition(leader, replicas, in_sync);
+            assert_eq!(trouble(&partition), expected);
+            for (under_replicated, offline, expected) in [
+                (false, false, true),
+                (true, false, is_under_replicated),
+                (false, true, is_offline),
+                (true, true, is_under_replicated || is_offline),
+            ] {
+                let wanted = Wanted { under_replicated, offline };
+                assert_eq!(wanted.is_wanted(&partition), expected, "{wanted:?} of {partition:?}");
+                let mut topic = MetadataResponseTopic::default();
+                topic.partitions = vec![partition.clone()];
+                let mut topics = vec![topic];
+                wanted.select(&mut topics);
+                assert_eq!(topics.len(), usize::from(expected));
+            }
+        }
     }
 }

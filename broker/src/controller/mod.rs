@@ -140,6 +140,8 @@ pub struct Standing {
     pub brokers: usize,
     /// Those of them that are fenced.
     pub fenced: usize,
+    /// Partitions of the cluster that nobody leads, as is known here.
+    pub offline_partitions: usize,
 }
 
 impl Standing {
@@ -263,6 +265,7 @@ impl ControllerNode {
             held: self.held(),
             brokers: self.quorum.image().brokers().len(),
             fenced: self.quorum.image().brokers().filter(|broker| broker.is_fenced).count(),
+            offline_partitions: self.quorum.image().offline_count(),
             is_alone: self.is_alone() && self.quorum.members().iter().count() == 1,
             lease_until: self.lease_until(),
         }

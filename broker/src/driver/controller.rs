@@ -87,6 +87,7 @@ struct Shown {
     lease_until_us: AtomicU64,
     brokers: AtomicUsize,
     fenced: AtomicUsize,
+    offline_partitions: AtomicUsize,
 }
 
 impl Shown {
@@ -101,6 +102,7 @@ impl Shown {
         self.lease_until_us.store(lease_until_us, Ordering::Relaxed);
         self.brokers.store(standing.brokers, Ordering::Relaxed);
         self.fenced.store(standing.fenced, Ordering::Relaxed);
+        self.offline_partitions.store(standing.offline_partitions, Ordering::Relaxed);
     }
 }
 
@@ -120,6 +122,7 @@ impl ControllerHandle {
             },
             brokers: self.shown.brokers.load(Ordering::Relaxed),
             fenced: self.shown.fenced.load(Ordering::Relaxed),
+            offline_partitions: self.shown.offline_partitions.load(Ordering::Relaxed),
         }
     }
 

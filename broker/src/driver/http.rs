@@ -223,6 +223,8 @@ fn process_scrape(node: &Node, shards: usize) -> Scrape {
     gauge("millstream_brokers", help, standing.brokers as f64);
     let help = "Brokers that are registered and fenced: they lead nothing.";
     gauge("millstream_brokers_fenced", help, standing.fenced as f64);
+    let help = "Partitions of the cluster that nobody leads, as is known here. Kafka: OfflinePartitionsCount.";
+    gauge("millstream_partitions_offline", help, standing.offline_partitions as f64);
     let help = "1 while this node's broker has its lease: no controller has fenced it for its silence.";
     gauge("millstream_broker_has_lease", help, f64::from(u8::from(node.controller.has_lease())));
     let help = "Requests to the controller that were asked here and not answered.";

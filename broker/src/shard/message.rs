@@ -310,7 +310,7 @@ impl Answer {
 /// What a survey asks of each partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
-    /// The bytes of its log.
+    /// The bytes of its log, and how far that is behind.
     Size,
     /// Its idempotent producers.
     Producers,
@@ -343,8 +343,13 @@ pub struct SurveyDone {
 pub enum Finding {
     /// It cannot be asked.
     Error(ErrorCode),
-    /// The bytes of its log.
-    Size(u64),
+    /// Its log.
+    Size {
+        /// Its bytes.
+        bytes: u64,
+        /// How many records it lacks of those that are committed: [`millstream_replication::Replica::behind_committed`].
+        behind: Option<u64>,
+    },
     /// Its idempotent producers.
     Producers(Vec<ProducerView>),
 }

@@ -157,7 +157,7 @@ impl Shard {
     }
 
     /// Counters and gauges, for a scrape.
-    pub fn samples(&self, scrape: &mut Scrape) {
+    pub fn samples(&mut self, scrape: &mut Scrape) {
         self.sessions.samples(scrape);
         self.owners.samples(&mut scrape.samples);
     }

@@ -236,9 +236,9 @@ impl Streams {
     }
 
     /// Streams that are open over all shards of both nodes, as this counter of theirs says.
-    fn sum(&self, name: &str) -> u64 {
+    fn sum(&mut self, name: &str) -> u64 {
         let mut sum = 0;
-        for shard in self.nodes.iter().flatten().flat_map(|process| &process.shards) {
+        for shard in self.nodes.iter_mut().flatten().flat_map(|process| &mut process.shards) {
             let mut scrape = Scrape::default();
             shard.samples(&mut scrape);
             sum += scrape
@@ -264,7 +264,7 @@ impl Streams {
         pairs.len() as u64
     }
 
-    fn check(&self, when: &str) -> Result<(), String> {
+    fn check(&mut self, when: &str) -> Result<(), String> {
         let open = ["millstream_peer_streams_dialled", "millstream_peer_streams_accepted"].map(|name| self.sum(name));
         if open != [self.wanted(); 2] {
             return Err(format!("{when}: {open:?} streams are open, and {} are wanted", self.wanted()));

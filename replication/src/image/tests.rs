@@ -48,6 +48,29 @@ fn topics_are_found_by_name_and_id_until_they_are_removed() {
 }
 
 #[test]
+fn partitions_that_nobody_leads_are_counted() {
+    let mut image = ClusterImage::new();
+    let led = |partition_epoch| partition(0, partition_epoch);
+    let offline = |partition_epoch| Partition { leader: NO_LEADER, ..partition(0, partition_epoch) };
+    image.replay(&topic(1, "a"));
+    image.replay(&topic(2, "b"));
+    for (id, index, state, expected) in [
+        (1, 0, offline(0), 1),
+        (1, 1, led(0), 1),
+        (2, 0, led(0), 1),
+        (2, 0, offline(1), 2),
+        (2, 0, offline(2), 2),
+        (1, 0, led(1), 1),
+        (1, 1, offline(1), 2),
+    ] {
+        image.replay(&add_partition(id, index, state));
+        assert_eq!(image.offline_count(), expected, "topic {id}, partition {index}");
+    }
+    image.replay(&MetadataRecord::RemoveTopic { topic_id: TopicId([1; 16]) });
+    assert_eq!(image.offline_count(), 1);
+}
+
+#[test]
 fn records_that_cannot_follow_are_refused() {
     let mut image = ClusterImage::new();
     image.replay(&topic(1, "a"));
@@ -345,6 +368,9 @@ fn every_clone_goes_its_own_way_as_if_it_were_the_only_one() {
             assert_eq!(ids(image), ids(&replayed), "seed {seed}");
             assert!(order.places.iter().flatten().eq(&ids(image)), "seed {seed}");
             assert_eq!(image.partition_count(), image.topics().map(|topic| topic.partitions.len()).sum());
+            let offline = |partition: &&Partition| partition.leader == NO_LEADER;
+            let partitions = image.topics().flat_map(|topic| topic.partitions.iter());
+            assert_eq!(image.offline_count(), partitions.filter(offline).count());
             for topic in image.topics() {
                 assert_eq!(image.topic(&topic.name).map(|found| found.id), Some(topic.id));
                 assert_eq!(image.topic_by_id(topic.id).map(|found| &found.name), Some(&topic.name));

@@ -44,6 +44,14 @@ impl Follower {
         matches!(self.state, State::Following { handle, .. } if handle == sent)
     }
 
+    /// What the leader has said to be committed, while it sends what is lacking.
+    pub(super) fn high_watermark(&self) -> Option<i64> {
+        match self.state {
+            State::Following { high_watermark, .. } => Some(high_watermark),
+            _ => None,
+        }
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Duration> {
         match self.state {
             State::Waiting { until } => until,

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Assignment, CAUGHT_UP_TWICE, Effect, EpochEnd, Event, FollowRequest, Own, RETRY, Registered, StallReason};
+use super::{
+    Assignment, CAUGHT_UP_TWICE, Effect, EpochEnd, Event, FollowRequest, Led, Own, RETRY, Registered, StallReason,
+};
 use crate::broker_ids::BrokerIds;
 use crate::controller::{AlterPartition, AlteredPartition, UNKNOWN_BROKER_EPOCH};
 use crate::error::ErrorCode;
@@ -95,6 +97,22 @@ impl Leader {
     /// Whether enough are in sync for `acks=all`.
     pub(super) fn has_enough(&self) -> bool {
         self.committed.len() >= self.min_insync
+    }
+
+    pub(super) fn led(&self, own: &Own) -> Led {
+        let mut led = Led {
+            replicas: self.followers.len() + 1,
+            in_sync: self.committed.len(),
+            min_insync: self.min_insync,
+            lag: 0,
+            lag_largest: 0,
+        };
+        for follower in self.followers.iter().filter(|follower| follower.durable_end != UNKNOWN) {
+            let lacks = u64::try_from(own.log.end - follower.durable_end).expect("what is durable was sent");
+            led.lag += lacks;
+            led.lag_largest = led.lag_largest.max(lacks);
+        }
+        led
     }
 
     /// An image says this, of a partition as it is known, or later; or as it was before, and only of the brokers something new.

@@ -354,6 +354,21 @@ pub enum Effect {
     },
 }
 
+/// What a leader knows of its partition: for who wants to look at it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Led {
+    /// How many replicas it has.
+    pub replicas: usize,
+    /// How many of them are in sync, as the controller has said last.
+    pub in_sync: usize,
+    /// How many have to be for `acks=all`: [`effective_min_insync`].
+    pub min_insync: usize,
+    /// Records that followers do not have durably, over all that have said what they have since this leader leads.
+    pub lag: u64,
+    /// Those that the one of them lacks which lacks most.
+    pub lag_largest: u64,
+}
+
 /// What leader and follower share.
 #[derive(Clone, Debug)]
 struct Own {
@@ -428,6 +443,27 @@ impl Replica {
     /// The epoch in which it leads, if it does.
     pub fn leads(&self) -> Option<i32> {
         matches!(self.role, Role::Leader(_)).then_some(self.leader_epoch)
+    }
+
+    /// Who is in sync and how far followers are, if it leads.
+    pub fn led(&self) -> Option<Led> {
+        match &self.role {
+            Role::Leader(leader) => Some(leader.led(&self.own)),
+            _ => None,
+        }
+    }
+
+    /// How many committed records its log lacks, as far as it knows: what its leader has said to be committed, and is not
+    /// appended here. None while it follows nobody.
+    pub fn behind_committed(&self) -> Option<u64> {
+        match &self.role {
+            Role::Idle => None,
+            Role::Leader(_) => Some(0),
+            Role::Follower(follower) => {
+                let behind = follower.high_watermark()?.saturating_sub(self.own.log.end);
+                Some(u64::try_from(behind).unwrap_or(0))
+            }
+        }
     }
 
     /// Whether a producer's records may be appended: NOT_LEADER_OR_FOLLOWER, or NOT_ENOUGH_REPLICAS with `acks=all`.

@@ -307,3 +307,41 @@ fn replicas_that_are_added_while_it_leads_may_follow_and_join() {
     assert_eq!(case.tell(Event::Assigned(narrow)), []);
     assert_eq!(case.tell(altered(9, &[1, 2, 3])), []);
 }
+
+#[test]
+fn a_leader_shows_who_is_in_sync_and_how_far_followers_are() {
+    let mut case = Case::leading(2);
+    let mut expected = Led { replicas: 3, in_sync: 3, min_insync: 2, lag: 8, lag_largest: 4 };
+    assert_eq!(case.replica.led(), Some(expected));
+    case.ack(2, 1, 4);
+    (expected.lag, expected.lag_largest) = (4, 4);
+    assert_eq!(case.replica.led(), Some(expected));
+    case.ack(3, 1, 1);
+    (expected.lag, expected.lag_largest) = (3, 3);
+    assert_eq!(case.replica.led(), Some(expected));
+    // Who asks anew has not said what it has.
+    case.follow(3, 2, 1, 5);
+    (expected.lag, expected.lag_largest) = (0, 0);
+    assert_eq!(case.replica.led(), Some(expected));
+    case.assign((1, 5, 8), &[1, 2], 2);
+    expected.in_sync = 2;
+    assert_eq!((case.replica.led(), case.replica.behind_committed()), (Some(expected), Some(0)));
+    case.assign((2, 6, 9), &[1, 2], 2);
+    assert_eq!(case.replica.led(), None);
+}
+
+#[test]
+fn a_follower_knows_how_much_it_lacks_of_what_is_committed() {
+    let mut case = Case::new((4, 4, 5), 4);
+    assert_eq!(case.replica.behind_committed(), None);
+    case.assign((2, 6, 9), &[1, 2], 1);
+    assert_eq!(case.replica.behind_committed(), None, "it has asked");
+    case.tell(Event::FollowOk { follow_id: 1, handle: 1, high_watermark: 9, log_start: 0 });
+    assert_eq!(case.replica.behind_committed(), Some(5));
+    case.tell(Event::Accepted { log_end: 8, last_epoch: 6, high_watermark: 9 });
+    assert_eq!(case.replica.behind_committed(), Some(1));
+    case.tell(Event::Accepted { log_end: 12, last_epoch: 6, high_watermark: 9 });
+    assert_eq!(case.replica.behind_committed(), Some(0));
+    case.tell(Event::StreamClosed { node_id: 2 });
+    assert_eq!(case.replica.behind_committed(), None);
+}

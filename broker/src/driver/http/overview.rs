@@ -133,14 +133,18 @@ impl GroupSummary {
 }
 
 impl Overview {
-    /// What there is in all, and the partitions selected: sorted by `name`, `partition`, `records`, `bytes` or `end`.
+    /// What there is in all, and the partitions selected: sorted by `name`, `partition`, `records`, `bytes`,
+    /// `end` or `in_sync`: the last puts what lacks most replicas behind the others, and what nobody leads behind that.
     pub fn partitions(&self, selection: &Selection) -> Json {
         let matching: Vec<&PartitionRow> =
             self.partitions.iter().filter(|row| is_found(&row.topic, selection)).collect();
         let bytes: u64 = matching.iter().map(|row| row.bytes).sum();
         let records: i64 = matching.iter().map(|row| row.high_watermark - row.log_start).sum();
         let count = matching.len();
+        let under_replicated = matching.iter().filter(|row| row.missing() > 0).count();
+        let offline = matching.iter().filter(|row| row.leader < 0).count();
         let rows = match &*selection.sort {
+            "in_sync" => select(matching, selection, |row| (row.leader < 0, row.missing())),
             "bytes" => select(matching, selection, |row| row.bytes),
             "records" => select(matching, selection, |row| row.high_watermark - row.log_start),
             "end" => select(matching, selection, |row| row.high_watermark),
@@ -155,9 +159,18 @@ impl Overview {
                 ("end", row.high_watermark.into()),
                 ("records", (row.high_watermark - row.log_start).into()),
                 ("bytes", row.bytes.into()),
+                ("leader", row.leader.into()),
+                ("replicas", Json::array(row.replicas.iter().copied())),
+                ("in_sync", Json::array(row.in_sync.iter().copied())),
             ])
         });
-        self.list(self.partitions.len(), count, [("records", records.into()), ("bytes", bytes.into())], rows)
+        let sums = [
+            ("records", records.into()),
+            ("bytes", bytes.into()),
+            ("under_replicated", under_replicated.into()),
+            ("offline", offline.into()),
+        ];
+        self.list(self.partitions.len(), count, sums, rows)
     }
 
     /// What there is in all, and the groups selected: sorted by `name`, `state`, `members`, `partitions` or `lag`.
@@ -189,22 +202,17 @@ impl Overview {
         self.list(self.groups.len(), count, [("members", members.into()), ("lag", lag.into())], rows)
     }
 
-    fn list(
+    fn list<const SUMS: usize>(
         &self,
         total: usize,
         matching: usize,
-        sums: [(&'static str, Json); 2],
+        sums: [(&'static str, Json); SUMS],
         rows: impl Iterator<Item = Json>,
     ) -> Json {
-        let [first, second] = sums;
-        Json::object([
-            ("total", total.into()),
-            ("matching", matching.into()),
-            first,
-            second,
-            ("silent_shards", Json::array(self.silent.iter().copied())),
-            ("rows", Json::array(rows)),
-        ])
+        let counts = [("total", total.into()), ("matching", matching.into())];
+        let others = [("silent_shards", Json::array(self.silent.iter().copied())), ("rows", Json::array(rows))];
+        let members = counts.into_iter().chain(sums).chain(others);
+        Json::Object(members.map(|(name, value)| (name.into(), value)).collect())
     }
 }
 
@@ -234,6 +242,9 @@ mod tests {
             log_start: 5,
             high_watermark,
             bytes,
+            leader: if partition == 0 { 1 } else { -1 },
+            replicas: [1, 2, 3].into(),
+            in_sync: if partition == 0 { [1, 2, 3].into() } else { [2].into() },
         };
         let partitions =
             vec![partition("Orders", 0, 10, 300), partition("Orders", 1, 30, 100), partition("x", 0, 5, 0)];
@@ -256,13 +267,16 @@ mod tests {
     #[test]
     fn partitions_are_found_sorted_and_cut() {
         let all = overview().partitions(&Selection::default()).to_string();
-        assert!(all.starts_with("{\"total\":3,\"matching\":3,\"records\":30,\"bytes\":400,\"silent_shards\":[3],"));
+        let sums = "\"records\":30,\"bytes\":400,\"under_replicated\":1,\"offline\":1,\"silent_shards\":[3],";
+        assert!(all.starts_with(&format!("{{\"total\":3,\"matching\":3,{sums}")), "{all}");
         let selection =
             Selection { search: "order".to_owned(), sort: "bytes".to_owned(), descending: true, offset: 1, limit: 10 };
         assert_eq!(
             overview().partitions(&selection).to_string(),
-            "{\"total\":3,\"matching\":2,\"records\":30,\"bytes\":400,\"silent_shards\":[3],\"rows\":[{\"topic\":\
-             \"Orders\",\"partition\":1,\"start\":5,\"end\":30,\"records\":25,\"bytes\":100}]}"
+            format!(
+                "{{\"total\":3,\"matching\":2,{sums}\"rows\":[{{\"topic\":\"Orders\",\"partition\":1,\"start\":5,\"end\":30,\
+                 \"records\":25,\"bytes\":100,\"leader\":-1,\"replicas\":[1,2,3],\"in_sync\":[2]}}]}}"
+            )
         );
         for sort in ["name", "partition", "records", "end"] {
             let selection = Selection { sort: sort.to_owned(), limit: 1, ..Selection::default() };
@@ -270,6 +284,9 @@ mod tests {
             let expected = if matches!(sort, "records" | "end") { "\"x\"" } else { "\"Orders\"" };
             assert!(first.contains(&format!("\"rows\":[{{\"topic\":{expected},\"partition\":0")), "{sort}: {first}");
         }
+        let selection = Selection { sort: "in_sync".to_owned(), descending: true, limit: 1, ..Selection::default() };
+        let worst = overview().partitions(&selection).to_string();
+        assert!(worst.contains("\"rows\":[{\"topic\":\"Orders\",\"partition\":1,"), "{worst}");
     }
 
     #[test]

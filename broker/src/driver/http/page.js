@@ -96,6 +96,9 @@ function digest(status) {
     outOfSpace: total('millstream_log_out_of_space'),
     connections: total('millstream_connections'),
     partitions: total('millstream_partitions'),
+    led: total('millstream_partitions_led'),
+    underReplicated: total('millstream_partitions_under_replicated'),
+    underMinIsr: total('millstream_partitions_under_min_isr'),
     groups: total('millstream_groups'),
     members: total('millstream_group_members'),
     histograms: status.histograms,
@@ -307,6 +310,12 @@ class List {
 const counted = (count, name) => `${whole(count)} ${name}${count === 1 ? '' : 's'}`;
 const found = (answer) => (answer.matching === answer.total ? whole(answer.total) : `${whole(answer.matching)} of ${whole(answer.total)}`);
 
+// The brokers that hold a partition, and those of them that are not in sync.
+function replicas(row) {
+  const missing = row.replicas.filter((node) => !row.in_sync.includes(node));
+  return row.replicas.join(', ') + (missing.length ? `, without ${missing.join(', ')}` : '');
+}
+
 const partitions = new List('partitions', '/partitions.json', [
   { title: 'Topic', sort: 'name', value: (row) => row.topic },
   { title: 'Partition', sort: 'partition', number: true, value: (row) => whole(row.partition) },
@@ -314,7 +323,11 @@ const partitions = new List('partitions', '/partitions.json', [
   { title: 'Records', sort: 'records', number: true, value: (row) => whole(row.records) },
   { title: 'First offset', number: true, value: (row) => whole(row.start) },
   { title: 'Next offset', sort: 'end', number: true, value: (row) => whole(row.end) },
-], { sort: 'bytes', sums: (answer) => `${found(answer)} partitions, ${bytes(answer.bytes)}, ${counted(answer.records, 'record')}` });
+  { title: 'Leader', number: true, value: (row) => (row.leader < 0 ? 'none' : row.leader) },
+  { title: 'Replicas', sort: 'in_sync', value: replicas },
+], { sort: 'bytes', sums: (answer) => `${found(answer)} partitions, ${bytes(answer.bytes)}, ${counted(answer.records, 'record')}`
+  + (answer.under_replicated ? `, ${whole(answer.under_replicated)} under-replicated` : '')
+  + (answer.offline ? `, ${whole(answer.offline)} offline` : '') });
 
 const groups = new List('groups', '/groups.json', [
   { title: 'Group', sort: 'name', value: (row) => row.group },
@@ -361,6 +374,18 @@ function problems(status, now) {
   }
   if (now.damaged) bad(`${whole(now.damaged)} reads found damaged data and were refused. The log of the broker says where; check the disk.`);
   if (now.unreadable) bad(`${whole(now.unreadable)} records of __consumer_offsets could not be read: groups may have lost offsets.`);
+  if (process.millstream_partitions_offline) {
+    bad(`${counted(process.millstream_partitions_offline, 'partition')} of the cluster ${process.millstream_partitions_offline === 1 ? 'has' : 'have'} no leader: `
+      + 'the brokers that could lead are away. Start them again.');
+  }
+  if (now.underMinIsr) {
+    bad(`${counted(now.underMinIsr, 'partition')} led here ${now.underMinIsr === 1 ? 'has' : 'have'} fewer replicas in sync than min.insync.replicas asks for: `
+      + 'producers with acks=all are refused.');
+  }
+  if (now.underReplicated) {
+    warn(`${counted(now.underReplicated, 'partition')} led here ${now.underReplicated === 1 ? 'is' : 'are'} under-replicated: `
+      + 'replicas are away, or behind and catching up.');
+  }
   if (process.millstream_memory_pressure >= 2) bad('Memory is full: nothing is read from clients until there is less.');
   else if (process.millstream_memory_pressure >= 1) warn('Memory is tight: few requests are handled at a time.');
   const since = `in the last ${age(now.at - first.at)}`;
@@ -394,6 +419,9 @@ function show(status, now) {
     ['produce', 'Produce p99', produce && duration(produce.p99)],
     ['connections', 'Connections', whole(now.connections)],
     ['partition-count', 'Partitions', whole(now.partitions)],
+    ['led', 'Led here', whole(now.led)],
+    ['under-replicated', 'Under-replicated', whole(now.underReplicated)],
+    ['offline', 'Offline in cluster', whole(process.millstream_partitions_offline || 0)],
     ['group-count', 'Groups', whole(now.groups)],
   ];
   byId('tiles').replaceChildren(...tiles.map(([id, name, text]) =>

@@ -159,7 +159,7 @@ fn frames_have_the_bytes_they_always_had() {
     [5i64, 6].iter().for_each(|offset| expected.extend(offset.to_le_bytes()));
     assert_eq!(body_of(&FromLeader::Refused(refused)), expected);
     let skip = FromLeader::Skip(Skip { handle: 1, to_offset: 2, epoch: 4, high_watermark: 3 });
-    assert_eq!(body_of(&skip), [44, 1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0][..]);
+    assert_eq!(body_of(&skip), [44, 1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0][..]);
     let mark = FromLeader::Marks(vec![Mark { handle: 1, high_watermark: 2, log_start: 3 }]);
     let expected = [45, 1, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0];
     assert_eq!(body_of(&mark), expected[..]);

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use millstream_replication::ClusterImage;
+use millstream_replication::{BrokerIds, ClusterImage};
 use millstream_storage::shard_log::LogId;
 
 use super::groups::Coordinators;
@@ -36,6 +36,19 @@ pub struct PartitionRow {
     pub high_watermark: i64,
     /// Bytes of its log.
     pub bytes: u64,
+    /// The broker that leads it, −1 for none.
+    pub leader: i32,
+    /// The brokers that hold it.
+    pub replicas: BrokerIds,
+    /// Those of them that are in sync.
+    pub in_sync: BrokerIds,
+}
+
+impl PartitionRow {
+    /// How many replicas are not in sync.
+    pub fn missing(&self) -> usize {
+        self.replicas.len().saturating_sub(self.in_sync.len())
+    }
 }
 
 /// Where a list of groups goes on.
@@ -50,12 +63,16 @@ pub fn partitions(replicas: &Replicas, image: &ClusterImage, from: usize) -> Pie
     let row = |(log, partition): (LogId, &Partition)| {
         // The deletion of its topic may be on its way.
         let topic = image.topic_by_id(partition.key.topic_id)?;
+        let state = topic.partition(partition.key.partition)?;
         Some(PartitionRow {
             topic: Arc::clone(&topic.name),
             partition: partition.key.partition,
             log_start: replicas.log.log_start(log),
             high_watermark: partition.high_watermark(),
             bytes: replicas.log.log_bytes(log),
+            leader: state.leader,
+            replicas: state.replicas.clone(),
+            in_sync: state.isr.clone(),
         })
     };
     Piece { rows: places.filter_map(row).collect(), next: (!is_last).then_some(from + PIECE_PLACES_MAX) }

@@ -18,6 +18,7 @@ mod reader;
 mod replicas;
 mod samples;
 mod survey;
+mod tally;
 mod to_followers;
 
 use std::time::Duration;
@@ -199,6 +200,9 @@ impl Owners {
     /// The controller has answered what was proposed, or cannot be asked.
     pub fn altered(&mut self, turn: &mut Turn<'_>, outcomes: Altered) {
         for (key, partition_epoch, result) in self.proposals.answered(outcomes) {
+            if result.is_err() {
+                self.replicas.tally.proposal_failed();
+            }
             if let Some(log) = self.replicas.partitions.find(key) {
                 self.replicas.tell(turn.now.elapsed, log, Event::Altered { partition_epoch, result });
             }
@@ -576,12 +580,18 @@ impl Owners {
     }
 
     /// What the owners count, for a scrape.
-    pub fn samples(&self, samples: &mut Vec<Sample>) {
+    pub fn samples(&mut self, samples: &mut Vec<Sample>) {
         self.appends.samples(samples);
         self.reads.samples(samples);
         self.coordinators.samples(samples);
         let partitions = self.replicas.partitions.len() as u64;
-        samples.push(Sample::gauge("millstream_partitions", "Partitions owned.", partitions));
+        samples.push(Sample::gauge(
+            "millstream_partitions",
+            "Partitions held, led here or not. Kafka: PartitionCount.",
+            partitions,
+        ));
+        let Replicas { tally, partitions, .. } = &mut self.replicas;
+        tally.samples(partitions, samples);
         let proposals = self.proposals.len() as u64;
         samples.push(Sample::gauge(
             "millstream_in_sync_proposals",

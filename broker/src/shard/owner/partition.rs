@@ -13,6 +13,7 @@ use millstream_replication::replica::Replica;
 use millstream_storage::PartitionKey;
 use millstream_storage::shard_log::LogId;
 
+use super::tally::Counted;
 use crate::group::WriteId;
 use crate::shard::event::{RequestId, ShardIndex};
 
@@ -72,6 +73,8 @@ pub struct Partition {
     pub cleanup_delete: bool,
     /// When the replica wants to be asked, as [`super::replicas::Replicas`] has it in its order.
     pub deadline: Option<Duration>,
+    /// What [`super::tally::Tally`] has counted of it.
+    pub counted: Counted,
     high_watermark: i64,
     /// Bytes appended since the log was opened.
     appended_bytes: u64,
@@ -287,6 +290,7 @@ impl Partitions {
                 replica: None,
                 cleanup_delete: true,
                 deadline: None,
+                counted: Counted::default(),
                 high_watermark: committed,
                 appended_bytes: 0,
                 committed_bytes: 0,

@@ -11,6 +11,7 @@ use millstream_storage::{DiskOp, ShardLog};
 
 use super::partition::{Partitions, Until, Waiter, Watcher};
 use super::reader::Readers;
+use super::tally::Tally;
 use crate::shard::event::DiskToken;
 use crate::shard::options::ShardOptions;
 
@@ -33,6 +34,8 @@ pub struct Replicas {
     /// The replicas that want to be asked at some time: those with a follower that lags, or with a leader that has refused
     /// them for now.
     deadlines: BTreeSet<(Duration, LogId)>,
+    /// How what is led here is replicated.
+    pub tally: Tally,
 }
 
 impl Replicas {
@@ -47,6 +50,7 @@ impl Replicas {
             decided: VecDeque::new(),
             effects: Vec::new(),
             deadlines: BTreeSet::new(),
+            tally: Tally::default(),
         }
     }
 
@@ -56,6 +60,7 @@ impl Replicas {
         let Some(replica) = &mut partition.replica else { return };
         replica.handle(now, event, &mut self.effects);
         self.decided.extend(self.effects.drain(..).map(|effect| (log, effect)));
+        self.tally.count(log, &mut partition.counted, Some(replica));
         let deadline = replica.next_deadline();
         if deadline != partition.deadline {
             self.deadlines.extend(deadline.map(|at| (at, log)));
@@ -115,6 +120,7 @@ impl Replicas {
     pub fn drop_replica(&mut self, log: LogId) {
         let Some(partition) = self.partitions.get_mut(log) else { return };
         partition.replica = None;
+        self.tally.count(log, &mut partition.counted, None);
         if let Some(at) = partition.deadline.take() {
             self.deadlines.remove(&(at, log));
         }

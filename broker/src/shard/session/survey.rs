@@ -27,6 +27,8 @@ const SIZES_PER_ROUND: usize = 256;
 const PRODUCERS_PER_ROUND: usize = 4;
 /// What Kafka says of a file system that could not be measured.
 const UNKNOWN_BYTES: i64 = -1;
+/// What Kafka says of a replica whose lag is not known (`DescribeLogDirsResponse.INVALID_OFFSET_LAG`).
+const UNKNOWN_LAG: i64 = -1;
 
 /// A topic of a survey.
 #[derive(Debug)]
@@ -298,11 +300,14 @@ impl Survey {
 
 fn write_size(writer: &mut Writer, partition: i32, finding: &Finding, flexible: bool) {
     // There is no error for a single partition: one that went meanwhile is shown empty.
-    let bytes = if let Finding::Size(bytes) = finding { *bytes } else { 0 };
+    let (bytes, behind) = match finding {
+        Finding::Size { bytes, behind } => (*bytes, *behind),
+        _ => (0, None),
+    };
     writer.i32(partition);
     writer.i64(i64::try_from(bytes).unwrap_or(i64::MAX));
-    // Nothing of the log is behind the leader's high watermark, and no replica is on its way to another directory.
-    writer.i64(0);
+    // Kafka's offset lag: the high watermark less the log's end. No replica is on its way to another directory.
+    writer.i64(behind.map_or(UNKNOWN_LAG, |behind| i64::try_from(behind).unwrap_or(i64::MAX)));
     writer.bool(false);
     writer.no_tagged_fields(flexible);
 }
@@ -312,7 +317,7 @@ fn write_producers(writer: &mut Writer, partition: i32, finding: &Finding) {
     let (error, producers) = match finding {
         Finding::Producers(producers) => (ErrorCode::None, &producers[..]),
         Finding::Error(error) => (*error, &[][..]),
-        Finding::Size(_) => panic!("producers were asked for"),
+        Finding::Size { .. } => panic!("producers were asked for"),
     };
     writer.i32(partition);
     writer.i16(error.code());

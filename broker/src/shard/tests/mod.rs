@@ -502,9 +502,9 @@ impl Broker {
     }
 
     /// A sample's value, over all shards.
-    fn sample(&self, name: &str) -> u64 {
+    fn sample(&mut self, name: &str) -> u64 {
         let mut scrape = Scrape::default();
-        self.shards.iter().for_each(|shard| shard.samples(&mut scrape));
+        self.shards.iter_mut().for_each(|shard| shard.samples(&mut scrape));
         scrape.samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value as u64).sum()
     }
 }

@@ -1,7 +1,10 @@
 //! Partitions with more than one replica, as their leader has them.
 
-use kafka_wire::{FetchRequest, ProduceRequest};
-use millstream_replication::{ErrorCode, MetadataRecord, Partition};
+use kafka_wire::describe_topic_partitions_request::TopicRequest;
+use kafka_wire::metadata_request::MetadataRequestTopic;
+use kafka_wire::{DescribeTopicPartitionsRequest, FetchRequest, MetadataRequest, ProduceRequest};
+use millstream_replication::controller::Assignment;
+use millstream_replication::{ErrorCode, MetadataRecord, NO_LEADER, Partition};
 use millstream_storage::TopicId;
 
 use super::fetch::fetch_request;
@@ -94,4 +97,133 @@ fn who_lags_for_too_long_is_proposed_to_leave() {
     assert_eq!(broker.controller_requests, asked);
     broker.advance(Duration::from_secs(1));
     assert_eq!(broker.controller_requests, asked + 1, "after replica.lag.time.max.ms");
+}
+
+/// Error, leader, replicas, who of them is in sync, and who is away.
+type Shown = (i16, i32, Vec<i32>, Vec<i32>, Vec<i32>);
+
+fn by_metadata(broker: &mut Broker, client: ConnectionId) -> Vec<Shown> {
+    let mut named = MetadataRequestTopic::default();
+    named.name = Some(StrBytes::from("t"));
+    let mut request = MetadataRequest::default();
+    request.topics = Some(vec![named]);
+    let response = broker.call(client, 12, &request);
+    let partitions = response.topics[0].partitions.iter();
+    let shown = partitions.map(|of| {
+        (of.error_code, of.leader_id, of.replica_nodes.clone(), of.isr_nodes.clone(), of.offline_replicas.clone())
+    });
+    shown.collect()
+}
+
+fn by_topic_partitions(broker: &mut Broker, client: ConnectionId) -> Vec<Shown> {
+    let mut named = TopicRequest::default();
+    named.name = StrBytes::from("t");
+    let mut request = DescribeTopicPartitionsRequest::default();
+    request.topics = vec![named];
+    request.response_partition_limit = 100;
+    let response = broker.call(client, 0, &request);
+    let partitions = response.topics[0].partitions.iter();
+    let shown = partitions.map(|of| {
+        (of.error_code, of.leader_id, of.replica_nodes.clone(), of.isr_nodes.clone(), of.offline_replicas.clone())
+    });
+    shown.collect()
+}
+
+fn by_list(broker: &Broker) -> Vec<(i32, i32, Vec<i32>, Vec<i32>)> {
+    let piece = broker.shards[0].list_partitions(0);
+    let row =
+        |row: &crate::shard::PartitionRow| (row.partition, row.leader, row.replicas.to_vec(), row.in_sync.to_vec());
+    piece.rows.iter().map(row).collect()
+}
+
+/// Led, under-replicated, under and at `min.insync.replicas`.
+fn counts(broker: &mut Broker) -> [u64; 4] {
+    ["led", "under_replicated", "under_min_isr", "at_min_isr"]
+        .map(|name| broker.sample(&format!("millstream_partitions_{name}")))
+}
+
+#[test]
+fn who_is_away_is_shown_alike_everywhere() {
+    let mut broker = Broker::new(Setup::default());
+    broker.register_node(OTHER, [0xee; 16], "other");
+    let assignment = |(partition, brokers): (i32, &[i32])| Assignment { partition, brokers: brokers.to_vec() };
+    let topic = NewTopic {
+        name: "t".to_string(),
+        partitions: -1,
+        replication_factor: -1,
+        assignments: [(0, &[NODE_ID, OTHER][..]), (1, &[OTHER, NODE_ID])].map(assignment).into(),
+        configs: Vec::new(),
+    };
+    broker.ask(ControllerRequest::CreateTopics { topics: vec![topic], validate_only: false });
+    let client = broker.connect(0);
+    let whole: Vec<Shown> = vec![
+        (0, NODE_ID, vec![NODE_ID, OTHER], vec![NODE_ID, OTHER], vec![]),
+        (0, OTHER, vec![OTHER, NODE_ID], vec![OTHER, NODE_ID], vec![]),
+    ];
+    assert_eq!(by_metadata(&mut broker, client), whole);
+    assert_eq!(by_topic_partitions(&mut broker, client), whole);
+    assert_eq!(counts(&mut broker), [1, 0, 0, 0]);
+    assert_eq!(broker.sample("millstream_partitions"), 2);
+    assert_eq!(broker.image().offline_count(), 0);
+
+    // This one leads both when the other is gone.
+    broker.fence(OTHER);
+    let alone: Vec<Shown> = vec![
+        (0, NODE_ID, vec![NODE_ID, OTHER], vec![NODE_ID], vec![OTHER]),
+        (0, NODE_ID, vec![OTHER, NODE_ID], vec![NODE_ID], vec![OTHER]),
+    ];
+    assert_eq!(by_metadata(&mut broker, client), alone);
+    assert_eq!(by_topic_partitions(&mut broker, client), alone);
+    assert_eq!(counts(&mut broker), [2, 2, 0, 2]);
+    assert_eq!(broker.sample("millstream_in_sync_shrinks_total"), 1, "of what it led before");
+    let replicas = [vec![NODE_ID, OTHER], vec![OTHER, NODE_ID]];
+    assert_eq!(
+        by_list(&broker),
+        [(0, NODE_ID, replicas[0].clone(), vec![NODE_ID]), (1, NODE_ID, replicas[1].clone(), vec![NODE_ID])]
+    );
+}
+
+#[test]
+fn a_partition_that_nobody_leads_is_not_available() {
+    let (mut broker, id, client) = leader(&[NODE_ID, OTHER]);
+    assert_eq!(counts(&mut broker), [1, 0, 0, 1]);
+    let (replicas, isr) = ([NODE_ID, OTHER].into(), [OTHER].into());
+    let state = Partition { replicas, isr, leader: NO_LEADER, leader_epoch: 2, partition_epoch: 2 };
+    tell(&mut broker, MetadataRecord::Partition { topic_id: id, partition: 0, state });
+    let error = ErrorCode::LeaderNotAvailable.code();
+    let expected: Vec<Shown> = vec![(error, -1, vec![NODE_ID, OTHER], vec![OTHER], vec![])];
+    assert_eq!(by_metadata(&mut broker, client), expected);
+    assert_eq!(by_topic_partitions(&mut broker, client), expected);
+    assert_eq!(counts(&mut broker), [0, 0, 0, 0], "who is in sync is what leaders count");
+    assert_eq!(by_list(&broker), [(0, -1, vec![NODE_ID, OTHER], vec![OTHER])]);
+}
+
+#[test]
+fn changes_of_the_in_sync_set_are_counted_where_it_is_led() {
+    let (mut broker, id, _) = leader(&[NODE_ID, OTHER]);
+    let changes = |broker: &mut Broker| {
+        ["expansions", "shrinks"].map(|name| broker.sample(&format!("millstream_in_sync_{name}_total")))
+    };
+    let before = changes(&mut broker);
+    in_sync(&mut broker, id, &[NODE_ID], 2);
+    assert_eq!(counts(&mut broker), [1, 1, 1, 0]);
+    in_sync(&mut broker, id, &[NODE_ID, OTHER], 3);
+    assert_eq!(counts(&mut broker), [1, 0, 0, 1]);
+    let after = changes(&mut broker);
+    assert_eq!([after[0] - before[0], after[1] - before[1]], [1, 1]);
+    tell(&mut broker, MetadataRecord::RemoveTopic { topic_id: id });
+    assert_eq!((counts(&mut broker), changes(&mut broker)), ([0, 0, 0, 0], after));
+}
+
+#[test]
+fn log_directories_show_what_replicas_lack_of_what_is_committed() {
+    let (mut broker, id, client) = leader(&[NODE_ID, OTHER]);
+    send(&mut broker, client, 1);
+    let bytes = batch(&["a"]).len() as i64;
+    let reader = broker.connect(0);
+    assert_eq!(broker.offset_lags(reader), [("t".to_string(), 0, bytes, 0)], "who leads lacks nothing");
+    let (replicas, isr) = ([NODE_ID, OTHER].into(), [NODE_ID, OTHER].into());
+    let state = Partition { replicas, isr, leader: OTHER, leader_epoch: 2, partition_epoch: 2 };
+    tell(&mut broker, MetadataRecord::Partition { topic_id: id, partition: 0, state });
+    assert_eq!(broker.offset_lags(reader), [("t".to_string(), 0, bytes, -1)], "it has not heard of its leader");
 }

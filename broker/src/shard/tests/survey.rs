@@ -1,4 +1,5 @@
 use kafka_wire::describe_log_dirs_request::DescribableLogDirTopic;
+use kafka_wire::describe_log_dirs_response::{DescribeLogDirsPartition, DescribeLogDirsTopic};
 use kafka_wire::describe_producers_request::TopicRequest;
 use kafka_wire::{DescribeLogDirsRequest, DescribeProducersRequest};
 use millstream_replication::ErrorCode;
@@ -21,6 +22,21 @@ impl Broker {
             }
         }
         panic!("no response");
+    }
+
+    /// Topic, partition, size and offset lag of all partitions.
+    #[track_caller]
+    pub(super) fn offset_lags(&mut self, client: ConnectionId) -> Vec<(String, i32, i64, i64)> {
+        let mut request = DescribeLogDirsRequest::default();
+        request.topics = None;
+        let response = self.survey(client, 4, &request);
+        let partitions = |topic: &DescribeLogDirsTopic| {
+            let shown = |of: &DescribeLogDirsPartition| {
+                (topic.name.to_string(), of.partition_index, of.partition_size, of.offset_lag)
+            };
+            topic.partitions.iter().map(shown).collect::<Vec<_>>()
+        };
+        response.results[0].topics.iter().flat_map(partitions).collect()
     }
 
     #[track_caller]
