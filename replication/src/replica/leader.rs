@@ -94,6 +94,11 @@ impl Leader {
         self.partition_epoch
     }
 
+    /// Whether all that it began with is committed.
+    pub(super) fn knows_committed_end(&self, own: &Own) -> bool {
+        own.high_watermark >= self.epoch_start
+    }
+
     /// Whether enough are in sync for `acks=all`.
     pub(super) fn has_enough(&self) -> bool {
         self.committed.len() >= self.min_insync

@@ -466,6 +466,12 @@ impl Replica {
         }
     }
 
+    /// Whether it leads and knows where what is committed ends: a leader that is new may lag behind the one before it until
+    /// what it began with is committed (KIP-207).
+    pub fn knows_committed_end(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.knows_committed_end(&self.own))
+    }
+
     /// Whether a producer's records may be appended: NOT_LEADER_OR_FOLLOWER, or NOT_ENOUGH_REPLICAS with `acks=all`.
     pub fn may_append(&self, is_acks_all: bool) -> Result<(), ErrorCode> {
         match &self.role {

@@ -345,3 +345,18 @@ fn a_follower_knows_how_much_it_lacks_of_what_is_committed() {
     case.tell(Event::StreamClosed { node_id: 2 });
     assert_eq!(case.replica.behind_committed(), None);
 }
+
+#[test]
+fn a_new_leader_does_not_know_what_is_committed_before_what_it_began_with_is() {
+    let mut case = Case::new((9, 9, 4), 3);
+    assert!(!case.replica.knows_committed_end(), "nobody leads");
+    case.assign((1, 5, 7), &[1, 2], 1);
+    assert!(!case.replica.knows_committed_end());
+    case.follow(2, 1, 9, 4);
+    assert_eq!(case.ack(2, 1, 8), [Effect::HighWatermark(8)]);
+    assert!(!case.replica.knows_committed_end());
+    assert_eq!(case.ack(2, 1, 9), [Effect::HighWatermark(9)]);
+    assert!(case.replica.knows_committed_end());
+    case.tell(Event::Appended { log_end: 12 });
+    assert!(case.replica.knows_committed_end());
+}

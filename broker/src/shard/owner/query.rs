@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use millstream_replication::ErrorCode;
+use millstream_replication::replica::Replica;
 use millstream_storage::DiskError;
 use millstream_storage::shard_log::{LogId, ReadToken, TimeFound, TimeLookup, TimeQuery};
 
@@ -130,9 +131,13 @@ impl Queries {
 fn answer(replicas: &mut Replicas, item: &QueryItem) -> Result<Reply, ErrorCode> {
     let (log, partition) = replicas.partitions.leader(item.key, item.current_leader_epoch)?;
     let (high_watermark, cleanup_delete) = (partition.high_watermark(), partition.cleanup_delete);
+    let knows_end = partition.replica.as_ref().is_some_and(Replica::knows_committed_end);
     let found =
         |offset, leader_epoch| Ok(Reply::Now(Answer { error: ErrorCode::None, offset, timestamp: -1, leader_epoch }));
     match item.question {
+        Question::Offset { timestamp: LATEST_TIMESTAMP | MAX_TIMESTAMP } if !knows_end => {
+            Err(ErrorCode::OffsetNotAvailable)
+        }
         Question::Offset { timestamp: LATEST_TIMESTAMP } => found(high_watermark, replicas.log.last_epoch(log)),
         Question::Offset { timestamp: EARLIEST_TIMESTAMP | EARLIEST_LOCAL_TIMESTAMP } => {
             found(replicas.log.log_start(log), -1)
@@ -145,6 +150,8 @@ fn answer(replicas: &mut Replicas, item: &QueryItem) -> Result<Reply, ErrorCode>
                 _ => return Err(ErrorCode::UnsupportedVersion),
             };
             match replicas.log.find_time(log, query, high_watermark, &mut replicas.ops) {
+                // It may lie between what this leader knows to be committed and what is.
+                TimeLookup::Ready(None) | TimeLookup::Pending(_) if !knows_end => Err(ErrorCode::OffsetNotAvailable),
                 TimeLookup::Ready(time) => Ok(Reply::Now(time_answer(time))),
                 TimeLookup::Pending(token) => Ok(Reply::Lookup(token, log)),
             }

@@ -109,7 +109,7 @@ pub fn listed(body: Bytes, partition: usize) -> Result<Option<(i64, i64)>, Strin
     }
     match result.error_code {
         0 => Ok(Some((result.offset, result.timestamp))),
-        // The segment that was searched by time was removed meanwhile.
+        // The segment that was searched by time was removed meanwhile, or who leads does not know yet what is committed.
         wire::OFFSET_NOT_AVAILABLE => Ok(None),
         error if wire::is_retriable(error) => Ok(None),
         error => Err(format!("ListOffsets: error {error}")),
