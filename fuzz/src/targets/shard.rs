@@ -219,7 +219,7 @@ impl Node {
     }
 
     /// A gauge of the shard.
-    fn sample(&self, name: &str) -> f64 {
+    fn sample(&mut self, name: &str) -> f64 {
         let mut scrape = Scrape::default();
         self.shard.samples(&mut scrape);
         scrape.samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value).sum()
