@@ -126,28 +126,25 @@ impl Witness {
         Ok(())
     }
 
-    /// Reads a replica that was just recovered.
-    pub fn read(&self, opened: &mut Opened, disk: &mut SimDisk, now: Now, partition: usize) -> Result<Whole, String> {
+    /// Reads a replica that was just recovered. None: its node does not know yet of what it was told before.
+    pub fn read(
+        &self,
+        opened: &mut Opened,
+        disk: &mut SimDisk,
+        now: Now,
+        partition: usize,
+    ) -> Result<Option<Whole>, String> {
         match opened.log_of(TOPIC, partition) {
-            Some((log, id)) => read_whole(disk, log, id, now, false).map_err(|failure| failure.to_string()),
-            None => Ok(Whole::default()),
+            Some((log, id)) => read_whole(disk, log, id, now, false).map(Some).map_err(|failure| failure.to_string()),
+            None => Ok(None),
         }
     }
 
-    /// Shows a replica in sync to the checkers: that of the leader has everything, and each has what was acknowledged or seen.
-    pub fn see_replica(&mut self, partition: usize, whole: &Whole, is_led: bool) -> Result<(), String> {
+    /// Shows the leader's replica to the checkers: it has everything.
+    pub fn see_replica(&mut self, partition: usize, whole: &Whole) -> Result<(), String> {
         let Whole { log_start, log_end, ref records } = *whole;
-        let known_end = self.partitions[partition].known_end();
-        if log_end < known_end {
-            return Err(format!(
-                "partition {partition}: a replica in sync ends at {log_end}, and {known_end} was known"
-            ));
-        }
-        if is_led {
-            self.observe(partition, &Observation::Whole { log_start, log_end, records })?;
-            self.shown += 1;
-        }
-        Ok(())
+        self.shown += 1;
+        self.observe(partition, &Observation::Whole { log_start, log_end, records })
     }
 
     /// Reads all that was recovered from a copy of a disk, and says what it came to. Nobody learns of it.
