@@ -126,7 +126,8 @@ impl Witness {
         Ok(())
     }
 
-    /// Reads a replica that was just recovered. None: its node does not know yet of what it was told before.
+    /// Reads a replica that was just recovered. None: its node does not know yet of what it was told before, and has set the
+    /// log aside.
     pub fn read(
         &self,
         opened: &mut Opened,
@@ -134,14 +135,22 @@ impl Witness {
         now: Now,
         partition: usize,
     ) -> Result<Option<Whole>, String> {
+        if !opened.has_topic(TOPIC) || opened.is_elsewhere(TOPIC, partition) {
+            return Ok(None);
+        }
         match opened.log_of(TOPIC, partition) {
             Some((log, id)) => read_whole(disk, log, id, now, false).map(Some).map_err(|failure| failure.to_string()),
-            None => Ok(None),
+            None => Ok(Some(Whole::default())),
         }
     }
 
+    /// One past the last offset of each partition that was acknowledged or seen.
+    pub fn known_ends(&self) -> Vec<i64> {
+        self.partitions.iter().map(Checkers::known_end).collect()
+    }
+
     /// Shows the leader's replica to the checkers: it has everything.
-    pub fn see_replica(&mut self, partition: usize, whole: &Whole) -> Result<(), String> {
+    pub fn see_led(&mut self, partition: usize, whole: &Whole) -> Result<(), String> {
         let Whole { log_start, log_end, ref records } = *whole;
         self.shown += 1;
         self.observe(partition, &Observation::Whole { log_start, log_end, records })

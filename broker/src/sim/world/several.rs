@@ -260,6 +260,8 @@ impl World {
                 }
             }
         }
+        // Before a leader shows what it has beyond that.
+        let known_ends = self.witness.known_ends();
         for (partition, node_id, whole) in &replicas {
             let state = &states[*partition];
             let Whole { log_start, log_end, .. } = whole;
@@ -268,18 +270,21 @@ impl World {
             if !state.isr.contains(node_id) {
                 continue;
             }
-            let leads = |other: &&(usize, i32, Whole)| other.0 == *partition && other.1 == state.leader;
-            let Some((_, _, led)) = replicas.iter().find(leads) else { continue };
-            let from = led.log_start.max(*log_start);
-            let until = led.log_end.min(*log_end);
-            let common = |whole: &Whole| -> Vec<Found> {
-                whole.records.iter().filter(|record| (from..until).contains(&record.offset)).copied().collect()
-            };
-            if common(led) != common(whole) {
-                return Err(format!("{line}: not what its leader has, node {}", state.leader));
+            if *log_end < known_ends[*partition] {
+                return Err(format!("{line}: it is in sync, and {} was known", known_ends[*partition]));
             }
             if state.leader == *node_id {
-                self.witness.see_replica(*partition, whole)?;
+                self.witness.see_led(*partition, whole)?;
+            }
+            let leads = |other: &&(usize, i32, Whole)| other.0 == *partition && other.1 == state.leader;
+            // Its node may not know of it yet, too.
+            let Some((_, _, led)) = replicas.iter().find(leads) else { continue };
+            let common = led.log_start.max(*log_start)..led.log_end.min(*log_end);
+            let records = |whole: &Whole| -> Vec<Found> {
+                whole.records.iter().filter(|record| common.contains(&record.offset)).copied().collect()
+            };
+            if records(led) != records(whole) {
+                return Err(format!("{line}: not what its leader has, node {}", state.leader));
             }
         }
         Ok(())
