@@ -12,8 +12,6 @@ use millstream_storage::TopicId;
 pub struct OneLeaderAnEpoch {
     /// By topic, partition and leader epoch.
     leaders: BTreeMap<([u8; 16], i32, i32), i32>,
-    /// Who has acknowledged in it.
-    acknowledged: BTreeMap<([u8; 16], i32, i32), usize>,
 }
 
 impl OneLeaderAnEpoch {
@@ -43,13 +41,9 @@ impl OneLeaderAnEpoch {
         after.map_or(Ok(()), |after| follows(image, after))
     }
 
-    /// A node has acknowledged records of a partition when its shards were told this.
-    pub fn acknowledged(
-        &mut self,
-        node: usize,
-        (topic, index): (&str, usize),
-        told: &ClusterImage,
-    ) -> Result<(), String> {
+    /// A client hears that a node has acknowledged records of a partition, when the node's shards were told this. It may have
+    /// been fenced since it said so, and another of several replicas may lead: then it has led in an epoch before.
+    pub fn acknowledged(&self, node: usize, (topic, index): (&str, usize), told: &ClusterImage) -> Result<(), String> {
         let found = told.topic(topic).map(|found| (found.id, found.partition(index as i32)));
         let Some((TopicId(id), Some(partition))) = found else {
             return Err(format!(
@@ -57,21 +51,13 @@ impl OneLeaderAnEpoch {
                 node + 1
             ));
         };
-        // It may have been fenced since.
-        if partition.leader != NO_LEADER && partition.leader != node as i32 + 1 {
+        let until = (id, index as i32, partition.leader_epoch);
+        let mut leaders = self.leaders.range((id, index as i32, 0)..=until).map(|(_, leader)| *leader);
+        if leaders.all(|leader| leader != node as i32 + 1) {
             let (leader, node) = (partition.leader, node + 1);
             return Err(format!("node {node} has acknowledged records of {topic}-{index}, which {leader} leads"));
         }
-        let before = self.acknowledged.insert((id, index as i32, partition.leader_epoch), node);
-        match before.filter(|other| *other != node) {
-            None => Ok(()),
-            Some(other) => Err(format!(
-                "nodes {} and {} have acknowledged records of {topic}-{index} in epoch {}",
-                other + 1,
-                node + 1,
-                partition.leader_epoch
-            )),
-        }
+        Ok(())
     }
 }
 
@@ -137,12 +123,19 @@ mod tests {
     }
 
     #[test]
-    fn two_that_acknowledge_in_an_epoch_are_noticed() {
+    fn who_acknowledges_and_never_led_is_noticed() {
         let mut checker = OneLeaderAnEpoch::default();
+        for (leader, epoch) in [(1, 4), (NO_LEADER, 5), (1, 6)] {
+            assert_eq!(checker.see(None, &image(leader, epoch, false), None), Ok(()));
+        }
         assert_eq!(checker.acknowledged(0, ("t", 0), &image(1, 4, false)), Ok(()));
         assert_eq!(checker.acknowledged(0, ("t", 0), &image(NO_LEADER, 5, false)), Ok(()), "it is just deposed");
         assert!(checker.acknowledged(1, ("t", 0), &image(NO_LEADER, 5, false)).is_err(), "another has");
         assert!(checker.acknowledged(1, ("t", 0), &image(1, 6, false)).is_err(), "it does not lead");
         assert!(checker.acknowledged(0, ("u", 0), &image(1, 6, false)).is_err(), "it is not there");
+        assert_eq!(checker.see(None, &image(2, 7, false), None), Ok(()));
+        assert_eq!(checker.acknowledged(0, ("t", 0), &image(2, 7, false)), Ok(()), "it was on its way");
+        assert_eq!(checker.acknowledged(1, ("t", 0), &image(2, 7, false)), Ok(()));
+        assert!(checker.acknowledged(1, ("t", 0), &image(1, 6, false)).is_err(), "it leads later only");
     }
 }

@@ -107,10 +107,7 @@ impl Several {
         {
             self.began_us.get_or_insert(now_us);
             self.acknowledged[*partition] += 1;
-            // Of several replicas another may lead by the time that the client hears of it.
-            if self.swarm.replicas == 1 {
-                self.leaders.acknowledged(node.number, (TOPIC, *partition), told)?;
-            }
+            self.leaders.acknowledged(node.number, (TOPIC, *partition), told)?;
         }
         Ok(())
     }
