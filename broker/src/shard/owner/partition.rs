@@ -182,10 +182,11 @@ impl Partition {
 
     /// The log is cut: what lies at or above an offset is not there any more. Nobody waits for it.
     pub fn cut(&mut self, offset: i64) {
-        let kept = self.uncommitted.partition_point(|uncommitted| uncommitted.end_offset <= offset);
-        assert!(self.uncommitted.range(kept..).all(|cut| cut.waiter.is_none()), "a follower has nobody who waits");
-        self.uncommitted.truncate(kept);
-        self.durable = self.durable.min(kept);
+        assert!(self.uncommitted.iter().all(|cut| cut.waiter.is_none()), "a follower has nobody who waits");
+        // Duplicates stand behind larger offsets than theirs.
+        let is_kept = |uncommitted: &Uncommitted| uncommitted.end_offset <= offset;
+        self.durable = self.uncommitted.range(..self.durable).filter(|uncommitted| is_kept(uncommitted)).count();
+        self.uncommitted.retain(is_kept);
     }
 
     /// The log start offset moved.
@@ -309,5 +310,35 @@ impl Partitions {
         let known = self.by_key.remove(&partition.key);
         assert_eq!(known, Some(log), "both tables have the same partitions");
         assert!(partition.watchers.is_empty(), "who watched was told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_storage::TopicId;
+
+    use super::*;
+
+    #[test]
+    fn what_is_cut_is_gone_also_where_duplicates_stand_behind_it() {
+        let mut partitions = Partitions::default();
+        let key = PartitionKey { topic_id: TopicId([1; 16]), partition: 0 };
+        let partition = partitions.open(LogId(0), key, 0);
+        let waiter = Waiter::Append { place: 0, result: 0 };
+        for (end_offset, bytes) in [(10, 1), (20, 1), (30, 1), (40, 1), (20, 0), (40, 0)] {
+            assert!(!partition.appended(end_offset, bytes, 0, (Until::Committed, waiter)));
+        }
+        partition.durable(30, &mut Vec::new());
+        let mut dismissed = Vec::new();
+        partition.dismiss(&mut dismissed, &mut Vec::new());
+        assert_eq!(dismissed.len(), 6);
+        partition.cut(25);
+        let ends: Vec<i64> = partition.uncommitted.iter().map(|uncommitted| uncommitted.end_offset).collect();
+        assert_eq!((ends, partition.durable), (vec![10, 20, 20], 2));
+        // It leads again, with a shorter log: who waits for the end of that is told when it is committed.
+        assert!(!partition.appended(26, 1, 25, (Until::Committed, waiter)));
+        let mut committed = Vec::new();
+        partition.advance(26, &mut committed, &mut Vec::new());
+        assert_eq!(committed, [waiter]);
     }
 }
