@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Effect, EpochEnd, Event, Own, RETRY};
+use super::{Effect, EpochEnd, Event, Own, RETRY, STORAGE_RETRY};
 use crate::error::ErrorCode;
 use crate::rule::{Rule, holds};
 
@@ -117,6 +117,7 @@ impl Follower {
             {
                 match error {
                     ErrorCode::OffsetOutOfRange => self.restart(own, (0, log_start), None, out),
+                    ErrorCode::KafkaStorageError => self.state = State::Waiting { until: Some(now + STORAGE_RETRY) },
                     _ => self.state = State::Waiting { until: Some(now + RETRY) },
                 }
             }
@@ -133,7 +134,9 @@ impl Follower {
                     self.ack(log_end, out);
                 }
             }
-            Event::Skip { handle, to, epoch, high_watermark } if self.is_sent(handle) && to > own.log.end => {
+            Event::Skip { handle, to, epoch, high_watermark }
+                if self.is_sent(handle) && to > own.log.end && epoch <= self.epoch =>
+            {
                 self.heard(own, high_watermark, out);
                 let epoch = holds(Rule::EpochOfSkipped).then_some(epoch);
                 self.restart(own, (own.log.end, to), epoch, out);

@@ -35,6 +35,9 @@ use leader::Leader;
 /// How long a replica waits before it asks again what was refused for now: a proposal, or to follow.
 pub const RETRY: Duration = Duration::from_millis(100);
 
+/// The same where a disk is full or a file cannot be read: what is sent meanwhile is thrown away.
+pub const STORAGE_RETRY: Duration = Duration::from_secs(1);
+
 /// Who has left the in-sync set is to be caught up twice, so far apart, before it joins again: or it comes and goes.
 pub const CAUGHT_UP_TWICE: Duration = Duration::from_millis(500);
 

@@ -360,3 +360,14 @@ fn a_new_leader_does_not_know_what_is_committed_before_what_it_began_with_is() {
     case.tell(Event::Appended { log_end: 12 });
     assert!(case.replica.knows_committed_end());
 }
+
+#[test]
+fn a_skip_of_an_epoch_that_cannot_be_is_passed_over_and_a_full_disk_asked_seldom() {
+    let mut case = Case::new((4, 4, 5), 2);
+    case.assign((2, 5, 7), &[1, 2, 3], 1);
+    case.tell(Event::FollowOk { follow_id: 1, handle: 77, high_watermark: 4, log_start: 0 });
+    assert_eq!(case.tell(Event::Skip { handle: 77, to: 9, epoch: 6, high_watermark: 9 }), []);
+    let full = Event::Refused { follow_id: 1, error: ErrorCode::KafkaStorageError, log_start: -1 };
+    assert_eq!(case.tell(full), []);
+    assert_eq!(case.replica.next_deadline(), Some(STORAGE_RETRY));
+}

@@ -7,6 +7,8 @@ use millstream_storage::TopicId;
 use super::section::{DATA, Section};
 use super::{FRAME_BYTES_MAX, begin, end, section};
 
+/// Logs begin and go on below: [`millstream_storage::ShardLog::restart`].
+const BEGIN_AT_MAX: i64 = 1 << 62;
 /// Items of one frame that is a list, at most.
 pub const ITEMS_MAX: usize = 4096;
 
@@ -350,14 +352,14 @@ impl FromLeader {
                     why: known.ok_or_else(|| format!("{why} is no reason to refuse"))?,
                     leader: reader.i32()?,
                     leader_epoch: reader.i32()?,
-                    log_start: reader.i64()?,
+                    log_start: begin_at(reader.i64()?)?,
                     log_end: reader.i64()?,
                 })
             }
             DATA => FromLeader::Data(section::decode(frame, &mut reader)?),
             SKIP => FromLeader::Skip(Skip {
                 handle: reader.u32()?,
-                to_offset: offset(reader.i64()?)?,
+                to_offset: offset(reader.i64()?).and_then(begin_at)?,
                 epoch: reader.i32()?,
                 high_watermark: offset(reader.i64()?)?,
             }),
@@ -412,6 +414,11 @@ fn ended<T>(reader: &Reader<'_>, decoded: T) -> Result<T, String> {
 
 fn offset(offset: i64) -> Result<i64, String> {
     if offset < 0 { Err(format!("{offset} is no offset")) } else { Ok(offset) }
+}
+
+/// Where a log may begin or go on.
+fn begin_at(offset: i64) -> Result<i64, String> {
+    if offset < BEGIN_AT_MAX { Ok(offset) } else { Err(format!("no log begins at {offset}")) }
 }
 
 /// The number of items that follow, of at least so many bytes each.

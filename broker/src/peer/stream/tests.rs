@@ -284,3 +284,15 @@ fn every_answer_fits_the_first_frame() {
     let Ok(Answer::Reject(read)) = Answer::decode(&bytes) else { panic!("a rejection") };
     assert_eq!(read.text, "é".repeat(TEXT_BYTES_MAX / 2));
 }
+
+#[test]
+fn no_follower_is_sent_where_no_log_begins() {
+    for (offset, is_read) in [((1 << 62) - 1, true), (1 << 62, false), (i64::MAX, false)] {
+        let skip = FromLeader::Skip(Skip { handle: 1, to_offset: offset, epoch: 4, high_watermark: 3 });
+        let why = RefuseReason::OutOfRange;
+        let refused = Refused { follow_id: 1, why, leader: -1, leader_epoch: -1, log_start: offset, log_end: 9 };
+        for frame in [skip, FromLeader::Refused(refused)] {
+            assert_eq!(FromLeader::decode(&body_of(&frame)).is_ok(), is_read, "{frame:?}");
+        }
+    }
+}

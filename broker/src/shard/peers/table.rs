@@ -238,7 +238,9 @@ impl Table {
         }
         let links: Vec<LinkId> = self.accepted.keys().copied().collect();
         for link in links {
-            match &self.accepted[&link].stage {
+            // One that was judged before may have taken its place.
+            let Some(accepted) = self.accepted.get(&link) else { continue };
+            match &accepted.stage {
                 AcceptedStage::New => {}
                 AcceptedStage::Held { hello, .. } => {
                     let hello = Hello::clone(hello);
@@ -367,7 +369,11 @@ impl Table {
             let AcceptedStage::Open(open) = &mut accepted.stage else { continue };
             for frame in 0..FRAMES_A_TURN_MAX {
                 let next = next_frame(open, |handle, room| source(*link, handle, room));
-                let Some((sections, bytes)) = next else { break };
+                let Some((sections, bytes)) = next else {
+                    // Nothing under way brings an answer after which this would be looked at again.
+                    fill.has_more |= !open.dirty.is_empty() && open.credit.outstanding() == 0;
+                    break;
+                };
                 open.credit.sent(bytes);
                 send_parts(around.effects, *link, FromLeader::Data(sections).to_slices());
                 fill.has_sent = true;
