@@ -167,6 +167,18 @@ func (k *killRun) killClient(extra ...kgo.Opt) *kgo.Client {
 	}, extra...)...))
 }
 
+// Starts the producers, each with a journal of its own; the group is done when all have stopped.
+func (k *killRun) startProducers() *sync.WaitGroup {
+	var producing sync.WaitGroup
+	for producer := range k.producers {
+		k.journals = append(k.journals, &journalOfProducer{offsets: make([][]int64, k.partitions)})
+		k.clients = append(k.clients, k.killClient())
+		producing.Add(1)
+		go func() { defer producing.Done(); k.produceForever(producer) }()
+	}
+	return &producing
+}
+
 func (k *killRun) produceForever(producer int) {
 	client, journal := k.clients[producer], k.journals[producer]
 	started := time.Now()
@@ -493,13 +505,7 @@ func kill(arguments []string) {
 	if *gigabytes > 0 {
 		k.fill(*gigabytes)
 	}
-	var producing sync.WaitGroup
-	for producer := range k.producers {
-		k.journals = append(k.journals, &journalOfProducer{offsets: make([][]int64, k.partitions)})
-		k.clients = append(k.clients, k.killClient())
-		producing.Add(1)
-		go func() { defer producing.Done(); k.produceForever(producer) }()
-	}
+	producing := k.startProducers()
 	started := time.Now()
 	for round := 1; round <= *times; round++ {
 		before := k.acknowledged.Load()
@@ -579,13 +585,7 @@ func load(arguments []string) {
 		pool: newContent("", "full").pool, verifiedTo: make([]int64, *partitions),
 	}
 	createTopic(k.bootstrap, killTopic, k.partitions, map[string]*string{"retention.ms": pointer("-1")}).Close()
-	var producing sync.WaitGroup
-	for producer := range k.producers {
-		k.journals = append(k.journals, &journalOfProducer{offsets: make([][]int64, k.partitions)})
-		k.clients = append(k.clients, k.killClient())
-		producing.Add(1)
-		go func() { defer producing.Done(); k.produceForever(producer) }()
-	}
+	producing := k.startProducers()
 	time.Sleep(time.Duration(*seconds) * time.Second)
 	k.pause()
 	k.stop.Store(true)
