@@ -19,8 +19,8 @@ pub struct Replicated {
 pub enum ReplicateError {
     /// They are not whole batches, or a checksum is wrong: something is broken on the way from the leader.
     Crc,
-    /// They do not follow what is here: an offset lies below the log's end, an epoch before its last or above the leader's. Or the log is being
-    /// restarted. The follower asks its leader anew where to go on.
+    /// They do not follow what is here: an offset lies below the log's end, an epoch before its last or above the leader's.
+    /// Or the log is being restarted. The follower asks its leader anew where to go on.
     Order,
     /// Free space is below the floor, or more waits for the disk than the journal can take.
     Space,
@@ -28,9 +28,9 @@ pub enum ReplicateError {
 
 impl ShardLog {
     /// Appends the whole batches of a leader as they are: with its offsets, which may leave some out where it has compacted,
-    /// and its epochs, none above that in which it leads. No producer is asked whether it may: the leader has done that. At most what may be pending
-    /// (a quarter of the journal) fits, unless it is a single batch; clients' appends leave a reserve of that free
-    /// ([`ShardLog::replica_reserve`]).
+    /// and its epochs, none above `leader_epoch`, in which it leads. No producer is asked whether it may: the leader has done
+    /// that. At most what may be pending ([`ShardLog::pending_bytes_max`]) fits, unless it is a single batch; clients' appends
+    /// leave a reserve of that free ([`ShardLog::replica_reserve`]).
     pub fn append_replicated(
         &mut self,
         now: Now,
