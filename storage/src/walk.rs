@@ -44,7 +44,7 @@ pub(crate) enum Reach {
 }
 
 /// Where a log is cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Boundary {
     /// The base offset of the segment that was searched; none if none had to be.
     pub segment: Option<i64>,
@@ -54,15 +54,14 @@ pub(crate) struct Boundary {
     pub position: u64,
     /// The largest timestamp before, in that segment.
     pub max_timestamp: i64,
-    /// The batch was not found, because the segment is damaged: nothing of the segment stays. Who has the log that this one
-    /// follows has these records, too.
-    pub is_damaged: bool,
+    /// Why the batch was not found, if the segment is damaged: nothing of the segment would stay.
+    pub damage: Option<String>,
 }
 
 impl Boundary {
     /// No segment is cut.
     pub fn between_segments(keep_below: i64) -> Boundary {
-        Boundary { segment: None, keep_below, position: 0, max_timestamp: -1, is_damaged: false }
+        Boundary { segment: None, keep_below, position: 0, max_timestamp: -1, damage: None }
     }
 }
 
@@ -227,9 +226,14 @@ impl Walk {
         matches!(self.goal, Goal::Boundary { .. })
     }
 
+    /// The base offset of the segment that it is in.
+    pub fn segment(&self) -> i64 {
+        self.segment
+    }
+
     /// Where a log is cut whose segment cannot be read: before that.
-    pub fn boundary_of_damaged(&self) -> Boundary {
-        Boundary { segment: Some(self.segment), is_damaged: true, ..Boundary::between_segments(self.segment) }
+    pub fn boundary_of_damaged(&self, why: String) -> Boundary {
+        Boundary { segment: Some(self.segment), damage: Some(why), ..Boundary::between_segments(self.segment) }
     }
 
     /// The walk cannot go on.
@@ -323,7 +327,7 @@ impl Walk {
     fn boundary(&self, position: u64, keep_below: i64) -> Step {
         let max_timestamp = if position == 0 { -1 } else { self.max_timestamp };
         let segment = Some(self.segment);
-        Step::Done(Outcome::Boundary(Boundary { segment, keep_below, position, max_timestamp, is_damaged: false }))
+        Step::Done(Outcome::Boundary(Boundary { segment, keep_below, position, max_timestamp, damage: None }))
     }
 
     /// The walk is at the batch that is looked for, or behind it on the way to the end of what may be read. `None`: that lies
@@ -597,10 +601,10 @@ impl Walk {
     }
 
     fn corrupt(&self, path: &str, position: u64, why: &str) -> Step {
-        if self.is_for_restart() {
-            return Step::Done(Outcome::Boundary(self.boundary_of_damaged()));
-        }
         let why = format!("{path} is damaged at byte {position}: {why}");
+        if self.is_for_restart() {
+            return Step::Done(Outcome::Boundary(self.boundary_of_damaged(why)));
+        }
         Step::Done(Outcome::Corrupt(why, matches!(self.goal, Goal::Offset { .. })))
     }
 }

@@ -295,7 +295,14 @@ impl Shard {
             EndStep::Quotas => sessions.advance_quotas(turn),
             EndStep::Survey => sessions.advance_survey(turn),
             EndStep::Groups => owners.advance_groups(turn),
-            EndStep::Commit => owners.commit(turn),
+            EndStep::Commit => match owners.commit(turn) {
+                Ok(has_worked) => has_worked,
+                Err(reason) => {
+                    effects.push(Effect::Fail { reason });
+                    self.has_failed = true;
+                    true
+                }
+            },
             EndStep::Checkpoint => owners.advance_checkpoint(),
             EndStep::WriteBack => owners.advance_write_back(),
             EndStep::Retention => owners.advance_retention(turn),

@@ -132,7 +132,7 @@ pub enum Progress {
     },
 }
 
-/// The log cannot go on: a write or sync failed. Acknowledge nothing more; exit; restart recovers from the journal.
+/// The log cannot go on: a write or sync failed, or what is committed cannot be read where it has to be. Acknowledge nothing more; exit; restart recovers from the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fatal(pub String);
 
@@ -487,27 +487,28 @@ impl ShardLog {
 
     /// Ends a turn: starts the commit of what was appended, and a bounded step of background work. All of its parts, for
     /// callers that do not time them.
-    pub fn end_turn(&mut self, now: Now, ops: &mut Ops, progress: &mut Vec<Progress>) {
-        self.commit(now, ops, progress);
+    pub fn end_turn(&mut self, now: Now, ops: &mut Ops, progress: &mut Vec<Progress>) -> Result<(), Fatal> {
+        self.commit(now, ops, progress)?;
         self.advance_checkpoint(ops);
         self.advance_write_back(ops);
         self.advance_retention(now, ops);
         self.advance_compaction(now, ops);
+        Ok(())
     }
 
     /// The first part of [`ShardLog::end_turn`]: starts the commit of what was appended. Like the other parts, returns
     /// whether there was anything to do.
-    pub fn commit(&mut self, now: Now, ops: &mut Ops, progress: &mut Vec<Progress>) -> bool {
+    pub fn commit(&mut self, now: Now, ops: &mut Ops, progress: &mut Vec<Progress>) -> Result<bool, Fatal> {
         self.clock = now.elapsed;
         self.forget_gone();
         self.operations.retry(now.elapsed, ops);
-        self.advance_restarts(ops, progress);
+        self.advance_restarts(ops, progress)?;
         progress.append(&mut self.refused);
         let is_due = !self.journal.is_writing() && self.logs.dirty() > 0;
         if is_due {
             self.start_group(ops, progress);
         }
-        is_due
+        Ok(is_due)
     }
 
     /// When [`ShardLog::end_turn`] wants to be called again though nothing happens.

@@ -8,7 +8,7 @@
 //! one place. It always goes on in a new segment, for the bytes behind the cut in the old one's last block are another
 //! history's.
 
-use super::{LogId, Ops, Progress, ShardLog};
+use super::{Fatal, LogId, Ops, Progress, ShardLog};
 use crate::bug::{Bug, is_planted};
 use crate::checkpoint::NUMBER_MAX;
 use crate::compaction::Replacement;
@@ -121,7 +121,7 @@ impl ShardLog {
     }
 
     /// Restarts that wait for nothing any more look for the batch at which the log is cut.
-    pub(super) fn advance_restarts(&mut self, ops: &mut Ops, progress: &mut Vec<Progress>) {
+    pub(super) fn advance_restarts(&mut self, ops: &mut Ops, progress: &mut Vec<Progress>) -> Result<(), Fatal> {
         for log in std::mem::take(&mut self.restarts) {
             let Some(partition) = self.logs.find_mut(log).filter(|partition| partition.may_restart()) else { continue };
             let restarting = partition.restarting.as_mut().expect("it may go on");
@@ -129,20 +129,32 @@ impl ShardLog {
             let keep_below = restarting.keep_below;
             let keep_below = partition.end_kept(keep_below);
             let Some(segment) = partition.last_kept(keep_below) else {
-                self.cut(log, Boundary::between_segments(keep_below), progress);
+                self.cut(log, Boundary::between_segments(keep_below), progress)?;
                 continue;
             };
             let goal = Goal::Boundary { segment: segment.base_offset, keep_below };
             let walk = Walk::new(self.next_read(), log, goal, self.logs.get(log));
             if let Ok((token, outcome)) = self.walk(walk, ops) {
-                self.walked(log, token, outcome, progress);
+                self.walked(log, token, outcome, progress)?;
             }
         }
+        Ok(())
     }
 
-    /// The batch is found at which a log is cut.
-    pub(super) fn cut(&mut self, log: LogId, boundary: Boundary, progress: &mut Vec<Progress>) {
-        self.stats.damaged_reads += u64::from(boundary.is_damaged);
+    /// The batch is found at which a log is cut. A damaged segment goes as a whole: who has the log that this one follows has
+    /// its records, too. But not what is committed: this node counts as one that has it, and who leads next might be this one.
+    pub(super) fn cut(&mut self, log: LogId, boundary: Boundary, progress: &mut Vec<Progress>) -> Result<(), Fatal> {
+        let partition = self.logs.get(log);
+        let restarting = partition.restarting.as_ref().expect("it is being cut");
+        let is_promised = boundary.keep_below < partition.committed().min(restarting.keep_below);
+        if let Some(why) = boundary.damage.as_ref().filter(|_| is_promised) {
+            return Err(Fatal(format!(
+                "{} is to be cut at offset {}, and {why}. Records from offset {} on are committed and not to be cut: \
+                 start this node with an empty directory in its place, and it gets them from the others",
+                partition.directory, restarting.keep_below, boundary.keep_below,
+            )));
+        }
+        self.stats.damaged_reads += u64::from(boundary.damage.is_some());
         self.encode_log(log);
         let partition = self.logs.get_mut(log);
         let never_durable = partition.ungathered_bytes();
@@ -182,6 +194,7 @@ impl ShardLog {
         }
         self.note_synced(log);
         self.logs.mark_dirty(log);
+        Ok(())
     }
 
     /// A restart is durable.

@@ -50,7 +50,7 @@ impl ShardLog {
             Purpose::Fill => self.on_filled(ops),
             Purpose::CloseTruncate { log, segment } => self.on_truncated(log, segment, ops),
             Purpose::CloseIndex { log, segment } => self.on_closed(log, segment),
-            Purpose::Walk(walk) => self.on_walk_read(*walk, data(reply), ops, progress),
+            Purpose::Walk(walk) => return self.on_walk_read(*walk, data(reply), ops, progress),
             Purpose::Checkpoint => self.on_checkpoint_published(op),
             Purpose::Remove { log } => self.on_removed(log, op),
             Purpose::Compact { log } => {
@@ -80,7 +80,7 @@ impl ShardLog {
             // What cannot be filled is used as it is.
             (Purpose::Fill, _) if error == DiskError::NoSpace => self.on_filled(ops),
             (Purpose::Compact { log }, _) => self.on_compaction_failed(now, log, error, progress),
-            (Purpose::Walk(walk), _) => self.on_walk_failed(*walk, error, ops, progress),
+            (Purpose::Walk(walk), _) => return self.on_walk_failed(*walk, error, ops, progress),
             (purpose, op) => {
                 let what = purpose.describe_failure(op.as_ref());
                 return Err(Fatal(format!("shard {}: {what}: {error}", self.journal.shard())));
@@ -186,46 +186,68 @@ impl ShardLog {
     }
 
     /// A walk has read what it wanted.
-    fn on_walk_read(&mut self, mut walk: Walk, data: Bytes, ops: &mut Ops, progress: &mut Vec<Progress>) {
+    fn on_walk_read(
+        &mut self,
+        mut walk: Walk,
+        data: Bytes,
+        ops: &mut Ops,
+        progress: &mut Vec<Progress>,
+    ) -> Result<(), Fatal> {
         let log = walk.log;
         let partition = self.logs.get_mut(log);
         partition.end_operation();
         if partition.removing || partition.restarting.is_some() && !walk.is_for_restart() {
             progress.push(walk.failed(DiskError::NotFound));
             self.finish_removal(log);
-            return;
+            return Ok(());
         }
         walk.supply(data);
-        if let Ok((token, outcome)) = self.walk(walk, ops) {
-            self.walked(log, token, outcome, progress);
+        match self.walk(walk, ops) {
+            Ok((token, outcome)) => self.walked(log, token, outcome, progress),
+            Err(_) => Ok(()),
         }
     }
 
     /// A read failed: what it was for is told so, unless the index was only missing and can be rebuilt.
-    fn on_walk_failed(&mut self, mut walk: Walk, error: DiskError, ops: &mut Ops, progress: &mut Vec<Progress>) {
+    fn on_walk_failed(
+        &mut self,
+        mut walk: Walk,
+        error: DiskError,
+        ops: &mut Ops,
+        progress: &mut Vec<Progress>,
+    ) -> Result<(), Fatal> {
         let log = walk.log;
         let partition = self.logs.get_mut(log);
         partition.end_operation();
         let goes_on = !partition.removing && (partition.restarting.is_none() || walk.is_for_restart());
         if goes_on && error == DiskError::NotFound && walk.index_is_missing() {
-            if let Ok((token, outcome)) = self.walk(walk, ops) {
-                self.walked(log, token, outcome, progress);
-            }
-            return;
+            return match self.walk(walk, ops) {
+                Ok((token, outcome)) => self.walked(log, token, outcome, progress),
+                Err(_) => Ok(()),
+            };
         }
         if goes_on && walk.is_for_restart() {
-            return self.cut(log, walk.boundary_of_damaged(), progress);
+            let why = format!("its segment {} cannot be read: {error}", walk.segment());
+            return self.cut(log, walk.boundary_of_damaged(why), progress);
         }
         progress.push(walk.failed(error));
         self.finish_removal(log);
+        Ok(())
     }
 
     /// A walk has come to its end.
-    pub(super) fn walked(&mut self, log: LogId, token: ReadToken, outcome: Outcome, progress: &mut Vec<Progress>) {
+    pub(super) fn walked(
+        &mut self,
+        log: LogId,
+        token: ReadToken,
+        outcome: Outcome,
+        progress: &mut Vec<Progress>,
+    ) -> Result<(), Fatal> {
         match outcome {
-            Outcome::Boundary(boundary) => self.cut(log, boundary, progress),
+            Outcome::Boundary(boundary) => return self.cut(log, boundary, progress),
             outcome => progress.push(outcome.into_progress(token)),
         }
+        Ok(())
     }
 
     /// A file or directory is gone.

@@ -261,7 +261,7 @@ impl Node {
 
     fn end_turn(&mut self) {
         self.time += 1;
-        self.log.end_turn(now(self.time), &mut self.ops, &mut self.progress);
+        self.log.end_turn(now(self.time), &mut self.ops, &mut self.progress).expect("the disk does not fail");
     }
 
     /// Executes one operation under way.
@@ -602,17 +602,17 @@ fn a_clock_that_jumps_makes_no_duplicate() {
     // The clock is set a year forward, and every partition is looked at for expired producers.
     let later = Now { elapsed: Duration::from_secs(5), unix_ms: now(0).unix_ms + YEAR_MS };
     node.log.options.producer_expiration_ms = 86_400_000;
-    node.log.end_turn(later, &mut node.ops, &mut node.progress);
+    node.log.end_turn(later, &mut node.ops, &mut node.progress).expect("the disk does not fail");
     assert!(node.log.append(later, id, &batch).expect("appends").duplicate);
     // The same when it is set before the recovered log has done anything.
     let mut node = Node::start(node.disk, 1, 64 << 10, 2);
     let id = node.id(0);
     node.log.options.producer_expiration_ms = 86_400_000;
-    node.log.end_turn(later, &mut node.ops, &mut node.progress);
+    node.log.end_turn(later, &mut node.ops, &mut node.progress).expect("the disk does not fail");
     assert!(node.log.append(later, id, &batch).expect("appends").duplicate);
     // A day by the clock that does not jump is a day.
     let next_day = Now { elapsed: Duration::from_secs(86_405), unix_ms: now(0).unix_ms };
-    node.log.end_turn(next_day, &mut node.ops, &mut node.progress);
+    node.log.end_turn(next_day, &mut node.ops, &mut node.progress).expect("the disk does not fail");
     assert!(!node.log.append(next_day, id, &batch).expect("appends").duplicate);
 }
 
@@ -690,7 +690,7 @@ fn a_full_disk_refuses_appends_and_recovers_by_itself() {
     node.end_turn();
     while !node.ops.is_empty() {
         node.execute(0);
-        node.log.end_turn(now(node.time), &mut node.ops, &mut node.progress);
+        node.log.end_turn(now(node.time), &mut node.ops, &mut node.progress).expect("the disk does not fail");
     }
     assert_eq!(node.log.durable_end(node.id(0)), 1, "the journal was reserved");
     assert!(node.log.is_out_of_space());

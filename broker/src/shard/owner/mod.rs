@@ -440,12 +440,20 @@ impl Owners {
         Ok(())
     }
 
-    /// Puts what was appended into a commit group. Returns whether there was anything to do.
-    pub fn commit(&mut self, turn: &mut Turn<'_>) -> bool {
+    /// Puts what was appended into a commit group. Returns whether there was anything to do. An error is fatal, as above.
+    pub fn commit(&mut self, turn: &mut Turn<'_>) -> Result<bool, String> {
         let mut progress = Vec::new();
-        let has_worked = self.replicas.log.commit(turn.now, &mut self.replicas.ops, &mut progress);
-        self.progress(turn, progress);
-        has_worked
+        let Replicas { log, ops, .. } = &mut self.replicas;
+        match log.commit(turn.now, ops, &mut progress) {
+            Ok(has_worked) => {
+                self.progress(turn, progress);
+                Ok(has_worked)
+            }
+            Err(fatal) => {
+                self.replicas.drop_operations();
+                Err(fatal.0)
+            }
+        }
     }
 
     fn progress(&mut self, turn: &mut Turn<'_>, progress: Vec<Progress>) {

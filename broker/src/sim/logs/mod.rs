@@ -413,9 +413,7 @@ impl Simulation {
         let mut ops = Ops::new();
         let mut progress = Vec::new();
         let result = what(log, now, &mut ops, &mut progress);
-        if result.is_ok() {
-            log.end_turn(now, &mut ops, &mut progress);
-        }
+        let result = result.and_then(|()| log.end_turn(now, &mut ops, &mut progress));
         if let Err(fatal) = result {
             self.trace.line(self.schedule.now_us(), format!("shard {shard}: {}", fatal.0));
             if !self.disk.has_failed() {

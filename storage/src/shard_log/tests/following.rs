@@ -544,9 +544,34 @@ fn what_cannot_be_read_is_cut_too() {
         node.log.logs.get(node.id(0)).segments().iter().map(|segment| segment.base_offset).collect();
     let path = format!("topics/t/{}/0/{:020}.log", key(0).topic_id.to_base64(), segments[1]);
     node.disk.files.get_mut(&path).expect("it is there").fill(0xff);
-    let cut = segments[2] - 3;
+    let (cut, disk) = (segments[2] - 3, node.disk.clone());
+    assert!(node.log.committed(node.id(0)) <= segments[1]);
     assert_eq!(node.restart(0, cut, cut), segments[1]);
     assert_eq!(node.catch_up(0).len() as i64, segments[1]);
+
+    // What is committed goes only as far as the leader has said.
+    let mut node = follower(disk, 1, 3, small.clone());
+    let (id, written) = (node.id(0), node.log.stats().groups);
+    node.log.set_committed(id, segments[1] + 1);
+    node.log.restart(id, cut, cut, None);
+    node.end_turn();
+    let refused = loop {
+        let (token, op) = node.ops.swap_remove(0);
+        let result = node.disk.execute(op);
+        if let Err(Fatal(why)) = node.log.on_disk(now(node.time), token, result, &mut node.ops, &mut node.progress) {
+            break why;
+        }
+        node.end_turn();
+    };
+    let first = segments[1];
+    let expected = format!("Records from offset {first} on are committed");
+    assert!(refused.contains(&expected) && refused.contains(&path), "{refused}");
+    assert_eq!(node.log.stats().groups, written, "nothing is cut");
+    let mut node = follower(node.disk, 1, 4, small);
+    assert_eq!(node.log.log_end(node.id(0)), 60);
+    let id = node.id(0);
+    node.log.set_committed(id, cut);
+    assert_eq!(node.restart(0, first, first), first, "nothing of the segment is to stay");
 }
 
 /// What a log should be: what was appended and not cut.
