@@ -48,7 +48,7 @@ struct Progress {
     has_no_space: bool,
     /// It has left the in-sync set since this leader leads.
     has_left: bool,
-    /// When it was caught up for the first time after that.
+    /// When it was caught up for the first time after that, and has not lagged since.
     caught_up: Option<Duration>,
 }
 
@@ -315,7 +315,11 @@ impl Leader {
         assert!(self.committed.contains(&own.node_id), "who leads is in sync: {self:?}");
         self.advance(own, out);
         for follower in &mut self.followers {
-            if follower.caught_up.is_none() && follower.is_caught_up(self.epoch_start, own.high_watermark) {
+            if follower.lags(now, own) {
+                // It would have to leave at once: where too few are in sync the high watermark stands still, and who comes
+                // with a long backlog has everything below it long before it has everything.
+                follower.caught_up = None;
+            } else if follower.caught_up.is_none() && follower.is_caught_up(self.epoch_start, own.high_watermark) {
                 follower.caught_up = Some(now);
             }
         }
@@ -360,7 +364,6 @@ impl Leader {
         let may = follower.follow_id.is_some()
             && registered.is_usable
             && registered.epoch == follower.broker_epoch
-            && !follower.has_no_space
             && follower.is_caught_up(self.epoch_start, own.high_watermark);
         let first = follower.caught_up?;
         may.then_some(if follower.has_left { first + CAUGHT_UP_TWICE } else { first })

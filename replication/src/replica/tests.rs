@@ -137,6 +137,31 @@ fn who_lags_leaves_and_joins_again_when_it_was_caught_up_twice() {
 }
 
 #[test]
+fn who_would_have_to_leave_at_once_does_not_join() {
+    let mut case = Case::leading(2);
+    assert_eq!(case.assign((1, 5, 8), &[1], 2), []);
+    // It has everything below the high watermark, which stands still as too few are in sync, and lacks what it has lacked
+    // for too long.
+    case.now = LAG_MAX;
+    assert_eq!(case.ack(3, 1, 1), []);
+    case.now = ms(3_000);
+    assert_eq!(case.ack(3, 1, 2), []);
+    assert_eq!(case.replica.next_deadline(), None);
+    assert_eq!(case.ack(3, 1, 4), [], "once");
+    case.now = ms(3_000) + CAUGHT_UP_TWICE;
+    assert_eq!(case.replica.next_deadline(), Some(case.now));
+    assert_eq!(case.tell(Event::Tick), [proposal(8, &[(1, 11), (3, 13)])]);
+    // It may lag after all, before it joins.
+    let mut case = Case::leading(2);
+    assert_eq!(case.assign((1, 5, 8), &[1], 2), []);
+    case.now = LAG_MAX - ms(1);
+    case.ack(3, 1, 1);
+    case.now = LAG_MAX - ms(1) + CAUGHT_UP_TWICE;
+    assert_eq!(case.tell(Event::Tick), []);
+    assert_eq!(case.replica.next_deadline(), None);
+}
+
+#[test]
 fn who_is_always_a_little_behind_does_not_lag() {
     let mut case = Case::leading(1);
     for round in 1..=20 {
