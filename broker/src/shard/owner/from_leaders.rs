@@ -4,7 +4,7 @@
 //! What comes by a stream is taken in its order. When the log has no room for batches, because the disk does not keep up,
 //! the stream waits, and its leader with it, as it has no more under way than the window has room for.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::mem;
 
 use millstream_replication::ErrorCode;
@@ -25,9 +25,10 @@ use crate::shard::peers::Peers;
 use crate::shard::peers::following::Leader;
 use crate::shard::turn::Turn;
 
-/// Frames of one stream that wait for the disk, at most: beyond that the stream is closed. A leader has no more data under
-/// way than the window, but says on what else there is.
-const FRAMES_WAITING_MAX: usize = 4096;
+/// Answers of one stream that wait for the disk, at most: so many, or twice as many as there are questions if that is more.
+/// Beyond that the stream is closed. Of data no more is under way than the window, and of marks the newest is kept of each
+/// partition.
+const ANSWERS_WAITING_MAX: usize = 4096;
 
 /// What a partition asks, and has been answered.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,13 @@ struct Inbox {
     names: HashMap<u32, LogId>,
     /// What has come and is not taken yet.
     frames: VecDeque<Frame>,
+    /// So many of them are answers.
+    answers: usize,
+    /// The names that they give.
+    given: BTreeSet<u32>,
+    /// The newest marks by name, which are taken after all that has come. What they say holds then, too: a high watermark and a
+    /// log start only go forward.
+    marks: BTreeMap<u32, Mark>,
     /// To be asked at the end of the turn.
     follows: Vec<Follow>,
     /// Not followed any more.
@@ -59,7 +67,7 @@ struct Inbox {
 enum Frame {
     /// What is left of a data frame, and its bytes.
     Data(VecDeque<Section>, u64),
-    Other(FromLeader),
+    Answer(FromLeader),
 }
 
 /// What is followed here.
@@ -75,6 +83,23 @@ pub struct FromLeaders {
     stalled: u64,
     restarts: u64,
     lost: u64,
+}
+
+impl Inbox {
+    /// The leader has said what has changed without a record.
+    fn mark(&mut self, marks: Vec<Mark>) {
+        let is_meant = |mark: &Mark| self.names.contains_key(&mark.handle) || self.given.contains(&mark.handle);
+        let marks: Vec<Mark> = marks.into_iter().filter(is_meant).collect();
+        self.marks.extend(marks.into_iter().map(|mark| (mark.handle, mark)));
+    }
+
+    /// Nothing that has come is taken any more.
+    fn drop_frames(&mut self) {
+        self.frames.clear();
+        self.given.clear();
+        self.marks.clear();
+        self.answers = 0;
+    }
 }
 
 /// What became of a section.
@@ -95,6 +120,9 @@ impl FromLeaders {
             leader,
             names: HashMap::new(),
             frames: VecDeque::new(),
+            answers: 0,
+            given: BTreeSet::new(),
+            marks: BTreeMap::new(),
             follows: Vec::new(),
             unfollows: Vec::new(),
         };
@@ -138,6 +166,7 @@ impl FromLeaders {
         if let Some(inbox) = self.links.get_mut(&asked.link) {
             if let Some(handle) = asked.handle {
                 inbox.names.remove(&handle);
+                inbox.marks.remove(&handle);
             }
             inbox.follows.retain(|follow| follow.follow_id != asked.follow_id);
         }
@@ -173,13 +202,19 @@ impl FromLeaders {
     /// Something has come from a leader: it is taken at the end of the turn, or now, which is the same to it.
     pub fn received(&mut self, turn: &mut Turn<'_>, peers: &mut Peers, link: LinkId, frame: FromLeader, bytes: u64) {
         let Some(inbox) = self.links.get_mut(&link) else { return peers.consumed(link, bytes) };
-        if inbox.frames.len() >= FRAMES_WAITING_MAX {
-            return peers.break_off(turn, link, "more is said than is taken while the disk does not keep up");
+        match frame {
+            FromLeader::Pong => {}
+            FromLeader::Data(sections) => inbox.frames.push_back(Frame::Data(sections.into(), bytes)),
+            FromLeader::Marks(marks) => inbox.mark(marks),
+            answer if inbox.answers < ANSWERS_WAITING_MAX.max(2 * self.by_log.len()) => {
+                inbox.answers += 1;
+                if let FromLeader::FollowOk(ok) = &answer {
+                    inbox.given.insert(ok.handle);
+                }
+                inbox.frames.push_back(Frame::Answer(answer));
+            }
+            _ => peers.break_off(turn, link, "more is answered than was asked while the disk does not keep up"),
         }
-        inbox.frames.push_back(match frame {
-            FromLeader::Data(sections) => Frame::Data(sections.into(), bytes),
-            other => Frame::Other(other),
-        });
     }
 
     /// Takes what has come, as far as the log has room for it. Returns whether there was anything to do.
@@ -188,7 +223,10 @@ impl FromLeaders {
         for link in self.links.keys().copied().collect::<Vec<_>>() {
             while let Some(frame) = self.links.get_mut(&link).and_then(|inbox| inbox.frames.pop_front()) {
                 match frame {
-                    Frame::Other(said) => self.said(turn, replicas, link, said),
+                    Frame::Answer(answer) => {
+                        self.links.get_mut(&link).expect("its frame was taken").answers -= 1;
+                        self.answered(turn, replicas, link, answer);
+                    }
                     Frame::Data(mut sections, bytes) => {
                         match self.take_sections(turn, replicas, peers, link, &mut sections) {
                             Outcome::Taken | Outcome::Begun => peers.consumed(link, bytes),
@@ -198,7 +236,8 @@ impl FromLeaders {
                                 break;
                             }
                             Outcome::Broken(why) => {
-                                self.links.get_mut(&link).expect("its frame was taken").frames.clear();
+                                let inbox = self.links.get_mut(&link).expect("its frame was taken");
+                                inbox.drop_frames();
                                 peers.break_off(turn, link, &why);
                                 break;
                             }
@@ -207,8 +246,21 @@ impl FromLeaders {
                 }
                 any = true;
             }
+            any |= self.take_marks(turn, replicas, link);
         }
         any
+    }
+
+    /// Takes the marks, if everything is taken that has come before them.
+    fn take_marks(&mut self, turn: &Turn<'_>, replicas: &mut Replicas, link: LinkId) -> bool {
+        let Some(inbox) = self.links.get_mut(&link).filter(|inbox| inbox.frames.is_empty()) else { return false };
+        let marks = mem::take(&mut inbox.marks);
+        for Mark { handle, high_watermark, log_start } in marks.values().copied() {
+            if let Some(log) = inbox.names.get(&handle) {
+                replicas.tell(turn.now.elapsed, *log, Event::Marks { handle, high_watermark, log_start });
+            }
+        }
+        !marks.is_empty()
     }
 
     fn take_sections(
@@ -282,17 +334,16 @@ impl FromLeaders {
         }
     }
 
-    fn said(&mut self, turn: &mut Turn<'_>, replicas: &mut Replicas, link: LinkId, frame: FromLeader) {
+    fn answered(&mut self, turn: &mut Turn<'_>, replicas: &mut Replicas, link: LinkId, frame: FromLeader) {
         let now = turn.now.elapsed;
         match frame {
-            FromLeader::Pong | FromLeader::Data(_) => {}
+            FromLeader::Pong | FromLeader::Data(_) | FromLeader::Marks(_) => {}
             FromLeader::FollowOk(FollowOk { follow_id, handle, high_watermark, log_start, .. }) => {
+                self.links.get_mut(&link).expect("something came by it").given.remove(&handle);
                 let Some((log, asked)) = self.of(link, follow_id) else { return };
                 asked.handle = Some(handle);
-                let own_id = asked.own_id;
-                let inbox = self.links.get_mut(&link).expect("something came by it");
-                inbox.names.insert(handle, log);
-                let follow_id = own_id;
+                let follow_id = asked.own_id;
+                self.links.get_mut(&link).expect("as above").names.insert(handle, log);
                 replicas.tell(now, log, Event::FollowOk { follow_id, handle, high_watermark, log_start });
             }
             FromLeader::Diverged(Diverged { follow_id, epoch, end_offset }) => {
@@ -321,12 +372,6 @@ impl FromLeaders {
             FromLeader::Skip(Skip { handle, to_offset, epoch, high_watermark }) => {
                 let Some(log) = self.named(link, handle) else { return };
                 replicas.tell(now, log, Event::Skip { handle, to: to_offset, epoch, high_watermark });
-            }
-            FromLeader::Marks(marks) => {
-                for Mark { handle, high_watermark, log_start } in marks {
-                    let Some(log) = self.named(link, handle) else { continue };
-                    replicas.tell(now, log, Event::Marks { handle, high_watermark, log_start });
-                }
             }
         }
     }
@@ -376,7 +421,8 @@ impl FromLeaders {
         let waiting = self.links.values().map(|inbox| inbox.frames.len() as u64).sum();
         let help = "Partitions that follow a leader, or have asked it.";
         samples.push(Sample::gauge("millstream_replica_following", help, self.by_log.len() as u64));
-        let help = "Frames of leaders that wait for the disk, over all streams; each has 4096 at most.";
+        let help =
+            "Frames of leaders that wait for the disk, over all streams: data within their windows, and answers.";
         samples.push(Sample::gauge("millstream_replica_frames_waiting", help, waiting));
         let mut counter = |name, help, value| samples.push(Sample::counter(name, help, value));
         counter("millstream_replica_bytes_in_total", "Bytes of batches appended that leaders have sent.", self.bytes);
@@ -408,6 +454,24 @@ mod tests {
     use millstream_storage::batch::BatchBuilder;
 
     use super::*;
+
+    #[test]
+    fn of_marks_that_wait_the_newest_is_kept_of_each_partition_that_has_a_name() {
+        let mut inbox = Inbox {
+            leader: Leader { node: 1, shard: 0 },
+            names: HashMap::from([(1, LogId(0))]),
+            frames: VecDeque::new(),
+            follows: Vec::new(),
+            unfollows: Vec::new(),
+            answers: 1,
+            given: BTreeSet::from([2]),
+            marks: BTreeMap::new(),
+        };
+        let mark = |handle, high_watermark| Mark { handle, high_watermark, log_start: 0 };
+        inbox.mark(vec![mark(1, 5), mark(3, 7)]);
+        inbox.mark(vec![mark(1, 6), mark(2, 8)]);
+        assert_eq!(inbox.marks.values().copied().collect::<Vec<_>>(), [mark(1, 6), mark(2, 8)]);
+    }
 
     #[test]
     fn a_log_is_given_what_it_takes_at_once() {
