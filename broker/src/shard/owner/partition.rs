@@ -165,7 +165,8 @@ impl Partition {
     /// waited for that.
     pub fn advance(&mut self, high_watermark: i64, committed: &mut Vec<Waiter>, woken: &mut Vec<Watcher>) {
         assert!(high_watermark >= self.high_watermark, "what was committed stays so");
-        self.high_watermark = high_watermark;
+        let has_moved = high_watermark > std::mem::replace(&mut self.high_watermark, high_watermark);
+        let committed_bytes = self.committed_bytes;
         while let Some(front) = self.uncommitted.front()
             && front.end_offset <= high_watermark
         {
@@ -176,8 +177,10 @@ impl Partition {
             self.durable = self.durable.saturating_sub(1);
         }
         assert!(self.committed_bytes <= self.appended_bytes, "what is committed was appended");
+        // What was appended while another led is not counted: whoever watches looks for itself.
+        let is_uncounted = has_moved && self.committed_bytes == committed_bytes;
         let committed_bytes = self.committed_bytes;
-        self.wake(woken, |watcher| committed_bytes >= watcher.committed_bytes);
+        self.wake(woken, |watcher| is_uncounted || committed_bytes >= watcher.committed_bytes);
     }
 
     /// The log is cut: what lies at or above an offset is not there any more. Nobody waits for it.
@@ -318,6 +321,28 @@ mod tests {
     use millstream_storage::TopicId;
 
     use super::*;
+    use crate::shard::event::ConnectionId;
+
+    #[test]
+    fn who_watches_is_woken_by_what_was_appended_while_another_led() {
+        let mut partitions = Partitions::default();
+        let key = PartitionKey { topic_id: TopicId([1; 16]), partition: 0 };
+        let partition = partitions.open(LogId(0), key, 10);
+        let request = RequestId { connection: ConnectionId(1), sequence: 0 };
+        let watcher = Watcher { from: 0, request, slot: 0, committed_bytes: 1, log_start_offset: 0 };
+        partition.watchers.push(watcher);
+        let mut woken = Vec::new();
+        partition.advance(10, &mut Vec::new(), &mut woken);
+        assert_eq!(woken.len(), 0, "nothing more is committed");
+        partition.advance(12, &mut Vec::new(), &mut woken);
+        assert_eq!(woken.len(), 1);
+        // What was appended here is counted: who wants more than there is waits on.
+        partition.watchers.push(Watcher { committed_bytes: 100, ..watcher });
+        let waiter = Waiter::Append { place: 0, result: 0 };
+        assert!(!partition.appended(13, 99, 12, (Until::Committed, waiter)));
+        partition.advance(13, &mut Vec::new(), &mut woken);
+        assert_eq!(woken.len(), 1);
+    }
 
     #[test]
     fn what_is_cut_is_gone_also_where_duplicates_stand_behind_it() {
