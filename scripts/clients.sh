@@ -6,7 +6,7 @@
 #       topics, groups and lag). Without names: all of them.
 # Without --bootstrap it builds Millstream and starts it on a free port with a data directory of its own.
 # --data names the data directory of a broker that --bootstrap names, for kafka-dump-log.
-# --quick: a few thousand records instead of millions.
+# --quick: a few thousand records instead of millions, and acks 0 and 1 without compression only.
 set -euo pipefail
 source "$(dirname "$0")/lib/common.sh"
 source "$SCRIPTS/lib/install.sh"
@@ -115,6 +115,8 @@ matrix() {
   local name="$1" codec acks count topic style turn=0
   for codec in "${CODECS[@]}"; do
     for acks in 0 1 all; do
+      # What is acknowledged does not hang on the codec.
+      [[ -z $QUICK || $codec == none || $acks == all ]] || continue
       count="$EACH"
       case "$name" in
         kafka-python | kafkajs) count="$SLOW" ;;
@@ -127,7 +129,7 @@ matrix() {
       scenario 600 "$name: $codec acks=$acks, $count records" round_trip "$name" "$topic" "$count" "$codec" "$acks" "$style"
     done
   done
-  scenario 120 "$name: as a member of a group" client "$name" group "$BOOTSTRAP" "$RUN-$name-zstd-1" "$PARTITIONS" "$count" "$(style_of "$name" 0)" "$RUN-$name"
+  scenario 120 "$name: as a member of a group" client "$name" group "$BOOTSTRAP" "$RUN-$name-zstd-all" "$PARTITIONS" "$count" "$(style_of "$name" 0)" "$RUN-$name"
 }
 
 kcat_extras() {

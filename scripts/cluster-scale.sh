@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Ten thousand topics with ten partitions each in a cluster of three nodes: how long it takes to create, list and describe them,
 # to write a record into each partition and to restart the nodes one after the other and all at once; resident memory of each node.
-#   scripts/cluster-scale.sh [--topics 10000] [--partitions 10] [--batch 100] [--no-records] [--set key=value]...
+#   scripts/cluster-scale.sh [--topics 10000] [--partitions 10] [--replicas 1] [--batch 100] [--no-records] [--set key=value]...
 # Kafka's own kafka-topics lists and describes them too where Java and Maven are. It measures; it fails when a step does.
 set -euo pipefail
 source "$(dirname "$0")/lib/common.sh"
@@ -12,7 +12,7 @@ while (($#)); do
   case "$1" in
     --topics) TOPICS="$2" && shift ;;
     --partitions) PARTITIONS="$2" && shift ;;
-    --batch) OPTIONS+=("$1" "$2") && shift ;;
+    --batch | --replicas) OPTIONS+=("$1" "$2") && shift ;;
     --no-records) OPTIONS+=("$1") ;;
     --set) SETTINGS+=("$1" "$2") && shift ;;
     *) sed -n '2,5s/^# \{0,1\}//p' "$0" && exit 2 ;;

@@ -1,6 +1,6 @@
 """Very many topics in a cluster: how long each step takes and what memory it needs. Run by scripts/cluster-scale.sh.
 
-    cluster_scale.py CLUSTER_SCRIPT DIRECTORY BOOTSTRAP --topics N --partitions N --batch N [--no-records] [--tools COMMAND...]
+    cluster_scale.py CLUSTER_SCRIPT DIRECTORY BOOTSTRAP --topics N --partitions N --replicas N --batch N [--no-records] [--tools COMMAND...]
 
 CLUSTER_SCRIPT is scripts/cluster.sh, DIRECTORY where it keeps its nodes. COMMAND runs kafka-topics with the arguments that follow.
 """
@@ -121,8 +121,8 @@ class Cluster:
 
 
 class Scale:
-    def __init__(self, cluster, topics, partitions, batch):
-        self.cluster, self.batch, self.partitions = cluster, batch, partitions
+    def __init__(self, cluster, topics, partitions, replicas, batch):
+        self.cluster, self.batch, self.partitions, self.replicas = cluster, batch, partitions, replicas
         self.names = [f"scale-{number:05}" for number in range(topics)]
         self.total = topics * partitions
         print(f"{'':52} {'time':>9}   resident MiB of each node", flush=True)
@@ -146,7 +146,7 @@ class Scale:
         took = []
         for place, first in enumerate(range(0, len(self.names), self.batch)):
             began = time.monotonic()
-            topics = [cka.NewTopic(name, self.partitions, 1) for name in self.names[first : first + self.batch]]
+            topics = [cka.NewTopic(name, self.partitions, self.replicas) for name in self.names[first : first + self.batch]]
             admin = admins[place % len(self.cluster.nodes) + 1]
             for future in admin.create_topics(topics, operation_timeout=TIMEOUT, request_timeout=TIMEOUT).values():
                 future.result(TIMEOUT)
@@ -252,18 +252,19 @@ def main():
         parser.add_argument(name)
     parser.add_argument("--topics", type=int, required=True)
     parser.add_argument("--partitions", type=int, required=True)
+    parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--no-records", action="store_true")
     parser.add_argument("--tools", nargs="+")
     options = parser.parse_args()
     cluster = Cluster(options.script, options.directory, options.bootstrap)
-    scale = Scale(cluster, options.topics, options.partitions, options.batch)
+    scale = Scale(cluster, options.topics, options.partitions, options.replicas, options.batch)
     before = {node: cluster.resident_mib(node) for node in cluster.nodes}
     scale.show("nothing", 0)
     idle = scale.quiet_share(5)
     terms = cluster.metric(1, "millstream_quorum_term")
 
-    scale.step(f"{options.topics} topics created, {scale.total} partitions", scale.create)
+    scale.step(f"{options.topics} topics created, {scale.total} partitions × {options.replicas}", scale.create)
     scale.step("every node says that all are led", scale.until_led)
     after = {node: cluster.resident_mib(node) for node in cluster.nodes}
     for node in cluster.nodes:
@@ -284,7 +285,7 @@ def main():
     for node in cluster.nodes:
         grown = (after[node] - before[node]) * 1024
         line = f"node {node}: {before[node]:.0f} MiB before, {after[node]:.0f} MiB with all topics: {grown / scale.total * 1024:.0f} bytes a partition of the cluster"
-        line += f", {grown / (scale.total / len(cluster.nodes)):.2f} KiB one of its own"
+        line += f", {grown / (scale.total * scale.replicas / len(cluster.nodes)):.2f} KiB a replica of its own"
         if not options.no_records:
             line += f"; {with_records[node]:.0f} MiB with a record in each"
         print(f"{line}; at most {cluster.resident_mib(node, 'VmHWM'):.0f} MiB since the last start; {cluster.files(node)} files open")
