@@ -104,6 +104,11 @@ impl Leader {
         self.committed.len() >= self.min_insync
     }
 
+    /// Whether there is no other replica, and need not be.
+    pub(super) fn is_sole(&self) -> bool {
+        self.followers.is_empty() && self.proposal.is_none() && self.has_enough()
+    }
+
     pub(super) fn led(&self, own: &Own) -> Led {
         let mut led = Led {
             replicas: self.followers.len() + 1,

@@ -311,7 +311,8 @@ pub enum Effect {
     },
     /// The high watermark has moved: what is below is committed. Consumers may read it, `acks=all` is done.
     HighWatermark(i64),
-    /// It leads, and its log is durable up to here: `acks=1` is done.
+    /// It leads, and its log is durable up to here: `acks=1` is done. Not where that is the high watermark anyway, as it is the
+    /// only replica.
     DurableEnd(i64),
     /// The controller is to be asked. At most one of a partition is under way; it is answered by [`Event::Altered`].
     Propose(AlterPartition),
@@ -408,6 +409,9 @@ pub struct Replica {
     leader_epoch: i32,
     partition_epoch: i32,
     role: Role,
+    /// It leads, it is the only replica, and that is enough. What it appends is committed when it is durable, and nothing else
+    /// has to be looked at for that: most replicas of a broker that is alone are not in the cache when they are wanted.
+    is_sole: bool,
     /// What was assigned while the log is being cut.
     waiting: Option<Assignment>,
     follow_ids: u32,
@@ -420,7 +424,15 @@ impl Replica {
         assert!(log.durable_end <= log.end, "{log:?}");
         let high_watermark = high_watermark.min(log.durable_end);
         let own = Own { node_id, broker_epoch, lag_time_max, log, high_watermark };
-        Replica { own, leader_epoch: -1, partition_epoch: -1, role: Role::Idle, waiting: None, follow_ids: 0 }
+        Replica {
+            own,
+            leader_epoch: -1,
+            partition_epoch: -1,
+            role: Role::Idle,
+            is_sole: false,
+            waiting: None,
+            follow_ids: 0,
+        }
     }
 
     /// Everything below is committed: consumers may read it, here too where it follows (KIP-392).
@@ -478,6 +490,7 @@ impl Replica {
     /// Whether a producer's records may be appended: NOT_LEADER_OR_FOLLOWER, or NOT_ENOUGH_REPLICAS with `acks=all`.
     pub fn may_append(&self, is_acks_all: bool) -> Result<(), ErrorCode> {
         match &self.role {
+            _ if self.is_sole => Ok(()),
             Role::Leader(leader) if is_acks_all && !leader.has_enough() => Err(ErrorCode::NotEnoughReplicas),
             Role::Leader(_) => Ok(()),
             _ => Err(ErrorCode::NotLeaderOrFollower),
@@ -508,6 +521,7 @@ impl Replica {
     /// When [`Event::Tick`] is wanted.
     pub fn next_deadline(&self) -> Option<Duration> {
         match &self.role {
+            _ if self.is_sole => None,
             Role::Idle => None,
             Role::Leader(leader) => leader.next_deadline(&self.own),
             Role::Follower(follower) => follower.next_deadline(),
@@ -519,8 +533,33 @@ impl Replica {
         matches!(&self.role, Role::Follower(follower) if follower.is_restarting())
     }
 
+    /// What has happened, if that is an append or its durability, and this is the only replica: then nobody is to be told of
+    /// it but who waits, and what it shows by [`Replica::led`] stays as it is. Whether it was that.
+    pub fn handle_alone(&mut self, event: &Event, out: &mut Vec<Effect>) -> bool {
+        if !self.is_sole {
+            return false;
+        }
+        match *event {
+            Event::Appended { log_end } => {
+                assert!(log_end > self.own.log.end, "records were appended: {log_end}, {:?}", self.own.log);
+                (self.own.log.end, self.own.log.last_epoch) = (log_end, self.leader_epoch);
+            }
+            Event::Durable { end } => {
+                assert!(end <= self.own.log.end, "what is durable was appended: {end}, {:?}", self.own.log);
+                self.own.log.durable_end = end.max(self.own.log.durable_end);
+                // Who waits for it to be durable has it, too.
+                self.own.raise(self.own.log.durable_end, out);
+            }
+            _ => return false,
+        }
+        true
+    }
+
     /// Takes what has happened at `now`, adds what is to be done.
     pub fn handle(&mut self, now: Duration, event: Event, out: &mut Vec<Effect>) {
+        if self.handle_alone(&event, out) {
+            return;
+        }
         match event {
             Event::Assigned(assigned) if self.is_restarting() => self.waiting = Some(assigned),
             Event::Assigned(assigned) => self.assigned(now, assigned, out),
@@ -543,8 +582,10 @@ impl Replica {
                 Role::Follower(follower) => follower.handle(now, &mut self.own, &mut self.follow_ids, event, out),
             },
         }
+        self.is_sole = false;
         if let Role::Leader(leader) = &self.role {
             self.partition_epoch = leader.partition_epoch();
+            self.is_sole = leader.is_sole();
         }
         assert!(self.own.high_watermark <= self.own.log.durable_end, "what is committed is durable: {:?}", self.own);
     }

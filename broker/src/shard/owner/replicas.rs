@@ -58,6 +58,10 @@ impl Replicas {
     pub fn tell(&mut self, now: Duration, log: LogId, event: Event) {
         let Some(partition) = self.partitions.get_mut(log) else { return };
         let Some(replica) = &mut partition.replica else { return };
+        if replica.handle_alone(&event, &mut self.effects) {
+            self.decided.extend(self.effects.drain(..).map(|effect| (log, effect)));
+            return;
+        }
         replica.handle(now, event, &mut self.effects);
         self.decided.extend(self.effects.drain(..).map(|effect| (log, effect)));
         self.tally.count(log, &mut partition.counted, Some(replica));
