@@ -222,6 +222,25 @@ tools_without() {
   expect_not "Leader: none" kafka_tool kafka-topics "${here[@]}" --describe --topic tools-away
 }
 
+# A node was away, and others lead its partitions: they are its again when it is asked for.
+leaders_return() {
+  local gone="$1" here=(--bootstrap-server "$(at $(($1 % 3 + 1)))") waited
+  kafka_tool kafka-topics "${here[@]}" --create --topic "tools-led" --partitions 3 --replication-factor 3
+  local partition
+  partition="$(kafka_tool kafka-topics "${here[@]}" --describe --topic tools-led | sed -nE "s/.*Partition: ([0-9]+)\s+Leader: $gone\s.*/\1/p" | head -1)"
+  [[ -n $partition ]] || { echo "node $gone leads nothing" && return 1; }
+  cluster kill "$gone"
+  expect_not "Leader: (none|$gone)" kafka_tool kafka-topics "${here[@]}" --describe --topic tools-led
+  expect_refusal "not in sync, or its broker is away" kafka_tool kafka-leader-election "${here[@]}" --election-type preferred --topic tools-led --partition "$partition"
+  cluster start "$gone"
+  for ((waited = 0; waited < 300; waited++)); do
+    [[ -n "$("$BROKER" topic list --bootstrap-server "$(at $((gone % 3 + 1)))" --under-replicated)" ]] || break
+    sleep 0.1
+  done
+  expect "Successfully completed leader election \(PREFERRED\) for partitions tools-led-$partition" kafka_tool kafka-leader-election "${here[@]}" --election-type preferred --topic tools-led --partition "$partition"
+  expect "Partition: $partition\s+Leader: $gone\s" kafka_tool kafka-topics "${here[@]}" --describe --topic tools-led
+}
+
 # A topic is deleted while a node is down that coordinates some of the groups that have read it: none of them has an offset for the
 # next topic of that name.
 deleted_without() {
@@ -245,6 +264,7 @@ if wanted tools; then
   for node in 1 2 3; do scenario 300 "tools at node $node" strict tools_at "$node"; done
   scenario 120 "tools while node 3 is down" strict tools_without 3
   scenario 120 "a topic is deleted while node 2 is down" strict deleted_without 2
+  scenario 120 "leadership returns to node 1" strict leaders_return 1
   if [[ -e $QUORUM ]]; then sed 's/^/     /' "$QUORUM"; fi
 fi
 

@@ -139,6 +139,7 @@ enum Then {
     IncrementalAlterConfigs(alter_configs::Resources),
     AlterClientQuotas(Vec<client_quotas::Requested>),
     UnregisterBroker,
+    ElectLeaders,
     DescribeQuorum(quorum::Described),
     AddRaftVoter,
     RemoveRaftVoter,
@@ -153,7 +154,7 @@ pub fn handle(context: &ApiContext, api: ImageApi, header: &RequestHeader, body:
         ImageApi::DescribeCluster => cluster::handle(context, header, body).into(),
         ImageApi::DescribeTopicPartitions => topic_partitions::handle(context, header, body).into(),
         ImageApi::DescribeConfigs => configs::handle(context, header, body).into(),
-        ImageApi::ElectLeaders => elections::handle(context, header, body).into(),
+        ImageApi::ElectLeaders => elections::handle(header, body),
         ImageApi::ListPartitionReassignments => reassignments::list(header, body).into(),
         ImageApi::DescribeClientQuotas => client_quotas::describe(context, header, body).into(),
         ImageApi::AlterClientQuotas => client_quotas::alter(header, body),
@@ -204,6 +205,7 @@ pub fn finish(
         (Then::UnregisterBroker, ControllerResponse::UnregisterBroker(outcome)) => {
             unregister_broker::finish(header, outcome)
         }
+        (Then::ElectLeaders, ControllerResponse::ElectLeaders(elected)) => elections::finish(header, elected),
         (Then::DescribeQuorum(asked), ControllerResponse::DescribeQuorum(info)) => {
             quorum::finish_describe(context, header, asked, info)
         }

@@ -39,6 +39,9 @@ pub struct QuorumConfig {
     pub session_timeout: Duration,
     /// `broker.heartbeat.interval.ms`: how often a broker says that it is there.
     pub heartbeat_interval: Duration,
+    /// `leader.imbalance.check.interval.seconds`, if `auto.leader.rebalance.enable`: how often leadership goes back to preferred
+    /// replicas.
+    pub imbalance_check_interval: Option<Duration>,
     /// `initial.broker.registration.timeout.ms`: how long a broker that starts tries to be registered.
     pub registration_timeout: Duration,
 }
@@ -81,6 +84,8 @@ impl QuorumConfig {
             ));
         }
         let is_true = |name: &str| text(properties, name).is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        let imbalance_check_seconds: u64 = number(properties, "leader.imbalance.check.interval.seconds")?;
+        let imbalance_check_interval = Some(Duration::from_secs(imbalance_check_seconds));
         Ok(QuorumConfig {
             roles,
             voters,
@@ -91,6 +96,7 @@ impl QuorumConfig {
             fetch_timeout: milliseconds(properties, "controller.quorum.fetch.timeout.ms")?,
             session_timeout,
             heartbeat_interval,
+            imbalance_check_interval: imbalance_check_interval.filter(|_| is_true("auto.leader.rebalance.enable")),
             registration_timeout: milliseconds(properties, "initial.broker.registration.timeout.ms")?,
         })
     }

@@ -3,12 +3,16 @@
 
 use std::time::Duration;
 
+use millstream_replication::controller::{ELECTIONS_PER_BALANCE_MAX, imbalanced};
 use millstream_replication::{ControllerRequest, ControllerResponse, Decision, ErrorCode};
 use millstream_storage::Now;
 use millstream_storage::bug::{Bug, is_planted};
 
 use super::{Asked, Asker, ControllerNode, Effect, forwarding};
 use crate::peer::links::Peer;
+
+/// The wait between two balancings where more is to be balanced than one may do.
+const BALANCE_MORE: Duration = Duration::from_secs(1);
 
 /// Whether an answer may leave only when the quorum has confirmed that this node still decides: a lease that nothing is
 /// written for. One that is written for is answered when that is committed, which says the same.
@@ -139,6 +143,24 @@ impl ControllerNode {
                 }
                 _ => self.sessions.ended(now.elapsed, node_id),
             }
+        }
+    }
+
+    /// Gives leadership back to preferred replicas, where that is due.
+    pub(super) fn balance(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let Some(interval) = self.options.imbalance_check_interval else { return };
+        if !self.may_decide() || self.balance_at.is_none_or(|at| at > now.elapsed) {
+            return;
+        }
+        let Some(image) = &self.speculative else { return };
+        let partitions = imbalanced(image);
+        let is_all = partitions.len() < ELECTIONS_PER_BALANCE_MAX;
+        self.balance_at = Some(now.elapsed + if is_all { interval } else { BALANCE_MORE.min(interval) });
+        if !partitions.is_empty() {
+            let request = ControllerRequest::ElectLeaders { partitions: Some(partitions), is_unclean: false };
+            let until = now.elapsed + forwarding::REQUEST_MAX;
+            self.queue.push_back(Asked { asker: Asker::Own, request, random_id: [0; 16], until });
+            self.decide(now, effects);
         }
     }
 

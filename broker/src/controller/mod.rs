@@ -112,6 +112,8 @@ pub struct ControllerOptions {
     pub session_timeout: Duration,
     /// `broker.heartbeat.interval.ms`
     pub heartbeat_interval: Duration,
+    /// `leader.imbalance.check.interval.seconds`, if `auto.leader.rebalance.enable`.
+    pub imbalance_check_interval: Option<Duration>,
     /// Shards of the process.
     pub shards: usize,
     /// What waits by chance are drawn from.
@@ -182,6 +184,8 @@ pub struct ControllerNode {
     clients: Clients,
     /// When the active controller is told again that this broker is there.
     heartbeat_at: Duration,
+    /// When leadership goes back to preferred replicas, while this node decides.
+    balance_at: Option<Duration>,
     /// A heartbeat was not answered yet: there is never more than one.
     is_heartbeat_under_way: bool,
     /// What the answers to heartbeats say of this broker's lease.
@@ -236,6 +240,7 @@ impl ControllerNode {
             clients: Clients::default(),
             notices: Notices::default(),
             heartbeat_at: Duration::ZERO,
+            balance_at: None,
             is_heartbeat_under_way: false,
             lease_until: Duration::ZERO,
             confirming: Confirming::default(),
@@ -284,6 +289,7 @@ impl ControllerNode {
         }
         let heartbeat = (!self.is_alone() && self.epoch().is_some()).then_some(self.heartbeat_at);
         let session = self.may_decide().then(|| self.sessions.next_deadline()).flatten();
+        let balance = self.balance_at.filter(|_| self.may_decide());
         [
             self.quorum.next_deadline(),
             self.links.next_deadline(),
@@ -295,6 +301,7 @@ impl ControllerNode {
             self.answers.next_deadline().filter(|_| !self.is_alone()),
             heartbeat,
             session,
+            balance,
         ]
         .into_iter()
         .flatten()
@@ -536,6 +543,7 @@ impl ControllerNode {
         };
         let gone: Vec<i32> = image.brokers().filter(is_gone).map(|broker| broker.node_id).collect();
         self.speculative = Some(image);
+        self.balance_at = self.options.imbalance_check_interval.map(|interval| now.elapsed + interval);
         gone.into_iter().for_each(|node_id| self.fence(now, node_id));
     }
 
@@ -549,6 +557,7 @@ impl ControllerNode {
         }
         // What this process asked itself is not answered. What it has forwarded is, by whoever decides.
         self.is_heartbeat_under_way = false;
+        self.balance_at = None;
         self.sessions = Sessions::default();
         let held = self.held.take().map(|held| held.asked);
         let unconfirmed: Vec<Asked> = self.confirming.take_all().collect();
@@ -749,6 +758,7 @@ impl ControllerNode {
             self.refuse(now, asked, &why, effects);
         }
         self.end_a_session(now, effects);
+        self.balance(now, effects);
         self.say_so(now, effects);
         self.care(now, effects);
         self.notice_silence(effects);

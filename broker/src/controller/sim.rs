@@ -374,6 +374,7 @@ impl World {
             joins_voters: node < VOTERS,
             session_timeout: Duration::from_secs(3),
             heartbeat_interval: Duration::from_millis(500),
+            imbalance_check_interval: Some(Duration::from_secs(2)),
             shards: 1,
             seed: self.random.next(),
         };

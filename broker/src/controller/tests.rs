@@ -35,6 +35,7 @@ fn open(disk: &mut SimDisk, shards: usize, log_bytes_max: u64) -> ControllerNode
         joins_voters: false,
         session_timeout: Duration::from_secs(3),
         heartbeat_interval: Duration::from_millis(500),
+        imbalance_check_interval: None,
         shards,
         seed: 1,
     };

@@ -44,6 +44,8 @@ pub struct NodeOptions {
     pub session_timeout: Duration,
     /// `broker.heartbeat.interval.ms`
     pub heartbeat_interval: Duration,
+    /// `leader.imbalance.check.interval.seconds`, if `auto.leader.rebalance.enable`.
+    pub imbalance_check_interval: Option<Duration>,
     /// The data directory, as clients are told of it.
     pub log_dir: String,
     /// The names of the listeners, in `listeners` order.
@@ -105,6 +107,7 @@ impl NodeOptions {
             joins_voters: config.quorum.joins_voters(),
             session_timeout: config.quorum.session_timeout,
             heartbeat_interval: config.quorum.heartbeat_interval,
+            imbalance_check_interval: config.quorum.imbalance_check_interval,
             log_dir,
             listeners: config.listeners.iter().map(|listener| listener.name.clone()).collect(),
             inter_broker_listener: config
@@ -150,6 +153,7 @@ impl NodeOptions {
             joins_voters: self.joins_voters,
             session_timeout: self.session_timeout,
             heartbeat_interval: self.heartbeat_interval,
+            imbalance_check_interval: self.imbalance_check_interval,
             shards: self.shards,
             seed: half(high) ^ half(low),
         }

@@ -26,6 +26,7 @@ fn options() -> NodeOptions {
         joins_voters: false,
         session_timeout: Duration::from_secs(3),
         heartbeat_interval: Duration::from_millis(500),
+        imbalance_check_interval: None,
         log_dir: "data".to_string(),
         listeners: Vec::new(),
         inter_broker_listener: String::new(),

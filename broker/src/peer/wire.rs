@@ -116,6 +116,7 @@ variants! { ControllerRequest {
     15 => RemoveRaftVoter { node_id, directory_id },
     16 => DescribeQuorum,
     17 => AlterPartition { node_id, epoch, partitions },
+    18 => ElectLeaders { partitions, is_unclean },
 } }
 
 variants! { ControllerResponse {
@@ -132,6 +133,7 @@ variants! { ControllerResponse {
     11 => ChangeMembers(outcome),
     12 => DescribeQuorum(info),
     13 => AlterPartition(partitions),
+    14 => ElectLeaders(partitions),
 } }
 
 fields! { Endpoint { listener, host, port } }
@@ -339,8 +341,8 @@ mod tests {
 
     use super::*;
 
-    const VARIANTS: u64 = 17;
-    const RESPONSES: u64 = 13;
+    const VARIANTS: u64 = 18;
+    const RESPONSES: u64 = 14;
 
     fn text(random: &mut Random) -> String {
         (0..random.below(8)).map(|_| char::from_u32(random.below(0x500) as u32).unwrap_or('x')).collect()
@@ -464,7 +466,7 @@ mod tests {
             }
             14 => ControllerRequest::RemoveRaftVoter { node_id: random.next() as i32, directory_id: random.bytes() },
             15 => ControllerRequest::DescribeQuorum,
-            _ => ControllerRequest::AlterPartition {
+            16 => ControllerRequest::AlterPartition {
                 node_id: random.next() as i32,
                 epoch: random.next() as i64,
                 partitions: many(random, |random| {
@@ -473,6 +475,10 @@ mod tests {
                     let isr = many(random, |random| (random.next() as i32, random.next() as i64));
                     (partition, AlterPartition { leader_epoch, partition_epoch, isr })
                 }),
+            },
+            _ => ControllerRequest::ElectLeaders {
+                partitions: maybe(random, |random| many(random, |random| (text(random), random.next() as i32))),
+                is_unclean: random.coin(),
             },
         }
     }
@@ -534,7 +540,7 @@ mod tests {
                     endpoint: maybe(random, |random| (text(random), random.next() as u16)),
                 }),
             })),
-            _ => ControllerResponse::AlterPartition(outcome(random, |random| {
+            12 => ControllerResponse::AlterPartition(outcome(random, |random| {
                 many(random, |random| {
                     let altered = |random: &mut Random| AlteredPartition {
                         leader: random.next() as i32,
@@ -544,6 +550,9 @@ mod tests {
                     };
                     ((TopicId(random.bytes()), random.next() as i32), outcome(random, altered))
                 })
+            })),
+            _ => ControllerResponse::ElectLeaders(many(random, |random| {
+                ((text(random), random.next() as i32), outcome(random, |_| ()))
             })),
         }
     }

@@ -23,7 +23,7 @@ table! { BROKER_CONFIGS
         "Whether asking for the metadata of an unknown topic creates it.";
     "auto.include.jmx.reporter" Boolean Some("true"), Any, Accepted, FIXED, [],
         "Removed in Kafka 4.0. No effect: metrics are scraped.";
-    "auto.leader.rebalance.enable" Boolean Some("true"), Any, Accepted, FIXED, [],
+    "auto.leader.rebalance.enable" Boolean Some("true"), Any, Honoured, FIXED, [],
         "Whether leadership returns to preferred replicas by itself.";
     "background.threads" Int Some("10"), AtLeast(1), Accepted, DYNAMIC, [],
         "Threads for background work. No effect: work runs on the shards.";
@@ -241,7 +241,7 @@ table! { BROKER_CONFIGS
         "Seconds between reports of metrics. No effect: metrics are scraped.";
     "kafka.metrics.reporters" List Some(""), Any, Accepted, FIXED, [],
         "Reporter classes for metrics. No effect: metrics are scraped.";
-    "leader.imbalance.check.interval.seconds" Long Some("300"), AtLeast(1), Accepted, FIXED, [],
+    "leader.imbalance.check.interval.seconds" Long Some("300"), AtLeast(1), Honoured, FIXED, [],
         "Seconds between checks of preferred leadership.";
     "leader.imbalance.per.broker.percentage" Int None, Any, Accepted, FIXED, [],
         "Removed in Kafka 4.0. No effect.";

@@ -17,6 +17,7 @@ mod invariants;
 pub(crate) mod isr;
 mod members;
 mod placement;
+mod preferred;
 mod quotas;
 mod sessions;
 mod topics;
@@ -38,6 +39,7 @@ pub use invariants::check_decision;
 pub use isr::{AlterOutcome, AlterPartition, AlteredPartition, TopicPartition, UNKNOWN_BROKER_EPOCH};
 pub use members::{QuorumInfo, QuorumReplica, View as QuorumView, change as change_members};
 pub use placement::REPLICAS_PER_PARTITION_MAX;
+pub use preferred::{ELECTIONS_PER_BALANCE_MAX, imbalanced};
 pub use quotas::QuotaChange;
 pub use sessions::{FENCED_LONGER, FENCINGS_MAX, FENCINGS_WINDOW, Sessions};
 
@@ -236,6 +238,13 @@ pub enum ControllerRequest {
         /// What it proposes for each.
         partitions: Vec<(TopicPartition, AlterPartition)>,
     },
+    /// Elect the preferred replica of partitions that another one leads (KIP-183, KIP-460).
+    ElectLeaders {
+        /// The partitions, by the names of their topics; none: all.
+        partitions: Option<Vec<(String, i32)>>,
+        /// Elect somebody who is not in sync where nobody leads, rather than the preferred replica: nobody is.
+        is_unclean: bool,
+    },
     /// Send a directory the log of the quorum from now on. Whoever is called by it asks.
     AddObserver {
         /// Its node.
@@ -284,6 +293,7 @@ impl ControllerRequest {
             | ControllerRequest::UnregisterBroker { .. }
             | ControllerRequest::DeleteTopics { .. }
             | ControllerRequest::AlterPartition { .. }
+            | ControllerRequest::ElectLeaders { .. }
             | ControllerRequest::AddObserver { .. }
             | ControllerRequest::AddRaftVoter { .. }
             | ControllerRequest::UpdateRaftVoter { .. }
@@ -315,6 +325,7 @@ impl ControllerRequest {
             Asked::AlterClientQuotas { .. } => matches!(response, Said::AlterClientQuotas(_)),
             Asked::AllocateProducerIds { .. } => matches!(response, Said::AllocateProducerIds(_)),
             Asked::AlterPartition { .. } => matches!(response, Said::AlterPartition(_)),
+            Asked::ElectLeaders { .. } => matches!(response, Said::ElectLeaders(_)),
             Asked::AddObserver { .. }
             | Asked::AddRaftVoter { .. }
             | Asked::UpdateRaftVoter { .. }
@@ -398,6 +409,9 @@ pub enum ControllerResponse {
     AllocateProducerIds(Result<(i64, i64), ApiError>),
     /// What became of each partition, in the order of the request, duplicates included.
     AlterPartition(Result<Vec<(TopicPartition, AlterOutcome)>, ApiError>),
+    /// By partition, in the order of the request, duplicates included; where all were asked for, of those that needed an
+    /// election.
+    ElectLeaders(Vec<((String, i32), Result<(), ApiError>)>),
     /// Whether the members are as they were asked to be.
     ChangeMembers(Result<(), ApiError>),
     /// The members.
@@ -456,6 +470,7 @@ impl ControllerResponse {
                 ControllerResponse::AlterPartition(Ok(refuse_each(items, why)))
             }
             ControllerResponse::AlterPartition(outcome) => ControllerResponse::AlterPartition(refuse(outcome, why)),
+            ControllerResponse::ElectLeaders(items) => ControllerResponse::ElectLeaders(refuse_each(items, why)),
             ControllerResponse::ChangeMembers(outcome) => ControllerResponse::ChangeMembers(refuse(outcome, why)),
             ControllerResponse::DescribeQuorum(info) => ControllerResponse::DescribeQuorum(refuse(info, why)),
         }
@@ -565,6 +580,9 @@ impl Controller {
             ControllerRequest::AllocateProducerIds { node_id, epoch } => allocate_producer_ids(image, node_id, epoch),
             ControllerRequest::AlterPartition { node_id, epoch, partitions } => {
                 isr::alter(image, node_id, epoch, partitions)
+            }
+            ControllerRequest::ElectLeaders { partitions, is_unclean } => {
+                preferred::elect(image, partitions, is_unclean)
             }
             // The members of the quorum are no part of the image: who has them decides. Nothing of it is a record.
             ControllerRequest::AddObserver { .. }

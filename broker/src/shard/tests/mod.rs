@@ -133,6 +133,7 @@ impl Broker {
             joins_voters: false,
             session_timeout: Duration::from_secs(3),
             heartbeat_interval: Duration::from_millis(500),
+            imbalance_check_interval: None,
             log_dir: "/data".to_string(),
             listeners: vec![LISTENER.to_string()],
             inter_broker_listener: LISTENER.to_string(),

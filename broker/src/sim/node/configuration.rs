@@ -203,6 +203,7 @@ impl Configuration {
             joins_voters: !self.is_alone(),
             session_timeout: self.session_timeout,
             heartbeat_interval: self.heartbeat_interval,
+            imbalance_check_interval: Some(2 * self.session_timeout),
             log_dir: "data".to_string(),
             listeners: vec![LISTENER.to_string()],
             inter_broker_listener: LISTENER.to_string(),

@@ -56,7 +56,7 @@ impl Cluster {
         self.beat(node_id, self.epoch(node_id), beat)
     }
 
-    fn fence(&mut self, node_id: i32, epoch: i64) -> Result<(), ErrorCode> {
+    pub(super) fn fence(&mut self, node_id: i32, epoch: i64) -> Result<(), ErrorCode> {
         match self.request(ControllerRequest::FenceBroker { node_id, epoch }) {
             ControllerResponse::FenceBroker(outcome) => outcome.map_err(|error| error.code),
             other => panic!("{other:?}"),

@@ -1,6 +1,7 @@
 mod brokers;
 mod internal_topics;
 mod isr;
+mod preferred;
 mod replay;
 
 use std::time::Duration;

@@ -26,6 +26,8 @@ struct Outcome {
     refused: usize,
     /// Partitions that have got more replicas.
     widened: usize,
+    /// Preferred replicas that were elected because it was asked for.
+    preferred: usize,
 }
 
 impl seeds::Outcome for Outcome {
@@ -113,7 +115,7 @@ impl Run {
     }
 
     fn request(&mut self) -> ControllerRequest {
-        match self.random.below(22) {
+        match self.random.below(23) {
             0 | 1 => self.register(),
             2..=6 => self.heartbeat(),
             7 => ControllerRequest::UnregisterBroker { node_id: self.node() },
@@ -146,11 +148,20 @@ impl Run {
                 let resources = vec![(resource, vec![("segment.ms".into(), Some("5".into()))])];
                 ControllerRequest::AlterConfigs { resources, validate_only: false }
             }
+            21 => self.elect_leaders(),
             _ => {
                 let node_id = self.node();
                 ControllerRequest::AllocateProducerIds { node_id, epoch: self.epoch(node_id) }
             }
         }
+    }
+
+    /// Of all partitions, or of those that need it and one that is perhaps not there, all of them twice.
+    fn elect_leaders(&mut self) -> ControllerRequest {
+        let mut asked = imbalanced(&self.image);
+        asked.push((self.name(), self.random.below(40) as i32));
+        let partitions = self.random.coin().then(|| [&asked[..], &asked].concat());
+        ControllerRequest::ElectLeaders { partitions, is_unclean: self.random.below(8) == 0 }
     }
 
     fn alter_configs(&mut self) -> ControllerRequest {
@@ -172,6 +183,9 @@ impl Run {
 
     /// Counts what a decision has done.
     fn count(&mut self, before: &ClusterImage, response: &ControllerResponse) {
+        if let ControllerResponse::ElectLeaders(outcomes) = response {
+            self.outcome.preferred += outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count();
+        }
         if let ControllerResponse::AlterPartition(Ok(outcomes)) = response {
             self.outcome.refused += outcomes.iter().filter(|(_, outcome)| outcome.is_err()).count();
         }
@@ -236,6 +250,7 @@ fn random_requests_make_equal_images_and_keep_who_is_in_sync() {
         ("emptied", sum(|outcome| outcome.emptied)),
         ("refused", sum(|outcome| outcome.refused)),
         ("widened", sum(|outcome| outcome.widened)),
+        ("preferred", sum(|outcome| outcome.preferred)),
     ];
     println!("{all:?}");
     if outcomes.len() >= 40 {
