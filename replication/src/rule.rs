@@ -35,8 +35,13 @@ pub enum Rule {
     CountFollowers,
     /// An answer of the leader is for the question that it names, and is ignored if another was asked since.
     MatchAnswers,
-    /// A follower that ends where the leader's log starts begins anew: nobody can tell whether what it holds is dead.
+    /// A follower that ends where the leader's log starts, and not in the epoch that goes on there, begins anew: nobody can tell
+    /// whether what it holds is dead.
     DropUnknownBranch,
+    /// Records count as deleted for good when all in sync have deleted them, not when the leader has (KIP-107).
+    CountLogStarts,
+    /// Joining the in-sync set takes a log start at or past what clients were promised to stay deleted.
+    JoinAtLogStart,
     /// The leader says of which epoch a range is in which nothing is left.
     EpochOfSkipped,
 }

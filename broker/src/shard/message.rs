@@ -52,6 +52,8 @@ pub enum Message {
     Wake { request: RequestId, slots: Vec<u32> },
     /// Session to owner: a question about offsets.
     Query(Query),
+    /// Session to owner: answer what is left of a request's questions, for its time is up.
+    EndQuery { from: ShardIndex, request: RequestId },
     /// Owner to session: its answers.
     QueryDone(QueryDone),
     /// Session to owner: a round of a survey.
@@ -272,7 +274,8 @@ pub const LATEST_TIERED_TIMESTAMP: i64 = -5;
 pub enum Question {
     /// ListOffsets, by its timestamp: milliseconds, or one of the negative numbers that stand for places in the log.
     Offset { timestamp: i64 },
-    /// DeleteRecords: move the log start here; -1 is the high watermark.
+    /// DeleteRecords: move the log start here; -1 is the high watermark. Answered when all in sync have done so, with the low
+    /// watermark; REQUEST_TIMED_OUT if [`Message::EndQuery`] comes before.
     DeleteRecords { before_offset: i64 },
     /// OffsetForLeaderEpoch: where the largest epoch at or below this one ended.
     EpochEnd { leader_epoch: i32 },

@@ -261,6 +261,7 @@ impl Shard {
             Message::Unwatch { from, request } => owners.unwatch(from, request),
             Message::Wake { request, slots } => sessions.wake(request, slots),
             Message::Query(query) => owners.query(turn, query),
+            Message::EndQuery { from, request } => owners.end_query(turn, from, request),
             Message::QueryDone(done) => sessions.offsets_answered(turn, done),
             Message::Survey(call) => owners.survey(turn, call),
             Message::Surveyed(done) => sessions.survey_answered(done),

@@ -210,6 +210,7 @@ impl Work {
             Message::Metadata { .. } | Message::Propose(_) | Message::Altered(_) => Work::Metadata,
             Message::Controller { .. }
             | Message::Query(_)
+            | Message::EndQuery { .. }
             | Message::QueryDone(_)
             | Message::Survey(_)
             | Message::Surveyed(_)

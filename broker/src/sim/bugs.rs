@@ -1,7 +1,9 @@
 //! The simulator finds what it is there to find: each deliberate bug is planted, and seeds have to notice it.
 
+use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use millstream_replication::rule::{Rule, switch_off};
 use millstream_storage::bug::{Bug, plant};
 
 use super::logs;
@@ -22,6 +24,11 @@ fn is_noticed(bug: Bug, simulate: impl Fn(u64) -> Result<(), String>) {
 
 fn is_noticed_among(seeds_max: u64, bug: Bug, simulate: impl Fn(u64) -> Result<(), String>) {
     let _planted = plant(bug);
+    fails_among(seeds_max, bug, simulate);
+}
+
+/// Runs seeds until enough have failed.
+fn fails_among(seeds_max: u64, bug: impl Debug, simulate: impl Fn(u64) -> Result<(), String>) {
     let mut noticed = 0;
     for seed in 0..seeds_max {
         // A panic of the broker, or of its own assertions, is as good as a checker's word.
@@ -132,6 +139,14 @@ fn unfencing_who_has_not_caught_up_is_noticed() {
 #[test]
 fn leading_while_fenced_is_noticed() {
     several_nodes_notice(Bug::LeadWhileFenced);
+}
+
+#[test]
+fn answering_a_deletion_before_followers_have_deleted_is_noticed() {
+    let rule = Rule::CountLogStarts;
+    let _off = switch_off(rule);
+    let simulate = |seed| World::run_several(Options { seed, is_verbose: false }).map(drop);
+    fails_among(SEEDS_MAX_RARE, rule, simulate);
 }
 
 fn logs_notice_among(seeds_max: u64, bug: Bug) {

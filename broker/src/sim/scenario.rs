@@ -147,7 +147,7 @@ fn draw_clients(partitions: usize, has_retention: bool, random: &mut Random) -> 
     for number in 1..=random.between(1, 7) as u32 {
         clients.push(Client::producer(number, random.index(partitions), random));
     }
-    draw_partition_clients(partitions, true, &mut clients, random);
+    draw_partition_clients(partitions, false, &mut clients, random);
     if random.one_in(3) {
         clients.push(Client::recreator(clients.len() as u32, false));
         clients.push(Client::intruder(clients.len() as u32));
@@ -168,13 +168,13 @@ fn draw_clients(partitions: usize, has_retention: bool, random: &mut Random) -> 
     clients
 }
 
-/// Who reads the topic, asks about it and deletes its records.
-pub fn draw_partition_clients(partitions: usize, deletes: bool, clients: &mut Vec<Client>, random: &mut Random) {
+/// Who reads the topic, asks about it and deletes its records. Where replicas are compared, some worlds keep them.
+pub fn draw_partition_clients(partitions: usize, is_replicated: bool, clients: &mut Vec<Client>, random: &mut Random) {
     for _ in 0..random.between(1, 3) {
         clients.push(Client::consumer(clients.len() as u32, partitions));
     }
-    if deletes {
-        clients.push(Client::deleter(clients.len() as u32));
+    if !is_replicated || random.coin() {
+        clients.push(Client::deleter(clients.len() as u32, is_replicated));
     }
     clients.push(Client::asker(clients.len() as u32));
 }

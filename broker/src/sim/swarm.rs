@@ -172,8 +172,7 @@ fn draw_clients(partitions: usize, replicas: usize, nodes: usize, random: &mut R
             }
         }
     }
-    // A leader answers DeleteRecords before its followers know of it: where it dies at once, they bring the records back.
-    draw_partition_clients(partitions, replicas == 1, &mut clients, random);
+    draw_partition_clients(partitions, replicas > 1, &mut clients, random);
     for _ in 0..random.below(4) {
         clients.push(Client::recreator(clients.len() as u32, true));
     }

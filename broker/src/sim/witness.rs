@@ -77,6 +77,10 @@ impl Witness {
                 self.observe(partition, &Observation::Read { offset, records: &records })
             }
             Finding::Promised { partition, log_start } => self.observe(partition, &Observation::Promised(log_start)),
+            Finding::Starts { partition, log_start, promised } if log_start < promised => {
+                Err(format!("partition {partition} starts at {log_start}, before {promised}"))
+            }
+            Finding::Starts { .. } => Ok(()),
             Finding::Group(finding) => self.knowledge.group.see(finding),
             Finding::Time { partition, query, until, found } => {
                 let range = self.knowledge.partitions[partition].deleted_to..until;
@@ -147,6 +151,11 @@ impl Witness {
     /// One past the last offset of each partition that was acknowledged or seen.
     pub fn known_ends(&self) -> Vec<i64> {
         self.partitions.iter().map(Checkers::known_end).collect()
+    }
+
+    /// Where each partition starts at least.
+    pub fn promised_starts(&self) -> Vec<i64> {
+        self.partitions.iter().map(Checkers::promised_start).collect()
     }
 
     /// Shows the leader's replica to the checkers: it has everything.

@@ -9,7 +9,7 @@ use millstream::peer::frame::{LENGTH_BYTES, cut};
 use millstream::peer::links::{DialError, Event, LinkId};
 use millstream::peer::stream::FRAME_BYTES_MAX;
 use millstream::peer::stream::frame::{
-    Diverged, DurableEnd, Follow, FollowOk, FromFollower, FromLeader, Mark, RefuseReason, Refused, Skip, StallReason,
+    Diverged, DurableRange, Follow, FollowOk, FromFollower, FromLeader, Mark, RefuseReason, Refused, Skip, StallReason,
 };
 use millstream::peer::stream::greeting::{Answer, Hello, Lane, Reject, RejectReason, Welcome};
 use millstream::peer::stream::section::Section;
@@ -217,7 +217,7 @@ impl Shard {
             (7, ..) => {
                 for (link, bytes) in std::mem::take(&mut self.untaken) {
                     self.table.consumed(link, bytes);
-                    self.table.durable(link, DurableEnd { handle: 1, offset: 2 });
+                    self.table.durable(link, DurableRange { handle: 1, end: 2, log_start: 1 });
                 }
                 let streams: Vec<LinkId> = self.streams.iter().copied().collect();
                 streams.iter().for_each(|link| self.table.mark(*link, 1));
@@ -303,7 +303,7 @@ fn from_follower() -> Vec<FromFollower> {
         FromFollower::Ping,
         FromFollower::Follow(vec![follow, follow]),
         FromFollower::Unfollow(vec![1]),
-        FromFollower::Ack { consumed_bytes: 0, ends: vec![DurableEnd { handle: 1, offset: 2 }] },
+        FromFollower::Ack { consumed_bytes: 0, ranges: vec![DurableRange { handle: 1, end: 2, log_start: 1 }] },
         FromFollower::Stalled { why: StallReason::NoSpace, handles: vec![1] },
     ]
 }

@@ -23,7 +23,7 @@ enum State {
     /// It was refused, or its stream is closed: it asks again then, or when a stream is open.
     Waiting { until: Option<Duration> },
     /// It is sent what it lacks.
-    Following { follow_id: u32, handle: u32, high_watermark: i64 },
+    Following { follow_id: u32, handle: u32, high_watermark: i64, log_start: i64 },
     /// Its log is being cut.
     Restarting,
     /// Its log was cut, and it has not asked again yet.
@@ -65,7 +65,7 @@ impl Follower {
             return;
         }
         if !holds(Rule::TruncateByEpoch) && own.high_watermark < own.log.end {
-            return self.restart(own, (own.high_watermark, own.high_watermark), None, out);
+            return self.restart(own, (own.high_watermark, own.high_watermark), own.high_watermark, None, out);
         }
         self.ask(own, ids, out);
     }
@@ -104,19 +104,19 @@ impl Follower {
                 _ => {}
             },
             Event::FollowOk { follow_id, handle, high_watermark, log_start } if self.has_asked(follow_id) => {
-                self.state = State::Following { follow_id, handle, high_watermark };
+                self.state = State::Following { follow_id, handle, high_watermark, log_start };
                 self.durable(own, out);
-                self.log_start(own, log_start, out);
             }
             Event::Diverged { follow_id, epoch_end, own: mine } if self.has_asked(follow_id) => {
                 self.diverged(own, epoch_end, mine, out);
             }
             // The leader may have deleted what it was about to send.
-            Event::Refused { follow_id, error, log_start }
+            Event::Refused { follow_id, error, log_start, log_end }
                 if self.has_asked(follow_id) || self.follows_by(follow_id) =>
             {
                 match error {
-                    ErrorCode::OffsetOutOfRange => self.restart(own, (0, log_start), None, out),
+                    // What this log holds the leader has, too, or has deleted it: it may lack only what it ends before.
+                    ErrorCode::OffsetOutOfRange => self.restart(own, (0, log_start), log_end, None, out),
                     ErrorCode::KafkaStorageError => self.state = State::Waiting { until: Some(now + STORAGE_RETRY) },
                     _ => self.state = State::Waiting { until: Some(now + RETRY) },
                 }
@@ -131,7 +131,7 @@ impl Follower {
                 (log.end, log.last_epoch) = (log_end, last_epoch);
                 self.heard(own, high_watermark, out);
                 if !holds(Rule::AckWhenDurable) {
-                    self.ack(log_end, out);
+                    self.ack_to(own, log_end, out);
                 }
             }
             Event::Skip { handle, to, epoch, high_watermark }
@@ -139,11 +139,13 @@ impl Follower {
             {
                 self.heard(own, high_watermark, out);
                 let epoch = holds(Rule::EpochOfSkipped).then_some(epoch);
-                self.restart(own, (own.log.end, to), epoch, out);
+                self.restart(own, (own.log.end, to), to, epoch, out);
             }
             Event::Marks { handle, high_watermark, log_start } if self.is_sent(handle) => {
+                if let State::Following { log_start: heard, .. } = &mut self.state {
+                    *heard = log_start.max(*heard);
+                }
                 self.heard(own, high_watermark, out);
-                self.log_start(own, log_start, out);
             }
             // What is for a leader, or not for what it is doing now.
             _ => {}
@@ -152,15 +154,18 @@ impl Follower {
 
     /// More is durable, or the leader is to be told for the first time.
     pub(super) fn durable(&mut self, own: &mut Own, out: &mut Vec<Effect>) {
-        if let State::Following { high_watermark, .. } = self.state {
-            self.ack(own.log.durable_end, out);
-            own.raise(high_watermark.min(own.log.durable_end), out);
-        }
+        self.ack(own, out);
+        self.advance(own, out);
     }
 
-    fn ack(&self, durable_end: i64, out: &mut Vec<Effect>) {
+    /// Tells the leader what is durable.
+    pub(super) fn ack(&self, own: &Own, out: &mut Vec<Effect>) {
+        self.ack_to(own, own.log.durable_end, out);
+    }
+
+    fn ack_to(&self, own: &Own, durable_end: i64, out: &mut Vec<Effect>) {
         if let State::Following { follow_id, .. } = self.state {
-            out.push(Effect::Ack { leader: self.leader, follow_id, durable_end });
+            out.push(Effect::Ack { leader: self.leader, follow_id, durable_end, log_start: own.log.start });
         }
     }
 
@@ -168,14 +173,17 @@ impl Follower {
     fn heard(&mut self, own: &mut Own, theirs: i64, out: &mut Vec<Effect>) {
         if let State::Following { high_watermark, .. } = &mut self.state {
             *high_watermark = theirs.max(*high_watermark);
-            own.raise(theirs.min(own.log.durable_end), out);
         }
+        self.advance(own, out);
     }
 
-    /// Only what is committed is deleted.
-    fn log_start(&self, own: &Own, theirs: i64, out: &mut Vec<Effect>) {
-        let start = theirs.min(own.high_watermark);
-        if start > 0 {
+    /// Of what the leader has said, as much is committed here as is durable, and as much deleted as is committed: the rest
+    /// follows when it is.
+    fn advance(&self, own: &mut Own, out: &mut Vec<Effect>) {
+        let State::Following { high_watermark, log_start, .. } = self.state else { return };
+        own.raise(high_watermark.min(own.log.durable_end), out);
+        let start = log_start.min(own.high_watermark);
+        if start > own.log.start {
             out.push(Effect::LogStart(start));
         }
     }
@@ -194,17 +202,24 @@ impl Follower {
     fn diverged(&mut self, own: &mut Own, theirs: EpochEnd, mine: EpochEnd, out: &mut Vec<Effect>) {
         let common = if mine.end < 0 { theirs.end } else { theirs.end.min(mine.end) };
         let cut = if holds(Rule::CutWhereEpochEnds) { common } else { own.high_watermark }.min(own.log.end).max(0);
-        self.restart(own, (cut, cut), None, out);
+        self.restart(own, (cut, cut), cut, None, out);
     }
 
-    fn restart(&mut self, own: &mut Own, (keep, begin_at): (i64, i64), skipped: Option<i32>, out: &mut Vec<Effect>) {
+    /// What is committed and lies at or above `begin_at` and `theirs` is lost: the leader does not have it.
+    fn restart(
+        &mut self,
+        own: &mut Own,
+        (keep, begin_at): (i64, i64),
+        theirs: i64,
+        skipped: Option<i32>,
+        out: &mut Vec<Effect>,
+    ) {
         let is_reset = keep == 0;
-        // What the leader has deleted was committed.
-        let (from, to) = (begin_at, own.high_watermark);
+        let (from, to) = (begin_at.max(theirs), own.high_watermark);
         if from < to {
             out.push(Effect::Lost { from, to });
-            own.high_watermark = from;
         }
+        own.high_watermark = own.high_watermark.min(begin_at);
         self.state = State::Restarting;
         let durable_end = own.log.durable_end;
         own.log.durable_end = if is_reset { begin_at.min(durable_end) } else { keep.min(durable_end) };

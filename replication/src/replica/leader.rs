@@ -10,7 +10,7 @@ use crate::controller::{AlterPartition, AlteredPartition, UNKNOWN_BROKER_EPOCH};
 use crate::error::ErrorCode;
 use crate::rule::{Rule, holds};
 
-/// The durable end of a follower that has not said it.
+/// The durable end and the log start of a follower that has not said them.
 const UNKNOWN: i64 = -1;
 
 /// A replica that leads.
@@ -18,6 +18,10 @@ const UNKNOWN: i64 = -1;
 pub(super) struct Leader {
     epoch: i32,
     epoch_start: i64,
+    /// Where the log started when the epoch did: no leader before this one has promised that it starts later.
+    epoch_log_start: i64,
+    /// What [`Effect::LowWatermark`] has said last.
+    low_watermark: i64,
     partition_epoch: i32,
     /// Who is in sync, as the controller has said last.
     committed: BrokerIds,
@@ -40,6 +44,8 @@ struct Progress {
     follow_id: Option<u32>,
     /// What that process has said to have durably.
     durable_end: i64,
+    /// Where it has said that its log starts, durably.
+    log_start: i64,
     /// Since when it has not had everything; it has if there is none. Under load it has hardly ever everything: then since
     /// when it has not had what there was at that time.
     behind_since: Option<Duration>,
@@ -81,6 +87,8 @@ impl Leader {
         Leader {
             epoch: partition.leader_epoch,
             epoch_start: own.log.end,
+            epoch_log_start: own.log.start,
+            low_watermark: 0,
             partition_epoch: partition.partition_epoch,
             committed: partition.isr.clone(),
             min_insync: assigned.min_insync,
@@ -92,6 +100,11 @@ impl Leader {
 
     pub(super) fn partition_epoch(&self) -> i32 {
         self.partition_epoch
+    }
+
+    /// Below which offset records stay deleted, whoever leads next.
+    pub(super) fn low_watermark(&self) -> i64 {
+        self.low_watermark
     }
 
     /// Whether all that it began with is committed.
@@ -154,9 +167,11 @@ impl Leader {
     pub(super) fn handle(&mut self, now: Duration, own: &mut Own, event: Event, out: &mut Vec<Effect>) {
         match event {
             Event::Appended { log_end } => self.appended(now, own, log_end, out),
-            Event::Follow { asked, epoch_end, log_start } => self.follow(now, own, asked, epoch_end, log_start, out),
-            Event::Ack { node_id, broker_epoch, follow_id, durable_end } => {
-                self.ack(now, own, (node_id, broker_epoch), follow_id, durable_end);
+            Event::Follow { asked, epoch_end, log_start, start_epoch } => {
+                self.follow(now, own, asked, epoch_end, (log_start, start_epoch), out);
+            }
+            Event::Ack { node_id, broker_epoch, follow_id, durable_end, log_start } => {
+                self.ack(now, own, (node_id, broker_epoch), follow_id, (durable_end, log_start));
             }
             Event::StreamClosed { node_id } => {
                 if let Some(follower) = self.follower(node_id) {
@@ -206,7 +221,7 @@ impl Leader {
         own: &Own,
         asked: FollowRequest,
         epoch_end: EpochEnd,
-        log_start: i64,
+        (log_start, start_epoch): (i64, i32),
         out: &mut Vec<Effect>,
     ) {
         let FollowRequest { node_id, broker_epoch, follow_id, offset, last_epoch, .. } = asked;
@@ -220,8 +235,10 @@ impl Leader {
         follower.forget(now);
         follower.broker_epoch = broker_epoch;
         let is_empty = asked.log_start >= offset || last_epoch < 0;
-        // Where this log starts nothing tells any more what was before.
-        let is_unknown = offset == log_start && !is_empty && holds(Rule::DropUnknownBranch);
+        // Where this log starts nothing tells any more what was before, but for the epoch that goes on there: who ends in it has
+        // what its leader has appended, as this log has had.
+        let is_unknown =
+            offset == log_start && !is_empty && start_epoch != last_epoch && holds(Rule::DropUnknownBranch);
         if offset < log_start || is_unknown || (is_empty && offset > own.log.end) {
             return out.push(Effect::Refused { node_id, follow_id, error: ErrorCode::OffsetOutOfRange });
         }
@@ -238,7 +255,14 @@ impl Leader {
         }
     }
 
-    fn ack(&mut self, now: Duration, own: &Own, (node_id, epoch): (i32, i64), follow_id: u32, durable_end: i64) {
+    fn ack(
+        &mut self,
+        now: Duration,
+        own: &Own,
+        (node_id, epoch): (i32, i64),
+        follow_id: u32,
+        (durable_end, log_start): (i64, i64),
+    ) {
         let Some(follower) = self.follower(node_id) else { return };
         let is_present = follower.broker_epoch == epoch || !holds(Rule::IgnoreOlderProcesses);
         if !is_present || follower.follow_id != Some(follow_id) || durable_end > own.log.end {
@@ -248,6 +272,7 @@ impl Leader {
             follower.durable_end = durable_end;
             follower.has_no_space = false;
         }
+        follower.log_start = follower.log_start.max(log_start);
         if follower.durable_end >= own.log.end {
             follower.behind_since = None;
         } else if follower.durable_end >= follower.mark.0 {
@@ -319,12 +344,14 @@ impl Leader {
     pub(super) fn consider(&mut self, now: Duration, own: &mut Own, out: &mut Vec<Effect>) {
         assert!(self.committed.contains(&own.node_id), "who leads is in sync: {self:?}");
         self.advance(own, out);
+        self.advance_low_watermark(own, out);
+        let needed = self.needed(own);
         for follower in &mut self.followers {
             if follower.lags(now, own) {
                 // It would have to leave at once: where too few are in sync the high watermark stands still, and who comes
                 // with a long backlog has everything below it long before it has everything.
                 follower.caught_up = None;
-            } else if follower.caught_up.is_none() && follower.is_caught_up(self.epoch_start, own.high_watermark) {
+            } else if follower.caught_up.is_none() && follower.is_caught_up(needed) {
                 follower.caught_up = Some(now);
             }
         }
@@ -369,27 +396,50 @@ impl Leader {
         let may = follower.follow_id.is_some()
             && registered.is_usable
             && registered.epoch == follower.broker_epoch
-            && follower.is_caught_up(self.epoch_start, own.high_watermark);
+            && follower.is_caught_up(self.needed(own));
         let first = follower.caught_up?;
         may.then_some(if follower.has_left { first + CAUGHT_UP_TWICE } else { first })
     }
 
-    /// The high watermark: what everybody has durably who is in sync, or may become so by what was proposed.
+    /// Who is in sync, or may become so by what was proposed.
+    fn counted(&self) -> impl Iterator<Item = &Progress> {
+        let proposed = self.proposal.as_ref().map(|proposal| &proposal.counted);
+        self.followers.iter().filter(move |follower| {
+            let is_proposed = proposed.is_some_and(|proposed| proposed.contains(&follower.node_id));
+            let is_committed = self.committed.contains(&follower.node_id)
+                && (holds(Rule::CountLeaving) || proposed.is_none() || is_proposed);
+            is_committed || (is_proposed && holds(Rule::CountProposed))
+        })
+    }
+
+    /// The high watermark: what everybody has durably who counts.
     fn advance(&self, own: &mut Own, out: &mut Vec<Effect>) {
         if !self.has_enough() && holds(Rule::HoldBelowMinInsync) {
             return;
         }
-        let proposed = self.proposal.as_ref().map(|proposal| &proposal.counted);
-        let counts = |node_id: i32| {
-            let is_proposed = proposed.is_some_and(|proposed| proposed.contains(&node_id));
-            let is_committed =
-                self.committed.contains(&node_id) && (holds(Rule::CountLeaving) || proposed.is_none() || is_proposed);
-            is_committed || (is_proposed && holds(Rule::CountProposed))
-        };
-        let ends =
-            self.followers.iter().filter(|follower| counts(follower.node_id)).map(|follower| follower.durable_end);
-        let everybody = ends.fold(own.log.durable_end, i64::min);
+        let everybody = self.counted().map(|follower| follower.durable_end).fold(own.log.durable_end, i64::min);
         own.raise(if holds(Rule::CountFollowers) { everybody } else { own.log.durable_end }, out);
+    }
+
+    /// The low watermark: what everybody has deleted durably who counts. (In Kafka everybody whose broker is alive; who is not in
+    /// sync is not elected, and joins no earlier than when it has deleted as much.)
+    fn advance_low_watermark(&mut self, own: &Own, out: &mut Vec<Effect>) {
+        let everybody = self.counted().map(|follower| follower.log_start).fold(own.log.start, i64::min);
+        let low_watermark = if holds(Rule::CountLogStarts) { everybody } else { own.log.start };
+        if low_watermark > self.low_watermark {
+            self.low_watermark = low_watermark;
+            out.push(Effect::LowWatermark(low_watermark));
+        }
+    }
+
+    /// What a follower needs to join the in-sync set.
+    fn needed(&self, own: &Own) -> Needed {
+        let epoch_start = if holds(Rule::JoinAtEpochStart) { self.epoch_start } else { 0 };
+        let log_start = self.low_watermark.max(self.epoch_log_start);
+        Needed {
+            durable_end: own.high_watermark.max(epoch_start),
+            log_start: if holds(Rule::JoinAtLogStart) { log_start } else { UNKNOWN },
+        }
     }
 
     /// When something follows from time alone: a proposal is sent again, somebody lags too long or has been caught up for
@@ -407,6 +457,16 @@ impl Leader {
     }
 }
 
+/// What a follower that joins the in-sync set has at least, durably.
+#[derive(Clone, Copy, Debug)]
+struct Needed {
+    /// All that may be committed: the high watermark that this leader knows may be behind the one before it, but that one
+    /// cannot have gone past where this one's epoch starts.
+    durable_end: i64,
+    /// As little as clients were promised to stay deleted, by this leader or by those before it.
+    log_start: i64,
+}
+
 impl Progress {
     /// Nothing was heard of it yet.
     fn new(now: Duration, own: &Own, registered: Option<Registered>, node_id: i32) -> Progress {
@@ -416,6 +476,7 @@ impl Progress {
             broker_epoch: UNKNOWN_BROKER_EPOCH,
             follow_id: None,
             durable_end: UNKNOWN,
+            log_start: UNKNOWN,
             behind_since: Some(now),
             mark: (own.log.end, now),
             has_no_space: false,
@@ -426,7 +487,7 @@ impl Progress {
 
     /// What it has said counts no more: it is another process now, or asks anew.
     fn forget(&mut self, now: Duration) {
-        (self.follow_id, self.durable_end) = (None, UNKNOWN);
+        (self.follow_id, self.durable_end, self.log_start) = (None, UNKNOWN, UNKNOWN);
         self.behind_since.get_or_insert(now);
         (self.caught_up, self.has_no_space) = (None, false);
     }
@@ -436,10 +497,9 @@ impl Progress {
         self.registered.map_or(UNKNOWN_BROKER_EPOCH, |registered| registered.epoch).max(self.broker_epoch)
     }
 
-    /// Whether it has everything that may be committed: the high watermark that this leader knows may be behind the one
-    /// before it, but that one cannot have gone past where this one's epoch starts.
-    fn is_caught_up(&self, epoch_start: i64, high_watermark: i64) -> bool {
-        self.durable_end >= high_watermark && (self.durable_end >= epoch_start || !holds(Rule::JoinAtEpochStart))
+    /// Whether it has everything that may be committed, and has deleted what was promised.
+    fn is_caught_up(&self, needed: Needed) -> bool {
+        self.durable_end >= needed.durable_end && self.log_start >= needed.log_start
     }
 
     fn lags_from(&self, own: &Own) -> Option<Duration> {

@@ -58,6 +58,8 @@ pub struct EpochEnd {
 /// What a replica has to know of its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
+    /// The first offset that may be read, durably: what lies below was deleted.
+    pub start: i64,
     /// The offset after the last record.
     pub end: i64,
     /// The offset up to which everything is durable; at most `end`.
@@ -137,14 +139,21 @@ pub enum Event {
         /// An offset.
         end: i64,
     },
+    /// Its log starts here, durably: what lies below was deleted.
+    LogStart {
+        /// An offset, not above what is committed.
+        start: i64,
+    },
     /// A follower asks to follow.
     Follow {
         /// What it says.
         asked: FollowRequest,
         /// Where the last epoch of the follower ends in this log, looked up by the host.
         epoch_end: EpochEnd,
-        /// Where this log starts.
+        /// Where this log starts; where that lies within a batch, the offset at which that begins.
         log_start: i64,
+        /// The epoch with which this log starts, looked up by the host; -1: it is not known.
+        start_epoch: i32,
     },
     /// A follower has this durably.
     Ack {
@@ -156,6 +165,8 @@ pub enum Event {
         follow_id: u32,
         /// An offset.
         durable_end: i64,
+        /// Where its log starts, durably; not above `durable_end`.
+        log_start: i64,
     },
     /// A follower does not take more for now.
     Stalled {
@@ -214,6 +225,8 @@ pub enum Event {
         error: ErrorCode,
         /// Where the leader's log starts.
         log_start: i64,
+        /// Where it ends; -1: it is not known.
+        log_end: i64,
     },
     /// What the leader has sent is appended: [`Replica::accepts`] was true.
     Accepted {
@@ -246,6 +259,8 @@ pub enum Event {
     },
     /// The log is as [`Effect::Restart`] wanted it, durably.
     Restarted {
+        /// Where it starts.
+        log_start: i64,
         /// The offset after the last record: at most that at which it was to begin.
         log_end: i64,
         /// The epoch of the last record; -1: there is none.
@@ -311,6 +326,9 @@ pub enum Effect {
     },
     /// The high watermark has moved: what is below is committed. Consumers may read it, `acks=all` is done.
     HighWatermark(i64),
+    /// It leads, and the logs of all in sync start here or later, durably: what is below stays deleted, whoever leads next
+    /// (KIP-107).
+    LowWatermark(i64),
     /// It leads, and its log is durable up to here: `acks=1` is done. Not where that is the high watermark anyway, as it is the
     /// only replica.
     DurableEnd(i64),
@@ -337,6 +355,8 @@ pub enum Effect {
         follow_id: u32,
         /// An offset.
         durable_end: i64,
+        /// Where its log starts, durably.
+        log_start: i64,
     },
     /// The log's restart: records at and above `keep_below` go, the next one has the offset `begin_at`. It is a barrier.
     Restart {
@@ -421,7 +441,7 @@ impl Replica {
     /// A replica of a process of the broker `node_id` that was registered with `broker_epoch`. `high_watermark` is one that
     /// was seen before, or 0; the end of the log is none. `lag_time_max` is `replica.lag.time.max.ms`.
     pub fn new(node_id: i32, broker_epoch: i64, lag_time_max: Duration, log: Log, high_watermark: i64) -> Replica {
-        assert!(log.durable_end <= log.end, "{log:?}");
+        assert!(log.durable_end <= log.end && log.start <= log.durable_end, "{log:?}");
         let high_watermark = high_watermark.min(log.durable_end);
         let own = Own { node_id, broker_epoch, lag_time_max, log, high_watermark };
         Replica {
@@ -464,6 +484,14 @@ impl Replica {
     pub fn led(&self) -> Option<Led> {
         match &self.role {
             Role::Leader(leader) => Some(leader.led(&self.own)),
+            _ => None,
+        }
+    }
+
+    /// Below which offset records stay deleted whoever leads next, if it leads: [`Effect::LowWatermark`].
+    pub fn low_watermark(&self) -> Option<i64> {
+        match &self.role {
+            Role::Leader(leader) => Some(leader.low_watermark()),
             _ => None,
         }
     }
@@ -564,6 +592,7 @@ impl Replica {
             Event::Assigned(assigned) if self.is_restarting() => self.waiting = Some(assigned),
             Event::Assigned(assigned) => self.assigned(now, assigned, out),
             Event::Durable { end } => self.durable(now, end, out),
+            Event::LogStart { start } => self.log_start(now, start, out),
             Event::Follow { asked, .. } if self.leads() != Some(asked.leader_epoch) => {
                 let error = match asked.leader_epoch {
                     theirs if theirs < self.leader_epoch => ErrorCode::FencedLeaderEpoch,
@@ -573,8 +602,9 @@ impl Replica {
                 let FollowRequest { node_id, follow_id, .. } = asked;
                 out.push(Effect::Refused { node_id, follow_id, error });
             }
-            Event::Restarted { log_end, last_epoch } => {
-                self.restarted(now, Log { end: log_end, durable_end: log_end, last_epoch }, out)
+            Event::Restarted { log_start, log_end, last_epoch } => {
+                let log = Log { start: log_start, end: log_end, durable_end: log_end, last_epoch };
+                self.restarted(now, log, out)
             }
             event => match &mut self.role {
                 Role::Idle => {}
@@ -604,6 +634,20 @@ impl Replica {
                 leader.consider(now, &mut self.own, out);
             }
             Role::Follower(follower) => follower.durable(&mut self.own, out),
+        }
+    }
+
+    fn log_start(&mut self, now: Duration, start: i64, out: &mut Vec<Effect>) {
+        let log = &mut self.own.log;
+        assert!(start <= log.durable_end, "only what is committed is deleted, and that is durable: {start}, {log:?}");
+        if start <= log.start {
+            return;
+        }
+        log.start = start;
+        match &mut self.role {
+            Role::Idle => {}
+            Role::Leader(leader) => leader.consider(now, &mut self.own, out),
+            Role::Follower(follower) => follower.ack(&self.own, out),
         }
     }
 

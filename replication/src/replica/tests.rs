@@ -16,7 +16,7 @@ struct Case {
 
 impl Case {
     fn new(log: (i64, i64, i32), high_watermark: i64) -> Case {
-        let log = Log { end: log.0, durable_end: log.1, last_epoch: log.2 };
+        let log = Log { start: 0, end: log.0, durable_end: log.1, last_epoch: log.2 };
         Case { replica: Replica::new(1, 11, LAG_MAX, log, high_watermark), now: ms(0) }
     }
 
@@ -41,12 +41,17 @@ impl Case {
         let leader_epoch = self.replica.leads().unwrap_or(0);
         let asked = FollowRequest { node_id, broker_epoch, follow_id, leader_epoch, offset, last_epoch, log_start: 0 };
         let epoch_end = EpochEnd { epoch: last_epoch, end: offset };
-        self.tell(Event::Follow { asked, epoch_end, log_start: 0 })
+        self.tell(Event::Follow { asked, epoch_end, log_start: 0, start_epoch: -1 })
     }
 
     fn ack(&mut self, node_id: i32, follow_id: u32, durable_end: i64) -> Vec<Effect> {
+        self.ack_from(node_id, follow_id, (0, durable_end))
+    }
+
+    /// The same of a log that does not start with its first record.
+    fn ack_from(&mut self, node_id: i32, follow_id: u32, (log_start, durable_end): (i64, i64)) -> Vec<Effect> {
         let broker_epoch = 10 + i64::from(node_id);
-        self.tell(Event::Ack { node_id, broker_epoch, follow_id, durable_end })
+        self.tell(Event::Ack { node_id, broker_epoch, follow_id, durable_end, log_start })
     }
 
     /// Leads with 2 and 3 in sync, who follow and have nothing of its four records, which are durable here.
@@ -74,6 +79,10 @@ fn altered(partition_epoch: i32, isr: &[i32]) -> Event {
     Event::Altered { partition_epoch: partition_epoch - 1, result }
 }
 
+fn out_of_range(follow_id: u32, log_start: i64, log_end: i64) -> Event {
+    Event::Refused { follow_id, error: ErrorCode::OffsetOutOfRange, log_start, log_end }
+}
+
 #[test]
 fn min_insync_is_never_more_than_there_are_replicas() {
     let table = [(1, 3, 1), (2, 3, 2), (2, 1, 1), (5, 3, 3), (0, 3, 1), (-1, 1, 1), (2, 0, 1)];
@@ -93,7 +102,7 @@ fn what_is_durable_everywhere_in_sync_is_committed() {
     assert_eq!(case.replica.acknowledged(4, 3), Some(Err(ErrorCode::NotLeaderOrFollower)));
     // Not of this question, not of this process, not of this log.
     assert_eq!(case.ack(3, 2, 4), []);
-    let other_process = Event::Ack { node_id: 3, broker_epoch: 12, follow_id: 1, durable_end: 4 };
+    let other_process = Event::Ack { node_id: 3, broker_epoch: 12, follow_id: 1, durable_end: 4, log_start: 0 };
     assert_eq!(case.tell(other_process), []);
     assert_eq!(case.ack(3, 1, 5), []);
     assert_eq!(case.ack(3, 1, 4), [Effect::HighWatermark(4)]);
@@ -224,7 +233,7 @@ fn answers_to_a_proposal_are_sorted_as_kafka_sorts_them() {
 #[test]
 fn who_does_not_follow_this_log_is_told_why() {
     let mut case = Case::leading(1);
-    let ask = |case: &mut Case, offset, last_epoch, log_start, epoch_end, leader_log_start| {
+    let ask = |case: &mut Case, offset, last_epoch, log_start, epoch_end, (leader_log_start, start_epoch)| {
         let asked = FollowRequest {
             node_id: 2,
             broker_epoch: 12,
@@ -235,18 +244,21 @@ fn who_does_not_follow_this_log_is_told_why() {
             log_start,
         };
         let (epoch, end) = epoch_end;
-        case.tell(Event::Follow { asked, epoch_end: EpochEnd { epoch, end }, log_start: leader_log_start })
+        let epoch_end = EpochEnd { epoch, end };
+        case.tell(Event::Follow { asked, epoch_end, log_start: leader_log_start, start_epoch })
     };
     let diverged = |epoch, end| [Effect::Diverged { node_id: 2, follow_id: 9, epoch_end: EpochEnd { epoch, end } }];
     let refused = [Effect::Refused { node_id: 2, follow_id: 9, error: ErrorCode::OffsetOutOfRange }];
-    assert_eq!(ask(&mut case, 4, 4, 0, (3, 2), 0), diverged(3, 2), "an epoch that is not known here");
-    assert_eq!(ask(&mut case, 6, 5, 0, (5, 4), 0), diverged(5, 4), "more than this log has");
-    assert_eq!(ask(&mut case, 6, 7, 0, (-1, -1), 2), diverged(-1, 2), "nothing in common");
-    assert_eq!(ask(&mut case, 1, 4, 0, (4, 4), 2), refused, "it was deleted");
-    assert_eq!(ask(&mut case, 2, 4, 0, (4, 4), 2), refused, "nothing tells what is before");
-    assert_eq!(ask(&mut case, 6, -1, 6, (-1, -1), 0), refused, "an empty log beyond");
-    let ok = ask(&mut case, 2, -1, 2, (-1, -1), 2);
-    assert_eq!(ok[0], Effect::FollowOk { node_id: 2, follow_id: 9, offset: 2 }, "an empty log where this one starts");
+    assert_eq!(ask(&mut case, 4, 4, 0, (3, 2), (0, 3)), diverged(3, 2), "an epoch that is not known here");
+    assert_eq!(ask(&mut case, 6, 5, 0, (5, 4), (0, 3)), diverged(5, 4), "more than this log has");
+    assert_eq!(ask(&mut case, 6, 7, 0, (-1, -1), (2, 5)), diverged(-1, 2), "nothing in common");
+    assert_eq!(ask(&mut case, 1, 4, 0, (4, 4), (2, 5)), refused, "it was deleted");
+    assert_eq!(ask(&mut case, 2, 4, 0, (4, 4), (2, 5)), refused, "nothing tells what is before");
+    assert_eq!(ask(&mut case, 2, 4, 0, (4, 4), (2, -1)), refused, "nothing at all is told");
+    assert_eq!(ask(&mut case, 6, -1, 6, (-1, -1), (0, 3)), refused, "an empty log beyond");
+    let follows = Effect::FollowOk { node_id: 2, follow_id: 9, offset: 2 };
+    assert_eq!(ask(&mut case, 2, -1, 2, (-1, -1), (2, 5))[0], follows, "an empty log where this one starts");
+    assert_eq!(ask(&mut case, 2, 4, 0, (4, 4), (2, 4))[0], follows, "it ends in the epoch that goes on here");
 }
 
 #[test]
@@ -268,7 +280,7 @@ fn a_follower_cuts_at_the_common_epoch_and_asks_again() {
     // What is assigned meanwhile waits.
     assert_eq!(case.assign((1, 6, 8), &[1, 2], 1), []);
     let leads = Effect::BecomeLeader { epoch: 6, epoch_start: 6 };
-    assert_eq!(case.tell(Event::Restarted { log_end: 6, last_epoch: 2 }), [leads]);
+    assert_eq!(case.tell(Event::Restarted { log_start: 0, log_end: 6, last_epoch: 2 }), [leads]);
 }
 
 #[test]
@@ -276,18 +288,19 @@ fn a_follower_says_what_is_durable_and_takes_what_continues_its_log() {
     let mut case = Case::new((4, 4, 3), 1);
     case.assign((2, 5, 7), &[1, 2], 1);
     let ok = Event::FollowOk { follow_id: 1, handle: 77, high_watermark: 9, log_start: 2 };
-    let ack = |durable_end| Effect::Ack { leader: 2, follow_id: 1, durable_end };
-    assert_eq!(case.tell(ok), [ack(4), Effect::HighWatermark(4), Effect::LogStart(2)]);
+    let ack = |durable_end, log_start| Effect::Ack { leader: 2, follow_id: 1, durable_end, log_start };
+    assert_eq!(case.tell(ok), [ack(4, 0), Effect::HighWatermark(4), Effect::LogStart(2)]);
+    assert_eq!(case.tell(Event::LogStart { start: 2 }), [ack(4, 2)]);
     assert!(case.replica.accepts(77, 4) && !case.replica.accepts(76, 4) && !case.replica.accepts(77, 5));
     assert_eq!(case.tell(Event::Accepted { log_end: 7, last_epoch: 5, high_watermark: 9 }), []);
-    assert_eq!(case.tell(Event::Durable { end: 6 }), [ack(6), Effect::HighWatermark(6)]);
+    assert_eq!(case.tell(Event::Durable { end: 6 }), [ack(6, 2), Effect::HighWatermark(6)]);
     let skip = Event::Skip { handle: 77, to: 9, epoch: 5, high_watermark: 9 };
     let restart = Effect::Restart { keep_below: 7, begin_at: 9, skipped_epoch: Some(5) };
     assert_eq!(case.tell(skip), [restart]);
     assert!(!case.replica.accepts(77, 7));
     let again = Effect::Follow { leader: 2, follow_id: 2, leader_epoch: 5, offset: 9, last_epoch: 5 };
-    assert_eq!(case.tell(Event::Restarted { log_end: 9, last_epoch: 5 }), [again]);
-    let gone = Event::Refused { follow_id: 2, error: ErrorCode::OffsetOutOfRange, log_start: 12 };
+    assert_eq!(case.tell(Event::Restarted { log_start: 2, log_end: 9, last_epoch: 5 }), [again]);
+    let gone = out_of_range(2, 12, 20);
     let anew = Effect::Restart { keep_below: 0, begin_at: 12, skipped_epoch: None };
     assert_eq!(case.tell(gone), [anew]);
 }
@@ -392,7 +405,103 @@ fn a_skip_of_an_epoch_that_cannot_be_is_passed_over_and_a_full_disk_asked_seldom
     case.assign((2, 5, 7), &[1, 2, 3], 1);
     case.tell(Event::FollowOk { follow_id: 1, handle: 77, high_watermark: 4, log_start: 0 });
     assert_eq!(case.tell(Event::Skip { handle: 77, to: 9, epoch: 6, high_watermark: 9 }), []);
-    let full = Event::Refused { follow_id: 1, error: ErrorCode::KafkaStorageError, log_start: -1 };
+    let full = Event::Refused { follow_id: 1, error: ErrorCode::KafkaStorageError, log_start: -1, log_end: -1 };
     assert_eq!(case.tell(full), []);
     assert_eq!(case.replica.next_deadline(), Some(STORAGE_RETRY));
+}
+
+#[test]
+fn records_stay_deleted_when_all_in_sync_have_deleted_them() {
+    let mut case = Case::leading(1);
+    assert_eq!(case.replica.low_watermark(), Some(0));
+    case.ack(2, 1, 4);
+    case.ack(3, 1, 4);
+    assert_eq!(case.tell(Event::LogStart { start: 3 }), []);
+    assert_eq!(case.ack_from(2, 1, (4, 4)), [], "by its own retention");
+    assert_eq!(case.ack_from(3, 1, (2, 4)), [Effect::LowWatermark(2)]);
+    assert_eq!(case.ack_from(3, 1, (3, 4)), [Effect::LowWatermark(3)]);
+    assert_eq!(case.replica.low_watermark(), Some(3));
+    // Who asks anew has not said it again. What was said stays.
+    case.follow(3, 2, 4, 5);
+    assert_eq!((case.tell(Event::LogStart { start: 4 }), case.replica.low_watermark()), (vec![], Some(3)));
+    // Who has left is not waited for.
+    assert_eq!(case.assign((1, 5, 8), &[1, 2], 1), [Effect::LowWatermark(4)]);
+    case.assign((2, 6, 9), &[1, 2], 1);
+    assert_eq!(case.replica.low_watermark(), None);
+}
+
+#[test]
+fn who_is_alone_has_deleted_at_once() {
+    let mut case = Case::leading(1);
+    case.assign((1, 5, 8), &[1], 1);
+    assert_eq!(case.tell(Event::LogStart { start: 3 }), [Effect::LowWatermark(3)]);
+}
+
+#[test]
+fn who_has_not_deleted_what_was_promised_does_not_join() {
+    let mut case = Case::leading(1);
+    case.assign((1, 5, 8), &[1, 2], 1);
+    case.ack(2, 1, 4);
+    assert_eq!(case.tell(Event::LogStart { start: 3 }), []);
+    // Nobody was promised anything yet: it joins, and counts from then on.
+    let mut other = Case { replica: case.replica.clone(), now: case.now };
+    assert_eq!(other.ack(3, 1, 4), [], "once");
+    other.now = CAUGHT_UP_TWICE;
+    assert_eq!(other.tell(Event::Tick), [proposal(8, &[(1, 11), (2, 12), (3, 13)])]);
+    assert_eq!(other.ack_from(2, 1, (3, 4)), []);
+    assert_eq!(other.ack_from(3, 1, (3, 4)), [Effect::LowWatermark(3)]);
+
+    assert_eq!(case.ack_from(2, 1, (3, 4)), [Effect::LowWatermark(3)]);
+    case.ack_from(3, 1, (2, 4));
+    assert_eq!(case.replica.next_deadline(), None);
+    case.ack_from(3, 1, (3, 4));
+    assert_eq!(case.replica.next_deadline(), Some(CAUGHT_UP_TWICE));
+}
+
+/// The leader before it may have promised as much as this one has deleted when it begins.
+#[test]
+fn who_has_not_deleted_what_a_new_leader_had_does_not_join() {
+    let mut case = Case::new((4, 4, 4), 4);
+    case.tell(Event::LogStart { start: 3 });
+    let leads = Effect::BecomeLeader { epoch: 5, epoch_start: 4 };
+    assert_eq!(case.assign((1, 5, 7), &[1], 1), [leads, Effect::LowWatermark(3)]);
+    case.follow(2, 1, 4, 4);
+    assert_eq!(case.ack_from(2, 1, (2, 4)), []);
+    case.tell(Event::LogStart { start: 4 });
+    assert_eq!(case.ack_from(2, 1, (3, 4)), [], "more was promised since");
+    assert_eq!(case.ack_from(2, 1, (4, 4)), [proposal(7, &[(1, 11), (2, 12)])]);
+}
+
+#[test]
+fn a_follower_deletes_what_it_has_heard_of_when_that_is_committed_and_says_so_when_it_is_durable() {
+    let mut case = Case::new((4, 4, 3), 1);
+    case.assign((2, 5, 7), &[1, 2], 1);
+    let ack = |durable_end, log_start| Effect::Ack { leader: 2, follow_id: 1, durable_end, log_start };
+    let ok = Event::FollowOk { follow_id: 1, handle: 77, high_watermark: 2, log_start: 0 };
+    assert_eq!(case.tell(ok), [ack(4, 0), Effect::HighWatermark(2)]);
+    let marks = |high_watermark, log_start| Event::Marks { handle: 77, high_watermark, log_start };
+    assert_eq!(case.tell(marks(6, 6)), [Effect::HighWatermark(4), Effect::LogStart(4)]);
+    assert_eq!(case.tell(Event::LogStart { start: 4 }), [ack(4, 4)]);
+    // The rest comes with the records.
+    assert_eq!(case.tell(Event::Accepted { log_end: 8, last_epoch: 5, high_watermark: 6 }), []);
+    assert_eq!(case.tell(Event::Durable { end: 8 }), [ack(8, 4), Effect::HighWatermark(6), Effect::LogStart(6)]);
+    assert_eq!(case.tell(Event::LogStart { start: 6 }), [ack(8, 6)]);
+    assert_eq!(case.tell(Event::LogStart { start: 6 }), [], "it is known");
+    assert_eq!(case.tell(marks(6, 5)), [], "it does not go back");
+}
+
+/// The leader's log starts within a batch, which begins earlier.
+#[test]
+fn a_follower_that_begins_anew_loses_only_what_the_leader_does_not_have() {
+    let reset = |log_start, log_end| {
+        let mut case = Case::new((100, 100, 3), 100);
+        case.assign((2, 5, 7), &[1, 2], 1);
+        (case.tell(out_of_range(1, log_start, log_end)), case.replica.high_watermark())
+    };
+    let anew = |begin_at| Effect::Restart { keep_below: 0, begin_at, skipped_epoch: None };
+    assert_eq!(reset(90, 110), (vec![anew(90)], 90));
+    assert_eq!(reset(120, 130), (vec![anew(120)], 100));
+    let lost = |from| Effect::Lost { from, to: 100 };
+    assert_eq!(reset(80, 95), (vec![lost(95), anew(80)], 80), "an unclean election");
+    assert_eq!(reset(80, -1), (vec![lost(80), anew(80)], 80), "nobody says what it has");
 }

@@ -458,6 +458,13 @@ impl ShardLog {
         partition.epochs.range_of(offset, partition.log_end())
     }
 
+    /// The leader epoch that goes on at the log start, or in which the last batch was that was deleted where nothing is left;
+    /// -1: it is not known.
+    pub fn start_epoch(&self, log: LogId) -> i32 {
+        let partition = self.logs.get(log);
+        partition.epochs.epoch_of(partition.log_start())
+    }
+
     /// The leader epoch of the last batch, or -1.
     pub fn last_epoch(&self, log: LogId) -> i32 {
         self.logs.get(log).epochs.latest()

@@ -43,13 +43,15 @@ pub struct Follow {
     pub log_start: i64,
 }
 
-/// How far a partition is durable at the follower.
+/// What a partition has durably at the follower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DurableEnd {
+pub struct DurableRange {
     /// The leader's name for the partition.
     pub handle: u32,
     /// One past the last offset that survives a loss of power.
-    pub offset: i64,
+    pub end: i64,
+    /// Where its log begins, which does not go back by a loss of power either; at most `end`.
+    pub log_start: i64,
 }
 
 /// Why a follower takes no more.
@@ -74,8 +76,8 @@ pub enum FromFollower {
     Ack {
         /// Bytes of data frames that were taken since the stream began, their lengths included.
         consumed_bytes: u64,
-        /// What is durable since it was said last.
-        ends: Vec<DurableEnd>,
+        /// What is durable, or deleted, since it was said last.
+        ranges: Vec<DurableRange>,
     },
     /// These partitions are not taken for now.
     Stalled {
@@ -226,13 +228,14 @@ impl FromFollower {
                 out = begin(UNFOLLOW);
                 put_numbers(&mut out, follow_ids);
             }
-            FromFollower::Ack { consumed_bytes, ends } => {
+            FromFollower::Ack { consumed_bytes, ranges } => {
                 out = begin(ACK);
                 out.extend(consumed_bytes.to_le_bytes());
-                put_count(&mut out, ends.len());
-                for DurableEnd { handle, offset } in ends {
+                put_count(&mut out, ranges.len());
+                for DurableRange { handle, end, log_start } in ranges {
                     out.extend(handle.to_le_bytes());
-                    out.extend(offset.to_le_bytes());
+                    out.extend(end.to_le_bytes());
+                    out.extend(log_start.to_le_bytes());
                 }
             }
             FromFollower::Stalled { why, handles } => {
@@ -254,10 +257,7 @@ impl FromFollower {
             UNFOLLOW => FromFollower::Unfollow(list(&mut reader, 4, handle)?),
             ACK => {
                 let consumed_bytes = reader.u64()?;
-                let end =
-                    |reader: &mut Reader<'_>| Ok(DurableEnd { handle: reader.u32()?, offset: offset(reader.i64()?)? });
-                let ends = items(&mut reader, 12, end)?;
-                FromFollower::Ack { consumed_bytes, ends }
+                FromFollower::Ack { consumed_bytes, ranges: items(&mut reader, 20, range)? }
             }
             STALLED => {
                 let why = match reader.byte()? {
@@ -388,6 +388,11 @@ fn follow(reader: &mut Reader<'_>) -> Result<Follow, String> {
         return Err(format!("{follow:?} cannot be"));
     }
     Ok(follow)
+}
+
+fn range(reader: &mut Reader<'_>) -> Result<DurableRange, String> {
+    let range = DurableRange { handle: reader.u32()?, end: offset(reader.i64()?)?, log_start: offset(reader.i64()?)? };
+    if range.log_start > range.end { Err(format!("{range:?} cannot be")) } else { Ok(range) }
 }
 
 fn handle(reader: &mut Reader<'_>) -> Result<u32, String> {

@@ -51,13 +51,14 @@ fn follow() -> Follow {
 }
 
 fn from_follower() -> Vec<FromFollower> {
-    let ends = vec![DurableEnd { handle: 1, offset: 2 }, DurableEnd { handle: 3, offset: i64::MAX }];
+    let range = |handle, end, log_start| DurableRange { handle, end, log_start };
+    let ranges = vec![range(1, 2, 0), range(3, i64::MAX, i64::MAX)];
     vec![
         FromFollower::Ping,
         FromFollower::Follow(vec![follow(), Follow { follow_id: 2, ..follow() }]),
         FromFollower::Unfollow(vec![1, u32::MAX]),
-        FromFollower::Ack { consumed_bytes: 9, ends },
-        FromFollower::Ack { consumed_bytes: u64::MAX, ends: Vec::new() },
+        FromFollower::Ack { consumed_bytes: 9, ranges },
+        FromFollower::Ack { consumed_bytes: u64::MAX, ranges: Vec::new() },
         FromFollower::Stalled { why: StallReason::NoSpace, handles: vec![4] },
         FromFollower::Stalled { why: StallReason::SlowDisk, handles: vec![4, 5] },
     ]
@@ -140,9 +141,10 @@ fn frames_have_the_bytes_they_always_had() {
     expected.extend([3, 0, 0, 0, 4, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 5, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(of_follower(FromFollower::Follow(vec![follow()])), expected);
     assert_eq!(of_follower(FromFollower::Unfollow(vec![258])), [37, 1, 0, 0, 0, 2, 1, 0, 0][..]);
-    let ack = FromFollower::Ack { consumed_bytes: 3, ends: vec![DurableEnd { handle: 4, offset: 5 }] };
-    let expected = [38, 3, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0];
-    assert_eq!(of_follower(ack), expected[..]);
+    let ranges = vec![DurableRange { handle: 4, end: 5, log_start: 2 }];
+    let mut expected = vec![38, 3, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0];
+    [5i64, 2].iter().for_each(|offset| expected.extend(offset.to_le_bytes()));
+    assert_eq!(of_follower(FromFollower::Ack { consumed_bytes: 3, ranges }), expected);
     let stalled = FromFollower::Stalled { why: StallReason::SlowDisk, handles: vec![1] };
     assert_eq!(of_follower(stalled), [39, 2, 1, 0, 0, 0, 1, 0, 0, 0][..]);
 
@@ -283,6 +285,15 @@ fn every_answer_fits_the_first_frame() {
     assert!(bytes.len() <= FIRST_FRAME_BYTES_MAX);
     let Ok(Answer::Reject(read)) = Answer::decode(&bytes) else { panic!("a rejection") };
     assert_eq!(read.text, "é".repeat(TEXT_BYTES_MAX / 2));
+}
+
+#[test]
+fn no_log_begins_above_what_is_durable() {
+    for (end, log_start, is_read) in [(5, 5, true), (5, 0, true), (5, 6, false), (5, -1, false)] {
+        let ranges = vec![DurableRange { handle: 1, end, log_start }];
+        let ack = FromFollower::Ack { consumed_bytes: 0, ranges };
+        assert_eq!(FromFollower::decode(&body(&ack.to_bytes())).is_ok(), is_read, "{ack:?}");
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use super::replicas::Replicas;
 use crate::metrics::Sample;
 use crate::peer::links::LinkId;
 use crate::peer::stream::frame::{
-    Diverged, DurableEnd, Follow, FollowOk, FromFollower, FromLeader, ITEMS_MAX, Mark, RefuseReason, Refused, Skip,
+    Diverged, DurableRange, Follow, FollowOk, FromFollower, FromLeader, ITEMS_MAX, Mark, RefuseReason, Refused, Skip,
     StallReason,
 };
 use crate::peer::stream::section::Section;
@@ -77,8 +77,8 @@ pub struct FromLeaders {
     by_log: HashMap<LogId, Asked>,
     by_follow_id: HashMap<u32, LogId>,
     last_follow_id: u32,
-    /// What has become durable of which logs, to be said at the end of the turn.
-    durable: BTreeMap<LogId, i64>,
+    /// What has become durable of which logs, and where they start, to be said at the end of the turn.
+    durable: BTreeMap<LogId, (i64, i64)>,
     bytes: u64,
     stalled: u64,
     restarts: u64,
@@ -182,10 +182,10 @@ impl FromLeaders {
         }
     }
 
-    /// What is durable of a log by now, which the leader is told at the end of the turn.
-    pub fn durable(&mut self, log: LogId, own_id: u32, end: i64) {
+    /// Up to where a log is durable by now and where it starts, which the leader is told at the end of the turn.
+    pub fn durable(&mut self, log: LogId, own_id: u32, (end, log_start): (i64, i64)) {
         if self.by_log.get(&log).is_some_and(|asked| asked.own_id == own_id) {
-            self.durable.insert(log, end);
+            self.durable.insert(log, (end, log_start));
         }
     }
 
@@ -322,7 +322,7 @@ impl FromLeaders {
             }
             Err(ReplicateError::Space) if logs.is_out_of_space() => {
                 self.stalled += 1;
-                self.refused(turn, replicas, log, ErrorCode::KafkaStorageError, -1);
+                self.refused(turn, replicas, log, ErrorCode::KafkaStorageError, (-1, -1));
                 let stalled = FromFollower::Stalled { why: StallReason::NoSpace, handles: vec![handle] };
                 peers.say_to_leader(turn, link, &stalled);
                 Outcome::Taken
@@ -357,7 +357,7 @@ impl FromLeaders {
                 };
                 replicas.tell(now, log, event);
             }
-            FromLeader::Refused(Refused { follow_id, why, log_start, .. }) => {
+            FromLeader::Refused(Refused { follow_id, why, log_start, log_end, .. }) => {
                 let Some((log, _)) = self.of(link, follow_id) else { return };
                 let error = match why {
                     RefuseReason::NotLeader | RefuseReason::NotReplica => ErrorCode::NotLeaderOrFollower,
@@ -367,7 +367,7 @@ impl FromLeaders {
                     RefuseReason::OutOfRange if log_start >= 0 => ErrorCode::OffsetOutOfRange,
                     RefuseReason::OutOfRange | RefuseReason::NotInMemory => ErrorCode::KafkaStorageError,
                 };
-                self.refused(turn, replicas, log, error, log_start);
+                self.refused(turn, replicas, log, error, (log_start, log_end));
             }
             FromLeader::Skip(Skip { handle, to_offset, epoch, high_watermark }) => {
                 let Some(log) = self.named(link, handle) else { return };
@@ -376,9 +376,17 @@ impl FromLeaders {
         }
     }
 
-    fn refused(&mut self, turn: &Turn<'_>, replicas: &mut Replicas, log: LogId, error: ErrorCode, log_start: i64) {
+    fn refused(
+        &mut self,
+        turn: &Turn<'_>,
+        replicas: &mut Replicas,
+        log: LogId,
+        error: ErrorCode,
+        (log_start, log_end): (i64, i64),
+    ) {
         let Some(asked) = self.forget(log) else { return };
-        replicas.tell(turn.now.elapsed, log, Event::Refused { follow_id: asked.own_id, error, log_start });
+        let follow_id = asked.own_id;
+        replicas.tell(turn.now.elapsed, log, Event::Refused { follow_id, error, log_start, log_end });
     }
 
     /// What a follow id of a stream means.
@@ -403,9 +411,9 @@ impl FromLeaders {
                 peers.say_to_leader(turn, *link, &FromFollower::Follow(follows.to_vec()));
             }
         }
-        for (log, offset) in mem::take(&mut self.durable) {
+        for (log, (end, log_start)) in mem::take(&mut self.durable) {
             if let Some(Asked { link, handle: Some(handle), .. }) = self.by_log.get(&log).copied() {
-                peers.durable(link, DurableEnd { handle, offset });
+                peers.durable(link, DurableRange { handle, end, log_start });
             }
         }
     }

@@ -147,6 +147,7 @@ impl Owners {
                     self.coordinators.log_committed(log);
                     self.to_followers.moved(turn.now.elapsed, log);
                 }
+                Decided::LowWatermark(offset) => self.queries.low_watermark_moved(turn, log, offset),
                 Decided::Propose(asked) => {
                     if let Some(partition) = self.replicas.partitions.get_mut(log) {
                         self.proposals.add(partition.key, asked);
@@ -165,11 +166,13 @@ impl Owners {
                         Follow { follow_id, topic_id, partition, leader_epoch, fetch_offset, last_epoch, log_start };
                     self.from_leaders.ask(&self.peers, log, follow);
                 }
-                Decided::Ack { follow_id, durable_end, .. } => self.from_leaders.durable(log, follow_id, durable_end),
+                Decided::Ack { follow_id, durable_end, log_start, .. } => {
+                    self.from_leaders.durable(log, follow_id, (durable_end, log_start));
+                }
                 Decided::Restart { keep_below, begin_at, skipped_epoch } => {
                     self.from_leaders.restarted();
                     if let Some(partition) = self.replicas.partitions.get_mut(log) {
-                        partition.cut(keep_below);
+                        partition.cut(keep_below, begin_at);
                     }
                     let skipped_epoch = skipped_epoch.filter(|epoch| *epoch >= 0);
                     self.replicas.log.restart(log, keep_below, begin_at, skipped_epoch);
@@ -322,7 +325,7 @@ impl Owners {
                     }
                 }
                 FromFollower::Unfollow(follow_ids) => to_followers.unfollow(turn, replicas, link, &follow_ids),
-                FromFollower::Ack { ends, .. } => to_followers.acknowledged(turn, replicas, link, &ends),
+                FromFollower::Ack { ranges, .. } => to_followers.acknowledged(turn, replicas, link, &ranges),
                 FromFollower::Stalled { why, handles } => to_followers.stalled(turn, replicas, link, (why, &handles)),
             },
         }
@@ -400,6 +403,11 @@ impl Owners {
         self.queries.take(turn, &mut self.replicas, query);
     }
 
+    /// A session waits no longer for the answers to its questions.
+    pub fn end_query(&mut self, turn: &mut Turn<'_>, from: ShardIndex, request: RequestId) {
+        self.queries.end(turn, from, request);
+    }
+
     /// A session asks for a round of a survey.
     pub fn survey(&mut self, turn: &mut Turn<'_>, call: SurveyCall) {
         survey::answer(turn, &mut self.replicas, call);
@@ -466,7 +474,10 @@ impl Owners {
                 }
                 Progress::LogStart { log, offset } => {
                     self.replicas.log_start_moved(log, offset, &mut self.reads.woken);
-                    self.queries.log_start_moved(turn, log, offset);
+                    // As above.
+                    if !self.replicas.log.is_restarting(log) {
+                        self.replicas.tell(turn.now.elapsed, log, Event::LogStart { start: offset });
+                    }
                     self.to_followers.moved(turn.now.elapsed, log);
                 }
                 Progress::Restarted { log, end } => self.restarted(turn, log, end),
@@ -493,14 +504,14 @@ impl Owners {
     /// A log was cut, durably.
     fn restarted(&mut self, turn: &mut Turn<'_>, log: LogId, log_end: i64) {
         let Some(partition) = self.replicas.partitions.get_mut(log) else { return };
-        partition.cut(log_end);
+        partition.cut(log_end, log_end);
         let key = partition.key;
         if partition.replica.is_none() {
             // That which had it cut is gone, and none is there while a log is being cut.
             return self.update(turn, key);
         }
-        let last_epoch = self.replicas.log.last_epoch(log);
-        self.replicas.tell(turn.now.elapsed, log, Event::Restarted { log_end, last_epoch });
+        let (log_start, last_epoch) = (self.replicas.log.log_start(log), self.replicas.log.last_epoch(log));
+        self.replicas.tell(turn.now.elapsed, log, Event::Restarted { log_start, log_end, last_epoch });
     }
 
     /// Tells who waits that what was appended is committed, or that it never will be.

@@ -183,8 +183,10 @@ impl Partition {
         self.wake(woken, |watcher| is_uncounted || committed_bytes >= watcher.committed_bytes);
     }
 
-    /// The log is cut: what lies at or above an offset is not there any more. Nobody waits for it.
-    pub fn cut(&mut self, offset: i64) {
+    /// The log is cut: what lies at or above an offset is not there any more, and it goes on at another, up to which it may be
+    /// committed. Nobody waits for it.
+    pub fn cut(&mut self, offset: i64, begin_at: i64) {
+        self.high_watermark = self.high_watermark.min(begin_at);
         assert!(self.uncommitted.iter().all(|cut| cut.waiter.is_none()), "a follower has nobody who waits");
         // Duplicates stand behind larger offsets than theirs.
         let is_kept = |uncommitted: &Uncommitted| uncommitted.end_offset <= offset;
@@ -357,7 +359,7 @@ mod tests {
         let mut dismissed = Vec::new();
         partition.dismiss(&mut dismissed, &mut Vec::new());
         assert_eq!(dismissed.len(), 6);
-        partition.cut(25);
+        partition.cut(25, 25);
         let ends: Vec<i64> = partition.uncommitted.iter().map(|uncommitted| uncommitted.end_offset).collect();
         assert_eq!((ends, partition.durable), (vec![10, 20, 20], 2));
         // It leads again, with a shorter log: who waits for the end of that is told when it is committed.
@@ -365,5 +367,10 @@ mod tests {
         let mut committed = Vec::new();
         partition.advance(26, &mut committed, &mut Vec::new());
         assert_eq!(committed, [waiter]);
+        // A cut of what was committed is a loss, or the leader's log starts within a batch: what is below is committed again.
+        partition.cut(0, 22);
+        assert_eq!(partition.high_watermark(), 22);
+        partition.advance(24, &mut committed, &mut Vec::new());
+        assert_eq!(partition.high_watermark(), 24);
     }
 }

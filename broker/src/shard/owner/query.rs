@@ -1,6 +1,6 @@
 //! The owner's side of questions about offsets: ListOffsets, DeleteRecords, OffsetForLeaderEpoch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use millstream_replication::ErrorCode;
 use millstream_replication::replica::Replica;
@@ -34,13 +34,15 @@ struct PendingAnswer {
     log: LogId,
 }
 
-/// Questions under way at this shard, as an owner.
+/// Questions under way at this shard, as an owner: no more than requests of clients, for a session ends those of a request whose
+/// time is up or whose connection is gone.
 #[derive(Debug, Default)]
 pub struct Queries {
     waiting: Slab<WaitingQuery>,
+    places: HashMap<(ShardIndex, RequestId), u32>,
     /// Lookups by time that wait for the disk, in the order in which they began.
     lookups: BTreeMap<ReadToken, PendingAnswer>,
-    /// Deletions that wait for the log start to move durably, with where to.
+    /// Deletions that wait for the low watermark, with how far it is to move.
     deletions: Vec<(PendingAnswer, i64)>,
 }
 
@@ -80,6 +82,19 @@ impl Queries {
         let waiting = self.waiting.get_mut(place);
         waiting.answers = answers;
         waiting.pending = pending;
+        self.places.insert((from, request), place);
+    }
+
+    /// The time of a request is up: what is left of its questions is answered so. What was deleted is deleted all the same.
+    pub fn end(&mut self, turn: &mut Turn<'_>, from: ShardIndex, request: RequestId) {
+        // It may have been answered.
+        let Some(place) = self.places.get(&(from, request)).copied() else { return };
+        let mut left: Vec<PendingAnswer> =
+            self.lookups.extract_if(.., |_, at| at.place == place).map(|of| of.1).collect();
+        left.extend(self.deletions.extract_if(.., |(at, _)| at.place == place).map(|of| of.0));
+        for pending in left {
+            self.finish(turn, pending, Answer::error(ErrorCode::RequestTimedOut));
+        }
     }
 
     /// A lookup by time that waited for the disk is done.
@@ -94,12 +109,12 @@ impl Queries {
         self.finish(turn, pending, answer);
     }
 
-    /// A partition's log start moved: answers the deletions that waited for it.
-    pub fn log_start_moved(&mut self, turn: &mut Turn<'_>, log: LogId, log_start_offset: i64) {
-        let is_done = |(pending, offset): &mut (PendingAnswer, i64)| pending.log == log && *offset <= log_start_offset;
+    /// A partition's low watermark moved: answers the deletions that waited for it.
+    pub fn low_watermark_moved(&mut self, turn: &mut Turn<'_>, log: LogId, low_watermark: i64) {
+        let is_done = |(pending, offset): &mut (PendingAnswer, i64)| pending.log == log && *offset <= low_watermark;
         let done: Vec<_> = self.deletions.extract_if(.., is_done).collect();
         for (pending, _) in done {
-            let answer = Answer { offset: log_start_offset, ..Answer::error(ErrorCode::None) };
+            let answer = Answer { offset: low_watermark, ..Answer::error(ErrorCode::None) };
             self.finish(turn, pending, answer);
         }
     }
@@ -122,6 +137,7 @@ impl Queries {
         waiting.pending -= 1;
         if waiting.pending == 0 {
             let WaitingQuery { from, request, answers, .. } = self.waiting.remove(pending.place);
+            self.places.remove(&(from, request));
             turn.tell(from, Message::QueryDone(QueryDone { request, answers }));
         }
     }
@@ -132,6 +148,7 @@ fn answer(replicas: &mut Replicas, item: &QueryItem) -> Result<Reply, ErrorCode>
     let (log, partition) = replicas.partitions.leader(item.key, item.current_leader_epoch)?;
     let (high_watermark, cleanup_delete) = (partition.high_watermark(), partition.cleanup_delete);
     let knows_end = partition.replica.as_ref().is_some_and(Replica::knows_committed_end);
+    let low_watermark = partition.replica.as_ref().and_then(Replica::low_watermark).unwrap_or(0);
     let found =
         |offset, leader_epoch| Ok(Reply::Now(Answer { error: ErrorCode::None, offset, timestamp: -1, leader_epoch }));
     match item.question {
@@ -164,10 +181,10 @@ fn answer(replicas: &mut Replicas, item: &QueryItem) -> Result<Reply, ErrorCode>
             if !(0..=high_watermark).contains(&offset) {
                 return Err(ErrorCode::OffsetOutOfRange);
             }
-            if replicas.log.delete_records(log, offset) {
-                found(replicas.log.log_start(log), -1)
-            } else {
-                Ok(Reply::Deletion(log, offset))
+            // Followers may have to hear of it though it is done here.
+            match replicas.log.delete_records(log, offset) && offset <= low_watermark {
+                true => found(low_watermark, -1),
+                false => Ok(Reply::Deletion(log, offset)),
             }
         }
         Question::EpochEnd { leader_epoch } => {

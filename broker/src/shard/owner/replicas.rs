@@ -97,7 +97,7 @@ impl Replicas {
             let Some(epoch) = own_epoch(options, image) else { return };
             let logs = &self.log;
             let (end, durable_end) = (logs.log_end(log), logs.durable_end(log));
-            let of_log = Log { end, durable_end, last_epoch: logs.last_epoch(log) };
+            let of_log = Log { start: logs.log_start(log), end, durable_end, last_epoch: logs.last_epoch(log) };
             let lag_time_max = options.replica_lag_time_max;
             partition.replica =
                 Some(Replica::new(options.node_id, epoch, lag_time_max, of_log, partition.high_watermark()));

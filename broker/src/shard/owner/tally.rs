@@ -138,7 +138,7 @@ mod tests {
             let mut partitions = Partitions::default();
             for log in 0..count {
                 let key = PartitionKey { topic_id: TopicId([1; 16]), partition: log as i32 };
-                let log_of = Log { end: 0, durable_end: 0, last_epoch: -1 };
+                let log_of = Log { start: 0, end: 0, durable_end: 0, last_epoch: -1 };
                 let replica = Replica::new(1, 11, Duration::from_secs(1), log_of, 0);
                 partitions.open(LogId(log), key, 0).replica = Some(replica);
             }
@@ -173,13 +173,13 @@ mod tests {
                 log_start: 0,
             };
             let epoch_end = millstream_replication::replica::EpochEnd { epoch: -1, end: -1 };
-            self.tell(log, Event::Follow { asked, epoch_end, log_start: 0 });
+            self.tell(log, Event::Follow { asked, epoch_end, log_start: 0, start_epoch: -1 });
             self.ack(log, node_id, 0);
         }
 
         fn ack(&mut self, log: u32, node_id: i32, durable_end: i64) {
             let broker_epoch = 10 + i64::from(node_id);
-            self.tell(log, Event::Ack { node_id, broker_epoch, follow_id: 1, durable_end });
+            self.tell(log, Event::Ack { node_id, broker_epoch, follow_id: 1, durable_end, log_start: 0 });
         }
 
         /// Led, under-replicated, under and at `min.insync.replicas`.

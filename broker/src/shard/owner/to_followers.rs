@@ -20,7 +20,7 @@ use super::replicas::Replicas;
 use crate::metrics::Sample;
 use crate::peer::links::LinkId;
 use crate::peer::stream::frame::{
-    Diverged, DurableEnd, Follow, FollowOk, FromLeader, ITEMS_MAX, Mark, RefuseReason, Refused, Skip, StallReason,
+    Diverged, DurableRange, Follow, FollowOk, FromLeader, ITEMS_MAX, Mark, RefuseReason, Refused, Skip, StallReason,
 };
 use crate::peer::stream::section::Section;
 use crate::shard::peers::Peers;
@@ -47,6 +47,8 @@ pub(super) struct Sending {
     handle: u32,
     pub next_offset: i64,
     pub source: Source,
+    /// Where the log starts, as it was told last.
+    told_log_start: i64,
 }
 
 /// Where the next batches come from.
@@ -120,7 +122,7 @@ enum Next {
     Skip { to: i64 },
     /// The next batch is larger than there is room for.
     Larger,
-    /// The next batch begins earlier, there.
+    /// The offset lies within a batch, which begins earlier, there.
     Before(i64),
     /// There is no batch.
     Nothing,
@@ -185,8 +187,9 @@ impl ToFollowers {
             last_epoch: follow.last_epoch,
             log_start: follow.log_start,
         };
-        let log_start = self.first_offset(replicas, log);
-        replicas.tell(turn.now.elapsed, log, Event::Follow { asked, epoch_end: EpochEnd { epoch, end }, log_start });
+        let (log_start, start_epoch) = (self.first_offset(replicas, log), replicas.log.start_epoch(log));
+        let epoch_end = EpochEnd { epoch, end };
+        replicas.tell(turn.now.elapsed, log, Event::Follow { asked, epoch_end, log_start, start_epoch });
     }
 
     /// A follower does not follow any more what it asked for by these ids.
@@ -199,12 +202,12 @@ impl ToFollowers {
         }
     }
 
-    /// A follower has said how far partitions are durable.
-    pub fn acknowledged(&self, turn: &Turn<'_>, replicas: &mut Replicas, link: LinkId, ends: &[DurableEnd]) {
-        for &DurableEnd { handle, offset } in ends {
+    /// A follower has said how far partitions are durable, and where they start.
+    pub fn acknowledged(&self, turn: &Turn<'_>, replicas: &mut Replicas, link: LinkId, ranges: &[DurableRange]) {
+        for &DurableRange { handle, end: durable_end, log_start } in ranges {
             let Some((log, node_id, follower)) = self.find(Subscription { link, handle }) else { continue };
             let (broker_epoch, follow_id) = (follower.broker_epoch, follower.follow_id);
-            let event = Event::Ack { node_id, broker_epoch, follow_id, durable_end: offset };
+            let event = Event::Ack { node_id, broker_epoch, follow_id, durable_end, log_start };
             replicas.tell(turn.now.elapsed, log, event);
         }
     }
@@ -258,7 +261,8 @@ impl ToFollowers {
         } {}
         let handle = outbox.last_handle;
         outbox.names.insert(handle, log);
-        follower.sending = Some(Sending { handle, next_offset: offset, source: Source::Memory });
+        let told_log_start = replicas.log.log_start(log);
+        follower.sending = Some(Sending { handle, next_offset: offset, source: Source::Memory, told_log_start });
         let Some(partition) = replicas.partitions.get_mut(log) else { return };
         let leader_epoch = partition.leader_epoch().expect("who leads lets follow");
         let high_watermark = partition.high_watermark();
@@ -268,7 +272,7 @@ impl ToFollowers {
             follow_id,
             handle,
             high_watermark,
-            log_start: logs.log_start(log),
+            log_start: told_log_start,
             log_end: logs.log_end(log),
             epoch_start: epoch_start.max(0),
         };
@@ -355,8 +359,11 @@ impl ToFollowers {
             while let Some(handle) = outbox.marks.pop_first() {
                 let Some(log) = outbox.names.get(&handle) else { continue };
                 let Some(partition) = replicas.partitions.get_mut(*log) else { continue };
-                let high_watermark = partition.high_watermark();
-                marks.push(Mark { handle, high_watermark, log_start: replicas.log.log_start(*log) });
+                let (high_watermark, log_start) = (partition.high_watermark(), replicas.log.log_start(*log));
+                if let Some(Follower { sending: Some(sending), .. }) = self.followers.get_mut(&(*log, outbox.node)) {
+                    sending.told_log_start = log_start;
+                }
+                marks.push(Mark { handle, high_watermark, log_start });
             }
             for marks in marks.chunks(ITEMS_MAX) {
                 peers.say_to_follower(turn, *link, &FromLeader::Marks(marks.to_vec()));
@@ -418,14 +425,17 @@ impl ToFollowers {
                 return self.skip(replicas, of, (range, range.2.min(until)), high_watermark, said);
             }
             Next::Skip { to } => return self.skip(replicas, of, (range, to), high_watermark, said),
-            // The log start lies within a batch. A follower can only begin where that does.
-            Next::Before(first) if at <= log_start => {
-                self.starts.insert(log, (log_start, first));
+            // A follower can only begin where a batch does. Its log starts within this one and holds nothing: nothing else ends
+            // there. It began where this log starts, or where that of a leader before this one does, which has deleted more.
+            Next::Before(first) => {
+                if at <= log_start {
+                    self.starts.insert(log, (log_start, first));
+                }
                 (RefuseReason::OutOfRange, first)
             }
             Next::Nothing if at < first_offset => (RefuseReason::OutOfRange, first_offset),
             // What was read is not what was looked for.
-            Next::Before(_) | Next::Nothing => (RefuseReason::NotInMemory, first_offset),
+            Next::Nothing => (RefuseReason::NotInMemory, first_offset),
         };
         said.push((of.link, refusal(follow_id, refused.0, (refused.1, log_end))));
         self.drop_follower(now, replicas, log, node_id);
@@ -450,9 +460,11 @@ impl ToFollowers {
         Filled::default()
     }
 
-    /// Batches of a partition are sent: the high watermark with them.
+    /// Batches of a partition are sent: the high watermark with them, but not where the log starts.
     fn sent(&mut self, replicas: &mut Replicas, of: Subscription, bytes: usize) {
-        if let Some(outbox) = self.links.get_mut(&of.link) {
+        let Some((log, sending)) = self.sending(of) else { return };
+        let knows_start = sending.told_log_start == replicas.log.log_start(log);
+        if let Some(outbox) = self.links.get_mut(&of.link).filter(|_| knows_start) {
             outbox.marks.remove(&of.handle);
         }
         let Some((_, sending)) = self.sending(of) else { return };
@@ -547,7 +559,9 @@ fn next(slices: &[Bytes], at: i64, (_, epoch_start, epoch_end): (i32, i64, i64),
             let (header, batch) = batch.expect("whole batches");
             let is_first = taken == 0 && batches.is_empty();
             match header.base_offset() {
-                first if is_first && first < at => return Next::Before(first),
+                first if is_first && first < at => {
+                    return if at <= header.last_offset() { Next::Before(first) } else { Next::Nothing };
+                }
                 first if is_first && first >= epoch_end => return Next::Skip { to: epoch_end },
                 first if is_first && first > at && at == epoch_start => return Next::Skip { to: first },
                 _ if is_first && batch.len() > bytes_left && !room.is_first => return Next::Larger,
@@ -593,7 +607,12 @@ mod tests {
         assert_eq!(next(&slices[1..], 15, (2, 15, 30), ROOM), Next::Skip { to: 20 });
         let last = Next::Batches { batches: vec![twenty], next_offset: 21 };
         assert_eq!(next(&slices[1..], 20, (2, 15, 30), ROOM), last);
-        assert_eq!(next(&slices, 11, (1, 5, 15), ROOM), Next::Before(10));
+        assert_eq!(next(&slices, 12, (1, 5, 15), ROOM), Next::Nothing, "what was read lies before");
+        let two = BatchBuilder::new().record(1, None, Some(b"a"), &[]).record(1, None, Some(b"b"), &[]);
+        let mut two = two.build();
+        assign(&mut two, 10, 1, None);
+        let two = [Bytes::from(two)];
+        assert_eq!(next(&two, 11, (1, 5, 15), ROOM), Next::Before(10));
         assert_eq!(next(&[], 11, (1, 5, 15), ROOM), Next::Nothing);
     }
 

@@ -21,7 +21,7 @@ use super::turn::Turn;
 use crate::metrics::Sample;
 use crate::peer::links::Event;
 use crate::peer::links::LinkId;
-use crate::peer::stream::frame::{DurableEnd, FromFollower, FromLeader};
+use crate::peer::stream::frame::{DurableRange, FromFollower, FromLeader};
 use crate::peer::stream::greeting::Lane;
 use following::{Following, Leader};
 use stream::StreamKey;
@@ -142,9 +142,9 @@ impl Peers {
         self.table.consumed(link, bytes);
     }
 
-    /// A partition is durable here up to an offset: said at the end of the turn.
-    pub fn durable(&mut self, link: LinkId, end: DurableEnd) {
-        self.table.durable(link, end);
+    /// What a partition has durably here: said at the end of the turn.
+    pub fn durable(&mut self, link: LinkId, range: DurableRange) {
+        self.table.durable(link, range);
     }
 
     /// A partition that is followed on a stream has something to send.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::credit::{Credit, Dirty, Taken};
 use crate::peer::links::LinkId;
-use crate::peer::stream::frame::DurableEnd;
+use crate::peer::stream::frame::DurableRange;
 use crate::peer::stream::greeting::{Hello, Lane, RejectReason};
 
 /// An answer to a greeting comes within this time, or never.
@@ -96,7 +96,7 @@ pub(super) struct Following {
     pub pinged_at: Duration,
     pub taken: Taken,
     /// To be said at the end of the turn.
-    pub ends: Vec<DurableEnd>,
+    pub ranges: Vec<DurableRange>,
 }
 
 impl Dialled {

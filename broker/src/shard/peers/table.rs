@@ -20,7 +20,7 @@ use super::stream::{
 use crate::metrics::Sample;
 use crate::peer::frame::LENGTH_BYTES;
 use crate::peer::links::{Event, LinkId};
-use crate::peer::stream::frame::{DurableEnd, FromFollower, FromLeader, ITEMS_MAX};
+use crate::peer::stream::frame::{DurableRange, FromFollower, FromLeader, ITEMS_MAX};
 use crate::peer::stream::greeting::{Addressee, Answer, Hello, Reject, RejectReason, VERSIONS, Welcome};
 use crate::peer::stream::section::{FRAME_BYTES_TARGET, SECTION_BYTES, SECTIONS_MAX, Section};
 use crate::protocol::send::SendPart;
@@ -300,10 +300,10 @@ impl Table {
         let mut any = false;
         for stream in self.dialled.values_mut() {
             let Stage::Open(open) = &mut stream.stage else { continue };
-            while !open.ends.is_empty() || open.taken.must_say() {
-                let rest = open.ends.split_off(open.ends.len().min(ITEMS_MAX));
-                let ends = mem::replace(&mut open.ends, rest);
-                let ack = FromFollower::Ack { consumed_bytes: open.taken.say(), ends };
+            while !open.ranges.is_empty() || open.taken.must_say() {
+                let rest = open.ranges.split_off(open.ranges.len().min(ITEMS_MAX));
+                let ranges = mem::replace(&mut open.ranges, rest);
+                let ack = FromFollower::Ack { consumed_bytes: open.taken.say(), ranges };
                 send(around.effects, open.link, ack.to_bytes());
                 open.sent_at = around.now;
                 any = true;
@@ -338,10 +338,10 @@ impl Table {
         }
     }
 
-    /// A partition is durable here up to an offset: said at the end of the turn. Once a turn for each partition.
-    pub fn durable(&mut self, link: LinkId, end: DurableEnd) {
+    /// What a partition has durably here: said at the end of the turn. Once a turn for each partition.
+    pub fn durable(&mut self, link: LinkId, range: DurableRange) {
         if let Some(open) = self.following(link) {
-            open.ends.push(end);
+            open.ranges.push(range);
         }
     }
 
@@ -502,7 +502,7 @@ impl Table {
                     sent_at: around.now,
                     pinged_at: around.now,
                     taken: Taken::new(window_bytes),
-                    ends: Vec::new(),
+                    ranges: Vec::new(),
                 }));
                 self.counts.opened += 1;
                 around.told.push(Told::FollowerOpen { link, leader: Peer { key, broker_epoch } });
@@ -590,10 +590,10 @@ impl Table {
                 let taken = FromFollower::decode(bytes).and_then(|frame| {
                     match frame {
                         FromFollower::Ping => send_parts(around.effects, link, FromLeader::Pong.to_slices()),
-                        FromFollower::Ack { consumed_bytes, ends } => {
+                        FromFollower::Ack { consumed_bytes, ranges } => {
                             open.credit.consumed(consumed_bytes)?;
-                            if !ends.is_empty() {
-                                let frame = FromFollower::Ack { consumed_bytes, ends };
+                            if !ranges.is_empty() {
+                                let frame = FromFollower::Ack { consumed_bytes, ranges };
                                 around.told.push(Told::FromFollower { link, follower, frame });
                             }
                         }

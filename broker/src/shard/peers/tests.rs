@@ -14,7 +14,7 @@ use super::table::{Around, Fill, Filled, Me, Table, Told};
 use crate::peer::frame::cut;
 use crate::peer::links::{DialError, Event, LinkId};
 use crate::peer::stream::FRAME_BYTES_MAX;
-use crate::peer::stream::frame::{DurableEnd, Follow, FromFollower, FromLeader, RefuseReason, Refused};
+use crate::peer::stream::frame::{DurableRange, Follow, FromFollower, FromLeader, RefuseReason, Refused};
 use crate::peer::stream::greeting::Lane;
 use crate::peer::stream::section::{FRAME_BYTES_TARGET, Section};
 use crate::protocol::send::SendPart;
@@ -460,7 +460,7 @@ fn what_must_not_come_closes_the_stream() {
     assert!(two.warnings[0].contains("kind 34"), "{:?}", two.warnings);
     assert!(matches!(two.told().1[..], [Told::LeaderOpen { .. }, Told::LeaderClosed { .. }]));
     let mut two = Two::new();
-    let frame = FromFollower::Ack { consumed_bytes: 1, ends: Vec::new() };
+    let frame = FromFollower::Ack { consumed_bytes: 1, ranges: Vec::new() };
     let bytes = frame.to_bytes().slice(4..);
     two.leader.with(two.now, |table, around| table.handle(around, Event::Received { link: LinkId(0), bytes }));
     two.settle();
@@ -524,12 +524,12 @@ fn nothing_is_sent_without_credit_and_all_partitions_get_their_turn() {
         assert!(!fill.has_more);
         two.follower.table.consumed(link, waiting);
         let handle = 1;
-        two.follower.table.durable(link, DurableEnd { handle, offset: rounds });
+        two.follower.table.durable(link, DurableRange { handle, end: rounds, log_start: 0 });
         two.follower.with(two.now, |table, around| table.end_turn(around));
         two.settle();
         let leader = two.told().1;
         assert!(
-            matches!(&leader[..], [Told::FromFollower { frame: FromFollower::Ack { ends, .. }, .. }] if ends.len() == 1)
+            matches!(&leader[..], [Told::FromFollower { frame: FromFollower::Ack { ranges, .. }, .. }] if ranges.len() == 1)
         );
         rounds += 1;
         assert!(rounds < 100);

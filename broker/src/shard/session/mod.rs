@@ -98,7 +98,7 @@ impl Sessions {
         for request in clients.connections.disconnected(connection, turn.effects) {
             self.produces.cancel(clients, request);
             self.fetches.cancel(turn, clients, request);
-            self.offsets.cancel(clients, request);
+            self.offsets.cancel(turn, clients, request);
             self.surveys.cancel(request);
             self.producer_ids.cancel(request);
             self.groups.cancel(request);
@@ -231,7 +231,7 @@ impl Sessions {
         match waits {
             Waits::Produce => self.produces.timed_out(turn, clients, request),
             Waits::Fetch => self.fetches.timed_out(turn, clients, request),
-            Waits::Offsets => self.offsets.timed_out(turn, clients, request),
+            Waits::Offsets => self.offsets.timed_out(turn, request),
         }
         true
     }
@@ -256,10 +256,11 @@ impl Sessions {
         self.clients.connections.turn_ended(now);
     }
 
-    /// Takes no more requests, and answers the fetches that wait for more.
+    /// Takes no more requests, and answers the fetches and deletions that wait for more.
     pub fn begin_shutdown(&mut self, turn: &mut Turn<'_>) {
         self.clients.connections.begin_shutdown(turn.effects);
         self.fetches.answer_parked(turn, &mut self.clients);
+        self.offsets.end_all(turn, &mut self.clients);
     }
 
     /// Whether every request was answered, as far as this shard can: what clients have not taken may still wait.

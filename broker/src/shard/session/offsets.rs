@@ -20,7 +20,7 @@ use super::timer::Waits;
 use crate::api::codec::{decode, encode};
 use crate::protocol::header::RequestHeader;
 use crate::protocol::versions::OffsetsApi;
-use crate::shard::event::RequestId;
+use crate::shard::event::{RequestId, ShardIndex};
 use crate::shard::message::{
     Answer, ByOwner, EARLIEST_LOCAL_TIMESTAMP, LATEST_TIERED_TIMESTAMP, MAX_TIMESTAMP, Message, Query, QueryDone,
     QueryItem, Question,
@@ -40,9 +40,12 @@ enum Asked {
 struct PendingOffsets {
     header: RequestHeader,
     asked: Asked,
-    /// In the order in which the request names the partitions. Those not answered yet say that the time is up.
+    /// In the order in which the request names the partitions.
     answers: Vec<Answer>,
+    /// Who was asked.
+    owners: Vec<ShardIndex>,
     owners_left: usize,
+    /// When owners are to answer what they have: those that wait for others. None: that was said, or need not be.
     deadline: Option<Duration>,
 }
 
@@ -93,7 +96,7 @@ impl Offsets {
                     let slot = answers.len() as u32;
                     let current_leader_epoch = asking.current_leader_epoch;
                     queries.push(turn.options.owner(key), QueryItem { slot, key, current_leader_epoch, question });
-                    answers.push(Answer::error(ErrorCode::RequestTimedOut));
+                    answers.push(Answer::error(ErrorCode::UnknownServerError));
                 }
                 Err(error) => answers.push(Answer::error(error)),
             }
@@ -105,27 +108,28 @@ impl Offsets {
             }
             Asked::ListOffsets(_) | Asked::EpochEnd(_) => None,
         };
-        let owners_left = queries.len();
+        let (owners, owners_left) = (Vec::with_capacity(queries.len()), queries.len());
         // A copy of the header that does not keep the frame.
         let header = RequestHeader { client_id: None, ..header.clone() };
-        let pending = PendingOffsets { header, asked, answers, owners_left, deadline };
+        let mut pending = PendingOffsets { header, asked, answers, owners, owners_left, deadline };
         if queries.is_empty() {
             return pending.finish(turn, clients, id);
         }
         if let Some(deadline) = deadline {
             clients.timers.set(deadline, id, Waits::Offsets);
         }
-        self.pending.insert(id, pending);
         for (owner, items) in queries {
+            pending.owners.push(owner);
             let query = Query { from: turn.options.index, request: id, items };
             turn.tell(owner, Message::Query(query));
         }
+        self.pending.insert(id, pending);
     }
 
     /// An owner has replied.
     pub fn answered(&mut self, turn: &mut Turn<'_>, clients: &mut Clients, done: QueryDone) {
         let id = done.request;
-        // It may be gone: its time was up, or its connection is closed.
+        // It may be gone: its connection is closed.
         let Entry::Occupied(mut entry) = self.pending.entry(id) else { return };
         let pending = entry.get_mut();
         for (slot, answer) in done.answers {
@@ -142,21 +146,44 @@ impl Offsets {
         }
     }
 
-    /// The time of a request is up.
-    pub fn timed_out(&mut self, turn: &mut Turn<'_>, clients: &mut Clients, id: RequestId) {
-        let pending = self.pending.remove(&id).expect("a deadline belongs to a request");
-        pending.finish(turn, clients, id);
+    /// The time of a request is up: owners answer what they have.
+    pub fn timed_out(&mut self, turn: &mut Turn<'_>, id: RequestId) {
+        let pending = self.pending.get_mut(&id).expect("a deadline belongs to a request");
+        pending.end(turn, id);
     }
 
     /// Forgets a request whose connection is gone.
-    pub fn cancel(&mut self, clients: &mut Clients, id: RequestId) {
-        if let Some(PendingOffsets { deadline: Some(deadline), .. }) = self.pending.remove(&id) {
+    pub fn cancel(&mut self, turn: &mut Turn<'_>, clients: &mut Clients, id: RequestId) {
+        if let Some(mut pending) = self.pending.remove(&id)
+            && let Some(deadline) = pending.end(turn, id)
+        {
             clients.timers.clear(deadline, id);
+        }
+    }
+
+    /// Nothing is waited for any longer: this shard shuts down.
+    pub fn end_all(&mut self, turn: &mut Turn<'_>, clients: &mut Clients) {
+        let mut ids: Vec<RequestId> = self.pending.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            let pending = self.pending.get_mut(&id).expect("it is there");
+            if let Some(deadline) = pending.end(turn, id) {
+                clients.timers.clear(deadline, id);
+            }
         }
     }
 }
 
 impl PendingOffsets {
+    /// Lets owners answer at once, if they may wait for others. Returns the deadline that it had.
+    fn end(&mut self, turn: &mut Turn<'_>, id: RequestId) -> Option<Duration> {
+        let deadline = self.deadline.take()?;
+        for owner in &self.owners {
+            turn.tell(*owner, Message::EndQuery { from: turn.options.index, request: id });
+        }
+        Some(deadline)
+    }
+
     fn finish(self, turn: &mut Turn<'_>, clients: &mut Clients, id: RequestId) {
         let PendingOffsets { header, asked, answers, .. } = self;
         let frame = match asked {

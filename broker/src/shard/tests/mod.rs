@@ -5,6 +5,7 @@ mod fetch;
 mod groups;
 mod hostile;
 mod leaders;
+mod log_starts;
 mod metadata;
 mod offsets;
 mod produce;

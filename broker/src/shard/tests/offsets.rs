@@ -14,7 +14,7 @@ use super::*;
 impl Broker {
     /// Asks for one partition: (error, offset, timestamp).
     #[track_caller]
-    fn list_offsets(
+    pub(super) fn list_offsets(
         &mut self,
         client: ConnectionId,
         version: i16,

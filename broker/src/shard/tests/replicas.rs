@@ -12,11 +12,11 @@ use super::leaders::tell;
 use super::produce::produce_request;
 use super::*;
 
-const OTHER: i32 = 2;
+pub const OTHER: i32 = 2;
 const VERSION: i16 = 9;
 
 /// A broker that leads the partition of topic `t`, of which another one has a replica as well; at least two have to be in sync.
-fn leader(isr: &[i32]) -> (Broker, TopicId, ConnectionId) {
+pub fn leader(isr: &[i32]) -> (Broker, TopicId, ConnectionId) {
     let mut broker = Broker::new(Setup::default());
     broker.register_node(OTHER, [0xee; 16], "other");
     let id = broker.create_topic("t", 1, &[("min.insync.replicas", "2")]);
@@ -26,7 +26,7 @@ fn leader(isr: &[i32]) -> (Broker, TopicId, ConnectionId) {
 }
 
 /// The controller has decided who is in sync.
-fn in_sync(broker: &mut Broker, topic_id: TopicId, isr: &[i32], partition_epoch: i32) {
+pub fn in_sync(broker: &mut Broker, topic_id: TopicId, isr: &[i32], partition_epoch: i32) {
     let state = Partition {
         replicas: [NODE_ID, OTHER].into(),
         isr: isr.into(),
@@ -37,8 +37,8 @@ fn in_sync(broker: &mut Broker, topic_id: TopicId, isr: &[i32], partition_epoch:
     tell(broker, MetadataRecord::Partition { topic_id, partition: 0, state });
 }
 
-fn send(broker: &mut Broker, client: ConnectionId, acks: i16) {
-    broker.send(client, VERSION, &produce_request("t", acks, &[(0, batch(&["a"]))]));
+pub fn send(broker: &mut Broker, client: ConnectionId, acks: i16, values: &[&str]) {
+    broker.send(client, VERSION, &produce_request("t", acks, &[(0, batch(values))]));
     broker.run();
 }
 
@@ -59,9 +59,9 @@ fn high_watermark(broker: &mut Broker) -> i64 {
 #[test]
 fn too_few_in_sync_refuse_who_wants_all_and_nobody_else() {
     let (mut broker, _, client) = leader(&[NODE_ID]);
-    send(&mut broker, client, -1);
+    send(&mut broker, client, -1, &["a"]);
     assert_eq!(answer(&mut broker, client), Some(ErrorCode::NotEnoughReplicas.code()));
-    send(&mut broker, client, 1);
+    send(&mut broker, client, 1, &["a"]);
     assert_eq!(answer(&mut broker, client), Some(0), "it is durable at the leader");
     assert_eq!(high_watermark(&mut broker), 0, "and not committed (KIP-966)");
 }
@@ -69,9 +69,9 @@ fn too_few_in_sync_refuse_who_wants_all_and_nobody_else() {
 #[test]
 fn what_a_replica_in_sync_lacks_is_not_committed() {
     let (mut broker, id, client) = leader(&[NODE_ID, OTHER]);
-    send(&mut broker, client, 1);
+    send(&mut broker, client, 1, &["a"]);
     assert_eq!(answer(&mut broker, client), Some(0));
-    send(&mut broker, client, -1);
+    send(&mut broker, client, -1, &["a"]);
     assert_eq!((answer(&mut broker, client), high_watermark(&mut broker)), (None, 0));
     // The other broker is taken out of the set: too few are left, and what waits goes on waiting.
     in_sync(&mut broker, id, &[NODE_ID], 2);
@@ -81,7 +81,7 @@ fn what_a_replica_in_sync_lacks_is_not_committed() {
 #[test]
 fn a_leader_that_was_deposed_answers_at_once() {
     let (mut broker, id, client) = leader(&[NODE_ID, OTHER]);
-    send(&mut broker, client, -1);
+    send(&mut broker, client, -1, &["a"]);
     let (replicas, isr) = ([NODE_ID, OTHER].into(), [NODE_ID, OTHER].into());
     let state = Partition { replicas, isr, leader: OTHER, leader_epoch: 2, partition_epoch: 2 };
     tell(&mut broker, MetadataRecord::Partition { topic_id: id, partition: 0, state });
@@ -91,7 +91,7 @@ fn a_leader_that_was_deposed_answers_at_once() {
 #[test]
 fn who_lags_for_too_long_is_proposed_to_leave() {
     let (mut broker, _, client) = leader(&[NODE_ID, OTHER]);
-    send(&mut broker, client, 1);
+    send(&mut broker, client, 1, &["a"]);
     let asked = broker.controller_requests;
     broker.advance(Duration::from_secs(29));
     assert_eq!(broker.controller_requests, asked);
@@ -218,7 +218,7 @@ fn changes_of_the_in_sync_set_are_counted_where_it_is_led() {
 #[test]
 fn log_directories_show_what_replicas_lack_of_what_is_committed() {
     let (mut broker, id, client) = leader(&[NODE_ID, OTHER]);
-    send(&mut broker, client, 1);
+    send(&mut broker, client, 1, &["a"]);
     let bytes = batch(&["a"]).len() as i64;
     let reader = broker.connect(0);
     assert_eq!(broker.offset_lags(reader), [("t".to_string(), 0, bytes, 0)], "who leads lacks nothing");

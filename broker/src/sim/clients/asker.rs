@@ -49,7 +49,10 @@ impl Role for Asker {
     fn answered(&mut self, body: Bytes, knowledge: &Knowledge, reaction: &mut Reaction) -> Result<(), String> {
         match self.asked.take().expect("it asked") {
             Asked::Earliest { partition, promised } => {
-                reaction.doubts = requests::listed_earliest(body, partition, promised)?.is_none();
+                let found = requests::listed(body, partition)?;
+                reaction.doubts = found.is_none();
+                let starts = |(log_start, _)| Finding::Starts { partition, log_start, promised };
+                reaction.findings.extend(found.map(starts));
             }
             Asked::Latest { partition, end } => match requests::listed(body, partition)? {
                 Some((offset, _)) if offset < end => {

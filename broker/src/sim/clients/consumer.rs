@@ -79,6 +79,8 @@ impl Consumer {
             if *offset == self.positions[partition] {
                 self.positions[partition] = next;
             }
+            let promised = known[partition].promised_start;
+            reaction.findings.push(Finding::Starts { partition, log_start: *offset, promised });
             reaction.findings.push(Finding::Read { partition, offset: *offset, records });
         }
         Ok(())
@@ -121,10 +123,11 @@ impl Role for Consumer {
                 self.fetched(&response, (&items, &known), knowledge, reaction)
             }
             Asked::Earliest { partition, promised } => {
-                match requests::listed_earliest(body, partition, promised)? {
-                    Some(offset) => {
-                        self.positions[partition] = offset;
+                match requests::listed(body, partition)? {
+                    Some((log_start, _)) => {
+                        self.positions[partition] = log_start;
                         self.is_lost[partition] = false;
+                        reaction.findings.push(Finding::Starts { partition, log_start, promised });
                     }
                     None => reaction.doubts = true,
                 }

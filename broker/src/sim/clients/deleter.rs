@@ -8,10 +8,18 @@ use millstream_storage::random::Random;
 use super::wire::Request;
 use super::{Finding, Knowledge, Outgoing, Reaction, Role, Target, wire};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Deleter {
+    /// The topic has several replicas: all in sync are to delete, and a new leader may not know yet what is committed.
+    is_replicated: bool,
     /// The partition and the offset before which it asked to delete last.
     asked: Option<(usize, i64)>,
+}
+
+impl Deleter {
+    pub fn new(is_replicated: bool) -> Deleter {
+        Deleter { is_replicated, asked: None }
+    }
 }
 
 impl Role for Deleter {
@@ -31,10 +39,12 @@ impl Role for Deleter {
         let partition = knowledge.any_here(random);
         let known = &mut knowledge.partitions[partition];
         let room = (known.end - known.deleted_to).max(0) as u64;
-        let offset = known.deleted_to + random.below(room / 2 + 1) as i64;
+        let is_all = self.is_replicated && random.one_in(4);
+        let offset = known.deleted_to + if is_all { room } else { random.below(room / 2 + 1) } as i64;
         known.deleted_to = offset;
         self.asked = Some((partition, offset));
-        Some(Outgoing::Answered(delete(partition, offset)))
+        let timeout_ms = if self.is_replicated { [20, 200, 1_000][random.index(3)] } else { 30_000 };
+        Some(Outgoing::Answered(delete(partition, offset, timeout_ms)))
     }
 
     fn answered(&mut self, body: Bytes, _: &Knowledge, reaction: &mut Reaction) -> Result<(), String> {
@@ -53,13 +63,17 @@ impl Role for Deleter {
                 reaction.doubts = true;
                 Ok(())
             }
+            wire::OFFSET_OUT_OF_RANGE if self.is_replicated => {
+                reaction.doubts = true;
+                Ok(())
+            }
             // A log that was not created yet ends at 0.
             error => Err(format!("DeleteRecords before {offset}: error {error}")),
         }
     }
 }
 
-fn delete(partition: usize, offset: i64) -> Request {
+fn delete(partition: usize, offset: i64, timeout_ms: i32) -> Request {
     let mut item = DeleteRecordsPartition::default();
     item.partition_index = partition as i32;
     item.offset = offset;
@@ -68,6 +82,6 @@ fn delete(partition: usize, offset: i64) -> Request {
     topic.partitions = vec![item];
     let mut body = DeleteRecordsRequest::default();
     body.topics = vec![topic];
-    body.timeout_ms = 30_000;
+    body.timeout_ms = timeout_ms;
     Request::new(wire::DELETE_RECORDS, &body)
 }

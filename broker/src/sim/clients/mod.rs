@@ -86,6 +86,9 @@ pub enum Finding {
     Read { partition: usize, offset: i64, records: Vec<Found> },
     /// The log starts at this offset or later.
     Promised { partition: usize, log_start: i64 },
+    /// The log starts here, or was read from here, as its leader says, and was promised to start at `promised` or later when that
+    /// was asked.
+    Starts { partition: usize, log_start: i64, promised: i64 },
     /// A member of the group learnt this.
     Group(GroupFinding),
     /// The record found by time, among those below `until`.
@@ -233,8 +236,8 @@ impl Client {
     }
 
     /// Deletes records.
-    pub fn deleter(number: u32) -> Client {
-        Client::new(number, Deleter::default())
+    pub fn deleter(number: u32, is_replicated: bool) -> Client {
+        Client::new(number, Deleter::new(is_replicated))
     }
 
     /// Asks for offsets by time.

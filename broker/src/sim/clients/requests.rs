@@ -116,17 +116,6 @@ pub fn listed(body: Bytes, partition: usize) -> Result<Option<(i64, i64)>, Strin
     }
 }
 
-/// The answer to the question for the [`EARLIEST`] offset; when it was asked, the log was promised to start at `promised`
-/// or later.
-pub fn listed_earliest(body: Bytes, partition: usize, promised: i64) -> Result<Option<i64>, String> {
-    match listed(body, partition)? {
-        Some((offset, _)) if offset < promised => {
-            Err(format!("partition {partition} starts at {offset}, before {promised}"))
-        }
-        found => Ok(found.map(|(offset, _)| offset)),
-    }
-}
-
 /// Asks who coordinates a group.
 pub fn find_coordinator(group: StrBytes) -> Request {
     let mut body = FindCoordinatorRequest::default();

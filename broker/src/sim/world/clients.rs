@@ -147,6 +147,9 @@ impl World {
         for finding in findings {
             if let Some(several) = &mut self.several {
                 several.learns(timeline.now_us(), &nodes[node], &finding)?;
+                if several.is_outdated(&nodes[node], &finding) {
+                    continue;
+                }
             }
             witness.learn(finding)?;
         }

@@ -284,6 +284,7 @@ mod tests {
             ("partitions", sum(|outcome| outcome.several.partitions as u64)),
             ("shown at the end", sum(|outcome| outcome.several.shown as u64)),
             ("replicated worlds", sum(|outcome| u64::from(outcome.several.replicas > 1))),
+            ("deletions of replicated records", sum(|outcome| outcome.several.deleted)),
         ];
         let slowest_us = outcomes.iter().map(|outcome| outcome.several.settled_us).max();
         println!(

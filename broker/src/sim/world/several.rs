@@ -43,6 +43,9 @@ pub struct Several {
     settled: Option<(u64, Vec<u64>)>,
     /// Acknowledgements of each partition of the topic.
     acknowledged: Vec<u64>,
+    /// Times that DeleteRecords was answered, and the leader epoch of each partition in which that was last.
+    deleted: u64,
+    deleted_epochs: Vec<i32>,
 }
 
 /// What a world of several nodes came to.
@@ -61,6 +64,8 @@ pub struct Counts {
     pub shown: usize,
     /// Replicas of each of them.
     pub replicas: usize,
+    /// Times that DeleteRecords was answered where there are several.
+    pub deleted: u64,
 }
 
 impl Counts {
@@ -84,6 +89,8 @@ impl Several {
             healed_us: None,
             settled: None,
             acknowledged: vec![0; partitions],
+            deleted: 0,
+            deleted_epochs: vec![-1; partitions],
         }
     }
 
@@ -91,7 +98,8 @@ impl Several {
         let settled_us = self.settled.as_ref().map_or(0, |(at_us, _)| at_us - self.healed_us.unwrap_or(0));
         let (terms, partitions) = (self.controllers.terms(), self.acknowledged.len());
         let replicas = self.swarm.replicas;
-        Counts { nodes, overlaps: self.overlaps, terms, settled_us, partitions, shown, replicas }
+        let deleted = if replicas > 1 { self.deleted } else { 0 };
+        Counts { nodes, overlaps: self.overlaps, terms, settled_us, partitions, shown, replicas, deleted }
     }
 
     /// Something goes wrong, perhaps while clients ask.
@@ -109,7 +117,21 @@ impl Several {
             self.acknowledged[*partition] += 1;
             self.leaders.acknowledged(node.number, (TOPIC, *partition), told)?;
         }
+        if let Finding::Promised { partition, .. } = finding {
+            self.deleted += 1;
+            let epoch = &mut self.deleted_epochs[*partition];
+            *epoch = leader_epoch(node, *partition).max(*epoch);
+        }
         Ok(())
+    }
+
+    /// Whether a node says where a partition starts that leads in an epoch before the one in which records of it were deleted:
+    /// it does not know yet that it was deposed.
+    pub fn is_outdated(&self, node: &SimNode, finding: &Finding) -> bool {
+        match finding {
+            Finding::Starts { partition, .. } => leader_epoch(node, *partition) < self.deleted_epochs[*partition],
+            _ => false,
+        }
     }
 }
 
@@ -258,7 +280,7 @@ impl World {
             }
         }
         // Before a leader shows what it has beyond that.
-        let known_ends = self.witness.known_ends();
+        let (known_ends, promised_starts) = (self.witness.known_ends(), self.witness.promised_starts());
         for (partition, node_id, whole) in &replicas {
             let state = &states[*partition];
             let Whole { log_start, log_end, .. } = whole;
@@ -269,6 +291,10 @@ impl World {
             }
             if *log_end < known_ends[*partition] {
                 return Err(format!("{line}: it is in sync, and {} was known", known_ends[*partition]));
+            }
+            if *log_start < promised_starts[*partition] {
+                let promised = promised_starts[*partition];
+                return Err(format!("{line}: it is in sync, and what is before {promised} was deleted"));
             }
             if state.leader == *node_id {
                 self.witness.see_led(*partition, whole)?;
@@ -309,6 +335,12 @@ impl World {
         let lacking: Vec<_> = lacking.map(|(topic, at, each)| format!("{}-{at}: {each:?}", topic.name)).collect();
         format!("settled: {settled:?}, written to: {}, not whole: {lacking:?}, {nodes}", self.is_written())
     }
+}
+
+/// The leader epoch of a partition of the topic of which a node's shards were told last.
+fn leader_epoch(node: &SimNode, partition: usize) -> i32 {
+    let state = node.told().and_then(|image| image.topic(TOPIC)?.partition(partition as i32));
+    state.map_or(-1, |state| state.leader_epoch)
 }
 
 /// Somebody leads, and everybody is in sync.

@@ -14,6 +14,8 @@ pub(super) struct Checks {
     values: BTreeMap<(i64, i32), u64>,
     /// Leaders have deleted what is below.
     pub deleted_to: i64,
+    /// A leader has said that what is below stays deleted.
+    stays_deleted_to: i64,
     pub acknowledged: u64,
 }
 
@@ -33,6 +35,19 @@ impl Checks {
 
     pub fn compacted(&mut self, offset: i64) {
         self.compacted.insert(offset);
+    }
+
+    /// A leader says that what lies below stays deleted.
+    pub fn stays_deleted(&mut self, to: i64) {
+        self.stays_deleted_to = self.stays_deleted_to.max(to);
+    }
+
+    /// D10: who is in sync, and may lead, has deleted what is to stay so.
+    pub fn is_deleted(&self, log: &Log) -> Result<(), String> {
+        match log.start < self.stays_deleted_to {
+            true => Err(format!("D10: a log starts at {}, and was to start at {}", log.start, self.stays_deleted_to)),
+            false => Ok(()),
+        }
     }
 
     fn is_same(&self, offset: i64, log: &Log) -> Result<(), String> {
@@ -66,6 +81,7 @@ impl Checks {
         if log.end < self.committed_end() {
             return Err(format!("D1: a leader has {} to {}, not to {}", log.start, log.end, self.committed_end()));
         }
+        self.is_deleted(log)?;
         // A log may start later where nothing was left before.
         let from = log.start.min(self.deleted_to);
         (from..self.committed_end()).try_for_each(|at| self.is_same(at, log).map_err(|why| format!("D1: {why}")))

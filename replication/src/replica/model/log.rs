@@ -29,7 +29,8 @@ impl Log {
     }
 
     pub fn known(&self) -> replica::Log {
-        replica::Log { end: self.end, durable_end: self.durable_end, last_epoch: self.last_epoch() }
+        let Log { start, end, durable_end, .. } = *self;
+        replica::Log { start, end, durable_end, last_epoch: self.last_epoch() }
     }
 
     pub fn last_epoch(&self) -> i32 {

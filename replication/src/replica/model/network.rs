@@ -10,7 +10,7 @@ use crate::replica::{EpochEnd, FollowRequest, StallReason};
 #[derive(Clone, Debug)]
 pub(super) enum ToLeader {
     Follow(FollowRequest),
-    Ack { follow_id: u32, durable_end: i64 },
+    Ack { follow_id: u32, durable_end: i64, log_start: i64 },
     Stalled(StallReason),
     Resumed,
     Closed,
@@ -20,7 +20,7 @@ pub(super) enum ToLeader {
 pub(super) enum ToFollower {
     FollowOk { follow_id: u32, handle: u32, high_watermark: i64, log_start: i64 },
     Diverged { follow_id: u32, epoch_end: EpochEnd },
-    Refused { follow_id: u32, error: ErrorCode, log_start: i64 },
+    Refused { follow_id: u32, error: ErrorCode, log_start: i64, log_end: i64 },
     Data { handle: u32, epoch: i32, base: i64, next: i64, high_watermark: i64, records: Vec<Record> },
     Skip { handle: u32, to: i64, epoch: i32, high_watermark: i64 },
     Marks { handle: u32, high_watermark: i64, log_start: i64 },

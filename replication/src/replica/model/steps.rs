@@ -107,8 +107,8 @@ impl World {
         let process = node.process.as_mut().expect("it runs");
         if let Some((keep_below, begin_at, skipped_epoch)) = process.restart.take() {
             node.log.restart(keep_below, begin_at, skipped_epoch);
-            let (log_end, last_epoch) = (node.log.end, node.log.last_epoch());
-            return self.happen(id, Event::Restarted { log_end, last_epoch });
+            let (log_start, log_end, last_epoch) = (node.log.start, node.log.end, node.log.last_epoch());
+            return self.happen(id, Event::Restarted { log_start, log_end, last_epoch });
         }
         if to == low {
             return Ok(());
@@ -176,8 +176,8 @@ impl World {
             let Outgoing { link, follow_id, handle, sent, marked } = outgoing;
             let (link, handle) = (*link, *handle);
             if *sent < log.start {
-                let (error, log_start) = (ErrorCode::OffsetOutOfRange, log.start);
-                messages.push((link, ToFollower::Refused { follow_id: *follow_id, error, log_start }));
+                let (error, log_start, log_end) = (ErrorCode::OffsetOutOfRange, log.start, log.end);
+                messages.push((link, ToFollower::Refused { follow_id: *follow_id, error, log_start, log_end }));
                 ended.push(*follower);
             } else if *sent < log.end {
                 let epoch = log.epochs.epoch_of(*sent);
@@ -315,6 +315,7 @@ impl World {
             let start = random.between(node.log.start as u64 + 1, high_watermark as u64) as i64;
             node.log.delete_below(start);
             checks.deleted_to = checks.deleted_to.max(start);
+            return self.happen(id, Event::LogStart { start });
         } else if kind == 3 {
             let committed = node.log.records.iter().filter(|record| record.offset < high_watermark).count();
             if committed > 0 {

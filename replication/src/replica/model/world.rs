@@ -266,8 +266,8 @@ impl World {
                 self.answer(id, node_id, ToFollower::Diverged { follow_id, epoch_end });
             }
             Effect::Refused { node_id, follow_id, error } => {
-                let log_start = self.node(id).log.start;
-                self.answer(id, node_id, ToFollower::Refused { follow_id, error, log_start });
+                let Log { start: log_start, end: log_end, .. } = self.node(id).log;
+                self.answer(id, node_id, ToFollower::Refused { follow_id, error, log_start, log_end });
             }
             Effect::Propose(asked) => {
                 let process = self.process(id).expect("it runs");
@@ -288,9 +288,9 @@ impl World {
                     FollowRequest { node_id: id, broker_epoch, follow_id, leader_epoch, offset, last_epoch, log_start };
                 self.send_leader(link, ToLeader::Follow(asked));
             }
-            Effect::Ack { follow_id, durable_end, .. } => {
+            Effect::Ack { follow_id, durable_end, log_start, .. } => {
                 let link = self.process(id).expect("it runs").link;
-                self.send_leader(link, ToLeader::Ack { follow_id, durable_end });
+                self.send_leader(link, ToLeader::Ack { follow_id, durable_end, log_start });
             }
             Effect::Restart { keep_below, begin_at, skipped_epoch } => {
                 self.outcome.restarts += 1;
@@ -298,7 +298,11 @@ impl World {
                 assert!(process.restart.is_none(), "one at a time");
                 process.restart = Some((keep_below, begin_at, skipped_epoch));
             }
-            Effect::LogStart(start) => self.node(id).log.delete_below(start),
+            Effect::LogStart(start) => {
+                self.node(id).log.delete_below(start);
+                return self.happen(id, Event::LogStart { start });
+            }
+            Effect::LowWatermark(to) => self.checks.stays_deleted(to),
             Effect::Lost { from, to } => {
                 return Err(format!("{id} cuts what was committed, from {from} to {to}"));
             }
@@ -338,7 +342,7 @@ impl World {
         let (id, leader, follower, epoch) = (link.id, link.leader, link.follower, link.follower_epoch);
         let Some(message) = link.to_leader.pop_front() else { return Ok(()) };
         let node = &mut self.nodes[leader as usize - 1];
-        let (log_start, log) = (node.log.start, &node.log);
+        let (log_start, start_epoch, log) = (node.log.start, node.log.epochs.epoch_of(node.log.start), &node.log);
         let process = node.process.as_mut().expect("it runs");
         let newest = process.newest.entry(follower).or_insert((epoch, id));
         let is_of_newest = newest.0 == epoch;
@@ -358,10 +362,11 @@ impl World {
                     // It is answered where it was asked.
                     process.newest.insert(follower, (asked.broker_epoch, id));
                 }
-                self.happen(leader, Event::Follow { asked, epoch_end, log_start })
+                self.happen(leader, Event::Follow { asked, epoch_end, log_start, start_epoch })
             }
-            ToLeader::Ack { follow_id, durable_end } => {
-                self.happen(leader, Event::Ack { node_id: follower, broker_epoch: epoch, follow_id, durable_end })
+            ToLeader::Ack { follow_id, durable_end, log_start } => {
+                let (node_id, broker_epoch) = (follower, epoch);
+                self.happen(leader, Event::Ack { node_id, broker_epoch, follow_id, durable_end, log_start })
             }
             ToLeader::Stalled(why) if !is_superseded => self.happen(leader, Event::Stalled { node_id: follower, why }),
             ToLeader::Resumed if !is_superseded => self.happen(leader, Event::Resumed { node_id: follower }),
@@ -390,7 +395,9 @@ impl World {
             ToFollower::Diverged { follow_id, epoch_end } => {
                 Event::Diverged { follow_id, epoch_end, own: node.log.end_of(epoch_end.epoch) }
             }
-            ToFollower::Refused { follow_id, error, log_start } => Event::Refused { follow_id, error, log_start },
+            ToFollower::Refused { follow_id, error, log_start, log_end } => {
+                Event::Refused { follow_id, error, log_start, log_end }
+            }
             ToFollower::Data { handle, epoch, base, next, high_watermark, records } => {
                 if !process.replica.accepts(handle, base) {
                     return Ok(());
@@ -420,6 +427,7 @@ impl World {
                 let end = node.log.durable_end;
                 return Err(format!("D4: {node_id} is in sync and has {end} durably, {committed_end} is committed"));
             }
+            self.checks.is_deleted(&node.log).map_err(|why| format!("{why}: {node_id} is in sync"))?;
         }
         self.nodes.iter().try_for_each(|node| node.log.check().map_err(|why| format!("node {}: {why}", node.id)))
     }
