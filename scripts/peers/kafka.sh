@@ -9,6 +9,23 @@ set -euo pipefail
 source "$(dirname "$0")/../lib/common.sh"
 source "$SCRIPTS/lib/install.sh"
 
+# The newest release: what we are held against. What we follow, and the clients and tools, is clients/java/pom.xml's.
+KAFKA_VERSION=4.4.0
+JARS="$CACHE/jars-$KAFKA_VERSION"
+
+install_kafka() {
+  need java default-jdk-headless && need mvn maven && with_lock java install_kafka_locked
+}
+install_kafka_locked() {
+  local pom="$SCRIPTS/clients/java/pom.xml"
+  stamped "jars-$KAFKA_VERSION" "$pom" && return 0
+  say "installing Apache Kafka $KAFKA_VERSION"
+  rm -rf "$JARS"
+  mvn -q -B -Dstyle.color=never -f "$pom" dependency:copy-dependencies "-Dkafka.version=$KAFKA_VERSION" \
+    -DincludeScope=runtime "-DoutputDirectory=$JARS"
+  stamp "jars-$KAFKA_VERSION" "$pom"
+}
+
 # Writes the properties and formats the data directory, once: prepare DATA PORT NODE VOTERS [KEY=VALUE...]; the voters of
 # a node of its own are empty.
 prepare() {
@@ -62,7 +79,7 @@ case "${1:-}" in
       set -- "${@:1:3}" 1 "" "${@:4}"
     fi
     (($# >= 5)) || die "usage: $0 node DATA PORT NODE VOTERS [KEY=VALUE...]"
-    install_java
+    install_kafka
     prepare "${@:2}"
     # The line that callers wait for: printed as soon as the port is open.
     (
@@ -80,7 +97,7 @@ case "${1:-}" in
       -cp "$JARS/*" kafka.Kafka "$2/server.properties"
     ;;
   install)
-    install_java
+    install_kafka
     ;;
   *)
     sed -n '2,7s/^# \{0,1\}//p' "$0"
