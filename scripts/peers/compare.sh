@@ -33,16 +33,20 @@ parent="${MILLSTREAM_DATA_PARENT:-$ROOT/target}"
 mkdir -p "$parent"
 [[ -z ${MILLSTREAM_PORTS:-} ]] || options+=(--ports "$MILLSTREAM_PORTS")
 
+# What is not given.
+default() { [[ " ${options[*]}" == *" $1"* ]] || options+=("$1" "$2"); }
 run=(run "{data}" "{port}") millstream_run=(run "{data}" "{port}" "{metrics}")
 if [[ -n $cluster ]]; then
   run=(node "{data}" "{port}" "{node}" "{voters}") millstream_run=(node "{data}" "{port}" "{metrics}" "{node}" "{voters}")
   options=(--nodes 3 --topic-config min.insync.replicas=2 "${options[@]}")
-  # Where nothing else is asked for: what a second process and a second copy change most.
-  [[ " ${options[*]}" == *" --workloads"* ]] || options+=(--workloads bulk-4,single-1,single-8,small-1000,half-rate,tail-1)
+  # Where nothing else is asked for: what several processes and copies change most.
+  default --workloads bulk-4,single-1,single-8,small-1000,half-rate,tail-1
+  # Three virtual machines on the processors of one take three times as long to compile what they use.
+  default --first-load 120
 fi
 brokers=(--broker "millstream=$SCRIPTS/peers/millstream.sh ${millstream_run[*]}")
 [[ -z $with_kafka ]] ||
   brokers+=(--broker "kafka=$SCRIPTS/peers/kafka.sh ${run[*]}" --variant "kafka flush=kafka flush.messages=1")
+default --commit "$(git -C "$ROOT" describe --always --dirty 2>/dev/null || echo unknown)"
 # Deleted topics leave the disk at once, not after a minute.
-exec "$BENCH" compare --data-parent "$parent" --topic-config file.delete.delay.ms=1000 \
-  --commit "$(git -C "$ROOT" describe --always --dirty 2>/dev/null || echo unknown)" "${brokers[@]}" "${options[@]}"
+exec "$BENCH" compare --data-parent "$parent" --topic-config file.delete.delay.ms=1000 "${brokers[@]}" "${options[@]}"
