@@ -3,7 +3,7 @@
 # it needs, runs `millstream-bench compare`, cleans up. Takes 25 minutes; --tiny tries everything in 1 or 2.
 #   scripts/peers/compare.sh [--cluster] [--only-millstream] [OPTION OF millstream-bench compare ...]
 # With --cluster three processes of each, three replicas of which two have to be in sync, acks=all: throughput, latency,
-# processor time and memory of each process, beside three durable writers. Takes 30 minutes; --tiny 3.
+# processor time and memory of each process, beside three durable writers. Takes 25 minutes; --tiny 3.
 # For example: scripts/peers/compare.sh --workloads bulk,single --rounds 5 --markdown figures.md
 set -euo pipefail
 source "$(dirname "$0")/../lib/common.sh"
