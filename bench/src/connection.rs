@@ -26,6 +26,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// Another broker, to be connected to in the same way.
+    pub fn at(&self, address: &str) -> Target {
+        Target { address: address.to_string(), congestion: self.congestion.clone() }
+    }
+
     fn open(&self) -> Result<TcpStream, BenchError> {
         let address = &self.address;
         let unreachable = |why: String| BenchError::Connection(format!("cannot connect to {address}: {why}"));

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use clap::Args;
 
 use crate::client::{self, Session, Waits};
-use crate::connection::{Connection, Socket, Target};
+use crate::connection::{Socket, Target};
 use crate::error::BenchError;
 use crate::load::{self, Common, Mark};
 use crate::report::Report;
 use crate::schedule::Window;
-use crate::wire;
+use crate::{topics, wire};
 
 /// Options of `consume`.
 #[derive(Args, Clone, Debug)]
@@ -39,16 +39,15 @@ pub struct Options {
 pub fn run(options: &Options, stop: &AtomicBool, mark: impl FnMut(Mark)) -> Result<Report, BenchError> {
     let target = options.common.target();
     let topic = &options.common.topic;
-    let mut calls = Connection::open(&target)?;
-    let partitions: Vec<i32> = (0..wire::partition_count(&mut calls, topic)?).collect();
-    let starts = wire::list_offsets(&mut calls, topic, &partitions, wire::EARLIEST)?;
-    let ends = wire::list_offsets(&mut calls, topic, &partitions, wire::LATEST)?;
+    let leaders = topics::leaders(&target, topic)?;
+    let starts = topics::offsets(&target, topic, &leaders, topics::EARLIEST)?;
+    let ends = topics::offsets(&target, topic, &leaders, topics::LATEST)?;
     let tail = options.tail.is_some();
-    let ranges: Vec<Range> = partitions
-        .iter()
-        .map(|&partition| {
-            let (start, end) = (starts[&partition], ends[&partition]);
-            Range { partition, start: if tail { end } else { start }, end: if tail { i64::MAX } else { end } }
+    let ranges: Vec<Range> = (0..leaders.len())
+        .map(|partition| {
+            let (start, end) = (starts[partition], ends[partition]);
+            let (start, end) = if tail { (end, i64::MAX) } else { (start, end) };
+            Range { partition: partition as i32, start, end }
         })
         .filter(|range| range.start < range.end)
         .collect();
@@ -57,8 +56,8 @@ pub fn run(options: &Options, stop: &AtomicBool, mark: impl FnMut(Mark)) -> Resu
     }
     let seconds = options.repeat.or(options.tail);
     let mut consumers = Vec::new();
-    for mine in shares(ranges, options.common.connections as usize) {
-        consumers.push(Consumer::new(options, &target, mine, stop)?);
+    for (leader, mine) in shares(&leaders, ranges, options.common.connections as usize) {
+        consumers.push(Consumer::new(options, &target.at(&leader), mine, stop)?);
     }
     let window = Window::after(
         Duration::from_secs_f64(if seconds.is_some() { options.warm_up } else { 0.0 }),
@@ -79,12 +78,16 @@ pub fn run(options: &Options, stop: &AtomicBool, mark: impl FnMut(Mark)) -> Resu
     Ok(report)
 }
 
-/// Deals the partitions out to at most so many connections; none gets nothing.
-fn shares(ranges: Vec<Range>, connections: usize) -> Vec<Vec<Range>> {
-    let mut shares: Vec<Vec<Range>> = vec![Vec::new(); connections.min(ranges.len())];
-    let connections = shares.len();
-    for (index, range) in ranges.into_iter().enumerate() {
-        shares[index % connections].push(range);
+/// Deals the partitions out to at most so many consumers, none of which gets nothing: the connections of all of them, each
+/// to one leader, with what is read from it.
+fn shares(leaders: &[String], ranges: Vec<Range>, consumers: usize) -> Vec<(String, Vec<Range>)> {
+    let consumers = consumers.min(ranges.len());
+    let mut shares = Vec::new();
+    for consumer in 0..consumers {
+        let mine: Vec<i32> = ranges.iter().skip(consumer).step_by(consumers).map(|range| range.partition).collect();
+        for (leader, led) in topics::by_leader(leaders, mine) {
+            shares.push((leader, ranges.iter().copied().filter(|range| led.contains(&range.partition)).collect()));
+        }
     }
     shares
 }
@@ -221,10 +224,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn partitions_are_dealt_out_and_no_connection_gets_none() {
+    fn partitions_are_dealt_out_and_no_consumer_gets_none() {
         let ranges: Vec<Range> = (0..5).map(|partition| Range { partition, start: 0, end: 1 }).collect();
-        let sizes = |connections| shares(ranges.clone(), connections).iter().map(Vec::len).collect::<Vec<_>>();
-        assert_eq!(sizes(2), [3, 2]);
-        assert_eq!(sizes(8), [1, 1, 1, 1, 1]);
+        let sizes = |leaders: [&str; 5], consumers| {
+            let shares = shares(&leaders.map(str::to_string), ranges.clone(), consumers);
+            shares.iter().map(|(_, ranges)| ranges.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(["a"; 5], 2), [3, 2]);
+        assert_eq!(sizes(["a"; 5], 8), [1, 1, 1, 1, 1]);
+        assert_eq!(sizes(["a", "b", "b", "b", "a"], 2), [2, 1, 2]);
     }
 }

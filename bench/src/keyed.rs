@@ -6,8 +6,8 @@ use clap::{Args, Subcommand};
 
 use crate::connection::{Connection, Socket, Target};
 use crate::error::BenchError;
-use crate::load;
-use crate::wire;
+use crate::topics::{self, Wanted};
+use crate::{load, wire};
 
 /// Requests that the fill has under way.
 const IN_FLIGHT: usize = 5;
@@ -28,7 +28,7 @@ pub enum Command {
 /// Which keys.
 #[derive(Args)]
 pub struct Keys {
-    /// Broker to talk to; it must lead the partition.
+    /// Any broker of the cluster.
     #[arg(long, default_value = "127.0.0.1:9092")]
     bootstrap: String,
     /// Topic; its partition 0 is used.
@@ -69,9 +69,10 @@ pub fn run(command: &Command) -> Result<(), BenchError> {
 fn fill(options: &Fill) -> Result<(), BenchError> {
     let Keys { bootstrap, topic, keys, rounds } = &options.keys;
     let target = Target { address: bootstrap.clone(), congestion: None };
-    wire::ensure_topic(&mut Connection::open(&target)?, topic, 1, &options.topic_configs)?;
+    let wanted = Wanted { name: topic, partitions: 1, replicas: 1, configs: &options.topic_configs };
+    let leaders = topics::ensure(&target, &wanted)?;
     let began = Instant::now();
-    let mut socket = Socket::open(&target)?;
+    let mut socket = Socket::open(&target.at(&leaders[0]))?;
     socket.stream().set_nonblocking(false)?;
     let mut under_way = 0;
     let mut value = vec![b'v'; options.value_bytes as usize];
@@ -120,11 +121,10 @@ fn await_one(socket: &mut Socket) -> Result<(), BenchError> {
 fn verify(options: &Keys) -> Result<(), BenchError> {
     let Keys { bootstrap, topic, keys, rounds } = options;
     let target = Target { address: bootstrap.clone(), congestion: None };
-    let mut connection = Connection::open(&target)?;
-    let offset_of = |connection: &mut Connection, time| {
-        wire::list_offsets(connection, topic, &[0], time).map(|offsets| offsets[&0])
-    };
-    let (mut position, end) = (offset_of(&mut connection, -2)?, offset_of(&mut connection, -1)?);
+    let leaders = topics::leaders(&target, topic)?;
+    let mut connection = Connection::open(&target.at(&leaders[0]))?;
+    let offset_of = |time| topics::offsets(&target, topic, &leaders[..1], time).map(|offsets| offsets[0]);
+    let (mut position, end) = (offset_of(topics::EARLIEST)?, offset_of(topics::LATEST)?);
     let began = Instant::now();
     // The round seen last, plus one.
     let mut last = vec![0u32; *keys as usize];

@@ -14,19 +14,21 @@ use crate::schedule::Window;
 pub const DAY: Duration = Duration::from_secs(86_400);
 /// How long answers are waited for after the measured time.
 const GRACE: Duration = Duration::from_secs(10);
+/// Replicas of a partition, and brokers that `compare` starts of a kind, at most.
+const REPLICAS_MAX: usize = 9;
 /// How often a run looks whether a thread of it has failed.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Options of every load.
 #[derive(Args, Clone, Debug)]
 pub struct Common {
-    /// Broker to talk to; it must lead all the partitions.
+    /// Any broker of the cluster: it says who leads which partition, and those are talked to.
     #[arg(long, default_value = "127.0.0.1:9092")]
     pub bootstrap: String,
     /// Topic.
     #[arg(long, default_value = "bench")]
     pub topic: String,
-    /// Connections.
+    /// Producers or consumers: each has a connection to every broker that leads one of its partitions.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub connections: u32,
     /// Threads that share the connections; one for each processor that the load may use is enough.
@@ -105,6 +107,11 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|count| *count > 0).ok_or("a number from 1 on".to_string())
 }
 
+/// Parses a number of replicas, or of the brokers that hold them.
+pub fn replicas(text: &str) -> Result<usize, String> {
+    at_least_one(text).ok().filter(|count| *count <= REPLICAS_MAX).ok_or(format!("from 1 to {REPLICAS_MAX}"))
+}
+
 fn load_threads(text: &str) -> Result<usize, String> {
     at_least_one(text).ok().filter(|threads| *threads <= 256).ok_or("from 1 to 256".to_string())
 }
@@ -119,5 +126,6 @@ mod tests {
         assert!(key_value("flush.messages").is_err());
         assert!(seconds("0.5") == Ok(0.5) && seconds("-1").is_err() && seconds("NaN").is_err());
         assert!(at_least_one("0").is_err() && load_threads("257").is_err() && load_threads("2") == Ok(2));
+        assert!(replicas("0").is_err() && replicas("10").is_err() && replicas("3") == Ok(3));
     }
 }

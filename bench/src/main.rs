@@ -17,6 +17,7 @@ mod machine;
 mod produce;
 mod report;
 mod schedule;
+mod topics;
 mod wire;
 
 use std::process::ExitCode;

@@ -7,11 +7,12 @@ use bytes::Bytes;
 use clap::{Args, ValueEnum};
 
 use crate::client::{self, Session, Waits};
-use crate::connection::{Connection, Socket, Target};
+use crate::connection::{Socket, Target};
 use crate::error::BenchError;
 use crate::load::{self, Common, Mark};
 use crate::report::Report;
 use crate::schedule::{Arrivals, Window};
+use crate::topics::{self, Wanted};
 use crate::wire;
 
 /// What must have happened when the broker answers.
@@ -32,6 +33,10 @@ pub struct Options {
     /// Partitions that the load is spread over; the topic is created with as many if it is missing.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..=100_000))]
     pub partitions: i32,
+    /// Replicas of each partition of the topic if it is created; of several, partition p has its leader on broker p of the
+    /// cluster's, in turn.
+    #[arg(long, default_value_t = 1, value_parser = load::replicas)]
+    pub replication_factor: usize,
     /// Config of the topic if it is created, for example flush.messages=1; may be given several times.
     #[arg(long = "topic-config", value_parser = load::key_value, value_name = "KEY=VALUE")]
     pub topic_configs: Vec<(String, String)>,
@@ -66,7 +71,7 @@ pub struct Shape {
     /// Partitions, so batches, in one request.
     #[arg(long, default_value_t = 1, value_parser = load::at_least_one)]
     pub request_partitions: usize,
-    /// Requests under way on a connection.
+    /// Requests of a producer under way on a connection.
     #[arg(long, default_value_t = 5, value_parser = load::at_least_one)]
     pub in_flight: usize,
 }
@@ -75,19 +80,26 @@ pub struct Shape {
 pub fn run(options: &Options, mark: impl FnMut(Mark)) -> Result<Report, BenchError> {
     let target = options.common.target();
     let topic = &options.common.topic;
-    wire::ensure_topic(&mut Connection::open(&target)?, topic, options.partitions, &options.topic_configs)?;
+    let wanted = Wanted {
+        name: topic,
+        partitions: options.partitions,
+        replicas: options.replication_factor,
+        configs: &options.topic_configs,
+    };
+    let leaders = topics::ensure(&target, &wanted)?;
     let batch = wire::batch(options.shape.batch_records, options.shape.record_bytes);
-    let connections = options.common.connections as usize;
-    let mut producers = Vec::with_capacity(connections);
-    for index in 0..connections {
-        producers.push(Producer::new(options, &target, index, &batch)?);
+    let shares = shares(&leaders[..options.partitions as usize], options.common.connections as usize);
+    let connections = shares.len() as u32;
+    let mut producers = Vec::with_capacity(shares.len());
+    for (leader, partitions) in shares {
+        producers.push(Producer::new(options, &target.at(&leader), &partitions, &batch, connections)?);
     }
     let window = match options.records {
         None => Window::after(Duration::from_secs_f64(options.warm_up), Duration::from_secs_f64(options.seconds)),
         Some(_) => Window::after(Duration::ZERO, load::DAY),
     };
     for (index, producer) in producers.iter_mut().enumerate() {
-        producer.open(window, options, index);
+        producer.open(window, options, index as u32, connections);
     }
     let mut report = load::run(&options.common, window, producers, mark, |producers, deadline| {
         client::drive(producers, options.common.spin, deadline)?;
@@ -131,17 +143,23 @@ struct Request {
 
 impl Producer {
     /// Connects; the window is to be set before it is used.
-    fn new(options: &Options, target: &Target, index: usize, batch: &[u8]) -> Result<Producer, BenchError> {
+    fn new(
+        options: &Options,
+        target: &Target,
+        partitions: &[i32],
+        batch: &[u8],
+        connections: u32,
+    ) -> Result<Producer, BenchError> {
         Ok(Producer {
             socket: Socket::open(target)?,
-            requests: requests(options, index, batch),
+            requests: requests(options, partitions, batch),
             next: 0,
             written: None,
             under_way: VecDeque::with_capacity(options.shape.in_flight),
             in_flight_max: options.shape.in_flight,
             left: options.records.map_or(u64::MAX, |records| {
                 let request = (options.shape.batch_records * options.shape.request_partitions) as u64;
-                records.div_ceil(request * u64::from(options.common.connections))
+                records.div_ceil(request * u64::from(connections))
             }),
             arrivals: None,
             window: Window::after(Duration::ZERO, Duration::ZERO),
@@ -149,13 +167,12 @@ impl Producer {
         })
     }
 
-    fn open(&mut self, window: Window, options: &Options, index: usize) {
+    fn open(&mut self, window: Window, options: &Options, index: u32, connections: u32) {
         self.window = window;
         let records = (options.shape.batch_records * options.shape.request_partitions) as f64;
-        let connections = options.common.connections;
         self.arrivals = (options.rate > 0).then(|| {
             let interval = Duration::from_secs_f64(records * f64::from(connections) / options.rate as f64);
-            Arrivals::new(window.start + interval * index as u32 / connections, interval, window.until)
+            Arrivals::new(window.start + interval * index / connections, interval, window.until)
         });
     }
 
@@ -253,10 +270,10 @@ impl Session for Producer {
 }
 
 /// The requests that a connection sends in turn: each of its partitions once.
-fn requests(options: &Options, index: usize, batch: &[u8]) -> Vec<Request> {
+fn requests(options: &Options, partitions: &[i32], batch: &[u8]) -> Vec<Request> {
     let acks = if options.acks == Acks::All { -1 } else { 1 };
     let shape = &options.shape;
-    partitions_of(index, options.common.connections as usize, options.partitions)
+    partitions
         .chunks(shape.request_partitions)
         .map(|partitions| Request {
             bytes: wire::produce(&options.common.topic, partitions, acks, batch),
@@ -267,9 +284,15 @@ fn requests(options: &Options, index: usize, batch: &[u8]) -> Vec<Request> {
         .collect()
 }
 
-/// The partitions of connection `index`: each partition has one connection; a connection that would have none shares one.
-fn partitions_of(index: usize, connections: usize, partitions: i32) -> Vec<i32> {
-    let mine: Vec<i32> = (index as i32..partitions).step_by(connections).collect();
+/// The connections of all producers: each to one leader, with the partitions that it sends to.
+fn shares(leaders: &[String], producers: usize) -> Vec<(String, Vec<i32>)> {
+    let partitions = |index| partitions_of(index, producers, leaders.len() as i32);
+    (0..producers).flat_map(|index| topics::by_leader(leaders, partitions(index))).collect()
+}
+
+/// The partitions of producer `index`: each partition has one producer; a producer that would have none shares one.
+fn partitions_of(index: usize, producers: usize, partitions: i32) -> Vec<i32> {
+    let mine: Vec<i32> = (index as i32..partitions).step_by(producers).collect();
     if mine.is_empty() { vec![index as i32 % partitions] } else { mine }
 }
 
@@ -278,7 +301,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_partition_has_a_connection_and_each_connection_a_partition() {
+    fn a_producer_has_a_connection_to_each_leader_of_its_partitions() {
+        let leaders = ["a", "b", "a", "b", "a"].map(str::to_string);
+        let expected = [("a", vec![0, 2, 4]), ("b", vec![1, 3])].map(|(leader, of)| (leader.to_string(), of));
+        assert_eq!(shares(&leaders, 1), expected);
+        let expected = [("a", vec![0]), ("a", vec![2]), ("a", vec![4]), ("b", vec![1]), ("b", vec![3])];
+        let mut shares = shares(&leaders, 5);
+        shares.sort();
+        assert_eq!(shares, expected.map(|(leader, of)| (leader.to_string(), of)));
+    }
+
+    #[test]
+    fn each_partition_has_a_producer_and_each_producer_a_partition() {
         assert_eq!(partitions_of(1, 4, 10), [1, 5, 9]);
         assert_eq!(partitions_of(3, 4, 4), [3]);
         assert_eq!(partitions_of(7, 50, 5), [2]);

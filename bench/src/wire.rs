@@ -1,44 +1,22 @@
 //! The few requests that the load needs, at versions that Kafka 2.1 to 4.x and Millstream all speak.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
-
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::connection::Connection;
 use crate::error::BenchError;
 
 const PRODUCE: (i16, i16) = (0, 7);
 const FETCH: (i16, i16) = (1, 10);
-const LIST_OFFSETS: (i16, i16) = (2, 4);
-const METADATA: (i16, i16) = (3, 5);
-const CREATE_TOPICS: (i16, i16) = (19, 2);
-const DELETE_TOPICS: (i16, i16) = (20, 1);
 
 /// Kafka's error codes: <https://kafka.apache.org/protocol#protocol_error_codes>
-const NONE: i16 = 0;
-const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
-const LEADER_NOT_AVAILABLE: i16 = 5;
-const NOT_LEADER_OR_FOLLOWER: i16 = 6;
-const TOPIC_ALREADY_EXISTS: i16 = 36;
+pub const NONE: i16 = 0;
 
-/// Times that stand for offsets in ListOffsets.
-pub const LATEST: i64 = -1;
-pub const EARLIEST: i64 = -2;
-
-/// How long new partitions may take until they have leaders, and deleted topics until they are gone.
-const SETTLE_MAX: Duration = Duration::from_secs(30);
-/// How long to wait before asking again.
-const SETTLE_STEP: Duration = Duration::from_millis(50);
-/// How long the broker may take to create or delete a topic, in milliseconds.
-const ADMIN_TIMEOUT_MS: i32 = 30_000;
 /// Bytes of a record batch before its records.
 const BATCH_HEADER_BYTES: usize = 61;
 /// Where the checksummed part of a batch begins.
 const BATCH_CRC_FROM: usize = 21;
 
 /// A request under construction: its length is filled in at the end.
-fn begin((key, version): (i16, i16), correlation: i32) -> BytesMut {
+pub fn begin((key, version): (i16, i16), correlation: i32) -> BytesMut {
     let mut request = BytesMut::with_capacity(256);
     request.put_i32(0);
     request.put_i16(key);
@@ -48,160 +26,26 @@ fn begin((key, version): (i16, i16), correlation: i32) -> BytesMut {
     request
 }
 
-fn finish(mut request: BytesMut) -> Bytes {
+pub fn finish(mut request: BytesMut) -> Bytes {
     let length = (request.len() - 4) as i32;
     request[..4].copy_from_slice(&length.to_be_bytes());
     request.freeze()
 }
 
-fn put_string(request: &mut BytesMut, text: &str) {
+pub fn put_string(request: &mut BytesMut, text: &str) {
     request.put_i16(text.len() as i16);
     request.put_slice(text.as_bytes());
 }
 
 /// Skips a nullable string.
-fn skip_string(response: &mut &[u8]) -> Result<(), BenchError> {
+pub fn skip_string(response: &mut &[u8]) -> Result<(), BenchError> {
     let length = response.try_get_i16()?;
     skip(response, length.max(0) as usize)
 }
 
-fn skip(response: &mut &[u8], bytes: usize) -> Result<(), BenchError> {
+pub fn skip(response: &mut &[u8], bytes: usize) -> Result<(), BenchError> {
     *response = response.get(bytes..).ok_or(BenchError::Truncated)?;
     Ok(())
-}
-
-/// Skips an array of 32-bit numbers.
-fn skip_numbers(response: &mut &[u8]) -> Result<(), BenchError> {
-    let count = response.try_get_i32()?.max(0) as usize;
-    skip(response, count.saturating_mul(4))
-}
-
-/// Creates the topic if it is missing, and waits until all of `partitions` have leaders that answer.
-///
-/// For a while after the creation brokers answer that they do not know the topic or do not lead its partitions.
-pub fn ensure_topic(
-    connection: &mut Connection,
-    topic: &str,
-    partitions: i32,
-    configs: &[(String, String)],
-) -> Result<(), BenchError> {
-    let response = connection.call(create_topic(topic, partitions, configs))?;
-    let error = topic_error(&response, 12)?;
-    if error != NONE && error != TOPIC_ALREADY_EXISTS {
-        return Err(BenchError::Broker("creating the topic", error));
-    }
-    let count = partition_count(connection, topic)?;
-    if count < partitions {
-        return Err(BenchError::Partitions { topic: topic.to_string(), wanted: partitions, found: count });
-    }
-    let all: Vec<i32> = (0..partitions).collect();
-    settle(|| list_offsets(connection, topic, &all, LATEST).map(drop))
-}
-
-/// Deletes the topic and waits until it is gone.
-pub fn delete_topic(connection: &mut Connection, topic: &str) -> Result<(), BenchError> {
-    let mut request = begin(DELETE_TOPICS, 0);
-    request.put_i32(1);
-    put_string(&mut request, topic);
-    request.put_i32(ADMIN_TIMEOUT_MS);
-    let response = connection.call(finish(request))?;
-    match topic_error(&response, 12)? {
-        NONE | UNKNOWN_TOPIC_OR_PARTITION => {}
-        error => return Err(BenchError::Broker("deleting the topic", error)),
-    }
-    let asked = Instant::now();
-    loop {
-        match described(&connection.call(metadata(topic))?) {
-            Err(BenchError::Broker(_, UNKNOWN_TOPIC_OR_PARTITION)) => return Ok(()),
-            Ok(_) if asked.elapsed() < SETTLE_MAX => std::thread::sleep(SETTLE_STEP),
-            Ok(_) => return Err(BenchError::Response(format!("topic {topic} is still there after it was deleted"))),
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// How many partitions the topic has; waits until all have leaders.
-pub fn partition_count(connection: &mut Connection, topic: &str) -> Result<i32, BenchError> {
-    settle(|| described(&connection.call(metadata(topic))?))
-}
-
-/// Tries again while the broker says that it does not know of the topic or a leader yet.
-fn settle<T>(mut attempt: impl FnMut() -> Result<T, BenchError>) -> Result<T, BenchError> {
-    let begun = Instant::now();
-    loop {
-        match attempt() {
-            Err(BenchError::Broker(_, UNKNOWN_TOPIC_OR_PARTITION | LEADER_NOT_AVAILABLE | NOT_LEADER_OR_FOLLOWER))
-                if begun.elapsed() < SETTLE_MAX =>
-            {
-                std::thread::sleep(SETTLE_STEP)
-            }
-            settled => return settled,
-        }
-    }
-}
-
-fn create_topic(topic: &str, partitions: i32, configs: &[(String, String)]) -> Bytes {
-    let mut request = begin(CREATE_TOPICS, 0);
-    request.put_i32(1);
-    put_string(&mut request, topic);
-    request.put_i32(partitions);
-    request.put_i16(1);
-    request.put_i32(0);
-    request.put_i32(configs.len() as i32);
-    for (name, value) in configs {
-        put_string(&mut request, name);
-        put_string(&mut request, value);
-    }
-    request.put_i32(ADMIN_TIMEOUT_MS);
-    request.put_u8(0);
-    finish(request)
-}
-
-/// The error of the one topic in an answer about topics, whose name begins at `from`.
-fn topic_error(mut response: &[u8], from: usize) -> Result<i16, BenchError> {
-    skip(&mut response, from)?;
-    skip_string(&mut response)?;
-    Ok(response.try_get_i16()?)
-}
-
-fn metadata(topic: &str) -> Bytes {
-    let mut request = begin(METADATA, 0);
-    request.put_i32(1);
-    put_string(&mut request, topic);
-    request.put_u8(0);
-    finish(request)
-}
-
-/// The number of partitions in a metadata response about one topic; an error when one has no leader.
-fn described(mut response: &[u8]) -> Result<i32, BenchError> {
-    skip(&mut response, 8)?;
-    for _ in 0..response.try_get_i32()? {
-        skip(&mut response, 4)?;
-        skip_string(&mut response)?;
-        skip(&mut response, 4)?;
-        skip_string(&mut response)?;
-    }
-    skip_string(&mut response)?;
-    skip(&mut response, 8)?;
-    let error = response.try_get_i16()?;
-    if error != NONE {
-        return Err(BenchError::Broker("describing the topic", error));
-    }
-    skip_string(&mut response)?;
-    skip(&mut response, 1)?;
-    let count = response.try_get_i32()?;
-    for _ in 0..count {
-        let error = response.try_get_i16()?;
-        skip(&mut response, 4)?;
-        let leader = response.try_get_i32()?;
-        if error != NONE || leader < 0 {
-            return Err(BenchError::Broker("a partition", if error == NONE { LEADER_NOT_AVAILABLE } else { error }));
-        }
-        for _replicas_in_sync_offline in 0..3 {
-            skip_numbers(&mut response)?;
-        }
-    }
-    Ok(count)
 }
 
 /// A batch of `records` records of `record_bytes` each that no codec could shrink.
@@ -313,49 +157,6 @@ pub fn produced(mut response: &[u8]) -> Result<usize, BenchError> {
         }
     }
     Ok(answered)
-}
-
-/// The offsets of all these partitions that `time` names.
-pub fn list_offsets(
-    connection: &mut Connection,
-    topic: &str,
-    partitions: &[i32],
-    time: i64,
-) -> Result<HashMap<i32, i64>, BenchError> {
-    let mut request = begin(LIST_OFFSETS, 0);
-    request.put_i32(-1);
-    request.put_u8(0);
-    request.put_i32(1);
-    put_string(&mut request, topic);
-    request.put_i32(partitions.len() as i32);
-    for &partition in partitions {
-        request.put_i32(partition);
-        request.put_i32(-1);
-        request.put_i64(time);
-    }
-    let offsets = listed(&connection.call(finish(request))?)?;
-    if partitions.iter().any(|partition| !offsets.contains_key(partition)) {
-        return Err(BenchError::Response(format!("not every partition of topic {topic} was answered")));
-    }
-    Ok(offsets)
-}
-
-/// The offset of each partition in an answer about one topic.
-fn listed(mut response: &[u8]) -> Result<HashMap<i32, i64>, BenchError> {
-    let mut offsets = HashMap::new();
-    skip(&mut response, 12)?;
-    skip_string(&mut response)?;
-    for _ in 0..response.try_get_i32()? {
-        let partition = response.try_get_i32()?;
-        let error = response.try_get_i16()?;
-        if error != NONE {
-            return Err(BenchError::Broker("listing offsets", error));
-        }
-        skip(&mut response, 8)?;
-        offsets.insert(partition, response.try_get_i64()?);
-        skip(&mut response, 4)?;
-    }
-    Ok(offsets)
 }
 
 /// A fetch request from these (partition, offset) pairs.
@@ -518,10 +319,7 @@ mod tests {
 
     #[test]
     fn requests_say_their_own_length() {
-        let configs = [("flush.messages".to_string(), "1".to_string())];
-        let requests =
-            [produce("topic", &[0, 1], -1, &batch(1, 10)), create_topic("topic", 3, &configs), metadata("topic")];
-        for request in requests {
+        for request in [produce("topic", &[0, 1], -1, &batch(1, 10)), fetch("topic", &[(0, 7)], 1 << 20)] {
             assert_eq!((&request[..4]).get_i32() as usize + 4, request.len());
         }
     }
@@ -549,39 +347,6 @@ mod tests {
             errors[partition] = 56;
             assert!(matches!(produced(&produce_response(&errors)), Err(BenchError::Broker(_, 56))));
         }
-    }
-
-    fn metadata_response(leaders: &[i32]) -> Vec<u8> {
-        let mut response = BytesMut::new();
-        response.put_i64(0);
-        response.put_i32(1);
-        response.put_i32(1);
-        put_string(&mut response, "localhost");
-        response.put_i32(9092);
-        response.put_i16(-1);
-        put_string(&mut response, "cluster");
-        response.put_i32(1);
-        response.put_i32(1);
-        response.put_i16(0);
-        put_string(&mut response, "topic");
-        response.put_u8(0);
-        response.put_i32(leaders.len() as i32);
-        for (partition, &leader) in leaders.iter().enumerate() {
-            response.put_i16(0);
-            response.put_i32(partition as i32);
-            response.put_i32(leader);
-            for nodes in [vec![1], vec![1, 2], vec![]] {
-                response.put_i32(nodes.len() as i32);
-                nodes.into_iter().for_each(|node| response.put_i32(node));
-            }
-        }
-        response.to_vec()
-    }
-
-    #[test]
-    fn a_partition_without_a_leader_is_noticed() {
-        assert_eq!(described(&metadata_response(&[1, 1])).unwrap(), 2);
-        assert!(matches!(described(&metadata_response(&[1, -1])), Err(BenchError::Broker(_, LEADER_NOT_AVAILABLE))));
     }
 
     fn fetch_response(partitions: &[(i32, Vec<u8>)]) -> Vec<u8> {
@@ -625,10 +390,6 @@ mod tests {
         for length in 0..produce.len() - 4 {
             assert!(matches!(produced(&produce[..length]), Err(BenchError::Truncated)), "{length} bytes");
         }
-        let metadata = metadata_response(&[1, 1]);
-        for length in 0..metadata.len() {
-            assert!(matches!(described(&metadata[..length]), Err(BenchError::Truncated)), "{length} bytes");
-        }
         let fetch = fetch_response(&[(0, batch(1, 10).to_vec())]);
         for length in 0..fetch.len() {
             assert!(matches!(fetched(&fetch[..length], |_| {}), Err(BenchError::Truncated)), "{length} bytes");
@@ -640,7 +401,7 @@ mod tests {
         for fill in [0, 1, 0x7f, 0x80, 0xff] {
             for length in 0..120 {
                 let bytes = vec![fill; length];
-                let _ = (produced(&bytes), described(&bytes), listed(&bytes), fetched(&bytes, |_| {}));
+                let _ = (produced(&bytes), fetched(&bytes, |_| {}));
             }
         }
     }

@@ -51,6 +51,18 @@ fn a_broker_that_ends_is_an_error_that_shows_its_output() {
     assert_nothing_is_left(&directory);
 }
 
+/// Of a cluster the node that has ended is named, though another one would still be waited for.
+#[test]
+fn a_node_that_ends_is_an_error_that_names_it() {
+    let directory = directory("node");
+    let broker = r#"if test {node} = 2; then echo {voters}; exit 3; fi; exec sleep 300"#;
+    let output = compare(&directory, broker).args(["--nodes", "2"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("broker fake, node 2: it ended before it was ready"), "{said}");
+    assert!(said.contains("1@127.0.0.1:") && said.contains(",2@127.0.0.1:"), "{said}");
+    assert_nothing_is_left(&directory);
+}
+
 /// It is ready and takes no connections: the first load fails.
 #[test]
 fn an_error_in_the_load_stops_the_broker() {

@@ -1,23 +1,49 @@
 #!/usr/bin/env bash
-# Apache Kafka as it is shipped, from Maven's jars: one process, KRaft, the flags of bin/kafka-server-start.sh and the
-# values of config/server.properties.
+# Apache Kafka as it is shipped, from Maven's jars: KRaft, each process broker and controller, the flags of
+# bin/kafka-server-start.sh and the values of config/server.properties.
 #   scripts/peers/kafka.sh run DATA PORT [KEY=VALUE...]  formats DATA when new and stays in the foreground; prints `ready`
+#   scripts/peers/kafka.sh node DATA PORT NODE VOTERS [KEY=VALUE...]  the same for one node of a cluster, whose
+#                                                        controller.quorum.voters are VOTERS: 1@127.0.0.1:9093,2@...
 #   scripts/peers/kafka.sh install                       fetches the jars only
 set -euo pipefail
 source "$(dirname "$0")/../lib/common.sh"
 source "$SCRIPTS/lib/install.sh"
 
-# Writes the properties and formats the data directory, once.
+# The newest release: what we are held against. What we follow, and the clients and tools, is clients/java/pom.xml's.
+KAFKA_VERSION=4.4.0
+JARS="$CACHE/jars-$KAFKA_VERSION"
+
+install_kafka() {
+  need java default-jdk-headless && need mvn maven && with_lock java install_kafka_locked
+}
+install_kafka_locked() {
+  local pom="$SCRIPTS/clients/java/pom.xml"
+  stamped "jars-$KAFKA_VERSION" "$pom" && return 0
+  say "installing Apache Kafka $KAFKA_VERSION"
+  rm -rf "$JARS"
+  mvn -q -B -Dstyle.color=never -f "$pom" dependency:copy-dependencies "-Dkafka.version=$KAFKA_VERSION" \
+    -DincludeScope=runtime "-DoutputDirectory=$JARS"
+  stamp "jars-$KAFKA_VERSION" "$pom"
+}
+
+# Writes the properties and formats the data directory, once: prepare DATA PORT NODE VOTERS [KEY=VALUE...]; the voters of
+# a node of its own are empty.
 prepare() {
-  local data="$1" port="$2" controller
-  shift 2
+  local data="$1" port="$2" node="$3" voters="$4" voter controller replicas=1
+  shift 4
   [[ -f $data/server.properties ]] && return 0
   mkdir -p "$data"
-  controller="$(free_port)"
+  [[ -n $voters ]] || voters="$node@127.0.0.1:$(free_port)"
+  for voter in ${voters//,/ }; do
+    if [[ $voter == "$node@"* ]]; then controller="${voter##*:}"; fi
+  done
+  [[ -n ${controller:-} ]] || die "node $node is not among the voters $voters"
+  # As those who run three of them have it.
+  [[ $voters != *,*,* ]] || replicas=3
   cat >"$data/server.properties" <<PROPERTIES
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:$controller
+node.id=$node
+controller.quorum.voters=$voters
 listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller
 advertised.listeners=PLAINTEXT://127.0.0.1:$port
 controller.listener.names=CONTROLLER
@@ -31,24 +57,29 @@ socket.receive.buffer.bytes=102400
 socket.request.max.bytes=104857600
 num.partitions=1
 num.recovery.threads.per.data.dir=2
-offsets.topic.replication.factor=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+offsets.topic.replication.factor=$replicas
+share.coordinator.state.topic.replication.factor=$replicas
+share.coordinator.state.topic.min.isr=$((replicas / 2 + 1))
+transaction.state.log.replication.factor=$replicas
+transaction.state.log.min.isr=$((replicas / 2 + 1))
 log.retention.hours=168
 log.segment.bytes=1073741824
 log.retention.check.interval.ms=300000
 PROPERTIES
   (($# == 0)) || printf '%s\n' "$@" >>"$data/server.properties"
-  kafka_tool kafka-storage format --cluster-id "$(python3 -c 'import base64,os; print(base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("="))')" \
+  # All nodes of a cluster arrive at the same name for it.
+  kafka_tool kafka-storage format --cluster-id "$(sha256sum <<<"$voters" | cut -c 1-22)" \
     --config "$data/server.properties" >"$data/format.log" 2>&1 || die "$(cat "$data/format.log")"
 }
 
 case "${1:-}" in
-  run)
-    (($# >= 3)) || die "usage: $0 run DATA PORT [KEY=VALUE...]"
-    install_java
+  run | node)
+    if [[ $1 == run ]]; then
+      (($# >= 3)) || die "usage: $0 run DATA PORT [KEY=VALUE...]"
+      set -- "${@:1:3}" 1 "" "${@:4}"
+    fi
+    (($# >= 5)) || die "usage: $0 node DATA PORT NODE VOTERS [KEY=VALUE...]"
+    install_kafka
     prepare "${@:2}"
     # The line that callers wait for: printed as soon as the port is open.
     (
@@ -66,10 +97,10 @@ case "${1:-}" in
       -cp "$JARS/*" kafka.Kafka "$2/server.properties"
     ;;
   install)
-    install_java
+    install_kafka
     ;;
   *)
-    sed -n '2,5s/^# \{0,1\}//p' "$0"
+    sed -n '2,7s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac

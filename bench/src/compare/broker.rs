@@ -1,19 +1,24 @@
-//! A broker that takes part: how it is started, and what it uses.
+//! A broker that takes part, of one process or a cluster of several: how it is started, and what it uses.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
 
 use crate::compare::cleanup::Cleanup;
+use crate::connection::Target;
 use crate::error::BenchError;
 use crate::machine::{self, Placement};
+use crate::topics;
 
-/// How long a broker may take until it prints `ready`.
+/// How long a broker may take until it prints `ready`, for each of its processes: they share the processors.
 const READY_WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long one of them is waited for before the others are looked at again.
+const READY_STEP: Duration = Duration::from_millis(20);
 /// Lines of a broker's output that an error shows.
 const LOG_LINES_SHOWN: usize = 20;
 /// The most of a metrics page that is read.
@@ -23,7 +28,8 @@ const METRICS_BYTES_MAX: u64 = 16 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
     pub name: String,
-    /// For `sh -c`; `{data}`, `{port}` and `{metrics}` stand for a directory that is not there yet and two free ports.
+    /// For `sh -c`, once for each node; `{data}`, `{port}` and `{metrics}` stand for a directory that is not there yet and
+    /// two free ports, `{node}` for the number of the node and `{voters}` for all of them, with a port for controllers.
     pub command: String,
 }
 
@@ -37,48 +43,154 @@ impl Spec {
         Ok(Spec { name: name.to_string(), command: command.to_string() })
     }
 
-    fn command_line(&self, data: &Path, port: u16, metrics: u16) -> String {
-        let data = format!("'{}'", data.display().to_string().replace('\'', r"'\''"));
-        let filled = self.command.replace("{data}", &data);
-        filled.replace("{port}", &port.to_string()).replace("{metrics}", &metrics.to_string())
+    /// Whether it can be started as a cluster.
+    pub fn has_nodes(&self) -> bool {
+        self.command.contains("{node}") && self.command.contains("{voters}")
+    }
+
+    fn command_line(&self, place: &Place) -> String {
+        let data = format!("'{}'", place.data.display().to_string().replace('\'', r"'\''"));
+        let numbers = [
+            ("{port}", place.port.to_string()),
+            ("{metrics}", place.metrics.to_string()),
+            ("{node}", place.node.to_string()),
+            ("{voters}", place.voters.clone()),
+        ];
+        numbers.iter().fold(self.command.replace("{data}", &data), |line, (name, value)| line.replace(name, value))
+    }
+}
+
+/// What a node is given.
+#[derive(Clone, Debug)]
+struct Place {
+    data: PathBuf,
+    port: u16,
+    metrics: u16,
+    /// From 1 on.
+    node: usize,
+    /// As `controller.quorum.voters` is written.
+    voters: String,
+}
+
+impl Place {
+    /// Those of a broker's nodes. A single one has the directory `data` itself, of several each has one in it.
+    fn all(data: &Path, nodes: usize, ports: &mut Ports) -> Result<Vec<Place>, BenchError> {
+        let controllers = (0..nodes).map(|_| ports.take()).collect::<Result<Vec<u16>, _>>()?;
+        let voter = |(index, port): (usize, &u16)| format!("{}@127.0.0.1:{port}", index + 1);
+        let voters = controllers.iter().enumerate().map(voter).collect::<Vec<_>>().join(",");
+        let place = |node: usize| -> Result<Place, BenchError> {
+            let data = if nodes == 1 { data.to_path_buf() } else { data.join(node.to_string()) };
+            Ok(Place { data, port: ports.take()?, metrics: ports.take()?, node, voters: voters.clone() })
+        };
+        (1..=nodes).map(place).collect()
     }
 }
 
 /// A broker that runs.
 pub struct Broker {
     pub name: String,
+    /// The address of the first node.
     pub bootstrap: String,
     data: PathBuf,
+    nodes: Vec<Node>,
+}
+
+/// A process of it.
+struct Node {
+    /// For errors.
+    name: String,
     log: PathBuf,
     child: Child,
+    is_ready: Receiver<()>,
     /// Where its metrics are, if its command names a port for them.
     metrics: Option<SocketAddr>,
 }
 
 impl Broker {
-    /// Starts the broker on the servers' processors and waits until it prints a line with `ready`.
+    /// Starts the broker's nodes on the servers' processors and waits until each prints a line with `ready` and the first
+    /// knows all of them.
     pub fn start(
         spec: &Spec,
+        nodes: usize,
         parent: &Path,
         placement: &Placement,
         ports: &mut Ports,
         cleanup: &mut Cleanup,
     ) -> Result<Broker, BenchError> {
-        let (port, metrics) = (ports.take()?, ports.take()?);
         let data = parent.join(&spec.name);
-        let log = parent.join(format!("{}.log", spec.name));
+        let places = Place::all(&data, nodes, ports)?;
+        if nodes > 1 {
+            std::fs::create_dir(&data).map_err(BenchError::machine(data.display()))?;
+        }
+        let bootstrap = format!("127.0.0.1:{}", places[0].port);
+        let mut broker = Broker { name: spec.name.clone(), bootstrap, data, nodes: Vec::with_capacity(nodes) };
+        machine::confine(&placement.server)?;
+        let started = places.iter().try_for_each(|place| -> Result<(), BenchError> {
+            let name = if nodes == 1 { spec.name.clone() } else { format!("{}, node {}", spec.name, place.node) };
+            broker.nodes.push(Node::start(spec, name, parent, place, cleanup)?);
+            Ok(())
+        });
+        machine::confine(&placement.load)?;
+        started?;
+        let (begun, wait_max) = (Instant::now(), READY_WAIT_MAX * nodes as u32);
+        let mut ready = vec![false; nodes];
+        while ready.contains(&false) {
+            for (node, ready) in broker.nodes.iter_mut().zip(&mut ready) {
+                *ready = *ready || node.becomes_ready()?;
+                if !*ready && begun.elapsed() > wait_max {
+                    return Err(node.failed("it printed no line with `ready`"));
+                }
+            }
+        }
+        if nodes > 1 {
+            let target = Target { address: broker.bootstrap.clone(), congestion: None };
+            let complete = topics::await_brokers(&target, nodes, wait_max.saturating_sub(begun.elapsed()));
+            broker.check()?;
+            complete.map_err(|error| broker.nodes[0].failed(&error.to_string()))?;
+        }
+        Ok(broker)
+    }
+
+    /// An error when one of its processes has ended by itself.
+    pub fn check(&mut self) -> Result<(), BenchError> {
+        self.nodes.iter_mut().try_for_each(Node::check)
+    }
+
+    /// Its processes, in the order of their numbers.
+    pub fn pids(&self) -> Vec<u32> {
+        self.nodes.iter().map(|node| node.child.id()).collect()
+    }
+
+    /// The directory that all its data are in.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// What its metrics say its memory budget is, that of all nodes together.
+    pub fn memory_budget_bytes(&self) -> Option<u64> {
+        let budget = |node: &Node| gauge(&page(node.metrics?)?, "millstream_memory_budget_bytes");
+        self.nodes.iter().map(budget).sum::<Option<f64>>().map(|bytes| bytes as u64)
+    }
+}
+
+impl Node {
+    fn start(
+        spec: &Spec,
+        name: String,
+        parent: &Path,
+        place: &Place,
+        cleanup: &mut Cleanup,
+    ) -> Result<Node, BenchError> {
+        let log = parent.join(format!("{name}.log"));
         let mut output = File::create(&log).map_err(BenchError::machine(log.display()))?;
         let errors = output.try_clone().map_err(BenchError::machine(log.display()))?;
-        machine::confine(&placement.server)?;
-        let child = Command::new("sh")
-            .args(["-c", &format!("exec {}", spec.command_line(&data, port, metrics))])
+        let mut child = Command::new("sh")
+            .args(["-c", &format!("exec {}", spec.command_line(place))])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(errors)
             .spawn()
-            .map_err(BenchError::machine(format!("starting {}", spec.name)));
-        machine::confine(&placement.load)?;
-        let mut child = child?;
+            .map_err(BenchError::machine(format!("starting {name}")))?;
         cleanup.process(child.id())?;
         let (ready, is_ready) = channel();
         let lines = BufReader::new(child.stdout.take().expect("it is piped"));
@@ -90,17 +202,18 @@ impl Broker {
                 }
             }
         });
-        let metrics = spec.command.contains("{metrics}").then(|| SocketAddr::from(([127, 0, 0, 1], metrics)));
-        let name = spec.name.clone();
-        let mut broker = Broker { name, bootstrap: format!("127.0.0.1:{port}"), data, log, child, metrics };
-        match is_ready.recv_timeout(READY_WAIT_MAX) {
-            Ok(()) => Ok(broker),
-            Err(RecvTimeoutError::Timeout) => Err(broker.failed("it printed no line with `ready`")),
-            Err(RecvTimeoutError::Disconnected) => {
-                let _ = broker.child.wait();
-                Err(broker.failed("it ended before it was ready"))
-            }
-        }
+        let metrics = spec.command.contains("{metrics}").then(|| SocketAddr::from(([127, 0, 0, 1], place.metrics)));
+        Ok(Node { name, log, child, is_ready, metrics })
+    }
+
+    /// Waits for a moment for the line with `ready`; whether it has come.
+    fn becomes_ready(&mut self) -> Result<bool, BenchError> {
+        let ended = match self.is_ready.recv_timeout(READY_STEP) {
+            Ok(()) => return Ok(true),
+            Err(RecvTimeoutError::Timeout) => self.child.try_wait().is_ok_and(|status| status.is_some()),
+            Err(RecvTimeoutError::Disconnected) => self.child.wait().is_ok(),
+        };
+        if ended { Err(self.failed("it ended before it was ready")) } else { Ok(false) }
     }
 
     fn failed(&self, what: &str) -> BenchError {
@@ -110,27 +223,12 @@ impl Broker {
         BenchError::Contestant(format!("broker {}: {what}; its last output:\n  {shown}", self.name))
     }
 
-    /// An error when the broker has ended by itself.
-    pub fn check(&mut self) -> Result<(), BenchError> {
+    fn check(&mut self) -> Result<(), BenchError> {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
             Ok(Some(status)) => Err(self.failed(&format!("it has ended ({status})"))),
             Err(error) => Err(self.failed(&error.to_string())),
         }
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// The directory it was given.
-    pub fn data(&self) -> &Path {
-        &self.data
-    }
-
-    /// What its metrics say its memory budget is.
-    pub fn memory_budget_bytes(&self) -> Option<u64> {
-        gauge(&page(self.metrics?)?, "millstream_memory_budget_bytes").map(|bytes| bytes as u64)
     }
 }
 
@@ -149,30 +247,36 @@ fn gauge(page: &str, name: &str) -> Option<f64> {
     page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
-/// Hands out ports of 127.0.0.1 that nobody listens on: of a range, or those that the system gives.
+/// Hands out ports of 127.0.0.1 that nobody listens on, each once: of a range, or those that the system gives.
 pub struct Ports {
     range: Option<std::ops::RangeInclusive<u16>>,
+    taken: HashSet<u16>,
 }
 
 impl Ports {
     /// `range` is written `first-last`.
     pub fn new(range: Option<&str>) -> Result<Ports, BenchError> {
-        let Some(text) = range else { return Ok(Ports { range: None }) };
+        let taken = HashSet::new();
+        let Some(text) = range else { return Ok(Ports { range: None, taken }) };
         let parsed = text.split_once('-').and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?));
         match parsed {
-            Some(range) => Ok(Ports { range: Some(range) }),
+            Some(range) => Ok(Ports { range: Some(range), taken }),
             None => Err(BenchError::Options(format!("not a range of ports, for example 19400-19499: {text}"))),
         }
     }
 
     fn take(&mut self) -> Result<u16, BenchError> {
-        let Some(range) = &mut self.range else {
-            let listener = TcpListener::bind("127.0.0.1:0")?;
-            return Ok(listener.local_addr()?.port());
-        };
-        range
-            .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
-            .ok_or_else(|| BenchError::Options("no free port is left in the range".to_string()))
+        if let Some(range) = &mut self.range {
+            return range
+                .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+                .ok_or_else(|| BenchError::Options("no free port is left in the range".to_string()));
+        }
+        loop {
+            let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+            if self.taken.insert(port) {
+                return Ok(port);
+            }
+        }
     }
 }
 
@@ -183,11 +287,36 @@ mod tests {
     #[test]
     fn a_broker_is_named_with_its_command() {
         let spec = Spec::parse("kafka=run {data} {port} --metrics {metrics}").unwrap();
-        assert_eq!(spec.command_line(Path::new("/a b"), 1, 2), "run '/a b' 1 --metrics 2");
-        assert_eq!(spec.command_line(Path::new("/it's"), 1, 2), r"run '/it'\''s' 1 --metrics 2");
+        let place = |data: &str| Place {
+            data: PathBuf::from(data),
+            port: 1,
+            metrics: 2,
+            node: 3,
+            voters: "3@127.0.0.1:4".to_string(),
+        };
+        assert_eq!(spec.command_line(&place("/a b")), "run '/a b' 1 --metrics 2");
+        assert_eq!(spec.command_line(&place("/it's")), r"run '/it'\''s' 1 --metrics 2");
+        assert!(!spec.has_nodes());
+        let spec = Spec::parse("kafka=run {data} {port} {node} {voters}").unwrap();
+        assert_eq!(spec.command_line(&place("/a")), "run '/a' 1 3 3@127.0.0.1:4");
+        assert!(spec.has_nodes());
         for bad in ["kafka", "=x {data} {port}", "kafka=run {data}"] {
             assert!(Spec::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn nodes_have_places_of_their_own_and_know_all_voters() {
+        let mut ports = Ports::new(Some("19460-19479")).unwrap();
+        let places = Place::all(Path::new("/d"), 3, &mut ports).unwrap();
+        let used: HashSet<u16> = places.iter().flat_map(|place| [place.port, place.metrics]).collect();
+        assert_eq!((places.len(), used.len()), (3, 6));
+        for (index, place) in places.iter().enumerate() {
+            assert_eq!((place.node, place.data.clone()), (index + 1, Path::new("/d").join((index + 1).to_string())));
+            let voters: Vec<&str> = place.voters.split(',').collect();
+            assert!(voters.len() == 3 && voters[index].starts_with(&format!("{}@127.0.0.1:", index + 1)));
+        }
+        assert_eq!(Place::all(Path::new("/d"), 1, &mut ports).unwrap()[0].data, Path::new("/d"));
     }
 
     #[test]

@@ -3,9 +3,11 @@
 
 mod broker;
 pub mod cleanup;
+mod measured;
 mod results;
 mod runner;
 mod table;
+mod targets;
 mod workload;
 
 use std::path::{Path, PathBuf};
@@ -19,18 +21,29 @@ use crate::error::BenchError;
 use crate::load;
 use crate::machine::{self, Placement};
 
+/// Replicas of each partition in a cluster, where no other number is asked for.
+const REPLICAS: usize = 3;
+
 /// Options of `compare`.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// A broker: a command that runs it in the foreground with its data in {data}, which is not there yet, listens on
     /// {port} of 127.0.0.1, and prints a line with `ready`; {metrics} is a port for its metrics. The first one named is
     /// judged, the second is what it is held against. The command must end in the broker's own process (`exec`), whose
-    /// processor time and memory are measured.
+    /// processor time and memory are measured. With --nodes it is run once for each: {node} is its number, from 1 on, and
+    /// {voters} what `controller.quorum.voters` is to be, in which the node finds its own port for controllers.
     #[arg(long = "broker", required = true, value_parser = Spec::parse, value_name = "NAME=COMMAND")]
     brokers: Vec<Spec>,
-    /// A broker again, in the workloads of many partitions, with a config of its topics: NAME=BROKER KEY=VALUE.
+    /// A broker again, with a config of its topics: NAME=BROKER KEY=VALUE. It takes part in the workload of 1,000 partitions;
+    /// with --nodes in all that only produce as fast as they can.
     #[arg(long = "variant", value_parser = Variant::parse, value_name = "NAME=BROKER KEY=VALUE")]
     variants: Vec<Variant>,
+    /// Processes of each broker, which form a cluster; the report says what each of them uses.
+    #[arg(long, default_value_t = 1, value_parser = load::replicas)]
+    nodes: usize,
+    /// Replicas of each partition, laid out alike in all brokers; without it, as many as there are nodes, 3 at most.
+    #[arg(long, value_parser = load::replicas)]
+    replication_factor: Option<usize>,
     /// Config of every topic; may be given several times.
     #[arg(long = "topic-config", value_parser = load::key_value, value_name = "KEY=VALUE")]
     topic_configs: Vec<(String, String)>,
@@ -74,7 +87,7 @@ pub struct Options {
     /// MiB of the topics that are read from the disk.
     #[arg(long, default_value_t = 3072)]
     cold_mebibytes: u64,
-    /// GiB that one broker may have in the topic of one workload: one that would grow larger, or fill the disk, is deleted
+    /// GiB that one broker may have in the topic of one workload, all replicas counted: one that would grow larger, or fill the disk, is deleted
     /// between two rounds, created again and warmed up again. It holds two runs at least.
     #[arg(long, default_value_t = 12)]
     topic_gibibytes: u64,
@@ -111,9 +124,22 @@ impl Variant {
 
 /// Runs the comparison and prints its report.
 pub fn run(options: &Options) -> Result<(), BenchError> {
-    let workloads = workload::select(workload::all(options.tiny), &options.workloads).map_err(BenchError::Options)?;
+    let all = workload::all(options.tiny, options.nodes);
+    let workloads = workload::select(all, &options.workloads).map_err(BenchError::Options)?;
     if let Some(variant) = options.variants.iter().find(|v| !options.brokers.iter().any(|b| b.name == v.broker)) {
         return Err(BenchError::Options(format!("--variant {}: no broker is named {}", variant.name, variant.broker)));
+    }
+    if let Some(spec) = options.brokers.iter().find(|spec| options.nodes > 1 && !spec.has_nodes()) {
+        return Err(BenchError::Options(format!(
+            "--nodes: {{node}} and {{voters}} are not in the command of {}",
+            spec.name
+        )));
+    }
+    if options.replication_factor.is_some_and(|replicas| replicas > options.nodes) {
+        return Err(BenchError::Options(format!(
+            "--replication-factor: there are {} nodes of each broker",
+            options.nodes
+        )));
     }
     let placement = Placement::new(options.server_cpus.as_deref(), options.load_cpus.as_deref())?;
     machine::raise_open_files();
@@ -125,7 +151,7 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
     let mut brokers = Vec::new();
     for spec in &options.brokers {
         say(&format!("starting {}", spec.name));
-        brokers.push(Broker::start(spec, &parent, &placement, &mut ports, &mut cleanup)?);
+        brokers.push(Broker::start(spec, options.nodes, &parent, &placement, &mut ports, &mut cleanup)?);
     }
     machine::confine(&placement.load)?;
     let budget = options.memory_budget.or_else(|| brokers[0].memory_budget_bytes());
@@ -142,10 +168,11 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
     runner.topic_configs = options.topic_configs.clone();
     runner.variants = options.variants.iter().map(|v| (v.name.clone(), v.broker.clone(), v.config.clone())).collect();
     runner.warm_up()?;
+    runner.idle()?;
     for workload in &workloads {
         runner.run(workload)?;
     }
-    let names = table::Names {
+    let names = targets::Names {
         subject: &options.brokers[0].name,
         rival: options.brokers.get(1).map(|spec| spec.name.as_str()),
         variant: options.variants.first().map(|variant| variant.name.as_str()),
@@ -155,8 +182,12 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
     for name in runner.results.workloads() {
         report += &format!("{}\n", table::workload(&runner.results, name, workload::about(name), names.subject));
     }
-    runner.notes.iter().for_each(|note| report += &format!("- {note}\n"));
-    report += &format!("\n### Targets\n\n{}", table::targets(&runner.results, &names));
+    runner.notes.iter().chain(&runner.notes_of_moves()).for_each(|note| report += &format!("- {note}\n"));
+    let targets = match options.nodes {
+        1 => targets::single(&runner.results, &names),
+        _ => targets::cluster(&runner.results, &names),
+    };
+    report += &format!("\n### Targets\n\n{}", targets::table(&targets));
     println!("{report}");
     if let Some(path) = &options.markdown {
         std::fs::write(path, &report).map_err(BenchError::machine(path.display()))?;
@@ -170,6 +201,8 @@ fn scale(options: &Options) -> Scale {
         warm_up: options.warm_up,
         first_load_seconds: options.first_load,
         rounds: options.rounds,
+        nodes: options.nodes,
+        replicas: options.replication_factor.unwrap_or(options.nodes.min(REPLICAS)),
         tail_bytes: options.tail_mebibytes << 20,
         cold_bytes: options.cold_mebibytes << 20,
         topic_bytes_max: options.topic_gibibytes << 30,

@@ -99,6 +99,18 @@ impl Results {
         }
     }
 
+    /// Of runs that each measured one value.
+    #[cfg(test)]
+    pub fn of(runs: &[(&str, &str, Metric, f64)]) -> Results {
+        let mut results = Results::default();
+        for &(workload, contestant, metric, value) in runs {
+            let mut sample = Sample::default();
+            sample.set(metric, value);
+            results.push(workload, contestant, sample);
+        }
+        results
+    }
+
     pub fn workloads(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
         for (workload, _, _) in &self.runs {

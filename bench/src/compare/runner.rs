@@ -6,17 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::compare::broker::Broker;
-use crate::compare::results::{Metric, Results, Sample};
+use crate::compare::measured::Measured;
+use crate::compare::results::{Metric, Results};
 use crate::compare::say;
 use crate::compare::table::{FLOOR, FLOOR_POLLING};
 use crate::compare::workload::{self, Floor, Kind, Load, Workload};
-use crate::connection::{Connection, Target};
+use crate::connection::Target;
 use crate::error::BenchError;
-use crate::limits::{self, Cut, Limits};
+use crate::limits::{Cut, Limits};
 use crate::load::{Common, Mark};
 use crate::machine::{self, Placement};
 use crate::report::Report;
-use crate::{consume, produce, wire};
+use crate::{consume, produce, topics};
 
 /// The topic that is read from the disk: written once, for several workloads.
 const COLD_TOPIC: &str = "cold";
@@ -25,6 +26,8 @@ const CONNECTIONS: u32 = 4;
 
 /// Runs before the measured ones, at most.
 const WARM_UPS_MAX: usize = 5;
+/// How often a run is begun again because a partition has moved meanwhile.
+const RUNS_AGAIN_MAX: usize = 3;
 
 /// How much is run.
 #[derive(Clone, Debug)]
@@ -34,9 +37,12 @@ pub struct Scale {
     /// Load before everything else.
     pub first_load_seconds: f64,
     pub rounds: usize,
+    /// Processes of each broker, and replicas of each topic.
+    pub nodes: usize,
+    pub replicas: usize,
     pub tail_bytes: u64,
     pub cold_bytes: u64,
-    /// What a topic that is produced to may hold.
+    /// What a topic that is produced to may hold, all replicas counted.
     pub topic_bytes_max: u64,
     /// What must be free on the disk before each run.
     pub free_bytes_min: u64,
@@ -47,8 +53,12 @@ pub struct Scale {
 
 impl Scale {
     pub fn describe(&self) -> String {
+        let nodes = match self.nodes {
+            1 => String::new(),
+            nodes => format!("{nodes} processes of each broker, replication factor {}; ", self.replicas),
+        };
         format!(
-            "{} rounds of {} s, each after {} s of the same load, the first after a whole run; medians [least..most]; \
+            "{nodes}{} rounds of {} s, each after {} s of the same load, the first after a whole run; medians [least..most]; \
              MB = 10^6 bytes",
             self.rounds, self.seconds, self.warm_up
         )
@@ -61,7 +71,7 @@ struct Contestant {
     broker: usize,
     topic: String,
     configs: Vec<(String, String)>,
-    /// About what has been written to the topic, and by one run.
+    /// About what has been written to the topic, and by one run, all replicas counted.
     bytes: u64,
     run_bytes: u64,
     /// Runs since the topic was created.
@@ -79,6 +89,8 @@ pub struct Runner {
     pub variants: Vec<(String, String, (String, String))>,
     /// Records a second that are half of the rival's maximum.
     half_rate: Option<u64>,
+    /// Runs that were begun again because a partition had moved, by the brokers' order.
+    again: Vec<usize>,
     /// Brokers that have the cold topic.
     with_cold_topic: HashSet<usize>,
     pub results: Results,
@@ -105,6 +117,7 @@ impl Runner {
         let sizes = (scale.floor_file_bytes, scale.cold_bytes);
         Runner {
             limits: Limits::new(directory, placement.clone(), congestion.clone(), sizes),
+            again: vec![0; brokers.len()],
             brokers,
             placement,
             congestion,
@@ -134,6 +147,22 @@ impl Runner {
         Ok(())
     }
 
+    /// Notes what each broker uses while none has anything to do: that much of the processors is lost to the one that is
+    /// measured.
+    pub fn idle(&mut self) -> Result<(), BenchError> {
+        machine::settle()?;
+        let cpu = |broker: &Broker| -> Result<Duration, BenchError> {
+            broker.pids().iter().map(|pid| machine::process_cpu(*pid)).sum()
+        };
+        let before = self.brokers.iter().map(cpu).collect::<Result<Vec<_>, _>>()?;
+        std::thread::sleep(self.time());
+        for (broker, before) in self.brokers.iter().zip(before) {
+            let share = (cpu(broker)? - before).as_secs_f64() / self.scale.seconds;
+            self.notes.push(format!("{} without load: {:.1} % of a processor", broker.name, share * 100.0));
+        }
+        Ok(())
+    }
+
     pub fn run(&mut self, workload: &Workload) -> Result<(), BenchError> {
         say(&format!("{}: {}", workload.name, workload.about));
         match &workload.kind {
@@ -147,7 +176,7 @@ impl Runner {
 
     /// As fast as each broker takes it.
     fn produce(&mut self, name: &str, load: &Load, floor: Option<Floor>, variants: bool) -> Result<(), BenchError> {
-        let mut contestants = self.contestants(name, variants);
+        let mut contestants = self.contestants(name, variants || self.scale.nodes > 1);
         for contestant in &mut contestants {
             self.fill(contestant, load, 0)?;
         }
@@ -230,7 +259,7 @@ impl Runner {
         contestant: &mut Contestant,
         load: &Load,
         rate: u64,
-    ) -> Result<Sample, BenchError> {
+    ) -> Result<Measured, BenchError> {
         let options = self.consumer(contestant.broker, COLD_TOPIC, CONNECTIONS);
         let data = self.brokers[contestant.broker].data().to_path_buf();
         let (stop, mut consumed) = (AtomicBool::new(false), 0);
@@ -264,13 +293,15 @@ impl Runner {
                 self.note(name, &contestant.name, round, sample);
             }
             next_first(&mut contestants);
-            let floor = self.limits.sendfile_warm(connections as usize, self.time())?;
-            self.note(name, FLOOR, round, floor_sample(&floor));
+            // A consumer has a connection to each leader.
+            let connections = (connections as usize * self.scale.nodes).min(CONNECTIONS as usize);
+            let floor = self.limits.sendfile_warm(connections, self.time())?;
+            self.note(name, FLOOR, round, Measured::of_floor(&floor));
         }
         contestants.iter().try_for_each(|contestant| self.delete(contestant))
     }
 
-    fn read_over_and_over(&mut self, contestant: &Contestant, connections: u32) -> Result<Sample, BenchError> {
+    fn read_over_and_over(&mut self, contestant: &Contestant, connections: u32) -> Result<Measured, BenchError> {
         let mut options = self.consumer(contestant.broker, &contestant.topic, connections);
         (options.repeat, options.warm_up) = (Some(self.scale.seconds), self.scale.warm_up);
         self.measured(contestant.broker, |mark| consume::run(&options, &AtomicBool::new(false), mark))
@@ -289,7 +320,7 @@ impl Runner {
                 self.note("cold", &name, round, sample);
             }
             let floor = self.limits.sendfile_cold(CONNECTIONS as usize)?;
-            self.note("cold", FLOOR, round, floor_sample(&floor));
+            self.note("cold", FLOOR, round, Measured::of_floor(&floor));
         }
         Ok(())
     }
@@ -308,25 +339,25 @@ impl Runner {
     /// A bare loop, in the table of a workload.
     fn floor(&mut self, name: &str, floor: Floor, round: usize) -> Result<(), BenchError> {
         machine::settle()?;
-        let time = self.time();
+        let (time, replicas) = (self.time(), self.scale.replicas);
         match floor {
             Floor::Ingest => {
                 let connections = CONNECTIONS as usize;
                 let cut = match self.scale.tiny {
                     true => Cut { piece_bytes: 512 << 10, depth: 4 },
-                    false => self.limits.fastest_cut(connections, Duration::from_millis(300))?,
+                    false => self.limits.fastest_cut(replicas, connections, Duration::from_millis(300))?,
                 };
                 let note = format!("bare loop of durable ingest: {cut}");
                 if !self.notes.contains(&note) {
                     self.notes.push(note);
                 }
-                let floor = self.limits.ingest(connections, cut, time)?;
-                self.note(name, FLOOR, round, floor_sample(&floor));
+                let floor = self.limits.ingest(replicas, connections, cut, time)?;
+                self.note(name, FLOOR, round, Measured::of_floor(&floor));
             }
             Floor::PingPong => {
                 for (spin, by) in [(false, FLOOR), (true, FLOOR_POLLING)] {
-                    let floor = self.limits.ping_pong(spin, time)?;
-                    self.note(name, by, round, floor_sample(&floor));
+                    let floor = self.limits.ping_pong(replicas, spin, time)?;
+                    self.note(name, by, round, Measured::of_floor(&floor));
                 }
             }
         }
@@ -388,7 +419,7 @@ impl Runner {
     }
 
     /// Produces once and measures it.
-    fn produced(&mut self, contestant: &mut Contestant, load: &Load, rate: u64) -> Result<Sample, BenchError> {
+    fn produced(&mut self, contestant: &mut Contestant, load: &Load, rate: u64) -> Result<Measured, BenchError> {
         let options = self.producer(contestant, load, rate, None);
         machine::settle()?;
         let mut bytes = 0;
@@ -397,7 +428,8 @@ impl Runner {
             bytes = report.payload_bytes;
             Ok(report)
         })?;
-        contestant.run_bytes = (bytes as f64 * (1.0 + self.scale.warm_up / self.scale.seconds)) as u64;
+        let with_warm_up = bytes as f64 * (1.0 + self.scale.warm_up / self.scale.seconds);
+        contestant.run_bytes = (with_warm_up * self.scale.replicas as f64) as u64;
         contestant.bytes += contestant.run_bytes;
         contestant.runs += 1;
         Ok(sample)
@@ -416,6 +448,7 @@ impl Runner {
         produce::Options {
             common: self.common(contestant.broker, &contestant.topic, load.connections, load.spin),
             partitions: load.partitions,
+            replication_factor: self.scale.replicas,
             topic_configs: contestant.configs.clone(),
             shape: load.shape.clone(),
             acks: produce::Acks::All,
@@ -444,26 +477,44 @@ impl Runner {
 
     fn delete(&self, contestant: &Contestant) -> Result<(), BenchError> {
         let address = self.brokers[contestant.broker].bootstrap.clone();
-        let target = Target { address, congestion: self.congestion.clone() };
-        wire::delete_topic(&mut Connection::open(&target)?, &contestant.topic)
+        topics::delete(&Target { address, congestion: self.congestion.clone() }, &contestant.topic)
     }
 
-    /// Runs a load and adds to its report what the broker used in exactly the measured time.
+    /// Runs a load, again when a partition has moved meanwhile, and adds to its report what the broker used in exactly the
+    /// measured time.
     fn measured(
         &mut self,
         broker: usize,
-        load: impl FnOnce(&mut dyn FnMut(Mark)) -> Result<Report, BenchError>,
-    ) -> Result<Sample, BenchError> {
+        mut load: impl FnMut(&mut dyn FnMut(Mark)) -> Result<Report, BenchError>,
+    ) -> Result<Measured, BenchError> {
+        for _ in 0..RUNS_AGAIN_MAX {
+            match self.measured_once(broker, &mut load) {
+                Err(error) if topics::has_moved(&error) => {
+                    say(&format!("  {}: the run begins again: {error}", self.brokers[broker].name));
+                    self.again[broker] += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+        self.measured_once(broker, &mut load)
+    }
+
+    fn measured_once(
+        &mut self,
+        broker: usize,
+        load: &mut impl FnMut(&mut dyn FnMut(Mark)) -> Result<Report, BenchError>,
+    ) -> Result<Measured, BenchError> {
         let broker = &mut self.brokers[broker];
         broker.check()?;
         let free = machine::free_bytes(broker.data())?;
         if free < self.scale.free_bytes_min {
             return Err(BenchError::Machine(format!("only {} MB are free on the disk", free / 1_000_000)));
         }
-        let pid = broker.pid();
-        let (mut cpu, mut dirty) = (Vec::new(), Ok(0));
+        let pids = broker.pids();
+        let (mut used, mut dirty) = (Vec::new(), Ok(0));
+        let cpu = || pids.iter().map(|pid| machine::process_cpu(*pid)).collect::<Result<Vec<Duration>, _>>();
         let outcome = load(&mut |mark| {
-            cpu.push(machine::process_cpu(pid));
+            used.push(cpu());
             if mark == Mark::Until {
                 dirty = machine::dirty_bytes();
             }
@@ -471,18 +522,22 @@ impl Runner {
         // That the broker has ended says more than that a connection broke.
         broker.check()?;
         let report = outcome?;
-        let used: Vec<Duration> = cpu.into_iter().collect::<Result<_, _>>()?;
-        let mut sample = report_sample(&report);
-        sample.set(Metric::Cpu, (used[1] - used[0]).as_secs_f64() / (report.payload_bytes as f64 / 1e9));
-        let resident = machine::resident(pid)?;
-        sample.set(Metric::Resident, mebibytes(resident.now_bytes));
-        sample.set(Metric::ResidentPeak, mebibytes(resident.peak_bytes));
-        sample.set(Metric::Dirty, mebibytes(dirty?));
-        Ok(sample)
+        let used = used.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let resident = pids.iter().map(|pid| machine::resident(*pid)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Measured::new(&report, &used[0], &used[1], &resident, dirty?))
     }
 
-    fn note(&mut self, workload: &str, by: &str, round: usize, sample: Sample) {
-        let shown = |metric: Metric| sample.get(metric).map_or("-".to_string(), |value| format!("{value:.3}"));
+    /// What is to be said of the runs that were begun again.
+    pub fn notes_of_moves(&self) -> Vec<String> {
+        let again = self.brokers.iter().zip(&self.again).filter(|(_, times)| **times > 0);
+        again
+            .map(|(broker, times)| format!("{}: {times} runs were begun again: a partition had moved", broker.name))
+            .collect()
+    }
+
+    fn note(&mut self, workload: &str, by: &str, round: usize, measured: Measured) {
+        let Measured { all, nodes } = measured;
+        let shown = |metric: Metric| all.get(metric).map_or("-".to_string(), |value| format!("{value:.3}"));
         say(&format!(
             "  {workload} {round}/{} {by}: {} MB/s, p50 {} ms, p99.9 {} ms, {} CPU s/GB",
             self.scale.rounds,
@@ -491,34 +546,9 @@ impl Runner {
             shown(Metric::P999),
             shown(Metric::Cpu)
         ));
-        self.results.push(workload, by, sample);
-    }
-}
-
-fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
-}
-
-fn report_sample(report: &Report) -> Sample {
-    let mut sample = Sample::default();
-    sample.set(Metric::Megabytes, report.megabytes_per_second());
-    sample.set(Metric::Records, report.records_per_second());
-    for (metric, quantile) in [(Metric::P50, 0.5), (Metric::P99, 0.99), (Metric::P999, 0.999)] {
-        sample.set(metric, report.latency_ms(quantile));
-    }
-    sample.set(Metric::Unanswered, report.unanswered as f64);
-    sample
-}
-
-fn floor_sample(floor: &limits::Floor) -> Sample {
-    let mut sample = Sample::default();
-    sample.set(Metric::Megabytes, floor.megabytes_per_second());
-    sample.set(Metric::Cpu, floor.cpu_seconds_per_gigabyte());
-    if let Some(latency) = &floor.latency {
-        sample.set(Metric::Records, latency.len() as f64 / floor.seconds);
-        for (metric, quantile) in [(Metric::P50, 0.5), (Metric::P99, 0.99), (Metric::P999, 0.999)] {
-            sample.set(metric, latency.value_at_quantile(quantile) as f64 / 1e6);
+        self.results.push(workload, by, all);
+        for (index, node) in nodes.into_iter().enumerate() {
+            self.results.push(workload, &format!("{by}, node {}", index + 1), node);
         }
     }
-    sample
 }

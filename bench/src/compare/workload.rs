@@ -55,14 +55,16 @@ fn load(partitions: i32, connections: u32, record_bytes: usize, batch_records: u
     Load { partitions, connections, shape, spin: false }
 }
 
-/// All workloads. A `tiny` one has fewer partitions.
-pub fn all(tiny: bool) -> Vec<Workload> {
+/// All workloads, for brokers of so many nodes. A `tiny` one has fewer partitions.
+pub fn all(tiny: bool, nodes: usize) -> Vec<Workload> {
     let partitions = |full: i32| if tiny { full.min(50) } else { full };
     let produce = |name, about, load, floor| {
         let kind = Kind::Produce { load, floor, variants: name == "small-1000" };
         Workload { name, about, kind }
     };
-    let single = |connections| Load { spin: true, ..load(8, connections, 1024, 1, 1) };
+    // A producer has a request under way to each leader: of several nodes, one partition keeps it to one.
+    let single_partitions = |connections: u32| if nodes == 1 { 8 } else { connections as i32 };
+    let single = |connections| Load { spin: true, ..load(single_partitions(connections), connections, 1024, 1, 1) };
     let small = |full| load(partitions(full), 50, 100, 10, 5);
     let other = |name, about, kind| Workload { name, about, kind };
     vec![
@@ -102,7 +104,7 @@ pub fn about(name: &str) -> &'static str {
         "half-rate-maximum" => "the shape of half-rate, as fast as the broker takes it",
         "backfill-without" => "half-rate alone",
         "backfill-with" => "half-rate with a consumer of a cold topic beside it",
-        _ => all(false).iter().find(|workload| workload.name == name).map_or("", |workload| workload.about),
+        _ => all(false, 1).iter().find(|workload| workload.name == name).map_or("", |workload| workload.about),
     }
 }
 
@@ -122,14 +124,14 @@ mod tests {
 
     fn names(selected: &[&str]) -> Result<Vec<&'static str>, String> {
         let selected: Vec<String> = selected.iter().map(|name| name.to_string()).collect();
-        Ok(select(all(false), &selected)?.iter().map(|workload| workload.name).collect())
+        Ok(select(all(false, 1), &selected)?.iter().map(|workload| workload.name).collect())
     }
 
     #[test]
     fn workloads_are_selected_whole_or_by_their_beginning() {
         assert_eq!(names(&["cold", "bulk"]).unwrap(), ["bulk-4", "bulk-16", "cold"]);
         assert_eq!(names(&["half-rate"]).unwrap(), ["half-rate"]);
-        assert_eq!(names(&[]).unwrap().len(), all(true).len());
+        assert_eq!(names(&[]).unwrap().len(), all(true, 3).len());
         assert!(names(&["bulk-5"]).is_err());
     }
 
@@ -141,9 +143,9 @@ mod tests {
 
     #[test]
     fn no_two_workloads_have_the_same_name() {
-        let mut unique: Vec<_> = all(false).iter().map(|workload| workload.name).collect();
+        let mut unique: Vec<_> = all(false, 1).iter().map(|workload| workload.name).collect();
         unique.sort();
         unique.dedup();
-        assert_eq!(unique.len(), all(false).len());
+        assert_eq!(unique.len(), all(false, 1).len());
     }
 }
