@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A Debian package: the program, a unit of systemd that does not start by itself, a configuration, the documents for operators.
 #   scripts/packaging/deb.sh [DIRECTORY]      (default: target/packages) prints the path of the package
-# It packs the release build, or the program that MILLSTREAM_BINARY names: that of static.sh needs no libc.
+# It packs the release build, or the program that MILLSTREAM_BINARY names: that of static.sh depends on no libc.
 set -euo pipefail
 source "$(dirname "$0")/../lib/common.sh"
 source "$SCRIPTS/lib/install.sh"
