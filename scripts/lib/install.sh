@@ -215,3 +215,26 @@ kafka_tool() {
   esac
   java_class 512m "$class" "$@"
 }
+
+# Prometheus and promtool, unpacked from Debian's package beside everything else that we install: nothing is started. Sets PROMETHEUS
+# and PROMTOOL; returns 1, having said why, where they are not to be had.
+install_prometheus() {
+  PROMETHEUS="$(command -v prometheus || true)" PROMTOOL="$(command -v promtool || true)"
+  [[ -z $PROMETHEUS || -z $PROMTOOL ]] || return 0
+  local there="$CACHE/prometheus"
+  PROMETHEUS="$there/usr/bin/prometheus" PROMTOOL="$there/usr/bin/promtool"
+  with_lock prometheus install_prometheus_locked "$there"
+}
+install_prometheus_locked() {
+  local there="$1"
+  [[ -x $there/usr/bin/promtool ]] && return 0
+  say "installing by apt-get download: prometheus"
+  rm -rf "$there.part"
+  mkdir -p "$there.part"
+  if ! (cd "$there.part" && apt-get update -qq && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb .) \
+    >"$CACHE/prometheus.log" 2>&1 </dev/null; then
+    tail -5 "$CACHE/prometheus.log"
+    return 1
+  fi
+  mv "$there.part" "$there"
+}

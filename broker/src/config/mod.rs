@@ -5,6 +5,8 @@ mod listener;
 mod log;
 pub mod properties;
 mod quorum;
+#[cfg(test)]
+mod reference;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -299,8 +301,16 @@ mod tests {
         names
     }
 
+    /// What the document says has no effect: the names, of which each may be a pattern, and why.
+    pub(super) fn without_effect() -> Vec<(&'static str, &'static str)> {
+        let document = include_str!("../../../docs/2026-11-21-configs-and-quotas.md");
+        let (_, table) = document.split_once("## What has no effect").expect("the table");
+        let rows = table.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |")?.split_once("` | "));
+        rows.flat_map(|(names, why)| names.split("`, `").map(move |name| (name, why))).collect()
+    }
+
     /// Whether a name is one of those that `pattern` stands for: `*` is any text, and occurs once at most.
-    fn matches(pattern: &str, name: &str) -> bool {
+    pub(super) fn matches(pattern: &str, name: &str) -> bool {
         match pattern.split_once('*') {
             Some((before, after)) => name.strip_prefix(before).is_some_and(|rest| rest.ends_with(after)),
             None => pattern == name,
@@ -310,10 +320,7 @@ mod tests {
     #[test]
     fn what_is_honoured_is_read_and_what_is_not_has_its_reason() {
         let read = names_read();
-        let document = include_str!("../../../docs/2026-11-21-configs-and-quotas.md");
-        let (_, table) = document.split_once("## What has no effect").expect("the table");
-        let rows = table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
-        let without_effect: Vec<&str> = rows.flat_map(|(names, _)| names.split("`, `")).collect();
+        let without_effect: Vec<&str> = without_effect().into_iter().map(|(names, _)| names).collect();
         let has_row = |name: &str| without_effect.iter().any(|pattern| matches(pattern, name));
 
         let synonyms: BTreeSet<&str> =

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use super::allocator;
+use super::{allocator, control_group};
 use crate::config::BrokerConfig;
 use crate::metrics::{Kind, Sample};
 
@@ -168,13 +168,8 @@ impl MemoryBudget {
 /// The machine's memory, or that of the control group if it has less.
 pub fn machine_bytes() -> u64 {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_of(&text));
-    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    // Version 2: one line, `0::/path`. Each group above may have a limit too.
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    let limits = Path::new(path).ancestors().filter_map(|group| {
-        std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(group).join("memory.max")).ok()?.trim().parse().ok()
-    });
-    limits.chain(machine).min().unwrap_or(UNKNOWN_MACHINE_BYTES)
+    let group = control_group::memory_bytes(Path::new("/"));
+    machine.into_iter().chain(group).min().unwrap_or(UNKNOWN_MACHINE_BYTES)
 }
 
 /// `MemTotal` of `/proc/meminfo`, in bytes.

@@ -11,6 +11,7 @@
 
 pub mod allocator;
 pub mod clock;
+pub mod control_group;
 pub mod controller;
 pub mod disk;
 pub mod executor;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::Finding;
+use crate::driver::control_group;
 
 /// The first kernel that has what is needed, and the first that is as fast as it gets: README.md.
 const KERNEL_MIN: (u32, u32) = (5, 13);
@@ -77,18 +78,10 @@ pub fn governor(sys: &Path) -> Option<Finding> {
     }
 }
 
-/// Whether control groups (version 2) keep the process from its cores; `None` without a limit.
+/// Whether control groups keep the process from its cores; `None` without a limit.
 pub fn quota(root: &Path, shards: usize) -> Option<Finding> {
     const CHECK: &str = "processor quota";
-    // Each group above may have a limit too.
-    let groups = read(&root.join("proc/self/cgroup")).unwrap_or_default();
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default().to_owned();
-    let limits = Path::new(&own).ancestors().filter_map(|group| {
-        let limit = read(&root.join("sys/fs/cgroup").join(group).join("cpu.max"))?;
-        let (quota, period) = limit.split_once(' ')?;
-        Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
-    });
-    let cores = limits.min_by(f64::total_cmp)?;
+    let cores = control_group::cores(root)?;
     let message = format!("the control group allows {cores:.1} cores");
     if cores < shards as f64 {
         let fewer = (cores as usize).max(1);
