@@ -591,7 +591,7 @@ impl World {
 
     fn mend(&mut self) {
         let mut later = Vec::new();
-        self.network.mend(self.now_us, &mut self.random, &mut later);
+        self.network.mend(&mut self.random, &mut later);
         self.later(later);
     }
 

@@ -45,7 +45,15 @@ pub enum Later {
 pub struct Arrival {
     connection: u64,
     at_dialler: bool,
-    frame: Option<Bytes>,
+    what: Arriving,
+}
+
+#[derive(Debug)]
+enum Arriving {
+    /// A frame, or the end of the connection.
+    Sent(Option<Bytes>),
+    /// What was held while the way was cut, in its order.
+    Held,
 }
 
 /// A machine.
@@ -164,7 +172,7 @@ impl PeerNetwork {
     }
 
     /// All ways are whole again. What waited arrives, or is lost with its connection.
-    pub fn mend(&mut self, now_us: u64, random: &mut Random, later: &mut Vec<(u64, Later)>) {
+    pub fn mend(&mut self, random: &mut Random, later: &mut Vec<(u64, Later)>) {
         self.cut.clear();
         let waiting = |connection: &Connection| connection.held.iter().any(|held| !held.is_empty());
         let numbers: Vec<u64> =
@@ -180,11 +188,9 @@ impl PeerNetwork {
                 continue;
             }
             for side in [0, 1] {
-                let connection = self.connections.get_mut(&number).expect("it is there");
-                let held = std::mem::take(&mut connection.held[side]);
-                let resent_us = now_us + random.below(RESEND_US_MAX);
-                connection.arrival_us[side] = connection.arrival_us[side].max(resent_us);
-                held.into_iter().for_each(|frame| self.carry(number, side, frame, now_us, random, later));
+                // What was held goes first: what is on its way, or is sent meanwhile, waits behind it.
+                let arrival = Arrival { connection: number, at_dialler: side == 0, what: Arriving::Held };
+                later.push((random.below(RESEND_US_MAX), Later::Arrival(arrival)));
             }
         }
     }
@@ -289,15 +295,25 @@ impl PeerNetwork {
         let connection = self.connections.get_mut(&number).expect("it is there");
         let arrival_us = &mut connection.arrival_us[side];
         *arrival_us = (*arrival_us + 1).max(now_us + delay_us);
-        let arrival = Arrival { connection: number, at_dialler: side == 0, frame };
+        let arrival = Arrival { connection: number, at_dialler: side == 0, what: Arriving::Sent(frame) };
         later.push((*arrival_us - now_us, Later::Arrival(arrival)));
     }
 
     /// A frame arrives, or the end of a connection does, unless the way is cut.
     pub fn arrives(&mut self, arrival: Arrival, now_us: u64, random: &mut Random, later: &mut Vec<(u64, Later)>) {
-        let Arrival { connection: number, at_dialler, frame } = arrival;
+        let Arrival { connection: number, at_dialler, what } = arrival;
         let side = usize::from(!at_dialler);
         let Some(connection) = self.connections.get_mut(&number) else { return };
+        let frame = match what {
+            Arriving::Sent(frame) => frame,
+            Arriving::Held => {
+                for frame in std::mem::take(&mut connection.held[side]) {
+                    let arrival = Arrival { connection: number, at_dialler, what: Arriving::Sent(frame) };
+                    self.arrives(arrival, now_us, random, later);
+                }
+                return;
+            }
+        };
         let End { node, life, place, link } = connection.ends[side];
         let way = (connection.ends[1 - side].node, node);
         if self.cut.contains(&way) || !connection.held[side].is_empty() {
@@ -409,7 +425,7 @@ mod tests {
         }
 
         fn mend(&mut self) {
-            self.network.mend(self.now_us, &mut self.random, &mut self.later);
+            self.network.mend(&mut self.random, &mut self.later);
             self.run();
         }
 
@@ -477,6 +493,27 @@ mod tests {
             }
         }
         assert!(arrived > 5 && lost > 5, "{arrived} arrived, {lost} were lost");
+    }
+
+    #[test]
+    fn what_was_held_arrives_before_what_is_on_its_way_when_a_cut_ends() {
+        let mut arrived = 0;
+        for seed in 0..40 {
+            let mut two = Two::connected();
+            two.random = Random::new(seed);
+            two.network.cut(0, 1);
+            two.send(0, DIALLED);
+            two.run();
+            two.execute(0, Effect::Send { link: DIALLED, bytes: Frame::Pong.to_bytes() });
+            two.mend();
+            let pong = Event::Received { link: LinkId(0), bytes: Frame::Pong.to_bytes().slice(4..) };
+            let taken = two.take(1);
+            if taken != [Event::Closed { link: LinkId(0) }] {
+                assert_eq!(taken, [ping(LinkId(0)), pong]);
+                arrived += 1;
+            }
+        }
+        assert!(arrived > 5, "{arrived} arrived");
     }
 
     #[test]

@@ -308,7 +308,7 @@ fn run(options: Options) -> Result<Outcome, String> {
         return Err(format!("{open:?} streams are open over a second of silence"));
     }
     let mut later = Vec::new();
-    streams.network.mend(streams.schedule.now_us(), &mut streams.random, &mut later);
+    streams.network.mend(&mut streams.random, &mut later);
     streams.later(later);
     streams.run(4_000_000);
     streams.check("after a cut")?;
@@ -320,7 +320,7 @@ fn run(options: Options) -> Result<Outcome, String> {
         return Err("a stream is open though one end hears nothing".to_string());
     }
     let mut later = Vec::new();
-    streams.network.mend(streams.schedule.now_us(), &mut streams.random, &mut later);
+    streams.network.mend(&mut streams.random, &mut later);
     streams.later(later);
     streams.run(4_000_000);
     streams.check("after a cut of one way")?;

@@ -141,7 +141,7 @@ impl World {
     /// The ways between nodes are whole again.
     pub fn mend(&mut self) {
         let mut later = Vec::new();
-        self.peers.mend(self.timeline.now_us(), &mut self.timeline.random, &mut later);
+        self.peers.mend(&mut self.timeline.random, &mut later);
         self.happens_later(later);
     }
 

@@ -114,6 +114,16 @@ fn what_was_committed_is_another_record_where_a_dead_branch_is_kept() {
     is_needed(Rule::DropUnknownBranch, "D2", 825..840);
 }
 
+#[test]
+fn what_was_deleted_is_back_where_only_the_leader_has_deleted_it() {
+    is_needed(Rule::CountLogStarts, "D10", 100..130);
+}
+
+#[test]
+fn what_was_deleted_is_back_where_who_joins_has_not_deleted_it() {
+    is_needed(Rule::JoinAtLogStart, "D10", 85..115);
+}
+
 /// It cuts what was skipped, and skips it again.
 #[test]
 fn a_follower_does_not_get_past_what_is_compacted_away_where_it_is_not_told_the_epoch() {
