@@ -121,7 +121,7 @@ fn what_was_deleted_is_back_where_only_the_leader_has_deleted_it() {
 
 #[test]
 fn what_was_deleted_is_back_where_who_joins_has_not_deleted_it() {
-    is_needed(Rule::JoinAtLogStart, "D10", 85..115);
+    is_needed(Rule::JoinAtLogStart, "D10", 645..660);
 }
 
 /// It cuts what was skipped, and skips it again.
