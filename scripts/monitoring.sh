@@ -19,7 +19,10 @@ WORK="$(data_directory monitoring)"
 PROMETHEUS_PID=
 cleanup() {
   kill_broker
-  if [[ -n $PROMETHEUS_PID ]]; then kill -KILL "$PROMETHEUS_PID" 2>/dev/null || true; fi
+  if [[ -n $PROMETHEUS_PID ]]; then
+    kill -KILL "$PROMETHEUS_PID" 2>/dev/null || true
+    wait "$PROMETHEUS_PID" 2>/dev/null || true
+  fi
   rm -rf "$WORK"
 }
 trap cleanup EXIT
