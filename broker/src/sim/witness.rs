@@ -80,7 +80,10 @@ impl Witness {
             Finding::Starts { partition, log_start, promised } if log_start < promised => {
                 Err(format!("partition {partition} starts at {log_start}, before {promised}"))
             }
-            Finding::Starts { .. } => Ok(()),
+            Finding::Ends { partition, log_end, known } if log_end < known => {
+                Err(format!("partition {partition} ends at {log_end}, but reached {known} before"))
+            }
+            Finding::Starts { .. } | Finding::Ends { .. } => Ok(()),
             Finding::Group(finding) => self.knowledge.group.see(finding),
             Finding::Time { partition, query, until, found } => {
                 let range = self.knowledge.partitions[partition].deleted_to..until;

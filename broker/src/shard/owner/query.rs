@@ -89,8 +89,8 @@ impl Queries {
     pub fn end(&mut self, turn: &mut Turn<'_>, from: ShardIndex, request: RequestId) {
         // It may have been answered.
         let Some(place) = self.places.get(&(from, request)).copied() else { return };
-        let mut left: Vec<PendingAnswer> =
-            self.lookups.extract_if(.., |_, at| at.place == place).map(|of| of.1).collect();
+        let mut left: Vec<PendingAnswer> = self.lookups.values().filter(|at| at.place == place).copied().collect();
+        self.lookups.retain(|_, at| at.place != place);
         left.extend(self.deletions.extract_if(.., |(at, _)| at.place == place).map(|of| of.0));
         for pending in left {
             self.finish(turn, pending, Answer::error(ErrorCode::RequestTimedOut));

@@ -54,12 +54,12 @@ impl Role for Asker {
                 let starts = |(log_start, _)| Finding::Starts { partition, log_start, promised };
                 reaction.findings.extend(found.map(starts));
             }
-            Asked::Latest { partition, end } => match requests::listed(body, partition)? {
-                Some((offset, _)) if offset < end => {
-                    return Err(format!("partition {partition} ends at {offset}, but reached {end} before"));
-                }
-                found => reaction.doubts = found.is_none(),
-            },
+            Asked::Latest { partition, end: known } => {
+                let found = requests::listed(body, partition)?;
+                reaction.doubts = found.is_none();
+                let ends = |(log_end, _)| Finding::Ends { partition, log_end, known };
+                reaction.findings.extend(found.map(ends));
+            }
             Asked::Time { partition, query, until } => {
                 // Looking for the largest time may pass over batches by what their headers say, unchecked.
                 if let Some(found) = requests::listed(body, partition)?

@@ -89,6 +89,8 @@ pub enum Finding {
     /// The log starts here, or was read from here, as its leader says, and was promised to start at `promised` or later when that
     /// was asked.
     Starts { partition: usize, log_start: i64, promised: i64 },
+    /// The log ends here, as its leader says, and was known to reach `known` when that was asked.
+    Ends { partition: usize, log_end: i64, known: i64 },
     /// A member of the group learnt this.
     Group(GroupFinding),
     /// The record found by time, among those below `until`.

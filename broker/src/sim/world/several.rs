@@ -43,9 +43,10 @@ pub struct Several {
     settled: Option<(u64, Vec<u64>)>,
     /// Acknowledgements of each partition of the topic.
     acknowledged: Vec<u64>,
-    /// Times that DeleteRecords was answered, and the leader epoch of each partition in which that was last.
+    /// Times that DeleteRecords was answered.
     deleted: u64,
-    deleted_epochs: Vec<i32>,
+    /// The latest leader epoch of each partition of the topic in which clients have learnt something.
+    heard_epochs: Vec<i32>,
 }
 
 /// What a world of several nodes came to.
@@ -90,7 +91,7 @@ impl Several {
             settled: None,
             acknowledged: vec![0; partitions],
             deleted: 0,
-            deleted_epochs: vec![-1; partitions],
+            heard_epochs: vec![-1; partitions],
         }
     }
 
@@ -117,21 +118,25 @@ impl Several {
             self.acknowledged[*partition] += 1;
             self.leaders.acknowledged(node.number, (TOPIC, *partition), told)?;
         }
-        if let Finding::Promised { partition, .. } = finding {
-            self.deleted += 1;
-            let epoch = &mut self.deleted_epochs[*partition];
-            *epoch = leader_epoch(node, *partition).max(*epoch);
+        if let Finding::Acknowledged { partition, .. }
+        | Finding::Read { partition, .. }
+        | Finding::Promised { partition, .. } = finding
+        {
+            self.deleted += u64::from(matches!(finding, Finding::Promised { .. }));
+            let heard = &mut self.heard_epochs[*partition];
+            *heard = told_of(node, *partition).map_or(-1, |state| state.leader_epoch).max(*heard);
         }
         Ok(())
     }
 
-    /// Whether a node says where a partition starts that leads in an epoch before the one in which records of it were deleted:
-    /// it does not know yet that it was deposed.
+    /// Whether a node says where a partition starts or ends that does not lead it any more, in the epoch in which clients have
+    /// heard of it: it did not know yet that it was deposed.
     pub fn is_outdated(&self, node: &SimNode, finding: &Finding) -> bool {
-        match finding {
-            Finding::Starts { partition, .. } => leader_epoch(node, *partition) < self.deleted_epochs[*partition],
-            _ => false,
-        }
+        let (Finding::Starts { partition, .. } | Finding::Ends { partition, .. }) = finding else { return false };
+        let leads = |state: &Partition| {
+            state.leader == node.configuration.node_id && state.leader_epoch >= self.heard_epochs[*partition]
+        };
+        self.swarm.replicas > 1 && !told_of(node, *partition).is_some_and(leads)
     }
 }
 
@@ -337,10 +342,9 @@ impl World {
     }
 }
 
-/// The leader epoch of a partition of the topic of which a node's shards were told last.
-fn leader_epoch(node: &SimNode, partition: usize) -> i32 {
-    let state = node.told().and_then(|image| image.topic(TOPIC)?.partition(partition as i32));
-    state.map_or(-1, |state| state.leader_epoch)
+/// What a node's shards were told last of a partition of the topic.
+fn told_of(node: &SimNode, partition: usize) -> Option<&Partition> {
+    node.told()?.topic(TOPIC)?.partition(partition as i32)
 }
 
 /// Somebody leads, and everybody is in sync.
