@@ -129,7 +129,7 @@ matrix() {
       scenario 600 "$name: $codec acks=$acks, $count records" round_trip "$name" "$topic" "$count" "$codec" "$acks" "$style"
     done
   done
-  scenario 120 "$name: as a member of a group" client "$name" group "$BOOTSTRAP" "$RUN-$name-zstd-all" "$PARTITIONS" "$count" "$(style_of "$name" 0)" "$RUN-$name"
+  scenario 120 "$name: as a member of a group" client "$name" group "$BOOTSTRAP" "$RUN-$name-zstd-all" "$PARTITIONS" "$count" "$style" "$RUN-$name"
 }
 
 kcat_extras() {
