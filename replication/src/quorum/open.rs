@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 
 use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply};
 
+use super::Quorum;
 use super::disk::{LogFile, begin_file, log_path, snapshot_index_of, snapshot_path};
 use super::entry::{Payload, payload};
 use super::file::{HardState, Header, Position, Scan, scan};
 use super::members::{Member, MemberId, Members};
+use super::ready::replay;
 use super::snapshot::{Snapshot, decode_snapshot, encode_snapshot, version};
 use super::store::Store;
-use super::{Quorum, replay};
 use crate::image::ClusterImage;
 use crate::log::{self, Corrupt, DIRECTORY, FileId, Io, OpenError, run};
 use crate::record::MetadataRecord;

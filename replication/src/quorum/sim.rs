@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use millstream_storage::random::Random;
 use millstream_storage::seeds::{self, Options};
 use millstream_storage::{BLOCK_BYTES, DiskOp};
+use raft::eraftpb::Entry;
 
+use super::entry::{Payload, payload};
 use super::members::tests::member;
 use super::*;
 use crate::log::FileId;

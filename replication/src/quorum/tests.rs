@@ -2,11 +2,15 @@
 //! way, all that was committed is there again, in order.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use millstream_storage::BLOCK_BYTES;
 use millstream_storage::random::Random;
+use millstream_storage::{BLOCK_BYTES, DiskError, DiskOp, DiskReply};
+use raft::eraftpb::Message;
 
 use super::members::tests::member;
+use super::message::encode_message;
+use super::writing::NO_SPACE_TICKS;
 use super::*;
 use crate::log::disk::Disk;
 use crate::log::{Corrupt, FileId, OpenError, SNAPSHOT};
