@@ -202,8 +202,7 @@ impl Leader {
     }
 
     fn appended(&mut self, now: Duration, own: &mut Own, log_end: i64, out: &mut Vec<Effect>) {
-        assert!(log_end > own.log.end, "records were appended: {log_end}, {:?}", own.log);
-        (own.log.end, own.log.last_epoch) = (log_end, self.epoch);
+        own.appended(log_end, self.epoch);
         for follower in &mut self.followers {
             if follower.behind_since.is_none() {
                 follower.behind_since = Some(now);

@@ -404,6 +404,20 @@ struct Own {
 }
 
 impl Own {
+    /// Records were appended in an epoch.
+    fn appended(&mut self, log_end: i64, epoch: i32) {
+        assert!(log_end > self.log.end, "records were appended: {log_end}, {:?}", self.log);
+        (self.log.end, self.log.last_epoch) = (log_end, epoch);
+    }
+
+    /// The log is durable up to an offset. Whether that is more than it was.
+    fn durable(&mut self, end: i64) -> bool {
+        assert!(end <= self.log.end, "what is durable was appended: {end}, {:?}", self.log);
+        let is_more = end > self.log.durable_end;
+        self.log.durable_end = self.log.durable_end.max(end);
+        is_more
+    }
+
     fn raise(&mut self, high_watermark: i64, out: &mut Vec<Effect>) {
         if high_watermark > self.high_watermark {
             assert!(high_watermark <= self.log.durable_end, "what is committed is durable: {high_watermark}, {self:?}");
@@ -561,34 +575,21 @@ impl Replica {
         matches!(&self.role, Role::Follower(follower) if follower.is_restarting())
     }
 
-    /// What has happened, if that is an append or its durability, and this is the only replica: then nobody is to be told of
-    /// it but who waits, and what it shows by [`Replica::led`] stays as it is. Whether it was that.
-    pub fn handle_alone(&mut self, event: &Event, out: &mut Vec<Effect>) -> bool {
-        if !self.is_sole {
-            return false;
-        }
-        match *event {
-            Event::Appended { log_end } => {
-                assert!(log_end > self.own.log.end, "records were appended: {log_end}, {:?}", self.own.log);
-                (self.own.log.end, self.own.log.last_epoch) = (log_end, self.leader_epoch);
-            }
-            Event::Durable { end } => {
-                assert!(end <= self.own.log.end, "what is durable was appended: {end}, {:?}", self.own.log);
-                self.own.log.durable_end = end.max(self.own.log.durable_end);
-                // Who waits for it to be durable has it, too.
-                self.own.raise(self.own.log.durable_end, out);
-            }
-            _ => return false,
-        }
-        true
-    }
-
-    /// Takes what has happened at `now`, adds what is to be done.
-    pub fn handle(&mut self, now: Duration, event: Event, out: &mut Vec<Effect>) {
-        if self.handle_alone(&event, out) {
-            return;
-        }
+    /// Takes what has happened at `now`, adds what is to be done. Returns whether [`Replica::led`] and
+    /// [`Replica::next_deadline`] may say something else than before.
+    pub fn handle(&mut self, now: Duration, event: Event, out: &mut Vec<Effect>) -> bool {
         match event {
+            Event::Appended { log_end } if self.is_sole => {
+                self.own.appended(log_end, self.leader_epoch);
+                return false;
+            }
+            Event::Durable { end } if self.is_sole => {
+                // Who waits for it to be durable has it by that, too.
+                if self.own.durable(end) {
+                    self.own.raise(end, out);
+                }
+                return false;
+            }
             Event::Assigned(assigned) if self.is_restarting() => self.waiting = Some(assigned),
             Event::Assigned(assigned) => self.assigned(now, assigned, out),
             Event::Durable { end } => self.durable(now, end, out),
@@ -618,15 +619,13 @@ impl Replica {
             self.is_sole = leader.is_sole();
         }
         assert!(self.own.high_watermark <= self.own.log.durable_end, "what is committed is durable: {:?}", self.own);
+        true
     }
 
     fn durable(&mut self, now: Duration, end: i64, out: &mut Vec<Effect>) {
-        let log = &mut self.own.log;
-        assert!(end <= log.end, "what is durable was appended: {end}, {log:?}");
-        if end <= log.durable_end {
+        if !self.own.durable(end) {
             return;
         }
-        log.durable_end = end;
         match &mut self.role {
             Role::Idle => {}
             Role::Leader(leader) => {

@@ -58,12 +58,11 @@ impl Replicas {
     pub fn tell(&mut self, now: Duration, log: LogId, event: Event) {
         let Some(partition) = self.partitions.get_mut(log) else { return };
         let Some(replica) = &mut partition.replica else { return };
-        if replica.handle_alone(&event, &mut self.effects) {
-            self.decided.extend(self.effects.drain(..).map(|effect| (log, effect)));
+        let may_differ = replica.handle(now, event, &mut self.effects);
+        self.decided.extend(self.effects.drain(..).map(|effect| (log, effect)));
+        if !may_differ {
             return;
         }
-        replica.handle(now, event, &mut self.effects);
-        self.decided.extend(self.effects.drain(..).map(|effect| (log, effect)));
         self.tally.count(log, &mut partition.counted, Some(replica));
         let deadline = replica.next_deadline();
         if deadline != partition.deadline {
