@@ -134,9 +134,7 @@ impl ShardLog {
             };
             let goal = Goal::Boundary { segment: segment.base_offset, keep_below };
             let walk = Walk::new(self.next_read(), log, goal, self.logs.get(log));
-            if let Ok((token, outcome)) = self.walk(walk, ops) {
-                self.walked(log, token, outcome, progress)?;
-            }
+            self.walk_on(walk, ops, progress)?;
         }
         Ok(())
     }

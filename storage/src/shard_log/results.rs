@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::operations::Purpose;
-use super::{Fatal, LogId, Ops, Progress, ReadToken, ShardLog};
+use super::{Fatal, LogId, Ops, Progress, ShardLog};
 use crate::Now;
 use crate::bug::{Bug, is_planted};
 use crate::disk::{DiskError, DiskOp, DiskReply, DiskToken};
@@ -202,10 +202,7 @@ impl ShardLog {
             return Ok(());
         }
         walk.supply(data);
-        match self.walk(walk, ops) {
-            Ok((token, outcome)) => self.walked(log, token, outcome, progress),
-            Err(_) => Ok(()),
-        }
+        self.walk_on(walk, ops, progress)
     }
 
     /// A read failed: what it was for is told so, unless the index was only missing and can be rebuilt.
@@ -221,10 +218,7 @@ impl ShardLog {
         partition.end_operation();
         let goes_on = !partition.removing && (partition.restarting.is_none() || walk.is_for_restart());
         if goes_on && error == DiskError::NotFound && walk.index_is_missing() {
-            return match self.walk(walk, ops) {
-                Ok((token, outcome)) => self.walked(log, token, outcome, progress),
-                Err(_) => Ok(()),
-            };
+            return self.walk_on(walk, ops, progress);
         }
         if goes_on && walk.is_for_restart() {
             let why = format!("its segment {} cannot be read: {error}", walk.segment());
@@ -235,17 +229,13 @@ impl ShardLog {
         Ok(())
     }
 
-    /// A walk has come to its end.
-    pub(super) fn walked(
-        &mut self,
-        log: LogId,
-        token: ReadToken,
-        outcome: Outcome,
-        progress: &mut Vec<Progress>,
-    ) -> Result<(), Fatal> {
-        match outcome {
-            Outcome::Boundary(boundary) => return self.cut(log, boundary, progress),
-            outcome => progress.push(outcome.into_progress(token)),
+    /// Takes a walk as far as it goes, and does what follows from its end.
+    pub(super) fn walk_on(&mut self, walk: Walk, ops: &mut Ops, progress: &mut Vec<Progress>) -> Result<(), Fatal> {
+        let log = walk.log;
+        match self.walk(walk, ops) {
+            Ok((_, Outcome::Boundary(boundary))) => return self.cut(log, boundary, progress),
+            Ok((token, outcome)) => progress.push(outcome.into_progress(token)),
+            Err(_) => {}
         }
         Ok(())
     }
