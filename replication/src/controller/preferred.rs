@@ -74,8 +74,7 @@ pub(super) fn elect(image: &ClusterImage, asked: Option<Vec<(String, i32)>>, is_
             let all =
                 image.topics().flat_map(|topic| (0..).zip(&topic.partitions).map(move |(index, _)| (topic, index)));
             let outcomes = all.map(|(topic, index)| ((topic.name.to_string(), index), elect(&topic.name, index)));
-            let is_needed = |outcome: &Result<(), ApiError>| !is_not_needed(outcome);
-            outcomes.filter(|(_, outcome)| is_needed(outcome)).collect()
+            outcomes.filter(|(_, outcome)| !is_not_needed(outcome)).collect()
         }
     };
     Decision { records: records.records, response: ControllerResponse::ElectLeaders(outcomes) }

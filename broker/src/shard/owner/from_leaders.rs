@@ -337,7 +337,7 @@ impl FromLeaders {
     fn answered(&mut self, turn: &mut Turn<'_>, replicas: &mut Replicas, link: LinkId, frame: FromLeader) {
         let now = turn.now.elapsed;
         match frame {
-            FromLeader::Pong | FromLeader::Data(_) | FromLeader::Marks(_) => {}
+            FromLeader::Pong | FromLeader::Data(_) | FromLeader::Marks(_) => unreachable!("it is no answer"),
             FromLeader::FollowOk(FollowOk { follow_id, handle, high_watermark, log_start, .. }) => {
                 self.links.get_mut(&link).expect("something came by it").given.remove(&handle);
                 let Some((log, asked)) = self.of(link, follow_id) else { return };

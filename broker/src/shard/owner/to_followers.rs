@@ -464,10 +464,6 @@ impl ToFollowers {
     fn sent(&mut self, replicas: &mut Replicas, of: Subscription, bytes: usize) {
         let Some((log, sending)) = self.sending(of) else { return };
         let knows_start = sending.told_log_start == replicas.log.log_start(log);
-        if let Some(outbox) = self.links.get_mut(&of.link).filter(|_| knows_start) {
-            outbox.marks.remove(&of.handle);
-        }
-        let Some((_, sending)) = self.sending(of) else { return };
         if let Source::Read { bytes: rest, .. } = &mut sending.source {
             let _ = rest.split_to(bytes);
             let is_all = rest.is_empty();
@@ -476,6 +472,9 @@ impl ToFollowers {
                 self.read_ended(replicas, of);
             }
             self.files.sent(bytes);
+        }
+        if let Some(outbox) = self.links.get_mut(&of.link).filter(|_| knows_start) {
+            outbox.marks.remove(&of.handle);
         }
     }
 
