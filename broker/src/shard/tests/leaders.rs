@@ -1,15 +1,16 @@
 //! Partitions that other brokers lead, or nobody, or that this one leads anew.
 
+use kafka_wire::elect_leaders_request::TopicPartitions;
 use kafka_wire::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_wire::metadata_request::MetadataRequestTopic;
 use kafka_wire::offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic};
 use kafka_wire::{
-    DeleteRecordsRequest, DescribeClusterRequest, FetchRequest, JoinGroupRequest, ListGroupsRequest,
-    ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetForLeaderEpochRequest, ProduceRequest,
-    UnregisterBrokerRequest,
+    DeleteRecordsRequest, DescribeClusterRequest, ElectLeadersRequest, FetchRequest, JoinGroupRequest,
+    ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetForLeaderEpochRequest,
+    ProduceRequest, UnregisterBrokerRequest,
 };
 use kafka_wire_core::Uuid;
-use millstream_replication::controller::Assignment;
+use millstream_replication::controller::{AlterPartition, Assignment, UNKNOWN_BROKER_EPOCH};
 use millstream_replication::{ErrorCode, MetadataRecord, NO_LEADER, Partition};
 use millstream_storage::PartitionKey;
 
@@ -180,6 +181,73 @@ fn a_broker_is_unregistered_by_a_client() {
     assert_eq!(unknown.error_code, ErrorCode::BrokerIdNotRegistered.code());
     assert!(unknown.error_message.is_some());
     assert_eq!(broker.told(client, ("t", id), 1)[0].1, NO_LEADER);
+}
+
+const ELECT_LEADERS_VERSION: i16 = 2;
+
+/// Of each partition that is answered: the topic, the index, the error, and whether a reason is given.
+fn elected(
+    broker: &mut Broker,
+    client: ConnectionId,
+    election_type: i8,
+    asked: Option<&[(&str, &[i32])]>,
+) -> Vec<(String, i32, ErrorCode, bool)> {
+    let mut request = ElectLeadersRequest::default();
+    request.election_type = election_type;
+    request.timeout_ms = 1_000;
+    request.topic_partitions = asked.map(|topics| {
+        let topic = |(name, indexes): &(&str, &[i32])| {
+            let mut topic = TopicPartitions::default();
+            topic.topic = (*name).into();
+            topic.partitions = indexes.to_vec();
+            topic
+        };
+        topics.iter().map(topic).collect()
+    });
+    let response = broker.call(client, ELECT_LEADERS_VERSION, &request);
+    assert_eq!(response.error_code, 0);
+    let of_topic = response.replica_election_results.iter().flat_map(|topic| {
+        topic.partition_result.iter().map(move |result| {
+            let error = ErrorCode::of_code(result.error_code).expect("Kafka's");
+            (topic.topic.to_string(), result.partition_id, error, result.error_message.is_some())
+        })
+    });
+    of_topic.collect()
+}
+
+#[test]
+fn the_preferred_replica_is_elected_for_a_client_who_is_told_why_if_not() {
+    const PREFERRED: i8 = 0;
+    const UNCLEAN: i8 = 1;
+    let (mut broker, _) = two_brokers(Setup::default());
+    let both = vec![Assignment { partition: 0, brokers: vec![OTHER, NODE_ID] }];
+    let (name, configs) = ("r".to_string(), Vec::new());
+    let topic = NewTopic { name, partitions: -1, replication_factor: -1, assignments: both, configs };
+    broker.ask(ControllerRequest::CreateTopics { topics: vec![topic], validate_only: false });
+    let id = broker.image().topic("r").expect("it was created").id;
+    let client = broker.connect(0);
+    assert_eq!(elected(&mut broker, client, PREFERRED, None), [], "all are led as they should be");
+
+    broker.fence(OTHER);
+    let (away, unclean) = (ErrorCode::PreferredLeaderNotAvailable, ErrorCode::EligibleLeadersNotAvailable);
+    let (needless, unknown) = (ErrorCode::ElectionNotNeeded, ErrorCode::UnknownTopicOrPartition);
+    let all = elected(&mut broker, client, PREFERRED, None);
+    assert_eq!(all, [("r".to_string(), 0, away, true), ("t".to_string(), 1, away, true)]);
+    let some = elected(&mut broker, client, UNCLEAN, Some(&[("t", &[1, 0, 7]), ("u", &[0])]));
+    let expected = [("t", 1, unclean), ("t", 0, needless), ("t", 7, unknown), ("u", 0, unknown)];
+    assert_eq!(some, expected.map(|(name, index, error)| (name.to_string(), index, error, true)));
+
+    broker.unfence(OTHER);
+    let isr = vec![(NODE_ID, UNKNOWN_BROKER_EPOCH), (OTHER, UNKNOWN_BROKER_EPOCH)];
+    let alter = AlterPartition { leader_epoch: 1, partition_epoch: 1, isr };
+    let (node_id, epoch) = (NODE_ID, broker.epoch(NODE_ID));
+    broker.ask(ControllerRequest::AlterPartition { node_id, epoch, partitions: vec![((id, 0), alter)] });
+    assert_eq!(broker.described(client, "r").0, [(0, NODE_ID, vec![])]);
+    let some = elected(&mut broker, client, PREFERRED, Some(&[("r", &[0])]));
+    assert_eq!(some, [("r".to_string(), 0, ErrorCode::None, false)]);
+    assert_eq!(broker.described(client, "r").0, [(0, OTHER, vec![])]);
+    let (error, leader, leader_epoch, _) = broker.told(client, ("r", id), 0)[0].clone();
+    assert_eq!((error, leader, leader_epoch), (NOT_LEADER, OTHER, 2), "the shard knows when the client is told");
 }
 
 #[test]
