@@ -74,5 +74,5 @@ table! { TOPIC_CONFIGS
     "segment.ms" Long Some("604800000"), AtLeast(1), Honoured, DYNAMIC, ["log.roll.ms", "log.roll.hours"],
         "Age at which a segment is closed though it is not full, in milliseconds.";
     "unclean.leader.election.enable" Boolean Some("false"), Any, Accepted, DYNAMIC, ["unclean.leader.election.enable"],
-        "Whether a replica outside the in-sync set may become leader, losing records, when nothing else is left. No effect: a partition has one replica.";
+        "Whether a replica outside the in-sync set may become leader, losing records, when nothing else is left. No effect: no such replica leads.";
 }
